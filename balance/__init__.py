@@ -1,0 +1,1 @@
+"""The Balance Snapshot System: saves what trading bots hold, and shows it to everyone who watches."""

@@ -1,0 +1,174 @@
+"""Puts the parts together, and takes them apart again in the order that loses nothing.
+
+`App(config, url)` opens nothing; `start` opens everything on sockets that are bound already, and returns when
+the service answers; `stop` finishes and answers what is in flight, then closes everything, within bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
+
+import protocol
+from balance import rest
+from balance.config import Config
+from balance.engine import EngineHandler, SocketServer, library_log
+from balance.realtime import Realtime, Watchers
+from balance.service import Service
+from balance.store import Store, StoreUnavailable
+from balance.web import Origins, log_request
+from balance.writer import Writer
+
+log = logging.getLogger("balance.app")
+
+RETRY_S = 0.25  # between two looks for a database that is away when the service starts
+
+
+class App:
+    """The service of one process."""
+
+    def __init__(self, config: Config, url: str) -> None:
+        """Build it. Raises DatabaseError when `url` is none."""
+        self._config = config
+        self.store = Store(
+            url,
+            pool_max=config.pool_max,
+            pool_wait_ms_max=config.pool_wait_ms_max,
+            statement_ms_max=config.statement_ms_max,
+        )
+        # One thread saves: there is one flush at a time. The others read.
+        self._saver = ThreadPoolExecutor(1, "balance-save")
+        self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
+        self.server = _socket_server(config)
+        self.watchers = Watchers(self.server.eio)
+        self.writer = Writer(
+            self.store,
+            self._saver,
+            self.watchers.publish,
+            batch_max=config.save_batch_max,
+            waiting_max=config.saves_waiting_max,
+            save_ms_max=config.save_ms_max,
+        )
+        self.service = Service(
+            self.writer,
+            self.store,
+            self._readers,
+            reads_in_flight_max=config.reads_in_flight_max,
+            read_ms_max=config.read_ms_max,
+        )
+        self.realtime = Realtime(self.server, self.watchers, self.service)
+        self._http = HTTPServer(
+            self._routes(),
+            xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
+            trusted_downstream=list(config.trusted_proxies),
+            max_body_size=config.frame_bytes_max,
+            idle_connection_timeout=75,  # a keep-alive connection that nobody uses
+        )
+        self._opening: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def _routes(self) -> Application:
+        origins = Origins(self._config.cors_origins)
+        common = {"service": self.service, "origins": origins, "body_bytes_max": self._config.body_bytes_max}
+        engine = {
+            "server": self.server,
+            "origins": origins,
+            "is_ready": lambda: self.service.position is not None and not self._stopping,
+            "watchers_max": self._config.watchers_max,
+        }
+        return Application(
+            [
+                (rest.SNAPSHOTS, rest.SnapshotsHandler, common),
+                (rest.SNAPSHOTS + "/([^/]+)", rest.SnapshotHandler, common),
+                ("/api/socket.io/?", EngineHandler, engine),
+            ],
+            default_handler_class=rest.NotFoundHandler,
+            default_handler_args=common,
+            log_function=log_request,
+            websocket_max_message_size=self._config.frame_bytes_max,
+            websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
+        )
+
+    async def start(self, sockets: Sequence[socket.socket]) -> asyncio.Future[None]:
+        """Open the store and serve on `sockets`; return a future that fails if the database proves unfit later.
+
+        A database that is away does not stop the start: everything is answered `unavailable` until it comes.
+        Raises DatabaseError and SchemaError.
+        """
+        loop = asyncio.get_running_loop()
+        unfit: asyncio.Future[None] = loop.create_future()
+        try:
+            self.writer.start(await loop.run_in_executor(self._saver, self.store.open))
+        except StoreUnavailable as error:
+            log.warning("the database is away, until it comes everything is answered `unavailable`: %s", error)
+            self._opening = loop.create_task(self._open_later(unfit))
+        self.server.eio.start()
+        self._http.add_sockets(sockets)
+        return unfit
+
+    async def _open_later(self, unfit: asyncio.Future[None]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                self.writer.start(await loop.run_in_executor(self._saver, self.store.open))
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+            except Exception as error:
+                unfit.set_exception(error)
+                return
+            else:
+                log.warning("the database is there")
+                return
+
+    async def stop(self) -> None:
+        """Accept nothing more, answer what is in flight, close each WebSocket with 1001, then the database."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.shutdown_ms_max / 1000
+        self._stopping = True
+        self._http.stop()
+        if self._opening is not None:
+            self._opening.cancel()
+        await self.writer.drain(deadline - loop.time())
+        await self.service.drain(deadline - loop.time())
+        await asyncio.sleep(0)  # whoever was answered last has his turn to send the answer
+        await self.server.eio.close(max(0.2, deadline - loop.time()))
+        try:
+            await asyncio.wait_for(self._http.close_all_connections(), 1)
+        except TimeoutError:
+            log.warning("some connections did not close")
+        self._saver.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.store.close)
+
+
+def _socket_server(config: Config) -> SocketServer:
+    return SocketServer(
+        events=[event.name for event in protocol.EVENTS.values() if event.direction == "client_to_server"],
+        body_bytes_max=config.body_bytes_max,
+        updates_in_flight_max=config.updates_in_flight_max,
+        watcher_unsent_bytes_max=config.watcher_unsent_bytes_max,
+        connect_ms_max=config.connect_ms_max,
+        async_mode="tornado",
+        json=protocol,  # exact numbers, and no NaN
+        async_handlers=True,  # an update that waits for its commit must not hold up the next one, nor the heartbeat
+        always_connect=False,  # the first word to a client is whether it is let in
+        namespaces=["/"],
+        ping_interval=config.ping_interval_s,
+        ping_timeout=config.ping_timeout_s,
+        max_http_buffer_size=config.frame_bytes_max,
+        transports=["polling", "websocket"],
+        allow_upgrades=True,
+        http_compression=False,  # events are small
+        cookie=None,
+        cors_allowed_origins=[],  # `web.Origins` decides, for both transports and for REST alike
+        cors_credentials=False,
+        monitor_clients=False,  # `Engine` has a sweep of its own
+        logger=library_log,
+        engineio_logger=library_log,
+    )

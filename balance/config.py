@@ -1,0 +1,125 @@
+"""The settings of one server: read once, checked whole, never changed.
+
+Each field is a flag (`--port`) and an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`);
+the flag wins. A name ends in its unit: `_ms` and `_s` are milliseconds and seconds, `_bytes` bytes; `_max` is
+a limit, and whoever meets one is told so at once. `Config.read` raises `ConfigError`, one line that names the
+setting and the reason, before anything is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class ConfigError(Exception):
+    """A setting can not be used."""
+
+
+def setting(default: Any, text: str, low: int | None = None, high: int | None = None, **more: Any) -> Any:
+    """Declare a setting: its default, one line of help and, for a number, the range it must lie in."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high}, **more)
+
+
+ORIGIN = re.compile(r"https?://[^/\s,?#]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting of the service, with its default."""
+
+    host: str = setting("127.0.0.1", "address to listen on")
+    port: int = setting(3000, "TCP port to listen on; 0 takes a free one", 0, 65535)
+    database_url: str = setting(
+        "", "PostgreSQL 14 or newer, as postgresql://…; without it the embedded one starts", repr=False
+    )
+    data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
+    cors_origins: tuple[str, ...] = setting(
+        (), "origins of web pages that may call, comma-separated, or *; pages of this and of a loopback host always may"
+    )
+    trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is believed")
+
+    body_bytes_max: int = setting(16_384, "one update, as JSON", 1_024, 16_384)
+    frame_bytes_max: int = setting(1_000_000, "one WebSocket frame or polling request", 32_768, 16_777_216)
+    watchers_max: int = setting(20_000, "Socket.IO clients connected at once", 1, 1_000_000)
+    watcher_unsent_bytes_max: int = setting(
+        1_048_576, "what may wait for a client that does not read; then it is cut off", 65_536, 1_073_741_824
+    )
+    updates_in_flight_max: int = setting(
+        256, "unanswered updates of one Socket.IO client; then its socket is not read", 1, 100_000
+    )
+    saves_waiting_max: int = setting(10_000, "unanswered updates of all clients; then `busy`", 1, 1_000_000)
+    save_batch_max: int = setting(256, "updates saved in one transaction", 1, 10_000)
+    save_ms_max: int = setting(5_000, "an update is answered within; then `unavailable`", 100, 600_000)
+    reads_in_flight_max: int = setting(64, "list and get requests at once; then `busy`", 1, 10_000)
+    read_ms_max: int = setting(5_000, "a list or get is answered within; then `unavailable`", 100, 600_000)
+    pool_max: int = setting(5, "database connections: one saves, the others read", 2, 100)
+    pool_wait_ms_max: int = setting(1_000, "wait for a database connection", 10, 60_000)
+    statement_ms_max: int = setting(4_000, "one SQL statement", 10, 600_000)
+    ping_interval_s: int = setting(25, "heartbeat to each Socket.IO client", 1, 3_600)
+    ping_timeout_s: int = setting(20, "wait for the answer to a heartbeat", 1, 3_600)
+    connect_ms_max: int = setting(10_000, "from the handshake to the Socket.IO CONNECT", 100, 600_000)
+    shutdown_ms_max: int = setting(8_000, "finish and answer what is in flight at a stop", 0, 600_000)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
+            if low is not None and not low <= value <= high:
+                raise ConfigError(f"{flag(one)}: {value} is not within {low} and {high}")
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ConfigError(f"--cors-origins: {origin!r} is not an origin such as https://dashboard.example")
+        if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
+            raise ConfigError("DATABASE_URL: must begin with postgresql://")
+        if not self.host:
+            raise ConfigError("--host: must not be empty")
+
+    @classmethod
+    def read(cls, argv: Sequence[str], env: Mapping[str, str]) -> Config:
+        """Read the settings from flags and the environment.
+
+        Raises ConfigError for an unknown flag and for a value that does not fit.
+        """
+        parser = _Parser(prog="server.py", allow_abbrev=False)
+        for one in fields(cls):
+            parser.add_argument(flag(one), dest=one.name, help=f"{one.metadata['help']} [{_shown(one.default)}]")
+        given = {name: text for name, text in vars(parser.parse_args(argv)).items() if text is not None}
+        for one in fields(cls):
+            if one.name not in given and env.get(variable(one)):
+                given[one.name] = env[variable(one)]
+        return cls(**{one.name: _parse(one, given[one.name]) for one in fields(cls) if one.name in given})
+
+
+def flag(one: Field[Any]) -> str:
+    """Name the flag of a setting: `--body-bytes-max`."""
+    return "--" + one.name.replace("_", "-")
+
+
+def variable(one: Field[Any]) -> str:
+    """Name the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; the database is `DATABASE_URL`."""
+    return "DATABASE_URL" if one.name == "database_url" else "BALANCE_" + one.name.upper()
+
+
+def _parse(one: Field[Any], text: str) -> Any:
+    if isinstance(one.default, int):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
+            raise ConfigError(f"{flag(one)}: {text!r} is not a whole number")
+        return int(text)
+    if isinstance(one.default, tuple):
+        return tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    return Path(text) if isinstance(one.default, Path) else text
+
+
+def _shown(default: Any) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line, raised instead of printed."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)

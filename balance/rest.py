@@ -1,0 +1,114 @@
+"""The REST interface: decodes requests, calls the service, encodes answers and refusals (SEED.md, API Endpoints)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tornado.web import stream_request_body
+
+import protocol
+from balance.service import Service
+from balance.web import Answers, Origins
+
+SNAPSHOTS = "/api/balance/snapshot"
+SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
+NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
+
+
+@stream_request_body
+class RestHandler(Answers):
+    """A route: may this page call, by this method; and no more of a body is kept than it may have."""
+
+    def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
+        self.service = service
+        self.origins = origins
+        self.body_bytes_max = body_bytes_max
+        self.body = bytearray()
+
+    def prepare(self) -> None:
+        self.check_caller()
+        if self.request.method not in self.methods:
+            raise protocol.MethodNotAllowed
+
+    def data_received(self, chunk: bytes) -> None:
+        # What goes over is read and thrown away, so that the sender, who reads only then, gets the answer.
+        if len(self.body) <= self.body_bytes_max:
+            self.body += chunk
+
+    def read_json(self) -> Any:
+        """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
+        content_type, _, parameters = self.request.headers.get("Content-Type", "").lower().partition(";")
+        charset = re.fullmatch(r'\s*charset\s*=\s*"?([^";]*)"?\s*', parameters)
+        if content_type.strip() != "application/json" or (parameters.strip() and not charset):
+            raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
+        if charset and charset[1] not in ("utf-8", "utf8"):
+            raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
+        if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
+        if len(self.body) > self.body_bytes_max:
+            raise protocol.PayloadTooLarge(f"is larger than {self.body_bytes_max} bytes", "payload")
+        return protocol.loads(bytes(self.body))
+
+    async def options(self, *_ignored: str) -> None:
+        self.answer_preflight()
+
+
+class SnapshotsHandler(RestHandler):
+    """`/api/balance/snapshot`: save one, list many."""
+
+    methods = ("GET", "HEAD", "POST", "OPTIONS")
+
+    async def post(self) -> None:
+        saved = await self.service.save(self.read_json())
+        body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
+        self.set_header("Location", f"{SNAPSHOTS}/{saved.snapshot.id}")
+        if saved.duplicate:
+            self.answer({**body, "duplicate": True}, 200)
+        else:
+            self.answer(body, 201)
+
+    async def get(self) -> None:
+        page = await self.service.list(self._read_query())
+        pagination = {
+            "limit": page.limit,
+            "offset": page.offset,
+            "total": page.total,
+            "hasMore": page.has_more,
+            "next": page.next,
+        }
+        data = [snapshot.to_wire() for snapshot in page.snapshots]
+        self.answer({"success": True, "data": data, "pagination": pagination})
+
+    head = get
+
+    def _read_query(self) -> dict[str, Any]:
+        """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""
+        query: dict[str, Any] = {}
+        for name, values in self.request.query_arguments.items():
+            if len(values) > 1:
+                raise protocol.InvalidPayload("is given more than once", name)
+            text = self.decode_argument(values[0], name)
+            query[name] = int(text) if name in NUMBERS and WHOLE_NUMBER.fullmatch(text) else text
+        return query
+
+
+class SnapshotHandler(RestHandler):
+    """`/api/balance/snapshot/{id}`: read one."""
+
+    async def get(self, id_: str) -> None:
+        snapshot = await self.service.find(id_)
+        self.answer({"success": True, "data": snapshot.to_wire()})
+
+    head = get
+
+
+class NotFoundHandler(RestHandler):
+    """Every other address."""
+
+    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+    def prepare(self) -> None:
+        self.check_caller()
+        raise protocol.NotFound("there is nothing at this address", self.request.path[:100])

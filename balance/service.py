@@ -1,0 +1,163 @@
+"""Save and read: the one road that both transports take.
+
+A transport decodes, calls a method here and encodes what it returns; every refusal is a
+`protocol.ServiceError`, the same for both. Runs on the event loop; reads go to worker threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import protocol
+from balance.snapshot import Saved, Snapshot, parse_ts
+from balance.store import Position, Store, StoreUnavailable
+from balance.writer import Busy, Writer
+
+T = TypeVar("T")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some snapshots of a list, newest first, and how to go on."""
+
+    snapshots: list[Snapshot]
+    limit: int
+    offset: int
+    total: int | None  # None when a filter was given: counting what it leaves would read all of it
+    has_more: bool
+
+    @property
+    def next(self) -> str | None:
+        """The cursor of the page after this one."""
+        return to_cursor(self.snapshots[-1]) if self.has_more else None
+
+
+class Service:
+    """What the system does, whoever asks."""
+
+    def __init__(
+        self, writer: Writer, store: Store, threads: Executor, *, reads_in_flight_max: int, read_ms_max: int
+    ) -> None:
+        self._writer = writer
+        self._store = store
+        self._threads = threads
+        self._reads_in_flight_max = reads_in_flight_max
+        self._read_s_max = read_ms_max / 1000
+        self._reads_in_flight: set[asyncio.Future[Any]] = set()
+
+    @property
+    def position(self) -> Position | None:
+        """The last snapshot that watchers were shown; None until the database has been reached."""
+        return self._writer.position
+
+    async def save(self, update: Any) -> Saved:
+        """Save what a client sent (schemas/balance_update.json); when this returns, it is committed.
+
+        Raises InvalidPayload, Conflict (the id stands for other holdings), Busy and Unavailable.
+        """
+        protocol.check("balance_update", update)
+        snapshot = Snapshot.from_update(update, datetime.now(UTC), new_id())
+        try:
+            stored, fresh = await self._writer.save(snapshot)
+        except Busy as error:
+            raise protocol.Busy(str(error)) from error
+        except StoreUnavailable as error:
+            raise protocol.Unavailable(str(error)) from error
+        if not fresh and not stored.says_the_same(Snapshot.from_update(update, stored.ts, stored.id)):
+            raise protocol.Conflict("another snapshot has this id", "id")
+        return Saved(stored, duplicate=not fresh)
+
+    async def list(self, query: Mapping[str, Any]) -> Page:
+        """List snapshots, newest first (schemas/list_query.json).
+
+        Raises InvalidPayload, Busy and Unavailable.
+        """
+        protocol.check("list_query", query)
+        limit, offset, cursor = query.get("limit", LIMIT_DEFAULT), query.get("offset", 0), query.get("cursor")
+        from_ = parse_ts(query["from"]) if "from" in query else None
+        to = parse_ts(query["to"]) if "to" in query else None
+        pid = query.get("pid")
+
+        def read() -> Page:
+            before = None if cursor is None else from_cursor(cursor)
+            found = self._store.page(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
+            # `seq` counts without a gap from 1 and nothing is ever deleted: the last one is the total.
+            total = self._store.position().seq if from_ is to is pid is None else None
+            return Page(found[:limit], limit, offset, total, len(found) > limit)
+
+        return await self._read(read)
+
+    async def find(self, id_: str) -> Snapshot:
+        """Find the snapshot of an id (schemas/get_path.json).
+
+        Raises InvalidPayload, NotFound, Busy and Unavailable.
+        """
+        protocol.check("get_path", {"id": id_})
+        found = await self._read(lambda: self._store.find(UUID(id_)))
+        if found is None:
+            raise protocol.NotFound("no snapshot has this id", "id")
+        return found
+
+    async def drain(self, seconds_max: float) -> None:
+        """Wait until the reads in flight are answered."""
+        if self._reads_in_flight:
+            await asyncio.wait(self._reads_in_flight, timeout=max(0.0, seconds_max))
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        if self.position is None:
+            raise protocol.Unavailable("the database is not there yet")
+        if len(self._reads_in_flight) >= self._reads_in_flight_max:
+            raise protocol.Busy(f"{self._reads_in_flight_max} reads wait already")
+        future = asyncio.get_running_loop().run_in_executor(self._threads, read)
+        self._reads_in_flight.add(future)
+        future.add_done_callback(self._read_ended)
+        try:
+            # Shielded: a thread that hangs in the database can not be stopped, and counts until it returns.
+            return await asyncio.wait_for(asyncio.shield(future), self._read_s_max)
+        except TimeoutError as error:
+            raise protocol.Unavailable("the database did not answer in time") from error
+        except StoreUnavailable as error:
+            raise protocol.Unavailable(str(error)) from error
+
+    def _read_ended(self, future: asyncio.Future[Any]) -> None:
+        self._reads_in_flight.discard(future)
+        if not future.cancelled():
+            future.exception()  # seen, also when the asker has gone
+
+
+def new_id() -> UUID:
+    """Make a UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then random ones.
+
+    Ids that grow with time keep the index of a large table dense.
+    """
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000) << 80 | random
+    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def to_cursor(snapshot: Snapshot) -> str:
+    """Name the place after a snapshot in the list: its ts in microseconds since 1970, and its seq."""
+    return f"{(snapshot.ts - EPOCH) // timedelta(microseconds=1)}_{snapshot.seq}"
+
+
+def from_cursor(cursor: str) -> tuple[datetime, int]:
+    """Read what `to_cursor` wrote; its form was checked by its schema.
+
+    Raises InvalidPayload when it names no moment.
+    """
+    micros, _, seq = cursor.partition("_")
+    try:
+        return EPOCH + timedelta(microseconds=int(micros)), int(seq)
+    except OverflowError as error:
+        raise protocol.InvalidPayload("is not a cursor of this list", "cursor") from error

@@ -1,0 +1,130 @@
+"""What every HTTP answer has in common: the one error shape, who may call from a web page, how large a body is.
+
+Both kinds of handlers, REST (`rest`) and Engine.IO (`engine`), mix `Answers` in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.httputil import HTTPInputError
+from tornado.web import HTTPError, MissingArgumentError, RequestHandler
+
+import protocol
+
+log = logging.getLogger("balance.web")
+
+EXPOSED = "Location, Retry-After"
+ALLOWED_HEADERS = "Content-Type"
+PREFLIGHT_S = "600"
+
+
+class Origins:
+    """Says which web pages may call (Fetch standard, CORS protocol; RFC 6454).
+
+    Always: a page of the server's own host, a page of a loopback host (a dashboard under development), and
+    whoever sends no Origin, since that is not a web page. Others: those that the setting names, or all by `*`.
+    """
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = frozenset(origin.lower() for origin in allowed)
+
+    def allows(self, origin: str | None, host: str) -> bool:
+        """Tell whether a page of `origin` may call this server, which it knows as `host`."""
+        if origin is None or "*" in self._allowed or origin.lower() in self._allowed:
+            return True
+        try:
+            parts = urlsplit(origin.lower())
+            return parts.scheme in ("http", "https") and (parts.netloc == host.lower() or _is_loopback(parts.hostname))
+        except ValueError:
+            return False
+
+
+def _is_loopback(hostname: str | None) -> bool:
+    if not hostname or hostname == "localhost" or hostname.endswith(".localhost"):
+        return bool(hostname)
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+class Answers(RequestHandler):
+    """A handler whose every answer, refusal or not, has the service's one shape."""
+
+    origins: Origins
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
+
+    def check_caller(self) -> None:
+        """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""
+        origin = self.request.headers.get("Origin")
+        if not self.origins.allows(origin, self.request.host):
+            raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
+        self.set_header("Vary", "Origin")
+        if origin is not None:
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", EXPOSED)
+
+    def answer_preflight(self) -> None:
+        """Answer OPTIONS: what may be called here, and by which methods and headers."""
+        self.set_status(204)
+        self.set_header("Allow", ", ".join(self.methods))
+        if "Access-Control-Request-Method" in self.request.headers:
+            self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods))
+            self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+            self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
+
+    def answer(self, body: object, status: int = 200) -> None:
+        """Finish with a JSON body."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(protocol.dumps(body))
+
+    def set_default_headers(self) -> None:
+        """Keep balances out of caches, and bodies from being taken for something else (OWASP REST)."""
+        self.clear_header("Server")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def compute_etag(self) -> None:
+        """Nothing here is cached, so no hash of each body is made."""
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Turn whatever ended a handler into the error of `protocol.errors` that it is."""
+        error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        origin = self.request.headers.get("Origin")
+        if origin is not None and self.origins.allows(origin, self.request.host):
+            self.set_header("Vary", "Origin")  # an error that a page may not read is of no use to it
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", EXPOSED)
+        if isinstance(error, protocol.MethodNotAllowed):
+            self.set_header("Allow", ", ".join(self.methods))
+        if error.retry_after_s is not None:
+            self.set_header("Retry-After", str(error.retry_after_s))
+        self.answer(error.body(), error.status)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what is our own fault, and nothing of what is the caller's."""
+        if not isinstance(value, (protocol.ServiceError, HTTPError)):
+            log.error("%s %s", self.request.method, self.request.path, exc_info=value)
+
+
+def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:
+    """Name the service's error for an exception that Tornado caught; what we do not know is our own fault."""
+    if isinstance(error, protocol.ServiceError):
+        return error
+    if isinstance(error, HTTPInputError | MissingArgumentError) or 400 <= status < 500:
+        by_status = {one.status: one for one in (protocol.NotFound, protocol.MethodNotAllowed)}
+        if status in by_status:
+            return by_status[status]()
+        reason = getattr(error, "log_message", None) or "can not be read"
+        return protocol.InvalidPayload(reason, "request")
+    return protocol.InternalError()
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Log nothing per request: at thousands a second the log would be the load; `log_exception` has the faults."""

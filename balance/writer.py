@@ -1,0 +1,196 @@
+"""Group commit: many saves, one transaction, one order.
+
+One flush is in flight at a time; what arrives meanwhile goes into the next one. After the commit each sender
+is answered first, and then the snapshots are published, in `seq` order and without a gap.
+
+Threads: all of it runs on the event loop; only `store.append` and `store.feed` run in a worker thread.
+
+Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
+once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
+again under the same id. It is published either way, if it was committed: the next flush sees the gap that it
+left and fills it from the table, as it does with what another process saved.
+
+Life: `start(position)` once the database is known, `drain()` at the end; both once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+from balance.snapshot import Snapshot
+from balance.store import Appended, Position, StoreUnavailable
+
+log = logging.getLogger("balance.writer")
+
+T = TypeVar("T")
+
+CATCH_UP_ROWS_MAX = 1_000  # read at once when the feed has moved on without us
+
+
+class Busy(Exception):
+    """Too many saves wait already; this one was not taken in."""
+
+
+class Log(Protocol):
+    """What the writer needs of the store."""
+
+    def append(self, snapshots: Sequence[Snapshot]) -> Appended: ...
+
+    def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
+
+
+@dataclass(slots=True)
+class _Save:
+    snapshot: Snapshot
+    deadline: float  # of the event loop's clock
+    outcome: asyncio.Future[tuple[Snapshot, bool]]
+
+
+class Writer:
+    """Takes snapshots one by one, appends them in groups, publishes what was committed."""
+
+    def __init__(
+        self,
+        store: Log,
+        thread: Executor,
+        publish: Callable[[Sequence[Snapshot]], None],
+        *,
+        batch_max: int,
+        waiting_max: int,
+        save_ms_max: int,
+    ) -> None:
+        self._store = store
+        self._thread = thread
+        self._publish = publish
+        self._batch_max = batch_max
+        self._waiting_max = waiting_max
+        self._save_s_max = save_ms_max / 1000
+        self._waiting: deque[_Save] = deque()
+        self._flying: list[_Save] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.position: Position | None = None  # the last snapshot that was published; None before `start`
+
+    def start(self, position: Position) -> None:
+        """Begin at `position`: what comes after it is published from now on."""
+        assert self.position is None, "started once"
+        self.position = position
+
+    async def save(self, snapshot: Snapshot) -> tuple[Snapshot, bool]:
+        """Append a snapshot; return what stands under its id now, and whether this call put it there.
+
+        Raises Busy when it was not taken in, StoreUnavailable when it is not known to be committed.
+        """
+        if self._closed or self.position is None:
+            raise StoreUnavailable("the server is stopping" if self._closed else "the database is not there yet")
+        if len(self._waiting) + len(self._flying) >= self._waiting_max:
+            raise Busy(f"{self._waiting_max} updates wait already")
+        loop = asyncio.get_running_loop()
+        save = _Save(snapshot, loop.time() + self._save_s_max, loop.create_future())
+        self._waiting.append(save)
+        if self._flushing is None:
+            self._flushing = loop.create_task(self._flush_all())
+        if self._expiry is None:
+            self._expiry = loop.call_at(save.deadline, self._expire)
+        return await save.outcome
+
+    async def drain(self, seconds_max: float) -> None:
+        """Take nothing more in and wait until all that was taken in is answered and published."""
+        self._closed = True
+        if self._flushing is not None:
+            await asyncio.wait([self._flushing], timeout=seconds_max)
+        for save in (*self._flying, *self._waiting):
+            _fail(save, StoreUnavailable("the server is stopping"))
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    async def _flush_all(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), self._batch_max)
+                self._flying = [save for save in (self._waiting.popleft() for _ in range(size)) if _is_open(save)]
+                if self._flying:
+                    await self._flush(self._flying)
+                    self._flying = []
+        finally:
+            self._flushing = None
+
+    async def _flush(self, batch: list[_Save]) -> None:
+        """Append one group and answer it; what it may raise is answered, never thrown."""
+        try:
+            appended = await self._in_thread(self._store.append, [save.snapshot for save in batch])
+        except StoreUnavailable as error:
+            for save in batch:
+                _fail(save, StoreUnavailable(str(error)))
+        except Exception as error:
+            if len(batch) > 1:  # one that the database can not take must not take the others with it
+                for save in batch:
+                    await self._flush([save])
+            else:
+                _fail(batch[0], error)
+        else:
+            for save, stored in zip(batch, appended.snapshots, strict=True):
+                if not save.outcome.done():
+                    # The first of two equal ids in one group is the one that was stored.
+                    save.outcome.set_result((stored, stored.seq in appended.fresh))
+                    appended.fresh.discard(stored.seq)
+            # Whoever was just answered runs before this goes on: the answer comes first, then the broadcast.
+            await asyncio.sleep(0)
+            await self._publish_up_to(appended)
+
+    async def _publish_up_to(self, appended: Appended) -> None:
+        """Publish the feed from where it was left to the last snapshot of `appended`."""
+        assert self.position is not None
+        group = sorted({one.seq: one for one in appended.snapshots}.values(), key=lambda one: one.seq)
+        first, last = group[0].seq, group[-1].seq
+        if appended.epoch != self.position.epoch:
+            log.warning("the feed is another one now: epoch %s, from seq %d", appended.epoch, first)
+            self.position = Position(appended.epoch, first - 1)
+        after = self.position.seq
+        fresh = [one for one in group if one.seq > after]
+        if [one.seq for one in fresh] == list(range(after + 1, after + 1 + len(fresh))):
+            self._move(fresh)
+            return
+        while self.position.seq < last:
+            try:
+                missed = await self._in_thread(self._store.feed, self.position.seq, last, CATCH_UP_ROWS_MAX)
+            except StoreUnavailable:
+                return  # the next flush finds the same gap
+            self._move(missed)
+
+    def _move(self, snapshots: Sequence[Snapshot]) -> None:
+        if snapshots:
+            assert self.position is not None
+            self.position = Position(self.position.epoch, snapshots[-1].seq)
+            self._publish(snapshots)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def _expire(self) -> None:
+        """Answer every save whose time is up, and come back for the next one."""
+        loop = asyncio.get_running_loop()
+        late = [save for save in self._flying if save.deadline <= loop.time()]
+        while self._waiting and self._waiting[0].deadline <= loop.time():
+            late.append(self._waiting.popleft())
+        for save in late:
+            _fail(save, StoreUnavailable("the database did not answer in time"))
+        open_ = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if _is_open(save)]
+        self._expiry = loop.call_at(min(open_), self._expire) if open_ else None
+
+
+def _is_open(save: _Save) -> bool:
+    return not save.outcome.done()
+
+
+def _fail(save: _Save, error: Exception) -> None:
+    if not save.outcome.done():
+        save.outcome.set_exception(error)

@@ -1,0 +1,75 @@
+"""What may pass on the wire of the Balance Snapshot System, and how a payload is checked.
+
+    from protocol import check, loads
+
+    update = loads(text)                # exact numbers; raises MalformedJson
+    check("balance_update", update)     # raises InvalidPayload: "onchain.rlb: must be at least 0"
+
+Stands alone: it knows nothing of the service, and a client may use it as it is. `EVENTS` is the table of
+Socket.IO events, `ERRORS` the closed table of errors, `names` and `schema` give the JSON Schemas. On the
+shell: `python -m protocol`.
+"""
+
+from protocol.check import check
+from protocol.codec import dumps, loads
+from protocol.errors import (
+    ERRORS,
+    Busy,
+    Conflict,
+    Forbidden,
+    InternalError,
+    InvalidPayload,
+    MalformedJson,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RateLimited,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from protocol.events import (
+    BALANCE_ACK,
+    BALANCE_ERROR,
+    BALANCE_SNAPSHOT,
+    BALANCE_UPDATE,
+    CONNECTED,
+    EVENTS,
+    PING,
+    PONG,
+    Event,
+)
+from protocol.registry import names, schema
+
+__all__ = [
+    "BALANCE_ACK",
+    "BALANCE_ERROR",
+    "BALANCE_SNAPSHOT",
+    "BALANCE_UPDATE",
+    "CONNECTED",
+    "ERRORS",
+    "EVENTS",
+    "PING",
+    "PONG",
+    "Busy",
+    "Conflict",
+    "Event",
+    "Forbidden",
+    "InternalError",
+    "InvalidPayload",
+    "MalformedJson",
+    "MethodNotAllowed",
+    "NotFound",
+    "PayloadTooLarge",
+    "RateLimited",
+    "ServiceError",
+    "Unauthorized",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "check",
+    "dumps",
+    "loads",
+    "names",
+    "schema",
+]

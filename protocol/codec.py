@@ -1,0 +1,108 @@
+"""JSON with exact numbers.
+
+`loads` gives an int for every number written without point and exponent, a Decimal for every other, never a
+float; `dumps` writes them back to the last digit. Neither lets NaN or Infinity through. Duplicate keys: the
+last one wins, as in JavaScript.
+
+The module is handed to python-socketio as `json=`, hence the names and the ignored keyword arguments. Safe to
+use from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Any, Never
+
+import msgspec
+
+from protocol.errors import MalformedJson
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_encoder = msgspec.json.Encoder(decimal_format="number", uuid_format="canonical")
+
+_NOT_JSON = "is not valid JSON"
+_EXPONENT_MAX = 999_999_999_999_999_999  # of a Decimal, decimal.MAX_EMAX on every 64-bit machine
+
+
+def loads(data: str | bytes, **_ignored: object) -> Any:
+    """Decode one JSON value from text or UTF-8.
+
+    Raises MalformedJson, and nothing else, on whatever is not JSON (RFC 8259), not UTF-8, has half a
+    surrogate pair, or is nested too deeply to be read (about a thousand levels).
+    """
+    try:
+        return _decoder.decode(data)
+    except UnicodeError as error:
+        raise MalformedJson("is not valid UTF-8", "payload") from error
+    except RecursionError as error:
+        raise MalformedJson("is nested too deeply", "payload") from error
+    except (msgspec.ValidationError, InvalidOperation):
+        return _loads_wide(data)
+    except msgspec.DecodeError as error:
+        raise MalformedJson(_NOT_JSON, "payload") from error
+
+
+def dumps(value: Any, **_ignored: object) -> str:
+    """Encode a value of str, int, Decimal, float, bool, None, UUID, list, tuple and dict as compact JSON.
+
+    Raises ValueError for NaN, Infinity and half a surrogate pair, TypeError for what has no JSON form.
+    """
+    text = _encoder.encode(value).decode()
+    # msgspec writes Decimal("NaN") as NaN and float("nan") as null; only a text with one of these can hide
+    # one.
+    if "NaN" in text or "Infinity" in text or "null" in text:
+        _refuse_not_finite(value)
+    return text
+
+
+def _loads_wide(data: str | bytes) -> Any:
+    """Decode what msgspec and Decimal have no number for, so that the schema can refuse it by its path.
+
+    An integer of thousands of digits becomes a Decimal; an exponent of 19 digits becomes the nearest one that
+    a Decimal has, on the same side of zero.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_refuse_constant)
+        _encoder.encode(value)  # the standard library lets half a surrogate pair in
+    except RecursionError as error:
+        raise MalformedJson("is nested too deeply", "payload") from error
+    except ValueError as error:
+        raise MalformedJson(_NOT_JSON, "payload") from error
+    return value
+
+
+def _integer(digits: str) -> int | Decimal:
+    return int(digits) if len(digits) < 4300 else Decimal(digits)
+
+
+def _decimal(digits: str) -> Decimal:
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        mantissa, _, exponent = digits.lower().partition("e")
+        number = Decimal(mantissa)
+        if not number:
+            return number
+        bound = -_EXPONENT_MAX if exponent.startswith("-") else _EXPONENT_MAX
+        return Decimal((number.as_tuple().sign, (1,), bound))
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_not_finite(value: Any) -> None:
+    """Raise ValueError if there is a NaN or an Infinity anywhere in `value`."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError(f"{value} is not JSON")
+    elif isinstance(value, float):
+        if value - value != 0:
+            raise ValueError(f"{value} is not JSON")
+    elif isinstance(value, dict | list | tuple):
+        inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        for item in inner:
+            _refuse_not_finite(item)

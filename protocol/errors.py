@@ -1,0 +1,144 @@
+"""The closed table of errors: what a caller may be told, on either transport.
+
+Each class is one code. Its docstring's first sentence is the message where the raiser gives no reason. A code
+is never taken away and never changes its meaning; `schemas/error_code.json` lists the same codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """The request could not be served."""
+
+    code: ClassVar[str]
+    """What a program reads: one word of the closed list."""
+    status: ClassVar[int]
+    """The HTTP status this error has on REST."""
+    temporary: ClassVar[bool] = False
+    """True if the very same request may succeed later."""
+    retry_after_s: ClassVar[int | None] = None
+    """Seconds to wait before trying again; set on every temporary error and on no other."""
+
+    def __init__(self, reason: str | None = None, path: str | None = None) -> None:
+        """Say why (`reason`, for a person) and where in the payload (`path`, dotted); both are optional."""
+        super().__init__(reason, path)
+        self.reason = reason or self.message()
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+    def body(self) -> dict[str, Any]:
+        """Return what goes on the wire: {"success": False, "error": text, "code": code}."""
+        return {"success": False, "error": str(self), "code": self.code}
+
+    @classmethod
+    def message(cls) -> str:
+        """Return the default message: the first sentence of the class docstring, without its full stop."""
+        return (cls.__doc__ or cls.code).split("\n")[0].split(". ")[0].rstrip(".")
+
+
+class MalformedJson(ServiceError, ValueError):
+    """The payload is not valid JSON.
+
+    A ValueError too, because that is what engine.io's packet decoder expects a JSON module to raise.
+    """
+
+    code = "malformed_json"
+    status = 400
+
+
+class InvalidPayload(ServiceError):
+    """The payload does not fit its schema."""
+
+    code = "invalid_payload"
+    status = 400
+
+
+class Conflict(ServiceError):
+    """Another snapshot was already saved under this id."""
+
+    code = "conflict"
+    status = 409
+
+
+class Unauthorized(ServiceError):
+    """A valid token is needed."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(ServiceError):
+    """This is not allowed."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(ServiceError):
+    """There is nothing here."""
+
+    code = "not_found"
+    status = 404
+
+
+class MethodNotAllowed(ServiceError):
+    """This address does not take this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class PayloadTooLarge(ServiceError):
+    """The payload is too large."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(ServiceError):
+    """The content type must be application/json."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class RateLimited(ServiceError):
+    """Too many requests, slow down."""
+
+    code = "rate_limited"
+    status = 429
+    temporary = True
+    retry_after_s = 1
+
+
+class Busy(ServiceError):
+    """The server has more work than it can take, try again soon."""
+
+    code = "busy"
+    status = 503
+    temporary = True
+    retry_after_s = 1
+
+
+class Unavailable(ServiceError):
+    """The database can not be reached, try again soon."""
+
+    code = "unavailable"
+    status = 503
+    temporary = True
+    retry_after_s = 1
+
+
+class InternalError(ServiceError):
+    """The server failed, and this is not the caller's fault."""
+
+    code = "internal_error"
+    status = 500
+
+
+ERRORS: dict[str, type[ServiceError]] = {error.code: error for error in ServiceError.__subclasses__()}
+"""Every error by its code."""

@@ -1,0 +1,95 @@
+"""The schemas: read once at import, each checked against the draft-07 metaschema, and their validators.
+
+A schema is named after its file, `balance_update` for `schemas/balance_update.json`; files refer to each
+other by relative `$ref`. Nothing is ever fetched over the network.
+
+Two validators for each schema. The fast one (jsonschema-rs) only says yes or no. The slow one (jsonschema)
+finds the errors; it is built when it is first asked for. `format` is left out of both: whatever it says a
+`pattern` says too, and on that every validator in every language agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import jsonschema_rs
+import referencing
+import referencing.jsonschema
+
+from protocol import codec
+
+Schema = dict[str, Any]
+
+FOLDER = resources.files("protocol") / "schemas"
+"""Where the files are."""
+
+
+def _read() -> dict[str, Schema]:
+    schemas = {}
+    for file in sorted(FOLDER.iterdir(), key=lambda file: file.name):
+        name, _, kind = file.name.rpartition(".")
+        if kind == "json":
+            schemas[name] = codec.loads(file.read_bytes())
+            jsonschema_rs.meta.validate(schemas[name])
+    return schemas
+
+
+def _is_number(_checker: object, instance: object) -> bool:
+    # jsonschema would compare NaN, and let it pass or raise; JSON has no such number.
+    if isinstance(instance, Decimal):
+        return instance.is_finite()
+    if isinstance(instance, float):
+        return math.isfinite(instance)
+    return isinstance(instance, int) and not isinstance(instance, bool)
+
+
+def _is_integer(checker: object, instance: object) -> bool:
+    """Say yes to 1.0 too: JSON knows one kind of number, and JavaScript can not tell the two apart."""
+    if isinstance(instance, Decimal):
+        return instance.is_finite() and instance == instance.to_integral_value()
+    if isinstance(instance, float):
+        return instance.is_integer()
+    return _is_number(checker, instance)
+
+
+_SCHEMAS = _read()
+_FAST_REGISTRY = jsonschema_rs.Registry([(schema["$id"], schema) for schema in _SCHEMAS.values()])
+_FAST = {
+    name: jsonschema_rs.Draft7Validator(schema, registry=_FAST_REGISTRY, validate_formats=False, offline=True)
+    for name, schema in _SCHEMAS.items()
+}
+_SLOW_REGISTRY: referencing.Registry[Any] = referencing.Registry().with_resources(
+    (schema["$id"], referencing.jsonschema.DRAFT7.create_resource(schema)) for schema in _SCHEMAS.values()
+)
+_Slow = jsonschema.validators.extend(
+    jsonschema.Draft7Validator,
+    type_checker=jsonschema.Draft7Validator.TYPE_CHECKER.redefine_many(
+        {"number": _is_number, "integer": _is_integer}
+    ),
+)
+
+
+def names() -> list[str]:
+    """Return the names of all schemas, sorted."""
+    return list(_SCHEMAS)
+
+
+def schema(name: str) -> Schema:
+    """Return the schema as it stands in its file, numbers exact; not to be changed. Raises KeyError."""
+    return _SCHEMAS[name]
+
+
+def fast(name: str) -> jsonschema_rs.Draft7Validator:
+    """Return the validator that only says yes or no. Raises KeyError for a name that is none."""
+    return _FAST[name]
+
+
+@cache
+def slow(name: str) -> jsonschema.protocols.Validator:
+    """Return the validator that finds the errors. Raises KeyError for a name that is none."""
+    return _Slow(_SCHEMAS[name], registry=_SLOW_REGISTRY)

@@ -1,0 +1,112 @@
+"""The Balance Snapshot System: `python server.py` serves, `python server.py migrate` prepares a database.
+
+The life of the process, from top to bottom. `python server.py --help` lists the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from tornado.netutil import bind_sockets
+
+from balance.app import App
+from balance.config import Config, ConfigError
+from balance.embedded import EmbeddedError, EmbeddedPostgres
+from balance.migrate import SchemaError, migrate
+from balance.store import DatabaseError, to_conninfo
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command that `argv` names; return the exit status: 0, or 1 after one line that says why."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    try:
+        if argv[:1] == ["migrate"]:
+            return run_migrations(Config.read(argv[1:], os.environ))
+        return asyncio.run(serve(Config.read(argv, os.environ)))
+    except (ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:
+        print(f"server.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before `serve` has put up its own handler
+        return 130
+
+
+def run_migrations(config: Config) -> int:
+    """Bring the database to this version's schema and say what was done."""
+    with database(config) as url:
+        for name in migrate(url):
+            print(f"applied {name}")
+    print("the database is at this version")
+    return 0
+
+
+async def serve(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    allow_descriptors(config.watchers_max)
+    if config.database_url:
+        to_conninfo(config.database_url)  # a URL that is none is refused before anything opens
+    sockets = bind(config)
+    with database(config) as url:
+        if not config.database_url:
+            migrate(url)
+        app = App(config, url)
+        unfit = await app.start(sockets)
+        print(f"listening on {address(config, sockets[0])}", flush=True)
+        try:
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((stopped, unfit), return_when=asyncio.FIRST_COMPLETED)
+            if unfit.done():
+                unfit.result()
+        finally:
+            await app.stop()
+    return 0
+
+
+@contextmanager
+def database(config: Config) -> Iterator[str]:
+    """Lend the URL of the database: the one that was named, or the embedded one, which lives as long as this."""
+    if config.database_url:
+        yield config.database_url
+        return
+    postgres = EmbeddedPostgres.start(config.data_dir)
+    try:
+        yield postgres.url
+    finally:
+        postgres.stop()
+
+
+def bind(config: Config) -> list[socket.socket]:
+    """Take the port, before the database is touched. Raises ConfigError when it is not to be had."""
+    try:
+        return bind_sockets(config.port, config.host, backlog=1024)
+    except OSError as error:
+        raise ConfigError(f"can not listen on {config.host}:{config.port}: {error.strerror}") from error
+
+
+def allow_descriptors(watchers_max: int) -> None:
+    """Raise the limit on open files towards one per watcher; each system's default is a fraction of that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = watchers_max + 256 if hard == resource.RLIM_INFINITY else min(hard, watchers_max + 256)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def address(config: Config, taken: socket.socket) -> str:
+    """Name the address as a client would type it."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{taken.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

