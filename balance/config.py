@@ -73,8 +73,6 @@ class Config:
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--cors-origins: {origin!r} is not an origin such as https://dashboard.example")
-        if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://")):
-            raise ConfigError("DATABASE_URL: must begin with postgresql://")
         if not self.host:
             raise ConfigError("--host: must not be empty")
 

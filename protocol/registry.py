@@ -16,7 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import jsonschema_rs
 import referencing
 import referencing.jsonschema
@@ -63,8 +63,13 @@ _FAST = {
     name: jsonschema_rs.Draft7Validator(schema, registry=_FAST_REGISTRY, validate_formats=False, offline=True)
     for name, schema in _SCHEMAS.items()
 }
+# Without "$schema": where a `$ref` leads to one, jsonschema goes on with its own class instead of _Slow.
+_UNMARKED = {
+    name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
+    for name, schema in _SCHEMAS.items()
+}
 _SLOW_REGISTRY: referencing.Registry[Any] = referencing.Registry().with_resources(
-    (schema["$id"], referencing.jsonschema.DRAFT7.create_resource(schema)) for schema in _SCHEMAS.values()
+    (schema["$id"], referencing.jsonschema.DRAFT7.create_resource(schema)) for schema in _UNMARKED.values()
 )
 _Slow = jsonschema.validators.extend(
     jsonschema.Draft7Validator,
@@ -92,4 +97,4 @@ def fast(name: str) -> jsonschema_rs.Draft7Validator:
 @cache
 def slow(name: str) -> jsonschema.protocols.Validator:
     """Return the validator that finds the errors. Raises KeyError for a name that is none."""
-    return _Slow(_SCHEMAS[name], registry=_SLOW_REGISTRY)
+    return _Slow(_UNMARKED[name], registry=_SLOW_REGISTRY)

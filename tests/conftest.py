@@ -1,0 +1,125 @@
+"""What every test stands on: a real PostgreSQL, a database of its own, a running service, and silence.
+
+`TEST_DATABASE_URL` names a server to test on (its role must be allowed to create databases); without it the
+embedded PostgreSQL is started once for the whole run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from tornado.ioloop import IOLoop
+
+from balance.embedded import EmbeddedPostgres
+from balance.migrate import migrate
+from tests.running import Database, Process, Service
+
+MakeService = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The conninfo of a database from which others can be created."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
+        return
+    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"))
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> Iterator[str]:
+    """The name of a database that has been migrated; copying it is faster than migrating anew."""
+    name = f"balance_template_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        migrate(make_conninfo(postgres, dbname=name))
+        yield name
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres: str, template: str) -> Iterator[Database]:
+    """A migrated database of this test's own."""
+    name = f"balance_test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield Database(make_conninfo(postgres, dbname=name))
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
+    """Start a service in this process, with settings that differ from the defaults by keyword."""
+    services: list[Service] = []
+
+    async def make(**settings: object) -> Service:
+        settings.setdefault("database_url", database.url)
+        services.append(await Service.start(**settings))
+        return services[-1]
+
+    threads = set(threading.enumerate())
+    yield make
+    for service in reversed(services):
+        io_loop.run_sync(service.stop, timeout=20)
+    left = _own_tasks(io_loop)
+    assert not left, f"tasks left running: {left}"
+    leaked = [thread.name for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio")]
+    assert not leaked, f"threads left running: {leaked}"
+
+
+def _own_tasks(io_loop: IOLoop) -> list[str]:
+    async def tasks() -> list[str]:
+        for _ in range(100):  # a task that was told to end needs its turns to do so
+            left = [str(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            if not left:
+                break
+            await asyncio.sleep(0.01)
+        return left
+
+    return io_loop.run_sync(tasks)
+
+
+@pytest.fixture
+def service(io_loop: IOLoop, make_service: MakeService) -> Service:
+    """A service with the default settings."""
+    return io_loop.run_sync(make_service)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start `server.py` as a process of its own; whatever still runs at the end is killed."""
+    started: list[Process] = []
+
+    def start(*arguments: str, **environment: str) -> Process:
+        started.append(Process(arguments, environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture(autouse=True)
+def silence(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail on every warning and error that is logged, unless the test is marked `expects_log("part", …)`."""
+    yield
+    marker = request.node.get_closest_marker("expects_log")
+    expected = marker.args if marker else ()
+    records = [record for when in ("setup", "call") for record in caplog.get_records(when)]
+    noise = [
+        record.getMessage()
+        for record in records
+        if record.levelno >= logging.WARNING and not any(part in record.getMessage() for part in expected)
+    ]
+    assert not noise, f"logged: {noise}"
