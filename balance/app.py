@@ -18,14 +18,17 @@ from tornado.web import Application
 import protocol
 from balance import rest
 from balance.config import Config
-from balance.engine import EngineHandler, SocketServer, library_log
-from balance.realtime import Realtime, Watchers
+from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store, StoreUnavailable
 from balance.web import Origins, log_request
 from balance.writer import Writer
 
 log = logging.getLogger("balance.app")
+
+# The libraries log payloads, which are balances, at INFO; and each gets a handler of its own unless given a logger.
+library_log = logging.getLogger("balance.library")
+library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two looks for a database that is away when the service starts
 

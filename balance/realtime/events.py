@@ -1,68 +1,26 @@
-"""Socket.IO: events in, publish out.
+"""What the service says to each event of SEED.md.
 
-`Watchers` are the clients that have joined, and the way to them; `Realtime` answers what they send. Every
-event is answered, and where the client asked for an acknowledgement it gets the same payload there too.
-
-A watcher first gets CONNECT, then `connected` with the place in the feed where its live tail begins, then each
-snapshot after that place, in order. Runs on the event loop; nothing here waits for a client.
+Every event is answered, and where the client asked for an acknowledgement it gets the same payload there too. A
+watcher first gets CONNECT, then `connected` with the place in the feed where its live tail begins, then each
+snapshot after that place, in order.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from engineio.packet import MESSAGE, Packet
 from socketio import exceptions
-from socketio import packet as sio_packet
 
 import protocol
-from balance.engine import NAMESPACE, Engine, SocketServer
-from balance.service import Service
-from balance.snapshot import Snapshot, format_ts
+from balance.realtime.server import NAMESPACE, SocketServer
+from balance.realtime.watchers import Watchers
+from balance.service import Service, now
+from balance.snapshot import format_ts
 
 log = logging.getLogger("balance.realtime")
 
 GREETING = "Connected to balance snapshot server"  # SEED.md, `connected`
-
-
-class Watchers:
-    """The clients that have joined, by their Engine.IO session."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._joined: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._joined)
-
-    def __contains__(self, eio_sid: object) -> bool:
-        return eio_sid in self._joined
-
-    def add(self, eio_sid: str) -> None:
-        """Show a client every snapshot that is published from now on."""
-        self._joined.add(eio_sid)
-
-    def discard(self, eio_sid: str) -> None:
-        """Show a client no more."""
-        self._joined.discard(eio_sid)
-
-    def send(self, eio_sid: str, event: str, payload: object) -> None:
-        """Send one event to one client."""
-        self._engine.deliver(eio_sid, _frame(sio_packet.EVENT, [event, payload]))
-
-    def acknowledge(self, eio_sid: str, ack_id: int, payload: object) -> None:
-        """Answer the event that a client sent with this acknowledgement id."""
-        self._engine.deliver(eio_sid, _frame(sio_packet.ACK, [payload], str(ack_id)))
-
-    def publish(self, snapshots: Sequence[Snapshot]) -> None:
-        """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
-        frames = [_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots]
-        for eio_sid in tuple(self._joined):
-            for frame in frames:
-                self._engine.deliver(eio_sid, frame)
 
 
 class Realtime:
@@ -91,7 +49,7 @@ class Realtime:
         greeting = {
             "message": GREETING,
             "socketId": sid,
-            "timestamp": _now(),
+            "timestamp": format_ts(now()),
             "seq": position.seq,
             "epoch": position.epoch,
         }
@@ -118,7 +76,7 @@ class Realtime:
         return self._answer(sid, protocol.BALANCE_ACK, {**ack, "duplicate": True} if saved.duplicate else ack)
 
     async def _on_ping(self, sid: str, *_ignored: Any) -> dict[str, Any]:
-        return self._answer(sid, protocol.PONG, {"timestamp": _now()})
+        return self._answer(sid, protocol.PONG, {"timestamp": format_ts(now())})
 
     def _on_refused(self, eio_sid: str, ack_id: int | None, error: protocol.ServiceError) -> None:
         if eio_sid not in self._watchers:
@@ -137,11 +95,6 @@ class Realtime:
         return self._server.manager.eio_sid_from_sid(sid, NAMESPACE) or ""
 
 
-def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:
-    # Built by hand: the library's Packet would first walk through all of `data` in search of bytes.
-    return Packet(MESSAGE, f"{packet_type}{ack_id}{protocol.dumps(data)}")
-
-
 def _refusal(error: protocol.ServiceError, update: object) -> dict[str, Any]:
     """The payload of `balance:error` (schemas/balance_error.json)."""
     refusal = error.body()
@@ -150,7 +103,3 @@ def _refusal(error: protocol.ServiceError, update: object) -> dict[str, Any]:
     if error.retry_after_s is not None:
         refusal["retryAfter"] = error.retry_after_s
     return refusal
-
-
-def _now() -> str:
-    return format_ts(datetime.now(UTC))

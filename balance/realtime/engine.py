@@ -1,0 +1,173 @@
+"""Engine.IO: sessions, what waits to be sent to each, and the end of those that are gone.
+
+Of python-engineio's `AsyncServer` this overrides what has no bound or no end; the protocol stays the library's.
+Each session has an outbox with a bound in bytes, and who does not read is cut off; a session that never becomes
+a client, or does not answer the heartbeat, is ended by one sweep for all.
+
+Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`;
+`AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`; `WebSocket.tornado_handler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import engineio
+from engineio.async_drivers import tornado as driver
+from engineio.async_socket import AsyncSocket
+from engineio.exceptions import EngineIOError
+from engineio.packet import Packet
+from engineio.payload import Payload
+from tornado.iostream import StreamClosedError
+from tornado.websocket import WebSocketClosedError
+
+if TYPE_CHECKING:
+    from balance.realtime.handler import EngineHandler
+
+log = logging.getLogger("balance.realtime")
+
+SWEEP_S = 0.5
+GOING_AWAY = 1001  # RFC 6455, section 7.4.1
+
+
+class Outbox(asyncio.Queue[Packet | None]):
+    """What waits to be sent to one client, and how many bytes that is."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self.unsent_bytes = 0
+
+    def _put(self, item: Packet | None) -> None:
+        super()._put(item)
+        if item is not None:
+            self.unsent_bytes += len(item.encode())
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        while not self.empty():
+            self.get_nowait()
+        self.unsent_bytes = 0
+
+    def settle(self) -> None:
+        """Count anew, after a poll has taken packets along."""
+        waiting: Iterable[Packet | None] = self._queue  # type: ignore[attr-defined]  # in typeshed
+        self.unsent_bytes = sum([len(item.encode()) for item in waiting if item is not None])
+
+
+class Transport(driver.WebSocket):
+    """One WebSocket under Engine.IO, whose `send` waits until the operating system has taken the bytes."""
+
+    def __init__(self, handler: Any, server: Any) -> None:
+        super().__init__(handler, server)
+        self._engine: Engine = server
+        self._client: AsyncSocket = handler.__self__
+
+    async def __call__(self, environ: dict[str, Any]) -> None:
+        handler: EngineHandler = environ["tornado.handler"]
+        handler.client = self._client
+        self._engine.websockets[self._client.sid] = handler
+        await super().__call__(environ)
+
+    async def send(self, message: str) -> None:
+        """Send one frame. Raises EngineIOError when the client is gone."""
+        try:
+            written = self.tornado_handler.write_message(message)
+            if self.tornado_handler.iostream.writing():
+                await written
+        except (WebSocketClosedError, StreamClosedError) as error:
+            raise EngineIOError from error
+        self._client.queue.unsent_bytes -= len(message)
+
+
+class Engine(engineio.AsyncServer):
+    """Engine.IO, with an outbox that has a bound and sessions that end."""
+
+    def __init__(self, *, watcher_unsent_bytes_max: int, connect_ms_max: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._async: dict[str, Any] = {**self._async, "websocket": Transport}
+        Payload.max_decode_packets = self.max_http_buffer_size  # bytes are the bound, not the 16 packets of old
+        self._unsent_bytes_max = watcher_unsent_bytes_max
+        self._connect_s_max = connect_ms_max / 1000
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self.websockets: dict[str, EngineHandler] = {}  # by session
+        self.nameless: dict[str, float] = {}  # sessions that have not sent CONNECT, and since when
+        self.evictions = 0
+
+    def create_queue(self, *args: Any, **kwargs: Any) -> Outbox:
+        """Make the outbox of a new session."""
+        return Outbox()
+
+    async def send_packet(self, sid: str, pkt: Packet) -> None:
+        """Send as the library does, by the one way out."""
+        self.deliver(sid, pkt)
+
+    def deliver(self, sid: str, pkt: Packet) -> None:
+        """Queue a packet for a client, and cut the client off if it leaves too much unread. Never waits."""
+        client = self.sockets.get(sid)
+        if client is None or client.closed or client.closing:
+            return
+        client.queue.put_nowait(pkt)
+        if client.queue.unsent_bytes > self._unsent_bytes_max:
+            self.evictions += 1
+            log.warning("cut off client %s: %d bytes unread", sid, client.queue.unsent_bytes)
+            self.end(client)
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        """End a client's session; never waits for it to take what is queued, as the library would."""
+        if sid in self.sockets:
+            self.end(self.sockets[sid])
+
+    def end(self, client: AsyncSocket, reason: str = "transport close") -> None:
+        """End a session at once, whatever its transport is doing."""
+        if client.upgraded:
+            if client.sid in self.websockets:
+                self.websockets[client.sid].abort()
+            return
+        client.queue.clear()
+        task = asyncio.ensure_future(client.close(wait=False, abort=False, reason=reason))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def start(self) -> None:
+        """Begin to end the sessions of clients that are gone or never became one."""
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        # In place of the library's own monitor, which wakes up once per client and knows no time to connect.
+        self.start()
+        now = time.time()
+        for sid, client in list(self.sockets.items()):
+            if client.closed:
+                self.sockets.pop(sid, None)
+            elif client.last_ping and now - client.last_ping > self.ping_timeout:
+                self.end(client, self.reason.PING_TIMEOUT)
+            elif now - self.nameless.get(sid, now) > self._connect_s_max:
+                self.end(client)
+
+    async def close(self, seconds_max: float) -> None:
+        """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        deadline = time.monotonic() + seconds_max
+        clients = [client for client in self.sockets.values() if not client.closed]
+        while any(client.queue.unsent_bytes for client in clients) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for client in clients:
+            if client.sid in self.websockets and client.upgraded:
+                self.websockets[client.sid].close(GOING_AWAY, "the server is stopping")
+            else:
+                self.end(client, self.reason.SERVER_DISCONNECT)
+        await self._ended(max(0.2, deadline - time.monotonic()))
+        for handler in list(self.websockets.values()):  # it does not answer the close frame
+            handler.abort()
+        await self._ended(1)
+
+    async def _ended(self, seconds_max: float) -> None:
+        tasks = [*self._ending, *(one.reader for one in self.websockets.values() if one.reader is not None)]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds_max)

@@ -1,0 +1,186 @@
+"""The Socket.IO path: refuses by HTTP status, before an upgrade, what the library would accept and leave hanging;
+and reads a client's frames no faster than they are answered, so that TCP holds back a sender that floods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+from engineio.async_socket import AsyncSocket
+from tornado.iostream import IOStream
+from tornado.websocket import WebSocketHandler
+
+import protocol
+from balance.realtime.server import SocketServer
+from balance.web import Answers, Origins
+
+log = logging.getLogger("balance.realtime")
+
+INBOX_FRAMES_MAX = 64  # frames read ahead of the one being handled
+PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
+SEPARATOR = "\x1e"  # between the packets of one polling request
+FROM_CLIENT = frozenset("123456")  # Engine.IO packet types that a client may send on a WebSocket; 4 is a message
+FROM_POLLING_CLIENT = frozenset("134")
+
+
+class EngineHandler(Answers, WebSocketHandler):
+    """The Socket.IO path: refuses by HTTP status, hands on the rest, reads no faster than is answered."""
+
+    methods = ("GET", "POST", "OPTIONS")
+
+    def initialize(
+        self, *, server: SocketServer, origins: Origins, is_ready: Callable[[], bool], watchers_max: int
+    ) -> None:
+        self.server = server
+        self.origins = origins
+        self.is_ready = is_ready
+        self.watchers_max = watchers_max
+        self.client: AsyncSocket | None = None  # the session that this WebSocket carries
+        self.iostream: IOStream | None = None  # once upgraded
+        self.reader: asyncio.Task[None] | None = None
+        self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
+        self._room: asyncio.Future[None] | None = None
+
+    def prepare(self) -> None:
+        self.check_caller()
+        if self.request.method == "OPTIONS":
+            return
+        if self.request.method not in self.methods:
+            raise protocol.MethodNotAllowed
+        self._check_query()
+        if self.request.method == "POST":
+            self._check_packets()
+        elif self._upgrades():
+            self._check_upgrade()
+
+    def _upgrades(self) -> bool:
+        return self.request.headers.get("Upgrade", "").lower() == "websocket"
+
+    def _check_query(self) -> None:
+        """Refuse what Engine.IO would accept first and leave hanging afterwards."""
+        query = parse_qs(self.request.query)  # as the library reads it
+        transport = query.get("transport", ["polling"])[0]
+        if transport not in ("polling", "websocket"):
+            raise protocol.InvalidPayload("must be polling or websocket", "transport")
+        if (transport == "websocket") != self._upgrades():
+            raise protocol.InvalidPayload("does not fit the request's Upgrade header", "transport")
+        if "j" in query:
+            raise protocol.InvalidPayload("JSONP is not served", "j")
+        if "sid" not in query:
+            self._check_handshake(query.get("EIO"))
+            return
+        client = self.server.eio.sockets.get(query["sid"][0])
+        if client is None or client.closed or client.closing or not client.connected:
+            raise protocol.InvalidPayload("this session is unknown or has ended", "sid")
+        if client.upgraded or (transport == "websocket" and client.upgrading):
+            raise protocol.InvalidPayload("this session has a WebSocket already", "sid")
+        self.client = client
+
+    def _check_handshake(self, version: list[str] | None) -> None:
+        if self.request.method != "GET":
+            raise protocol.InvalidPayload("is required", "sid")
+        if version != ["4"]:
+            raise protocol.InvalidPayload("must be 4, as socket.io-client 3 and 4 send it; 2 is too old", "EIO")
+        if not self.is_ready():
+            raise protocol.Unavailable("the server has no database yet, or is stopping")
+        if len(self.server.eio.sockets) >= self.watchers_max:
+            raise protocol.Busy(f"{self.watchers_max} clients are connected already")
+
+    def _check_upgrade(self) -> None:
+        headers = self.request.headers
+        if "upgrade" not in [part.strip().lower() for part in headers.get("Connection", "").split(",")]:
+            raise protocol.InvalidPayload("must be Upgrade", "Connection")
+        if headers.get("Sec-WebSocket-Version") not in ("13", "8", "7") or "Sec-WebSocket-Key" not in headers:
+            raise protocol.InvalidPayload("version 13 and a key are required (RFC 6455)", "Sec-WebSocket-Key")
+
+    def _check_packets(self) -> None:
+        """Refuse a polling request that holds no packets; the library would drop all of it and answer 200."""
+        try:
+            packets = self.request.body.decode().split(SEPARATOR)
+        except UnicodeDecodeError as error:
+            raise protocol.MalformedJson("is not valid UTF-8", "payload") from error
+        # A binary packet follows the event it belongs to, which is refused already.
+        packets = [packet for packet in packets if not packet.startswith("b")]
+        if not all(packet[:1] in FROM_POLLING_CLIENT and packet for packet in packets):
+            raise protocol.MalformedJson("is not a list of Engine.IO packets", "payload")
+        self.request.body = SEPARATOR.join(packets).encode()
+        # The library reads as many bytes as this says, and a chunked request does not say it.
+        self.request.headers["Content-Length"] = str(len(self.request.body))
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        if self._upgrades():
+            await super().get(*args, **kwargs)
+        else:
+            await self.server.handle_request(self)
+            if self.client is not None:
+                self.client.queue.settle()
+
+    async def post(self) -> None:
+        await self.server.handle_request(self)
+
+    async def options(self) -> None:
+        self.answer_preflight()
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        assert self.ws_connection is not None
+        self.iostream = self.ws_connection.stream
+        self.set_nodelay(True)
+        self.reader = asyncio.ensure_future(self._serve())
+
+    async def _serve(self) -> None:
+        """Carry a session until it ends; a WebSocket that Engine.IO does not take is closed, not left open."""
+        try:
+            await self.server.handle_request(self)
+        except ValueError as error:  # of the library: a probe that is no packet
+            log.debug("a WebSocket was given up: %s", error)
+        finally:
+            if self.client is not None:
+                self.client.upgrading = False  # a probe that broke off must not stop the polling
+                if self.server.eio.websockets.get(self.client.sid) is self:
+                    del self.server.eio.websockets[self.client.sid]
+            self.close()
+
+    def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
+        if isinstance(message, bytes):
+            return None  # part of a binary event, which is refused already
+        if message[:1] not in FROM_CLIENT or not message:
+            self.close(PROTOCOL_ERROR, "not an Engine.IO packet")
+            return None
+        if self.client is not None and self.client.last_ping:
+            self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent
+        self._inbox.put_nowait(message)
+        if self._inbox.qsize() < INBOX_FRAMES_MAX:
+            return None
+        self._room = asyncio.get_running_loop().create_future()
+        return self._room  # Tornado reads no further frame until this is done
+
+    async def get_next_message(self) -> str | None:
+        message = await self._inbox.get()
+        if self._room is not None and self._inbox.qsize() <= INBOX_FRAMES_MAX // 2:
+            self._make_room()
+        return message
+
+    def abort(self) -> None:
+        """Close the connection under the WebSocket at once; the reader and the writer then end by themselves."""
+        if self.iostream is not None:
+            self.iostream.close()
+
+    def on_close(self) -> None:
+        self._inbox.put_nowait(None)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    def check_origin(self, origin: str) -> bool:
+        """Whether the origin may call was decided in `prepare`, as for every other request."""
+        return True
+
+    def get_compression_options(self) -> None:
+        """No deflate: it costs 160 kB a client, and a compression for each client and message."""

@@ -1,0 +1,151 @@
+"""Socket.IO: takes each packet apart, and has a word for whatever is wrong with it.
+
+Of python-socketio's `AsyncServer` this overrides what lets a packet end in silence; the protocol stays the
+library's. Unanswered events of one client are bounded: over the bound its connection is not read.
+
+Relied on inside python-socketio 5, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
+`_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_event`, `_handle_event_internal`, and
+that `AsyncManager.connect` is called when the CONNECT packet has been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import socketio
+from socketio import packet as sio_packet
+
+import protocol
+from balance.realtime.engine import Engine
+
+NAMESPACE = "/"
+ACK_ID = re.compile(r"[25](?:[0-9]+-)?(?:/[^,]*,)?([0-9]{1,15})")
+
+
+class Manager(socketio.AsyncManager):
+    """The library's table of clients, which says when one has joined: after its CONNECT packet went out."""
+
+    def __init__(self, server: SocketServer) -> None:
+        super().__init__()
+        self._server = server
+
+    async def connect(self, sid: str, namespace: str) -> None:
+        await super().connect(sid, namespace)
+        eio_sid = self.eio_sid_from_sid(sid, namespace)
+        self._server.eio.nameless.pop(eio_sid, None)
+        self._server.on_joined(eio_sid, sid)
+
+
+class SocketServer(socketio.AsyncServer):
+    """Socket.IO, with a bound on unanswered events and a word for whatever is wrong with a packet.
+
+    Of the events only those in `events` are handed on. `on_joined(engine_sid, sid)` is called when a client is
+    connected and has been told so; `on_refused(engine_sid, ack_id, error)` for a packet that is no such event.
+    """
+
+    eio: Engine
+
+    def __init__(
+        self, *, events: Collection[str], body_bytes_max: int, updates_in_flight_max: int, **options: Any
+    ) -> None:
+        super().__init__(client_manager=Manager(self), **options)
+        self._events = frozenset(events)
+        self._body_bytes_max = body_bytes_max
+        self._in_flight_max = updates_in_flight_max
+        self._in_flight: dict[str, int] = {}
+        self._room: dict[str, asyncio.Future[None]] = {}
+        self.on_joined: Callable[[str, str], None] = lambda eio_sid, sid: None
+        self.on_refused: Callable[[str, int | None, protocol.ServiceError], None] = lambda eio_sid, ack_id, error: None
+
+    def _engineio_server_class(self) -> type[Engine]:
+        return Engine
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        self.eio.nameless[eio_sid] = time.time()
+        # Of the request only this is kept: the rest of it would live as long as the connection.
+        await super()._handle_eio_connect(eio_sid, {"REMOTE_ADDR": environ["tornado.handler"].request.remote_ip})
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        await super()._handle_eio_disconnect(eio_sid, reason)
+        self.eio.nameless.pop(eio_sid, None)
+        self._in_flight.pop(eio_sid, None)
+        self._make_room(eio_sid)
+
+    async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
+        """Take one Socket.IO packet; every road that does not lead to an event leads to `on_refused`."""
+        try:
+            if not isinstance(data, str):
+                raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
+            packet_type = data[:1]
+            if packet_type in ("5", "6"):
+                raise protocol.InvalidPayload("must not hold binary data", "payload")
+            if packet_type == "2":
+                self._check_size(data)
+            if packet_type not in ("0", "1", "2", "3"):
+                raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
+            packet = self.packet_class(encoded_packet=data)
+        except protocol.ServiceError as error:
+            self.on_refused(eio_sid, _ack_id(data), error)
+        except ValueError as error:  # of the library: an acknowledgement id of over 100 digits and the like
+            self.on_refused(eio_sid, None, protocol.MalformedJson(str(error), "payload"))
+        else:
+            if packet.packet_type == sio_packet.CONNECT:
+                await self._handle_connect(eio_sid, packet.namespace, packet.data)
+            elif packet.packet_type == sio_packet.DISCONNECT:
+                await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
+                self.eio.nameless[eio_sid] = time.time()
+            elif packet.packet_type == sio_packet.EVENT:
+                await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
+
+    def _check_size(self, data: str) -> None:
+        """Refuse an event whose payload has more bytes than a REST body may have."""
+        if len(data) * 4 <= self._body_bytes_max:  # UTF-8 takes at most four bytes a character
+            return
+        head = data.find(",", data.find("["))
+        if len(data[head + 1 : -1].encode("utf-8", "surrogatepass")) > self._body_bytes_max:
+            raise protocol.PayloadTooLarge(f"is larger than {self._body_bytes_max} bytes", "payload")
+
+    async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
+        if not (isinstance(data, list) and data and isinstance(data[0], str)):
+            error = protocol.InvalidPayload("must be an array that begins with the event's name", "payload")
+            self.on_refused(eio_sid, id, error)
+            return
+        while self._in_flight.get(eio_sid, 0) >= self._in_flight_max:
+            await self._room.setdefault(eio_sid, asyncio.get_running_loop().create_future())
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace or NAMESPACE)
+        if not self.manager.is_connected(sid, namespace or NAMESPACE):
+            await self._send_packet(
+                eio_sid,
+                self.packet_class(sio_packet.CONNECT_ERROR, {"message": "not connected"}, namespace=namespace),
+            )
+            return
+        if data[0] not in self._events:  # nor may it pass for `connect`, which is the library's own
+            self.on_refused(
+                eio_sid, id, protocol.InvalidPayload(f"{data[0][:40]!r} is not one that this server takes", "event")
+            )
+            return
+        self._in_flight[eio_sid] = self._in_flight.get(eio_sid, 0) + 1
+        await super()._handle_event(eio_sid, namespace, id, data)
+
+    async def _handle_event_internal(self, server: Any, sid: str, eio_sid: str, *rest: Any) -> None:
+        try:
+            await super()._handle_event_internal(server, sid, eio_sid, *rest)
+        finally:
+            if eio_sid in self._in_flight:
+                self._in_flight[eio_sid] -= 1
+            self._make_room(eio_sid)
+
+    def _make_room(self, eio_sid: str) -> None:
+        room = self._room.pop(eio_sid, None)
+        if room is not None and not room.done():
+            room.set_result(None)
+
+
+def _ack_id(data: Any) -> int | None:
+    """Find the acknowledgement id of an event that could not be read."""
+    found = ACK_ID.match(data) if isinstance(data, str) else None
+    return int(found[1]) if found else None

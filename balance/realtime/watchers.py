@@ -1,0 +1,55 @@
+"""The clients that have joined, and the way to them. Nothing here waits for a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engineio.packet import MESSAGE, Packet
+from socketio import packet as sio_packet
+
+import protocol
+from balance.realtime.engine import Engine
+from balance.snapshot import Snapshot
+
+
+class Watchers:
+    """The clients that have joined, by their Engine.IO session."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._joined: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._joined)
+
+    def __contains__(self, eio_sid: object) -> bool:
+        return eio_sid in self._joined
+
+    def add(self, eio_sid: str) -> None:
+        """Show a client every snapshot that is published from now on."""
+        self._joined.add(eio_sid)
+
+    def discard(self, eio_sid: str) -> None:
+        """Show a client no more."""
+        self._joined.discard(eio_sid)
+
+    def send(self, eio_sid: str, event: str, payload: object) -> None:
+        """Send one event to one client."""
+        self._engine.deliver(eio_sid, _frame(sio_packet.EVENT, [event, payload]))
+
+    def acknowledge(self, eio_sid: str, ack_id: int, payload: object) -> None:
+        """Answer the event that a client sent with this acknowledgement id."""
+        self._engine.deliver(eio_sid, _frame(sio_packet.ACK, [payload], str(ack_id)))
+
+    def publish(self, snapshots: Sequence[Snapshot]) -> None:
+        """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
+        frames = [_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots]
+        for eio_sid in tuple(self._joined):
+            for frame in frames:
+                self._engine.deliver(eio_sid, frame)
+
+
+def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:
+    # Built by hand: the library's Packet would first walk through all of `data` in search of bytes.
+    return Packet(MESSAGE, f"{packet_type}{ack_id}{protocol.dumps(data)}")
