@@ -21,7 +21,7 @@ from balance.app import App
 from balance.config import Config, ConfigError
 from balance.embedded import EmbeddedError, EmbeddedPostgres
 from balance.migrate import SchemaError, migrate
-from balance.store import DatabaseError, to_conninfo
+from balance.pool import DatabaseError, to_conninfo
 
 
 def main(argv: Sequence[str]) -> int:

@@ -18,9 +18,10 @@ from tornado.web import Application
 import protocol
 from balance import rest
 from balance.config import Config
+from balance.pool import Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
 from balance.service import Service
-from balance.store import Store, StoreUnavailable
+from balance.store import Store
 from balance.web import Origins, log_request
 from balance.writer import Writer
 
@@ -39,12 +40,13 @@ class App:
     def __init__(self, config: Config, url: str) -> None:
         """Build it. Raises DatabaseError when `url` is none."""
         self._config = config
-        self.store = Store(
+        pool = Pool(
             url,
             pool_max=config.pool_max,
             pool_wait_ms_max=config.pool_wait_ms_max,
             statement_ms_max=config.statement_ms_max,
         )
+        self.store = Store(pool)
         # One thread saves: there is one flush at a time. The others read.
         self._saver = ThreadPoolExecutor(1, "balance-save")
         self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")

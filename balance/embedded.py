@@ -279,6 +279,7 @@ class EmbeddedPostgres:
             start = log.tell()
             done = subprocess.run(
                 [self._programs / program, *options],
+                check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -335,16 +336,20 @@ def _account(pgdata: Path) -> tuple[int, int]:
         owner = pgdata.stat()
         if owner.st_uid != 0:
             return owner.st_uid, owner.st_gid
-    said = "there is no useradd"
-    for program in ("useradd", "/usr/sbin/useradd", None):  # what su gives root as PATH may lack /usr/sbin
-        with suppress(KeyError):
-            entry = pwd.getpwnam(USER)
-            return entry.pw_uid, entry.pw_gid
-        with suppress(FileNotFoundError):
-            if program:
-                command = [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
-                said = subprocess.run(command, capture_output=True, text=True).stderr
-    raise EmbeddedError(f"PostgreSQL does not run as root, and user {USER} can not be made: {said.strip()}")
+    with suppress(KeyError):
+        entry = pwd.getpwnam(USER)
+        return entry.pw_uid, entry.pw_gid
+    program = shutil.which("useradd") or shutil.which("useradd", path="/usr/sbin:/sbin")  # su leaves PATH as it was
+    if program is None:
+        raise EmbeddedError(f"PostgreSQL does not run as root, and there is no useradd to make the user {USER}")
+    command = [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    try:
+        entry = pwd.getpwnam(USER)  # there too when useradd failed because another process was quicker
+    except KeyError:
+        said = done.stderr.strip()
+        raise EmbeddedError(f"PostgreSQL does not run as root, and the user {USER} can not be made: {said}") from None
+    return entry.pw_uid, entry.pw_gid
 
 
 def _let_through(folder: Path, uid: int) -> None:

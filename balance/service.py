@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import protocol
+from balance.pool import StoreUnavailable
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.store import Position, Store, StoreUnavailable
+from balance.store import Position, Store
 from balance.writer import Busy, Writer
 
 T = TypeVar("T")

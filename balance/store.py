@@ -1,7 +1,7 @@
-"""The tables: appends snapshots to the feed and reads them back. The only run-time psycopg.
+"""The tables: appends snapshots to the feed and reads them back.
 
-Threads: every method blocks and is called from a worker thread; any number may call at once. One connection
-is used by one thread at a time, taken from the pool for one call.
+Threads: every method blocks and is called from a worker thread; any number may call at once. A connection is
+borrowed for one call.
 
 Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable,
 they may or may not be there; appending them again is safe, since an `id` is stored once. `seq` is contiguous
@@ -9,47 +9,24 @@ from 1 and in commit order, also with several processes on one database.
 
 Not promised: that a call ends while the database hangs. Whoever waits on the event loop bounds his wait.
 
-Life: `Store(url)` checks the URL, `open()` connects and checks the schema, `close()` ends everything.
+Life: `open()` connects and checks the schema, `close()` ends everything.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID
 
-import psycopg
-import psycopg_pool
-from psycopg import Connection, conninfo
-from psycopg.rows import TupleRow, class_row
-from psycopg.types.json import set_json_loads
+from psycopg.rows import class_row
 
 import protocol
-from balance.migrate import check_schema
+from balance.pool import Pool
 from balance.snapshot import Snapshot, format_ts
 
 T = TypeVar("T")
-
-# What libpq says of a database that can be expected to come (back); everything else that it says at the first
-# connection (no such role, no such database, wrong password) needs a person.
-TEMPORARY = (
-    "refused", "timeout", "timed out", "No such file", "starting up", "shutting down", "recovery mode", "too many",
-    "reserved", "closed the connection", "unreachable", "reset by peer", "not yet accepting",
-)  # fmt: skip
-
-
-class DatabaseError(Exception):
-    """The database named by DATABASE_URL can not be used."""
-
-
-class StoreUnavailable(Exception):
-    """The database can not be reached, or did not answer; try again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +39,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The outcome of one `append`: per snapshot what now stands under its id, and how many of them are new."""
+    """The outcome of one `append`: per snapshot what now stands under its id, and which of them are new."""
 
     epoch: UUID
     snapshots: list[Snapshot]
@@ -72,54 +49,21 @@ class Appended:
 class Store:
     """Snapshots in PostgreSQL."""
 
-    def __init__(self, url: str, *, pool_max: int, pool_wait_ms_max: int, statement_ms_max: int) -> None:
-        """Open nothing yet. Raises DatabaseError when `url` is not one."""
-        self._wait_ms_max = pool_wait_ms_max
-        self._statement_ms_max = statement_ms_max
-        self._conninfo = to_conninfo(url)
-        self._in_use: set[Connection[TupleRow]] = set()
-        self._pool = psycopg_pool.ConnectionPool(
-            self._conninfo,
-            min_size=1,
-            max_size=pool_max,
-            open=False,
-            configure=self._configure,
-            kwargs={"autocommit": True},  # transactions are opened where they are meant
-            timeout=pool_wait_ms_max / 1000,
-            max_lifetime=3600,
-            reconnect_timeout=0,  # no back-off of its own: whoever asks next makes the next attempt
-            name="balance",
-        )
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
     def open(self) -> Position:
-        """Connect, check the schema and say where the feed ends.
-
-        Raises StoreUnavailable while the database is away, DatabaseError when it will not come by itself, and
-        SchemaError when its tables are not those of this version.
-        """
-        try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
-                check_schema(connection)
-        except psycopg.OperationalError as error:
-            text = _one_line(error)
-            if any(sign in text for sign in TEMPORARY):
-                raise StoreUnavailable(text) from error
-            raise DatabaseError(f"DATABASE_URL: {text}") from error
-        # Its warnings are one per attempt and connection; `_connection` says it once, to whoever asked.
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        """Connect and say where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
         return self.position()
 
     def close(self) -> None:
-        """Close every connection, also one that a thread still waits on: that thread gets StoreUnavailable."""
-        for connection in list(self._in_use):
-            with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
-                handle.shutdown(socket.SHUT_RDWR)
-        self._pool.close(timeout=1)
+        """Close every connection; a call that still runs gets StoreUnavailable."""
+        self._pool.close()
 
     def position(self) -> Position:
         """Say where the feed ends now. Raises StoreUnavailable."""
-        with self._connection() as connection:
+        with self._pool.connection() as connection:
             return _only(connection.cursor(row_factory=class_row(Position)).execute(POSITION).fetchone())
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
@@ -128,7 +72,7 @@ class Store:
         One whose id is stored already, by an earlier call or earlier in this one, is not stored again.
         Raises StoreUnavailable.
         """
-        with self._connection() as connection, connection.transaction():
+        with self._pool.connection() as connection, connection.transaction():
             # The lock comes in a statement of its own: what another process commits while we wait for it
             # would be invisible to the statement that waits.
             feed = _only(connection.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
@@ -177,73 +121,10 @@ class Store:
         )  # fmt: skip
 
     def _read(self, sql: LiteralString, parameters: Any) -> list[Snapshot]:
-        with self._connection() as connection:
+        with self._pool.connection() as connection:
             # Never prepared: a plan for any parameters can not use the index that these parameters allow.
             cursor = connection.cursor(row_factory=class_row(Snapshot))
             return cursor.execute(sql, parameters, prepare=False).fetchall()
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection[TupleRow]]:
-        """Lend a working connection; psycopg's errors of a database that is away end here."""
-        connection = self._take()
-        self._in_use.add(connection)
-        try:
-            yield connection
-        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
-            connection.close()
-            raise StoreUnavailable(_one_line(error)) from error
-        finally:
-            self._in_use.discard(connection)
-            self._pool.putconn(connection)
-
-    def _take(self) -> Connection[TupleRow]:
-        """Take a connection that works, or raise StoreUnavailable within the pool's wait.
-
-        A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is cut in slices because the pool attempts to connect when it is asked,
-        not while it is waited for.
-        """
-        slices = 4
-        for last in (False, False, False, True):
-            try:
-                connection = self._pool.getconn(timeout=self._wait_ms_max / 1000 / slices)
-            except psycopg.OperationalError as error:
-                if last or isinstance(error, psycopg_pool.PoolClosed):
-                    raise StoreUnavailable("no connection to the database") from error
-                continue
-            if _answers(connection):
-                return connection
-            self._pool.putconn(connection)
-            self._pool.check()
-        raise StoreUnavailable("no working connection to the database")
-
-    def _configure(self, connection: Connection[Any]) -> None:
-        set_json_loads(protocol.loads, connection)
-        connection.execute(SESSION, {"statement_ms_max": str(self._statement_ms_max)})
-
-
-def to_conninfo(url: str) -> str:
-    """Complete a database URL with what we ask of every connection. Raises DatabaseError when it is not one."""
-    try:
-        # A dead peer is given up after seconds, not after the two hours of TCP's default.
-        return conninfo.make_conninfo(
-            url, connect_timeout=3, keepalives_idle=10, keepalives_interval=5, keepalives_count=2,
-            tcp_user_timeout=15_000, application_name="balance",
-        )  # fmt: skip
-    except psycopg.Error as error:
-        raise DatabaseError(f"DATABASE_URL: {_one_line(error)}") from error
-
-
-def _answers(connection: Connection[TupleRow]) -> bool:
-    """Tell whether the connection still stands, without a round trip: a closed one has its end to be read."""
-    if connection.closed:
-        return False
-    with suppress(psycopg.Error, OSError):
-        connection.pgconn.consume_input()  # the server's last words, when there are any
-        connection.pgconn.consume_input()  # the end itself
-        return connection.pgconn.status == psycopg.pq.ConnStatus.OK
-    return False
 
 
 def _to_row(snapshot: Snapshot) -> dict[str, Any]:
@@ -254,21 +135,6 @@ def _only(row: T | None) -> T:
     assert row is not None, "balance_feed has exactly one row"
     return row
 
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-SESSION: LiteralString = """
-SELECT set_config('timezone', 'UTC', false),
-       set_config('statement_timeout', %(statement_ms_max)s, false),
-       -- a transaction that lost its client must not keep the feed locked
-       set_config('idle_in_transaction_session_timeout', %(statement_ms_max)s, false),
-       -- the default of a server may be off, and then "saved" would not mean saved
-       set_config('synchronous_commit',
-                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-                  ELSE current_setting('synchronous_commit') END, false)
-"""
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed"
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
-from balance.store import Appended, Position, StoreUnavailable
+from balance.store import Appended, Position
 
 log = logging.getLogger("balance.writer")
 

@@ -1,0 +1,171 @@
+"""Lends working connections to PostgreSQL, and says in one way that there is none.
+
+Threads: any number may borrow at once; a connection is used by one of them at a time.
+
+Promises: `connection()` lends one that works or raises StoreUnavailable within the wait; what psycopg raises of a
+database that went away while it was lent comes out as StoreUnavailable too. After a restart of the database the
+first call finds it. Not promised: that a call ends while the database hangs; `close` ends even those.
+
+Life: `Pool(url)` checks the URL, `open()` connects, `close()` ends everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, LiteralString
+
+import psycopg
+import psycopg_pool
+from psycopg import Connection, conninfo
+from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_loads
+
+import protocol
+from balance.migrate import check_schema
+
+# What libpq says of a database that can be expected to come (back); everything else that it says at the first
+# connection (no such role, no such database, wrong password) needs a person.
+TEMPORARY = (
+    "refused", "timeout", "timed out", "No such file", "starting up", "shutting down", "recovery mode", "too many",
+    "reserved", "closed the connection", "unreachable", "reset by peer", "not yet accepting",
+)  # fmt: skip
+
+WAIT_SLICES = 4
+
+
+class DatabaseError(Exception):
+    """The database named by DATABASE_URL can not be used."""
+
+
+class StoreUnavailable(Exception):
+    """The database can not be reached, or did not answer; try again."""
+
+
+class Pool:
+    """Connections to one database, set up for this service."""
+
+    def __init__(self, url: str, *, pool_max: int, pool_wait_ms_max: int, statement_ms_max: int) -> None:
+        """Open nothing yet. Raises DatabaseError when `url` is not one."""
+        self._wait_s_max = pool_wait_ms_max / 1000
+        self._statement_ms_max = statement_ms_max
+        self._conninfo = to_conninfo(url)
+        self._lent: set[Connection[TupleRow]] = set()
+        self._pool = psycopg_pool.ConnectionPool(
+            self._conninfo,
+            min_size=1,
+            max_size=pool_max,
+            open=False,
+            configure=self._configure,
+            kwargs={"autocommit": True},  # transactions are opened where they are meant
+            max_lifetime=3600,
+            reconnect_timeout=0,  # no back-off of its own: whoever asks next makes the next attempt
+            name="balance",
+        )
+
+    def open(self) -> None:
+        """Connect and check the schema.
+
+        Raises StoreUnavailable while the database is away, DatabaseError when it will not come by itself, and
+        SchemaError when its tables are not those of this version.
+        """
+        try:
+            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                check_schema(connection)
+        except psycopg.OperationalError as error:
+            text = _one_line(error)
+            if any(sign in text for sign in TEMPORARY):
+                raise StoreUnavailable(text) from error
+            raise DatabaseError(f"DATABASE_URL: {text}") from error
+        # It warns once per attempt and connection; here whoever asked is told.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        self._pool.open()
+
+    def close(self) -> None:
+        """Close every connection, also one that a thread still waits on: that thread gets StoreUnavailable."""
+        for connection in list(self._lent):
+            # Closing it from this thread would free what the other one is using; its socket may be shut down.
+            with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
+                handle.shutdown(socket.SHUT_RDWR)
+        self._pool.close(timeout=1)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[TupleRow]]:
+        """Lend a connection in autocommit. Raises StoreUnavailable."""
+        connection = self._take()
+        self._lent.add(connection)
+        try:
+            yield connection
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            connection.close()  # a standby that was promoted, or was not, is another server: connect anew
+            raise StoreUnavailable(_one_line(error)) from error
+        finally:
+            self._lent.discard(connection)
+            self._pool.putconn(connection)
+
+    def _take(self) -> Connection[TupleRow]:
+        """Take a connection that works, or raise StoreUnavailable within the wait.
+
+        A restart of the database leaves every pooled connection dead, and each would fail one call. The first
+        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
+        and double the pause. The wait is cut in slices because the pool makes an attempt to connect when it is
+        asked, not while it is waited for.
+        """
+        for _ in range(WAIT_SLICES):
+            try:
+                connection = self._pool.getconn(timeout=self._wait_s_max / WAIT_SLICES)
+            except psycopg_pool.PoolClosed as error:
+                raise StoreUnavailable("the server is stopping") from error
+            except psycopg.OperationalError:
+                continue
+            if _stands(connection):
+                return connection
+            self._pool.putconn(connection)
+            self._pool.check()
+        raise StoreUnavailable("there is no connection to the database")
+
+    def _configure(self, connection: Connection[Any]) -> None:
+        set_json_loads(protocol.loads, connection)
+        connection.execute(SESSION, {"statement_ms_max": str(self._statement_ms_max)})
+
+
+def to_conninfo(url: str) -> str:
+    """Complete a database URL with what we ask of every connection. Raises DatabaseError when it is not one."""
+    try:
+        # A dead peer is given up after seconds, not after the two hours of TCP's default.
+        return conninfo.make_conninfo(
+            url, connect_timeout=3, keepalives_idle=10, keepalives_interval=5, keepalives_count=2,
+            tcp_user_timeout=15_000, application_name="balance",
+        )  # fmt: skip
+    except psycopg.Error as error:
+        raise DatabaseError(f"DATABASE_URL: {_one_line(error)}") from error
+
+
+def _stands(connection: Connection[TupleRow]) -> bool:
+    """Tell whether a connection still stands, without a round trip: one that was closed has its end to be read."""
+    if connection.closed:
+        return False
+    with suppress(psycopg.Error, OSError):
+        connection.pgconn.consume_input()  # the server's last words, when there are any
+        connection.pgconn.consume_input()  # the end itself
+        return connection.pgconn.status == psycopg.pq.ConnStatus.OK
+    return False
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+SESSION: LiteralString = """
+SELECT set_config('timezone', 'UTC', false),
+       set_config('statement_timeout', %(statement_ms_max)s, false),
+       -- a transaction that lost its client must not keep the feed locked
+       set_config('idle_in_transaction_session_timeout', %(statement_ms_max)s, false),
+       -- the default of a server may be off, and then "saved" would not mean saved
+       set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                  ELSE current_setting('synchronous_commit') END, false)
+"""
