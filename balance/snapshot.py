@@ -37,11 +37,11 @@ class Snapshot:
 
         `now` stands in for a missing `ts`, `new_id` for a missing `id`.
         """
-        ts, id_ = update.get("ts"), update.get("id")
+        ts, pid, id_ = update.get("ts"), update.get("pid"), update.get("id")
         return cls(
             id=new_id if id_ is None else UUID(id_),
             ts=now if ts is None else parse_ts(ts),
-            pid=update.get("pid"),
+            pid=None if pid is None else int(pid),  # 7.0 is an integer in JSON Schema
             onchain=_plain_ledger(update["onchain"]),
             onsite=_plain_ledger(update["onsite"]),
             received_at=now,

