@@ -297,7 +297,7 @@ class EmbeddedPostgres:
                 log.seek(start)
                 said = log.read().decode(errors="replace")
             reason = re.search(r"(?:FATAL|PANIC|error): *(.+)", said) or re.search(r"(.+)", said)
-            raise EmbeddedError(f"{program}: {reason[1] if reason else f'see {self._log}'}")
+            raise EmbeddedError(f"{program}: {reason[1] if reason else 'failed'}; more in {self._log}")
 
     def _open(self, name: str) -> int:
         return os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

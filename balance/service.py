@@ -25,6 +25,7 @@ from balance.writer import Busy, Writer
 T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SEQ_MAX = 2**63 - 1  # of a bigint
 LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 
 
@@ -161,10 +162,12 @@ def to_cursor(snapshot: Snapshot) -> str:
 def from_cursor(cursor: str) -> tuple[datetime, int]:
     """Read what `to_cursor` wrote; its form was checked by its schema.
 
-    Raises InvalidPayload when it names no moment.
+    Raises InvalidPayload when it names no place.
     """
-    micros, _, seq = cursor.partition("_")
+    micros, seq = map(int, cursor.split("_"))
     try:
-        return EPOCH + timedelta(microseconds=int(micros)), int(seq)
-    except OverflowError as error:
-        raise protocol.InvalidPayload("is not a cursor of this list", "cursor") from error
+        if seq <= SEQ_MAX:
+            return EPOCH + timedelta(microseconds=micros), seq
+    except OverflowError:
+        pass
+    raise protocol.InvalidPayload("is not a cursor of this list", "cursor")

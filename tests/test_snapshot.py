@@ -99,6 +99,8 @@ def test_a_cursor_names_the_place_of_its_snapshot() -> None:
         assert from_cursor(cursor) == (ts, 5)
 
 
-def test_a_cursor_beyond_time_is_refused() -> None:
+@pytest.mark.parametrize("cursor", ["-99999999999999999_1", "0_9223372036854775808"])
+def test_a_cursor_that_names_no_place_is_refused(cursor: str) -> None:
+    protocol.check("list_query", {"cursor": cursor})
     with pytest.raises(protocol.InvalidPayload, match="cursor: is not a cursor of this list"):
-        from_cursor("99999999999999999_1")
+        from_cursor(cursor)

@@ -1,0 +1,261 @@
+"""Group commit: one flush at a time, answers before broadcasts, no gap and no double in what is published.
+
+The store here is a list that can be told to wait, to fail and to lose its answer; the real one has its own tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from balance.pool import StoreUnavailable
+from balance.snapshot import Snapshot
+from balance.store import Appended, Position
+from balance.writer import Busy, Writer
+
+NOW = datetime(2025, 11, 7, tzinfo=UTC)
+EPOCH = uuid4()
+
+
+def snapshot(id_: UUID | None = None) -> Snapshot:
+    return Snapshot(id_ or uuid4(), NOW, None, {"rlb": 1, "usdt": 1}, {"rlb": 1, "usd": 1}, NOW)
+
+
+class FakeStore:
+    """A feed in memory."""
+
+    def __init__(self) -> None:
+        self.epoch = EPOCH
+        self.rows: list[Snapshot] = []
+        self.groups: list[int] = []  # the size of each append
+        self.go = threading.Event()
+        self.go.set()
+        self.before: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None
+        self.after: Callable[[], None] = lambda: None
+
+    def append(self, snapshots: Sequence[Snapshot]) -> Appended:
+        self.groups.append(len(snapshots))
+        assert self.go.wait(10)
+        self.before(snapshots)
+        known = {row.id: row for row in self.rows}
+        fresh = set()
+        for one in snapshots:
+            if one.id not in known:
+                known[one.id] = one.at(len(self.rows) + 1)
+                self.rows.append(known[one.id])
+                fresh.add(known[one.id].seq)
+        self.after()
+        return Appended(self.epoch, [known[one.id] for one in snapshots], fresh)
+
+    def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
+        return self.rows[after:up_to][:limit]
+
+
+class Rig:
+    """A writer, its store and what it published."""
+
+    def __init__(self, thread: ThreadPoolExecutor) -> None:
+        self.thread = thread
+        self.store = FakeStore()
+        self.published: list[int] = []
+
+    def writer(self, *, batch_max: int = 100, waiting_max: int = 1000, save_ms_max: int = 5000) -> Writer:
+        made = Writer(
+            self.store,
+            self.thread,
+            lambda snapshots: self.published.extend(one.seq for one in snapshots),
+            batch_max=batch_max,
+            waiting_max=waiting_max,
+            save_ms_max=save_ms_max,
+        )
+        made.start(Position(EPOCH, 0))
+        return made
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with ThreadPoolExecutor(1) as thread:
+        rig = Rig(thread)
+        yield rig
+        rig.store.go.set()
+
+
+@pytest.mark.gen_test
+async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    saves = [asyncio.ensure_future(writer.save(snapshot()))]
+    while not rig.store.groups:
+        await asyncio.sleep(0)
+    saves += [asyncio.ensure_future(writer.save(snapshot())) for _ in range(50)]
+    await asyncio.sleep(0)
+    rig.store.go.set()
+    results = await asyncio.gather(*saves)
+    assert rig.store.groups == [1, 50]
+    assert [stored.seq for stored, _ in results] == list(range(1, 52))
+    await writer.drain(5)
+    assert rig.published == list(range(1, 52))
+
+
+@pytest.mark.gen_test
+async def test_a_group_is_no_larger_than_its_bound(rig: Rig) -> None:
+    writer = rig.writer(batch_max=20)
+    await asyncio.gather(*[writer.save(snapshot()) for _ in range(50)])
+    assert rig.store.groups == [20, 20, 10]
+
+
+@pytest.mark.gen_test
+async def test_each_sender_is_answered_before_his_snapshot_is_published(rig: Rig) -> None:
+    writer = rig.writer()
+    seen: list[str] = []
+    writer._publish = lambda snapshots: seen.extend(f"published {one.seq}" for one in snapshots)
+
+    async def send() -> None:
+        stored, _ = await writer.save(snapshot())
+        seen.append(f"answered {stored.seq}")
+
+    await asyncio.gather(*[send() for _ in range(3)])
+    await writer.drain(5)
+    assert seen == [f"{what} {seq}" for what in ("answered", "published") for seq in (1, 2, 3)]
+
+
+@pytest.mark.gen_test
+async def test_over_the_bound_a_save_is_refused_at_once(rig: Rig) -> None:
+    writer = rig.writer(waiting_max=2)
+    rig.store.go.clear()
+    taken = [asyncio.ensure_future(writer.save(snapshot())) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await writer.save(snapshot())
+    rig.store.go.set()
+    await asyncio.gather(*taken)
+    await writer.save(snapshot())
+
+
+@pytest.mark.gen_test
+async def test_while_the_store_hangs_every_save_is_answered_in_time_and_room_is_made(rig: Rig) -> None:
+    writer = rig.writer(batch_max=1, waiting_max=3, save_ms_max=50)
+    rig.store.go.clear()
+    for _ in range(3):
+        answers = await asyncio.gather(*[writer.save(snapshot()) for _ in range(2)], return_exceptions=True)
+        assert all(isinstance(answer, StoreUnavailable | Busy) for answer in answers)
+    rig.store.go.set()
+    while True:
+        try:
+            await writer.save(snapshot())
+            break
+        except (StoreUnavailable, Busy):
+            await asyncio.sleep(0)
+    await writer.drain(5)
+    assert rig.published == list(range(1, len(rig.store.rows) + 1))
+
+
+@pytest.mark.gen_test
+async def test_what_was_committed_but_not_acknowledged_is_published_with_the_next_save(rig: Rig) -> None:
+    writer = rig.writer()
+    await writer.save(snapshot())
+
+    def lose_the_answer() -> None:
+        raise StoreUnavailable("connection lost in COMMIT")
+
+    rig.store.after = lose_the_answer
+    lost = snapshot()
+    with pytest.raises(StoreUnavailable):
+        await writer.save(lost)
+    rig.store.after = lambda: None
+    stored, fresh = await writer.save(lost)
+    assert (stored.seq, fresh) == (2, False)
+    await writer.save(snapshot())
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3]
+
+
+@pytest.mark.gen_test
+async def test_what_another_process_saved_is_published_in_its_place(rig: Rig) -> None:
+    writer = rig.writer()
+    await writer.save(snapshot())
+    rig.store.rows += [snapshot().at(seq) for seq in range(2, 3000)]
+    await writer.save(snapshot())
+    await writer.drain(5)
+    assert rig.published == list(range(1, 3001))
+
+
+@pytest.mark.gen_test
+async def test_two_of_one_id_in_one_group_are_one_snapshot_published_once(rig: Rig) -> None:
+    writer = rig.writer()
+    same = uuid4()
+    results = await asyncio.gather(*[writer.save(snapshot(same)) for _ in range(3)])
+    assert [(stored.seq, fresh) for stored, fresh in results] == [(1, True), (1, False), (1, False)]
+    await writer.drain(5)
+    assert rig.published == [1]
+
+
+@pytest.mark.gen_test
+async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: Rig) -> None:
+    writer = rig.writer()
+    poison = snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if poison.id in [one.id for one in snapshots]:
+            raise ValueError("not for this table")
+
+    rig.store.before = refuse
+    group = [snapshot(), poison, snapshot()]
+    results = await asyncio.gather(*[writer.save(one) for one in group], return_exceptions=True)
+    assert isinstance(results[1], ValueError)
+    await writer.drain(5)
+    assert [row.id for row in rig.store.rows] == [group[0].id, group[2].id]
+    assert rig.published == [1, 2]
+
+
+@pytest.mark.expects_log("the feed is another one now")
+@pytest.mark.gen_test
+async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -> None:
+    writer = rig.writer()
+    await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
+    rig.store.epoch, rig.store.rows = uuid4(), []
+    await writer.save(snapshot())
+    await writer.drain(5)
+    assert writer.position == Position(rig.store.epoch, 1)
+    assert rig.published == [1, 2, 3, 4, 5, 1]
+
+
+@pytest.mark.gen_test
+async def test_before_the_database_is_known_and_after_the_end_nothing_is_taken_in(rig: Rig) -> None:
+    writer = rig.writer()
+    await writer.drain(1)
+    with pytest.raises(StoreUnavailable, match="stopping"):
+        await writer.save(snapshot())
+    writer = Writer(rig.store, rig.thread, lambda snapshots: None, batch_max=1, waiting_max=1, save_ms_max=100)
+    with pytest.raises(StoreUnavailable, match="not there yet"):
+        await writer.save(snapshot())
+
+
+@pytest.mark.gen_test
+async def test_at_the_end_what_was_taken_in_is_answered_and_published_first(rig: Rig) -> None:
+    writer = rig.writer(batch_max=1)
+    saves = [asyncio.ensure_future(writer.save(snapshot())) for _ in range(5)]
+    await asyncio.sleep(0)
+    await writer.drain(5)
+    assert [(await save)[0].seq for save in saves] == [1, 2, 3, 4, 5] == rig.published
+
+
+@pytest.mark.gen_test
+async def test_a_sender_that_gave_up_does_not_stop_the_others(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    first = asyncio.ensure_future(writer.save(snapshot()))
+    second = asyncio.ensure_future(writer.save(snapshot()))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    rig.store.go.set()
+    assert (await second)[1]
+    await writer.drain(5)
+    assert rig.published == [row.seq for row in rig.store.rows]
