@@ -220,14 +220,17 @@ class EmbeddedPostgres:
 
     def _stop_server(self) -> None:
         with self._opened("server.lock") as lock:
+            lines = self._postmaster_lines()
             for mode, seconds in (("fast", STOP_FAST_S_MAX), ("immediate", STOP_IMMEDIATE_S_MAX)):
                 if _try_lock(lock):
-                    return
+                    break
                 with suppress(EmbeddedError):
                     self._run("pg_ctl", "stop", "-w", "-s", "-m", mode, "-t", str(seconds))
                     _wait_for_lock(lock, 1)  # pg_ctl looks at a file, which goes a moment before the process
             if not _try_lock(lock):
                 raise EmbeddedError("the server does not stop")
+            with suppress(OSError, IndexError):
+                os.rmdir(lines[4])  # the private one of _socket_folder is empty now; PGDATA never is
 
     def _ensure_database(self) -> None:
         lines = self._postmaster_lines()

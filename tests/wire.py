@@ -25,7 +25,7 @@ from protocol import dumps, loads
 PATH = "/api/socket.io"
 SEPARATOR = "\x1e"  # between the frames of one polling body
 WAIT_S = 5.0
-NARROW_BYTES = 4096  # the receive buffer of a client that has stopped reading
+NARROW_BYTES, WIDE_BYTES = 4096, 1_000_000  # the receive buffer of a client that has stopped reading, and else
 
 
 class Dropped(Exception):
@@ -63,9 +63,7 @@ class _Client:
         raise NotImplementedError
 
     @classmethod
-    async def connect(
-        cls, base_url: str, auth: Any = None, *, await_connected: bool = True, **options: Any
-    ) -> Self:
+    async def connect(cls, base_url: str, auth: Any = None, *, await_connected: bool = True, **options: Any) -> Self:
         """Connect to the main namespace. Raises HTTPClientError, or Refused on a CONNECT_ERROR.
 
         `options` are those of `open`. Unless `await_connected` is False, the next packet must be the event
@@ -151,6 +149,10 @@ class _Client:
         async with asyncio.timeout(timeout):
             return await asyncio.shield(self.closed)
 
+    def waiting(self) -> int:
+        """How many frames have come and were not taken yet; after the end of the connection one more."""
+        return self._frames.qsize()
+
     async def expect_silence(self, seconds: float) -> None:
         """Check that no frame comes for so long and that the connection stays open."""
         with suppress(TimeoutError):
@@ -163,8 +165,10 @@ class _Client:
                 await self.send_raw("3")
         elif isinstance(frame, str) and frame.startswith("43"):
             digits = frame[2 : frame.index("[")]
-            answer = self._answers.pop(int(digits))
-            if not answer.done():
+            answer = self._answers.pop(int(digits), None)
+            if answer is None:
+                self._frames.put_nowait(frame)  # nobody asked for it: whoever expects an event will see it
+            elif not answer.done():
                 answer.set_result(loads(frame[2 + len(digits) :]))
         elif frame != "6":  # NOOP only ends a poll
             self._frames.put_nowait(frame)
@@ -226,7 +230,8 @@ class SocketClient(_Client):
         self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BYTES)
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read from now on."""
+        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE_BYTES)
         self._reader = asyncio.create_task(self._read())
 
     async def close(self) -> None:
@@ -256,13 +261,13 @@ class SocketClient(_Client):
 class PollingClient(_Client):
     """A client over HTTP long polling: one GET always waiting, one POST at a time."""
 
-    _reader: asyncio.Task[None]
-
     def __init__(self, base_url: str, path: str, headers: dict[str, str] | None, answer_pings: bool) -> None:
         super().__init__(answer_pings)
         self.http = Http(headers)
         self.url = f"{base_url}{path}/?EIO=4&transport=polling"
+        self.polls = 0  # answered so far
         self._posting = asyncio.Lock()
+        self._reader: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -276,7 +281,7 @@ class PollingClient(_Client):
     ) -> Self:
         """Make an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused.
 
-        With `poll` False nothing is polled until `start_polling`.
+        With `poll` False the caller polls, by `poll` or `start_polling`.
         """
         client = cls(base_url, path, headers, answer_pings)
         try:
@@ -299,6 +304,17 @@ class PollingClient(_Client):
         """Keep one GET waiting from now on."""
         self._reader = asyncio.create_task(self._read())
 
+    async def poll(self) -> None:
+        """Send one GET and take what it brings. Raises HTTPClientError."""
+        response = await self.http.fetch(self.url, timeout=60)
+        response.rethrow()
+        self.polls += 1
+        for frame in response.body.decode().split(SEPARATOR):
+            if frame == "1":
+                self._end(None)
+            elif frame:
+                await self._receive(frame)
+
     async def send_raw(self, frame: str | bytes) -> None:
         response = await self.post(frame)
         if response.code != 200:
@@ -316,22 +332,15 @@ class PollingClient(_Client):
                 await self.post("1", timeout=1)
         self._end(None)
         self.http.close()
-        if hasattr(self, "_reader"):
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        if self._reader:
+            # Its request fails by the cut; cancelled before, Tornado would log that nobody heard the failure.
+            await asyncio.wait([self._reader], timeout=1)
 
     async def _read(self) -> None:
-        while not self.closed.done():
-            try:
-                response = await self.http.fetch(self.url, timeout=60)
-                response.rethrow()
-                for frame in response.body.decode().split(SEPARATOR):
-                    if frame == "1":
-                        self._end(None)
-                    elif frame:
-                        await self._receive(frame)
-            except (HTTPClientError, OSError):
-                self._end(None)
+        with suppress(HTTPClientError, OSError):
+            while not self.closed.done():
+                await self.poll()
+        self._end(None)
 
 
 class Http:

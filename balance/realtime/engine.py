@@ -5,13 +5,14 @@ Each session has an outbox with a bound in bytes, and who does not read is cut o
 a client, or does not answer the heartbeat, is ended by one sweep for all.
 
 Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`;
-`AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`; `WebSocket.tornado_handler`.
+`AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`, `._send_ping`; `WebSocket.tornado_handler`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,12 @@ import engineio
 from engineio.async_drivers import tornado as driver
 from engineio.async_socket import AsyncSocket
 from engineio.exceptions import EngineIOError
-from engineio.packet import Packet
+from engineio.packet import PING, Packet
 from engineio.payload import Payload
 from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
+
+import protocol
 
 if TYPE_CHECKING:
     from balance.realtime.handler import EngineHandler
@@ -40,17 +43,28 @@ class Outbox(asyncio.Queue[Packet | None]):
     def _init(self, maxsize: int) -> None:
         super()._init(maxsize)
         self.unsent_bytes = 0
+        self._ended = False
 
     def _put(self, item: Packet | None) -> None:
         super()._put(item)
         if item is not None:
             self.unsent_bytes += len(item.encode())
 
-    def clear(self) -> None:
-        """Forget what waits."""
+    async def get(self) -> Packet | None:
+        """Wait for the next packet. Raises TimeoutError, as the library expects it, when the session has ended."""
+        item = await super().get()
+        if item is None and self._ended:
+            raise TimeoutError
+        return item
+
+    def end(self) -> None:
+        """Forget what waits, and end the poll that waits for more; it is answered by an error, so that every client
+        knows its session to be lost and makes a new one."""
+        self._ended = True
         while not self.empty():
             self.get_nowait()
         self.unsent_bytes = 0
+        self.put_nowait(None)
 
     def settle(self) -> None:
         """Count anew, after a poll has taken packets along."""
@@ -80,7 +94,8 @@ class Transport(driver.WebSocket):
                 await written
         except (WebSocketClosedError, StreamClosedError) as error:
             raise EngineIOError from error
-        self._client.queue.unsent_bytes -= len(message)
+        if self._client.upgraded:  # else it is the answer to a probe, which was not queued
+            self._client.queue.unsent_bytes -= len(message)
 
 
 class Engine(engineio.AsyncServer):
@@ -95,6 +110,7 @@ class Engine(engineio.AsyncServer):
         self._sweeper: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self.websockets: dict[str, EngineHandler] = {}  # by session
+        self._next_ping: dict[str, float] = {}  # by session, where no answer to the last one is awaited
         self.nameless: dict[str, float] = {}  # sessions that have not sent CONNECT, and since when
         self.evictions = 0
 
@@ -128,10 +144,32 @@ class Engine(engineio.AsyncServer):
             if client.sid in self.websockets:
                 self.websockets[client.sid].abort()
             return
-        client.queue.clear()
-        task = asyncio.ensure_future(client.close(wait=False, abort=False, reason=reason))
+        task = asyncio.ensure_future(client.close(wait=False, abort=True, reason=reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    def start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Start a task as the library asks, but for the next heartbeat, which the sweep sends.
+
+        The library would have a task per client sleep towards it, and sleep on when the client has gone.
+        """
+        if getattr(target, "__func__", None) is not AsyncSocket._send_ping:
+            return super().start_background_task(target, *args, **kwargs)
+        self._next_ping[target.__self__.sid] = time.time() + self.ping_interval
+        return None
+
+    def forget(self, sid: str) -> None:
+        """Drop what is kept for a session that has ended, and end its poll."""
+        if sid in self.sockets and not self.sockets[sid].upgraded:
+            self.sockets[sid].queue.end()
+        self.nameless.pop(sid, None)
+        self._next_ping.pop(sid, None)
+
+    def _bad_request(self, message: str | None = None) -> dict[str, Any]:
+        # What the library refuses by itself: a poll whose session ends.
+        error = protocol.InvalidPayload("this session is unknown or has ended", "sid")
+        body = protocol.dumps(error.body()).encode()
+        return {"status": "400 Bad Request", "headers": [("Content-Type", "application/json")], "response": body}
 
     def start(self) -> None:
         """Begin to end the sessions of clients that are gone or never became one."""
@@ -148,6 +186,10 @@ class Engine(engineio.AsyncServer):
                 self.end(client, self.reason.PING_TIMEOUT)
             elif now - self.nameless.get(sid, now) > self._connect_s_max:
                 self.end(client)
+            elif now >= self._next_ping.get(sid, math.inf):
+                del self._next_ping[sid]
+                client.last_ping = now
+                self.deliver(sid, Packet(PING))
 
     async def close(self, seconds_max: float) -> None:
         """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""

@@ -169,6 +169,11 @@ class EngineHandler(Answers, WebSocketHandler):
         if self.iostream is not None:
             self.iostream.close()
 
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self.client is not None and self.iostream is None and self.request.method == "GET":
+            self.server.eio.end(self.client)  # its poll broke off; what the poll took with it is lost
+
     def on_close(self) -> None:
         self._inbox.put_nowait(None)
         self._make_room()

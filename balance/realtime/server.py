@@ -71,7 +71,7 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
-        self.eio.nameless.pop(eio_sid, None)
+        self.eio.forget(eio_sid)
         self._in_flight.pop(eio_sid, None)
         self._make_room(eio_sid)
 
