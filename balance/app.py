@@ -22,7 +22,7 @@ from balance.pool import Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store
-from balance.web import Origins, log_request
+from balance.web import DISCARD_BYTES_MAX, Origins, log_request
 from balance.writer import Writer
 
 log = logging.getLogger("balance.app")
@@ -72,7 +72,8 @@ class App:
             self._routes(),
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
-            max_body_size=config.frame_bytes_max,
+            max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
+            body_timeout=30,
             idle_connection_timeout=75,  # a keep-alive connection that nobody uses
         )
         self._opening: asyncio.Task[None] | None = None
@@ -86,6 +87,7 @@ class App:
             "origins": origins,
             "is_ready": lambda: self.service.position is not None and not self._stopping,
             "watchers_max": self._config.watchers_max,
+            "body_bytes_max": self._config.frame_bytes_max,
         }
         return Application(
             [
@@ -147,9 +149,15 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
-        self._saver.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self._close_store)
+
+    def _close_store(self) -> None:
+        threads = (self._saver, self._readers)
+        for executor in threads:
+            executor.shutdown(wait=False, cancel_futures=True)
+        self.store.close()  # which ends what a thread still waits for
+        for executor in threads:
+            executor.shutdown(wait=True)
 
 
 def _socket_server(config: Config) -> SocketServer:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tornado.web import stream_request_body
-
 import protocol
 from balance.service import Service
 from balance.web import Answers, Origins
@@ -17,25 +15,18 @@ WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
 
-@stream_request_body
 class RestHandler(Answers):
-    """A route: may this page call, by this method; and no more of a body is kept than it may have."""
+    """A route: may this page call, and by this method."""
 
     def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
         self.service = service
         self.origins = origins
         self.body_bytes_max = body_bytes_max
-        self.body = bytearray()
 
     def prepare(self) -> None:
         self.check_caller()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
-
-    def data_received(self, chunk: bytes) -> None:
-        # What goes over is read and thrown away, so that the sender, who reads only then, gets the answer.
-        if len(self.body) <= self.body_bytes_max:
-            self.body += chunk
 
     def read_json(self) -> Any:
         """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
@@ -47,9 +38,7 @@ class RestHandler(Answers):
             raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
-        if len(self.body) > self.body_bytes_max:
-            raise protocol.PayloadTooLarge(f"is larger than {self.body_bytes_max} bytes", "payload")
-        return protocol.loads(bytes(self.body))
+        return protocol.loads(self.read_body())
 
     async def options(self, *_ignored: str) -> None:
         self.answer_preflight()

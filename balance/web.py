@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.httputil import HTTPInputError
-from tornado.web import HTTPError, MissingArgumentError, RequestHandler
+from tornado.httputil import HTTPInputError, HTTPServerRequest
+from tornado.web import Application, HTTPError, MissingArgumentError, RequestHandler, stream_request_body
 
 import protocol
 
@@ -21,6 +21,7 @@ log = logging.getLogger("balance.web")
 EXPOSED = "Location, Retry-After"
 ALLOWED_HEADERS = "Content-Type"
 PREFLIGHT_S = "600"
+DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Origins:
@@ -53,11 +54,31 @@ def _is_loopback(hostname: str | None) -> bool:
         return False
 
 
+@stream_request_body
 class Answers(RequestHandler):
     """A handler whose every answer, refusal or not, has the service's one shape."""
 
     origins: Origins
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
+    body_bytes_max: int
+
+    def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
+        self._body = bytearray()
+        super().__init__(application, request, **arguments)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep no more of a body than it may have.
+
+        The rest is read and thrown away, up to DISCARD_BYTES_MAX: the sender reads its answer only after that.
+        """
+        if len(self._body) <= self.body_bytes_max:
+            self._body += chunk
+
+    def read_body(self) -> bytes:
+        """Give the whole body. Raises PayloadTooLarge."""
+        if len(self._body) > self.body_bytes_max:
+            raise protocol.PayloadTooLarge(f"is larger than {self.body_bytes_max} bytes", "payload")
+        return bytes(self._body)
 
     def check_caller(self) -> None:
         """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""

@@ -32,7 +32,7 @@ class _Found(NamedTuple):
 
 _FIRST = ("additionalProperties", "required", "type")
 _NEST_MAX = 8  # deeper than any payload of ours
-_DIGITS_MAX = 64
+_DIGITS_MAX = 256
 # Each costs up to 0.1 ms, and 16 kB can hold thousands. A request with so many has too many fields, which is
 # found before what is wrong with each.
 _ERRORS_MAX = 256

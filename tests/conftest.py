@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +25,15 @@ from balance.embedded import EmbeddedPostgres
 from balance.migrate import migrate
 from tests.running import Database, Process, Service
 
+
 MakeService = Callable[..., Awaitable[Service]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each run a folder of its own: two runs of root would else take the embedded server's from each other."""
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

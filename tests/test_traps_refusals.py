@@ -44,7 +44,7 @@ UNACCEPTABLE = {
 }
 
 
-@pytest.mark.parametrize("query, headers, _", UNACCEPTABLE.values(), ids=UNACCEPTABLE)
+@pytest.mark.parametrize(("query", "headers", "_"), UNACCEPTABLE.values(), ids=UNACCEPTABLE)
 async def test_t1_stock_leaves_a_refused_websocket_open_and_hoards_what_it_sends(query, headers, _):
     async with stock() as server:
         connection = await open_websocket(server.url, query=query, headers=headers)
@@ -57,7 +57,7 @@ async def test_t1_stock_leaves_a_refused_websocket_open_and_hoards_what_it_sends
         connection.close()
 
 
-@pytest.mark.parametrize("query, headers, status", UNACCEPTABLE.values(), ids=UNACCEPTABLE)
+@pytest.mark.parametrize(("query", "headers", "status"), UNACCEPTABLE.values(), ids=UNACCEPTABLE)
 async def test_t1_a_refused_websocket_gets_an_http_status_and_the_error_body(make_service, query, headers, status):
     service = await make_service()
     told, body = await refusal_of_websocket(service.url, query=query, headers=headers)
@@ -79,7 +79,7 @@ async def test_t1_a_refused_polling_request_gets_the_same_error_body(make_servic
 
 
 @pytest.mark.parametrize(
-    "allowed, statuses",
+    ("allowed", "statuses"),
     [(["*"], (200, 403)), ([], (200, 403)), (lambda origin: True, (200, 500)), (None, (400, 101))],
     ids=["list-of-star", "empty-list", "callable", "none"],
 )
@@ -217,7 +217,8 @@ async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
 async def test_t15_a_version_2_client_is_told_that_it_can_not_connect(make_service, packages, transports):
     service = await make_service()
     ((what, message),) = await talk(service.url, "socket.io-client-2", transports)
-    assert what == "connect_error" and message
+    assert what == "connect_error"
+    assert message
 
 
 @pytest.mark.gen_test(timeout=15)
@@ -227,8 +228,10 @@ async def test_t15_ping_and_pong_are_events_like_any_other(make_service, package
     service = await make_service()
     connect, connected, pong = await talk(service.url, package, transports)
     assert connect == ["connect"]
-    assert connected[0] == "connected" and connected[1]["message"] == "Connected to balance snapshot server"
-    assert pong[0] == "pong" and pong[1]["timestamp"].endswith("Z")
+    assert connected[0] == "connected"
+    assert connected[1]["message"] == "Connected to balance snapshot server"
+    assert pong[0] == "pong"
+    assert pong[1]["timestamp"].endswith("Z")
 
 
 # T18 -----------------------------------------------------------------------------------------------------
@@ -323,7 +326,11 @@ async def session_from(server: Stock, source_ip: str, headers: dict[str, str]) -
 
 async def test_t21_stock_believes_that_every_client_is_local_and_any_forwarded_header():
     async with stock() as server:
-        forwarded = {"X-Forwarded-Proto": "gopher", "X-Forwarded-Host": "evil.example", "Origin": "gopher://evil.example"}
+        forwarded = {
+            "X-Forwarded-Proto": "gopher",
+            "X-Forwarded-Host": "evil.example",
+            "Origin": "gopher://evil.example",
+        }
         environ = await session_from(server, "127.0.0.2", forwarded)
         assert environ["REMOTE_ADDR"] == "127.0.0.1"
         assert environ["tornado.handler"].request.remote_ip == "127.0.0.2"

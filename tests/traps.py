@@ -12,8 +12,9 @@ import gc
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 
@@ -30,15 +31,16 @@ from tornado.web import Application
 
 from tests.wire import PATH, open_websocket
 
-UPDATE = {
+UPDATE: dict[str, Any] = {
     "ts": "2025-11-07T00:45:08.603Z",
     "pid": 1132978,
     "onchain": {"rlb": 100074, "usdt": 7656},
     "onsite": {"rlb": 101132, "usd": 7646},
 }
-SILENT = logging.getLogger("stock")
-SILENT.propagate = False
-SILENT.addHandler(logging.NullHandler())
+# 9 kB of update: 60 assets more in each ledger, of 60 digits each.
+LARGE = {f"asset{n}": Decimal("0." + "1" * 59) for n in range(60)}
+LARGE_UPDATE = {**UPDATE, "onchain": {**UPDATE["onchain"], **LARGE}, "onsite": {**UPDATE["onsite"], **LARGE}}
+LOGGER = logging.getLogger("stock")  # of the libraries in the stock server; kept like Tornado's and asyncio's
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Stock:
     sio: socketio.AsyncServer
     http: HTTPServer
     handlers: list[Any]  # Tornado's, one a request, as they came
-    log: list[logging.LogRecord]  # what asyncio and Tornado complained of
+    log: list[logging.LogRecord]  # what it, Tornado and asyncio complained of
 
     def one_engine_socket(self) -> Any:
         """Return the only Engine.IO session."""
@@ -65,10 +67,8 @@ async def stock(
     events: Events | None = None, http: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[Stock]:
     """Run a stock server; `options` go to AsyncServer, `http` to HTTPServer, `events` may set more handlers."""
-    with _as_shipped(), records_of("asyncio") as log, records_of("tornado") as more_log:
-        sio = socketio.AsyncServer(
-            async_mode="tornado", **{"logger": SILENT, "engineio_logger": SILENT, **options}
-        )
+    with _as_shipped(), records_of("asyncio", "tornado", "stock") as log:
+        sio = socketio.AsyncServer(async_mode="tornado", **{"logger": LOGGER, "engineio_logger": LOGGER, **options})
         _handle_events(sio)
         if events:
             events(sio)
@@ -87,7 +87,6 @@ async def stock(
             yield running
         finally:
             await _end(running, before)
-            log.extend(more_log)
 
 
 async def _end(server: Stock, before: set[asyncio.Task[Any]]) -> None:
@@ -130,21 +129,19 @@ def _as_shipped() -> Iterator[None]:
 
 
 @contextmanager
-def records_of(name: str, level: int = logging.WARNING) -> Iterator[list[logging.LogRecord]]:
-    """Collect what a logger and those below it write, and keep it from everyone else."""
+def records_of(*names: str, level: int = logging.WARNING) -> Iterator[list[logging.LogRecord]]:
+    """Collect what these loggers and those below them write, and keep it from everyone else."""
     kept: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = kept.append  # type: ignore[method-assign]
-    logger = logging.getLogger(name)
-    before = logger.level
-    with patch.multiple(logger, propagate=False, handlers=[handler]):
-        logger.setLevel(level)
-        try:
-            yield kept
-        finally:
-            # An exception that nobody retrieved is reported when its task is collected.
-            gc.collect()
-            logger.setLevel(before)
+    with ExitStack() as stack:
+        for name in names:
+            logger = logging.getLogger(name)
+            stack.enter_context(patch.multiple(logger, propagate=False, handlers=[handler]))
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
+        stack.callback(gc.collect)  # a task's exception that nobody retrieved is reported when it is collected
+        yield kept
 
 
 async def refusal_of_websocket(url: str, **options: Any) -> tuple[int, bytes]:
@@ -152,7 +149,8 @@ async def refusal_of_websocket(url: str, **options: Any) -> tuple[int, bytes]:
     try:
         connection = await open_websocket(url, **options)
     except HTTPClientError as refused:
-        assert refused.response is not None, f"no answer: {refused}"
+        if refused.response is None:
+            raise
         return refused.code, refused.response.body
     connection.close()
     raise AssertionError("the WebSocket was accepted")
@@ -162,7 +160,8 @@ def check_error(body: bytes | dict[str, Any], code: str | None = None) -> None:
     """Check that this is the one shape of every refusal, and its code if one is given."""
     told = json.loads(body) if isinstance(body, bytes) else body
     assert told["success"] is False, told
-    assert isinstance(told["error"], str) and told["error"], told
+    assert isinstance(told["error"], str), told
+    assert told["error"], told
     assert isinstance(told["code"], str), told
     assert code is None or told["code"] == code, told
 
@@ -172,4 +171,3 @@ async def until(true: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0)
-

@@ -8,7 +8,6 @@ server's heartbeat by themselves and hand over everything else in the order it c
 from __future__ import annotations
 
 import asyncio
-import socket
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any, Self
@@ -25,7 +24,6 @@ from protocol import dumps, loads
 PATH = "/api/socket.io"
 SEPARATOR = "\x1e"  # between the frames of one polling body
 WAIT_S = 5.0
-NARROW_BYTES, WIDE_BYTES = 4096, 1_000_000  # the receive buffer of a client that has stopped reading, and else
 
 
 class Dropped(Exception):
@@ -227,11 +225,9 @@ class SocketClient(_Client):
         """Take nothing more from the network, so that what the server sends piles up on its side."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BYTES)
 
     def resume_reading(self) -> None:
         """Read from now on."""
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WIDE_BYTES)
         self._reader = asyncio.create_task(self._read())
 
     async def close(self) -> None:
@@ -245,6 +241,10 @@ class SocketClient(_Client):
     def drop(self) -> None:
         """Cut the TCP connection without a word, as a client that loses its network."""
         self._stream.close()
+        if self._connection.protocol is not None:
+            self._connection.protocol.client_terminated = True  # so that Tornado's reader takes no more of its buffer
+        while self._connection.read_queue.qsize():  # it may wait for room in this
+            self._connection.read_queue.get_nowait()
         self._connection.close()  # a second word to Tornado, whose client warns of connections left open
         self._end(None)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import struct
 import time
-from collections.abc import Iterable
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import engineio
@@ -24,7 +25,6 @@ from engineio.exceptions import EngineIOError
 from engineio.packet import PING, Packet
 from engineio.payload import Payload
 from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketClosedError
 
 import protocol
 
@@ -34,46 +34,77 @@ if TYPE_CHECKING:
 log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
+GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 
 
-class Outbox(asyncio.Queue[Packet | None]):
-    """What waits to be sent to one client, and how many bytes that is."""
+class Outbox:
+    """What waits to be sent to one client, and how many bytes that is.
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
+    Has those methods of asyncio.Queue that the library calls. `get` gives a future, since for a coroutine the
+    library's `wait_for` would make a task for each client and packet.
+    """
+
+    def __init__(self) -> None:
         self.unsent_bytes = 0
+        self._packets: deque[Packet | None] = deque()
+        self._getter: asyncio.Future[Packet | None] | None = None
         self._ended = False
 
-    def _put(self, item: Packet | None) -> None:
-        super()._put(item)
-        if item is not None:
-            self.unsent_bytes += len(item.encode())
+    def put_nowait(self, packet: Packet | None) -> None:
+        """Add a packet; None ends the writer of a WebSocket."""
+        if packet is not None:
+            self.unsent_bytes += len(packet.encode())
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(packet)
+        else:
+            self._packets.append(packet)
 
-    async def get(self) -> Packet | None:
-        """Wait for the next packet. Raises TimeoutError, as the library expects it, when the session has ended."""
-        item = await super().get()
-        if item is None and self._ended:
-            raise TimeoutError
-        return item
+    async def put(self, packet: Packet | None) -> None:
+        """Add a packet; never waits."""
+        self.put_nowait(packet)
+
+    def get(self) -> asyncio.Future[Packet | None]:
+        """Give the next packet when there is one, or TimeoutError, as the library knows it, when there will be none."""
+        getter: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
+        if self._ended:
+            getter.set_exception(TimeoutError())
+        elif self._packets:
+            getter.set_result(self._packets.popleft())
+        else:
+            self._getter = getter
+        return getter
+
+    def get_nowait(self) -> Packet | None:
+        """Give the next packet. Raises asyncio.QueueEmpty."""
+        if not self._packets:
+            raise asyncio.QueueEmpty
+        return self._packets.popleft()
+
+    def task_done(self) -> None:
+        """Nobody waits for it."""
 
     def end(self) -> None:
-        """Forget what waits, and end the poll that waits for more; it is answered by an error, so that every client
-        knows its session to be lost and makes a new one."""
+        """Forget what waits, and end the poll that waits for more.
+
+        It is answered by an error, so that every client knows its session to be lost and makes a new one.
+        """
         self._ended = True
-        while not self.empty():
-            self.get_nowait()
+        self._packets.clear()
         self.unsent_bytes = 0
-        self.put_nowait(None)
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_exception(TimeoutError())
 
     def settle(self) -> None:
         """Count anew, after a poll has taken packets along."""
-        waiting: Iterable[Packet | None] = self._queue  # type: ignore[attr-defined]  # in typeshed
-        self.unsent_bytes = sum([len(item.encode()) for item in waiting if item is not None])
+        self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 
 class Transport(driver.WebSocket):
-    """One WebSocket under Engine.IO, whose `send` waits until the operating system has taken the bytes."""
+    """One WebSocket under Engine.IO, whose `send` waits until the operating system has taken the bytes.
+
+    It writes frames of its own: Tornado's `write_message` makes a task for each.
+    """
 
     def __init__(self, handler: Any, server: Any) -> None:
         super().__init__(handler, server)
@@ -88,14 +119,27 @@ class Transport(driver.WebSocket):
 
     async def send(self, message: str) -> None:
         """Send one frame. Raises EngineIOError when the client is gone."""
+        stream = self.tornado_handler.iostream
+        if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
+            raise EngineIOError
         try:
-            written = self.tornado_handler.write_message(message)
-            if self.tornado_handler.iostream.writing():
+            written = stream.write(to_frame(message))
+            if stream.writing():
                 await written
-        except (WebSocketClosedError, StreamClosedError) as error:
+        except StreamClosedError as error:
             raise EngineIOError from error
         if self._client.upgraded:  # else it is the answer to a probe, which was not queued
             self._client.queue.unsent_bytes -= len(message)
+
+
+def to_frame(message: str) -> bytes:
+    """Frame a text as a server sends it: final, unmasked, not compressed (RFC 6455, section 5.2)."""
+    data = message.encode()
+    if len(data) < 126:
+        return struct.pack("!BB", 0x81, len(data)) + data
+    if len(data) < 65_536:
+        return struct.pack("!BBH", 0x81, 126, len(data)) + data
+    return struct.pack("!BBQ", 0x81, 127, len(data)) + data
 
 
 class Engine(engineio.AsyncServer):
@@ -122,16 +166,21 @@ class Engine(engineio.AsyncServer):
         """Send as the library does, by the one way out."""
         self.deliver(sid, pkt)
 
-    def deliver(self, sid: str, pkt: Packet) -> None:
-        """Queue a packet for a client, and cut the client off if it leaves too much unread. Never waits."""
+    def deliver(self, sid: str, *packets: Packet) -> None:
+        """Queue packets for a client, or cut it off if it has left too much unread. Never waits.
+
+        What comes at once counts only when something more comes: nobody could have read it before.
+        """
         client = self.sockets.get(sid)
         if client is None or client.closed or client.closing:
             return
-        client.queue.put_nowait(pkt)
         if client.queue.unsent_bytes > self._unsent_bytes_max:
             self.evictions += 1
             log.warning("cut off client %s: %d bytes unread", sid, client.queue.unsent_bytes)
             self.end(client)
+            return
+        for packet in packets:
+            client.queue.put_nowait(packet)
 
     async def disconnect(self, sid: str | None = None) -> None:
         """End a client's session; never waits for it to take what is queued, as the library would."""
@@ -165,6 +214,9 @@ class Engine(engineio.AsyncServer):
         self.nameless.pop(sid, None)
         self._next_ping.pop(sid, None)
 
+    def _log_error_once(self, message: str, message_key: str) -> None:
+        log.debug("%s", message)  # what clients do wrong they are told; the library would log the first as an error
+
     def _bad_request(self, message: str | None = None) -> dict[str, Any]:
         # What the library refuses by itself: a poll whose session ends.
         error = protocol.InvalidPayload("this session is unknown or has ended", "sid")
@@ -197,7 +249,10 @@ class Engine(engineio.AsyncServer):
             self._sweeper.cancel()
         deadline = time.monotonic() + seconds_max
         clients = [client for client in self.sockets.values() if not client.closed]
-        while any(client.queue.unsent_bytes for client in clients) and time.monotonic() < deadline:
+        patience = min(deadline, time.monotonic() + GOODBYE_S_MAX)
+        while any(client.queue.unsent_bytes for client in clients if not client.closed):
+            if time.monotonic() > patience:
+                break
             await asyncio.sleep(0.01)
         for client in clients:
             if client.sid in self.websockets and client.upgraded:

@@ -8,9 +8,8 @@ snapshot after that place, in order.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
-
-from socketio import exceptions
 
 import protocol
 from balance.realtime.server import NAMESPACE, SocketServer
@@ -32,16 +31,10 @@ class Realtime:
         self._service = service
         server.on_joined = self._on_joined
         server.on_refused = self._on_refused
-        server.on("connect", self._on_connect)
+        server.check_auth = partial(protocol.check, "connect_auth")
         server.on("disconnect", self._on_disconnect)
         server.on(protocol.BALANCE_UPDATE, self._on_update)
         server.on(protocol.PING, self._on_ping)
-
-    async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
-        try:
-            protocol.check("connect_auth", auth)
-        except protocol.ServiceError as error:
-            raise exceptions.ConnectionRefusedError(str(error), error.body()) from error
 
     def _on_joined(self, eio_sid: str, sid: str) -> None:
         position = self._service.position

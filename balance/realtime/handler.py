@@ -33,8 +33,15 @@ class EngineHandler(Answers, WebSocketHandler):
     methods = ("GET", "POST", "OPTIONS")
 
     def initialize(
-        self, *, server: SocketServer, origins: Origins, is_ready: Callable[[], bool], watchers_max: int
+        self,
+        *,
+        server: SocketServer,
+        origins: Origins,
+        is_ready: Callable[[], bool],
+        watchers_max: int,
+        body_bytes_max: int,
     ) -> None:
+        self.body_bytes_max = body_bytes_max
         self.server = server
         self.origins = origins
         self.is_ready = is_ready
@@ -52,9 +59,7 @@ class EngineHandler(Answers, WebSocketHandler):
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
         self._check_query()
-        if self.request.method == "POST":
-            self._check_packets()
-        elif self._upgrades():
+        if self._upgrades():
             self._check_upgrade()
 
     def _upgrades(self) -> bool:
@@ -100,7 +105,7 @@ class EngineHandler(Answers, WebSocketHandler):
     def _check_packets(self) -> None:
         """Refuse a polling request that holds no packets; the library would drop all of it and answer 200."""
         try:
-            packets = self.request.body.decode().split(SEPARATOR)
+            packets = self.read_body().decode().split(SEPARATOR)
         except UnicodeDecodeError as error:
             raise protocol.MalformedJson("is not valid UTF-8", "payload") from error
         # A binary packet follows the event it belongs to, which is refused already.
@@ -120,6 +125,7 @@ class EngineHandler(Answers, WebSocketHandler):
                 self.client.queue.settle()
 
     async def post(self) -> None:
+        self._check_packets()
         await self.server.handle_request(self)
 
     async def options(self) -> None:

@@ -23,7 +23,7 @@ import protocol
 from balance.realtime.engine import Engine
 
 NAMESPACE = "/"
-ACK_ID = re.compile(r"[25](?:[0-9]+-)?(?:/[^,]*,)?([0-9]{1,15})")
+ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})")
 
 
 class Manager(socketio.AsyncManager):
@@ -43,8 +43,9 @@ class Manager(socketio.AsyncManager):
 class SocketServer(socketio.AsyncServer):
     """Socket.IO, with a bound on unanswered events and a word for whatever is wrong with a packet.
 
-    Of the events only those in `events` are handed on. `on_joined(engine_sid, sid)` is called when a client is
-    connected and has been told so; `on_refused(engine_sid, ack_id, error)` for a packet that is no such event.
+    Of the events only those in `events` are handed on. `check_auth(auth)` raises if a client may not connect;
+    `on_joined(engine_sid, sid)` is called when one is connected and has been told so, and
+    `on_refused(engine_sid, ack_id, error)` for a packet that is no event in `events`.
     """
 
     eio: Engine
@@ -58,6 +59,7 @@ class SocketServer(socketio.AsyncServer):
         self._in_flight_max = updates_in_flight_max
         self._in_flight: dict[str, int] = {}
         self._room: dict[str, asyncio.Future[None]] = {}
+        self.check_auth: Callable[[object], None] = lambda auth: None
         self.on_joined: Callable[[str, str], None] = lambda eio_sid, sid: None
         self.on_refused: Callable[[str, int | None, protocol.ServiceError], None] = lambda eio_sid, ack_id, error: None
 
@@ -66,6 +68,7 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         self.eio.nameless[eio_sid] = time.time()
+        environ["tornado.handler"].client = self.eio.sockets[eio_sid]
         # Of the request only this is kept: the rest of it would live as long as the connection.
         await super()._handle_eio_connect(eio_sid, {"REMOTE_ADDR": environ["tornado.handler"].request.remote_ip})
 
@@ -89,9 +92,9 @@ class SocketServer(socketio.AsyncServer):
                 raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
             packet = self.packet_class(encoded_packet=data)
         except protocol.ServiceError as error:
-            self.on_refused(eio_sid, _ack_id(data), error)
+            await self._refuse(eio_sid, data, error)
         except ValueError as error:  # of the library: an acknowledgement id of over 100 digits and the like
-            self.on_refused(eio_sid, None, protocol.MalformedJson(str(error), "payload"))
+            await self._refuse(eio_sid, data, protocol.MalformedJson(str(error), "payload"))
         else:
             if packet.packet_type == sio_packet.CONNECT:
                 await self._handle_connect(eio_sid, packet.namespace, packet.data)
@@ -100,6 +103,25 @@ class SocketServer(socketio.AsyncServer):
                 self.eio.nameless[eio_sid] = time.time()
             elif packet.packet_type == sio_packet.EVENT:
                 await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
+
+    async def _refuse(self, eio_sid: str, data: Any, error: protocol.ServiceError) -> None:
+        """Answer a packet that can not be read: a CONNECT by CONNECT_ERROR, anything else by way of `on_refused`."""
+        if isinstance(data, str) and data[:1] == "0":
+            await self._refuse_connect(eio_sid, None, error)
+        else:
+            self.on_refused(eio_sid, _ack_id(data), error)
+
+    async def _refuse_connect(self, eio_sid: str, namespace: str | None, error: protocol.ServiceError) -> None:
+        refusal = {"message": str(error), "data": error.body()}
+        await self._send_packet(eio_sid, self.packet_class(sio_packet.CONNECT_ERROR, refusal, namespace=namespace))
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
+        try:
+            self.check_auth(data)  # here and not in a connect handler, which is not told of `false`, `0` and `[]`
+        except protocol.ServiceError as error:
+            await self._refuse_connect(eio_sid, namespace, error)
+        else:
+            await super()._handle_connect(eio_sid, namespace, data)
 
     def _check_size(self, data: str) -> None:
         """Refuse an event whose payload has more bytes than a REST body may have."""
@@ -118,10 +140,8 @@ class SocketServer(socketio.AsyncServer):
             await self._room.setdefault(eio_sid, asyncio.get_running_loop().create_future())
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace or NAMESPACE)
         if not self.manager.is_connected(sid, namespace or NAMESPACE):
-            await self._send_packet(
-                eio_sid,
-                self.packet_class(sio_packet.CONNECT_ERROR, {"message": "not connected"}, namespace=namespace),
-            )
+            error = protocol.InvalidPayload("is not one that this client is connected to", "namespace")
+            await self._refuse_connect(eio_sid, namespace, error)
             return
         if data[0] not in self._events:  # nor may it pass for `connect`, which is the library's own
             self.on_refused(

@@ -46,8 +46,7 @@ class Watchers:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
         frames = [_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots]
         for eio_sid in tuple(self._joined):
-            for frame in frames:
-                self._engine.deliver(eio_sid, frame)
+            self._engine.deliver(eio_sid, *frames)
 
 
 def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:
