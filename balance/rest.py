@@ -11,22 +11,17 @@ from balance.web import Answers, Origins
 
 SNAPSHOTS = "/api/balance/snapshot"
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
-WHOLE_NUMBER = re.compile(r"-?[0-9]{1,15}")
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
 
 class RestHandler(Answers):
-    """A route: may this page call, and by this method."""
+    """A route of the service."""
 
     def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
         self.service = service
         self.origins = origins
         self.body_bytes_max = body_bytes_max
-
-    def prepare(self) -> None:
-        self.check_caller()
-        if self.request.method not in self.methods:
-            raise protocol.MethodNotAllowed
 
     def read_json(self) -> Any:
         """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
@@ -40,16 +35,13 @@ class RestHandler(Answers):
             raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
         return protocol.loads(self.read_body())
 
-    async def options(self, *_ignored: str) -> None:
-        self.answer_preflight()
-
 
 class SnapshotsHandler(RestHandler):
     """`/api/balance/snapshot`: save one, list many."""
 
     methods = ("GET", "HEAD", "POST", "OPTIONS")
 
-    async def post(self) -> None:
+    async def on_post(self) -> None:
         saved = await self.service.save(self.read_json())
         body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
         self.set_header("Location", f"{SNAPSHOTS}/{saved.snapshot.id}")
@@ -58,7 +50,7 @@ class SnapshotsHandler(RestHandler):
         else:
             self.answer(body, 201)
 
-    async def get(self) -> None:
+    async def on_get(self, *_path: str) -> None:
         page = await self.service.list(self._read_query())
         pagination = {
             "limit": page.limit,
@@ -70,15 +62,16 @@ class SnapshotsHandler(RestHandler):
         data = [snapshot.to_wire() for snapshot in page.snapshots]
         self.answer({"success": True, "data": data, "pagination": pagination})
 
-    head = get
-
     def _read_query(self) -> dict[str, Any]:
         """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""
         query: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
                 raise protocol.InvalidPayload("is given more than once", name)
-            text = self.decode_argument(values[0], name)
+            try:
+                text = values[0].decode()
+            except UnicodeDecodeError as error:
+                raise protocol.InvalidPayload("is not valid UTF-8", name) from error
             query[name] = int(text) if name in NUMBERS and WHOLE_NUMBER.fullmatch(text) else text
         return query
 
@@ -86,18 +79,16 @@ class SnapshotsHandler(RestHandler):
 class SnapshotHandler(RestHandler):
     """`/api/balance/snapshot/{id}`: read one."""
 
-    async def get(self, id_: str) -> None:
-        snapshot = await self.service.find(id_)
+    async def on_get(self, *path: str) -> None:
+        snapshot = await self.service.find(path[0])
         self.answer({"success": True, "data": snapshot.to_wire()})
-
-    head = get
 
 
 class NotFoundHandler(RestHandler):
     """Every other address."""
 
-    methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-    def prepare(self) -> None:
+    async def handle(self, *path: str) -> None:
         self.check_caller()
         raise protocol.NotFound("there is nothing at this address", self.request.path[:100])
+
+    get = head = post = put = patch = delete = options = handle

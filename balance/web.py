@@ -59,12 +59,38 @@ class Answers(RequestHandler):
     """A handler whose every answer, refusal or not, has the service's one shape."""
 
     origins: Origins
-    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
     body_bytes_max: int
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
         super().__init__(application, request, **arguments)
+
+    async def handle(self, *path: str) -> None:
+        """Refuse or answer a request whose body has been read; an answer before that would end the connection."""
+        self.check_caller()
+        if self.request.method not in self.methods:
+            raise protocol.MethodNotAllowed
+        if self.request.method == "OPTIONS":
+            self.answer_preflight()
+        elif self.request.method == "POST":
+            await self.on_post()
+        else:
+            await self.on_get(*path)
+
+    get = head = post = put = patch = delete = options = handle
+
+    async def on_get(self, *path: str) -> None:
+        """Answer GET and HEAD."""
+        raise NotImplementedError
+
+    async def on_post(self) -> None:
+        """Answer POST."""
+        raise NotImplementedError
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Decode a part of the path; what is not UTF-8 will fit no schema."""
+        return value.decode(errors="replace")
 
     def data_received(self, chunk: bytes) -> None:
         """Keep no more of a body than it may have.

@@ -52,16 +52,6 @@ class EngineHandler(Answers, WebSocketHandler):
         self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
         self._room: asyncio.Future[None] | None = None
 
-    def prepare(self) -> None:
-        self.check_caller()
-        if self.request.method == "OPTIONS":
-            return
-        if self.request.method not in self.methods:
-            raise protocol.MethodNotAllowed
-        self._check_query()
-        if self._upgrades():
-            self._check_upgrade()
-
     def _upgrades(self) -> bool:
         return self.request.headers.get("Upgrade", "").lower() == "websocket"
 
@@ -116,20 +106,20 @@ class EngineHandler(Answers, WebSocketHandler):
         # The library reads as many bytes as this says, and a chunked request does not say it.
         self.request.headers["Content-Length"] = str(len(self.request.body))
 
-    async def get(self, *args: str, **kwargs: str) -> None:
+    async def on_get(self, *_path: str) -> None:
+        self._check_query()
         if self._upgrades():
-            await super().get(*args, **kwargs)
+            self._check_upgrade()
+            await WebSocketHandler.get(self)
         else:
             await self.server.handle_request(self)
             if self.client is not None:
                 self.client.queue.settle()
 
-    async def post(self) -> None:
+    async def on_post(self) -> None:
+        self._check_query()
         self._check_packets()
         await self.server.handle_request(self)
-
-    async def options(self) -> None:
-        self.answer_preflight()
 
     def open(self, *args: str, **kwargs: str) -> None:
         assert self.ws_connection is not None
