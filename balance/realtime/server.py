@@ -80,6 +80,8 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         """Take one Socket.IO packet; every road that does not lead to an event leads to `on_refused`."""
+        if eio_sid not in self.environ:
+            return  # its session ended while this waited to be read
         try:
             if not isinstance(data, str):
                 raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
