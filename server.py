@@ -89,8 +89,9 @@ def bind(config: Config) -> list[socket.socket]:
     """Take the port, before the database is touched. Raises ConfigError when it is not to be had."""
     try:
         return bind_sockets(config.port, config.host, backlog=1024)
-    except OSError as error:
-        raise ConfigError(f"can not listen on {config.host}:{config.port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # a host that is no name is a UnicodeError
+        reason = getattr(error, "strerror", None) or "this is not a host"
+        raise ConfigError(f"can not listen on {config.host}:{config.port}: {reason}") from error
 
 
 def allow_descriptors(watchers_max: int) -> None:

@@ -12,6 +12,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -73,6 +74,11 @@ class Config:
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise ConfigError(f"--cors-origins: {origin!r} is not an origin such as https://dashboard.example")
+        for address in self.trusted_proxies:
+            try:
+                ip_address(address)
+            except ValueError as error:
+                raise ConfigError(f"--trusted-proxies: {address!r} is not an IP address") from error
         if not self.host:
             raise ConfigError("--host: must not be empty")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, LiteralString
@@ -53,7 +54,7 @@ class Pool:
         self._wait_s_max = pool_wait_ms_max / 1000
         self._statement_ms_max = statement_ms_max
         self._conninfo = to_conninfo(url)
-        self._lent: set[Connection[TupleRow]] = set()
+        self._lent: dict[Connection[TupleRow], float] = {}  # since when
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
             min_size=1,
@@ -86,24 +87,36 @@ class Pool:
 
     def close(self) -> None:
         """Close every connection, also one that a thread still waits on: that thread gets StoreUnavailable."""
-        for connection in list(self._lent):
-            # Closing it from this thread would free what the other one is using; its socket may be shut down.
-            with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
-                handle.shutdown(socket.SHUT_RDWR)
+        self._cut(time.monotonic())
         self._pool.close(timeout=1)
+
+    def cut_dead(self) -> None:
+        """Cut each connection that should long have answered, so that its thread gets StoreUnavailable.
+
+        The server ends a statement after statement_ms_max: when it has not, it hangs, or a firewall has forgotten
+        the connection, and a new one may work. Never waits; from any thread.
+        """
+        self._cut(time.monotonic() - self._statement_ms_max / 1000)
+
+    def _cut(self, lent_before: float) -> None:
+        for connection, since in list(self._lent.items()):
+            # Closing it from this thread would free what the other one is using; its socket may be shut down.
+            if since <= lent_before:
+                with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
+                    handle.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def connection(self) -> Iterator[Connection[TupleRow]]:
         """Lend a connection in autocommit. Raises StoreUnavailable."""
         connection = self._take()
-        self._lent.add(connection)
+        self._lent[connection] = time.monotonic()
         try:
             yield connection
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             connection.close()  # a standby that was promoted, or was not, is another server: connect anew
             raise StoreUnavailable(_one_line(error)) from error
         finally:
-            self._lent.discard(connection)
+            self._lent.pop(connection, None)
             self._pool.putconn(connection)
 
     def _take(self) -> Connection[TupleRow]:
@@ -141,7 +154,8 @@ def to_conninfo(url: str) -> str:
             tcp_user_timeout=15_000, application_name="balance",
         )  # fmt: skip
     except psycopg.Error as error:
-        raise DatabaseError(f"DATABASE_URL: {_one_line(error)}") from error
+        # libpq quotes the URL, and a URL may hold a password.
+        raise DatabaseError(f"DATABASE_URL: {_one_line(error).replace(url, '…')}") from error
 
 
 def _stands(connection: Connection[TupleRow]) -> bool:

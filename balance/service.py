@@ -128,6 +128,7 @@ class Service:
             # Shielded: a thread that hangs in the database can not be stopped, and counts until it returns.
             return await asyncio.wait_for(asyncio.shield(future), self._read_s_max)
         except TimeoutError as error:
+            self._store.cut_dead()
             raise protocol.Unavailable("the database did not answer in time") from error
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error

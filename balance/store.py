@@ -61,6 +61,10 @@ class Store:
         """Close every connection; a call that still runs gets StoreUnavailable."""
         self._pool.close()
 
+    def cut_dead(self) -> None:
+        """End the calls that the database should long have answered. Never waits; from any thread."""
+        self._pool.cut_dead()
+
     def position(self) -> Position:
         """Say where the feed ends now. Raises StoreUnavailable."""
         with self._pool.connection() as connection:

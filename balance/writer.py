@@ -46,6 +46,8 @@ class Log(Protocol):
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
 
+    def cut_dead(self) -> None: ...
+
 
 @dataclass(slots=True)
 class _Save:
@@ -180,6 +182,8 @@ class Writer:
         """Answer every save whose time is up, and come back for the next one."""
         loop = asyncio.get_running_loop()
         late = [save for save in self._flying if save.deadline <= loop.time()]
+        if late:
+            self._store.cut_dead()
         while self._waiting and self._waiting[0].deadline <= loop.time():
             late.append(self._waiting.popleft())
         for save in late:

@@ -56,6 +56,9 @@ class FakeStore:
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
         return self.rows[after:up_to][:limit]
 
+    def cut_dead(self) -> None:
+        """Nothing here is dead, only slow."""
+
 
 class Rig:
     """A writer, its store and what it published."""

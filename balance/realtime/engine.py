@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
+STALL_S = 0.1  # over its bound, a client that has taken nothing for so long is cut off
+STRETCH = 8  # times its bound is too much, however well it reads
 GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 
@@ -47,12 +49,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
+        self._taken_at = 0.0
         self._packets: deque[Packet | None] = deque()
         self._getter: asyncio.Future[Packet | None] | None = None
         self._ended = False
 
     def put_nowait(self, packet: Packet | None) -> None:
-        """Add a packet; None ends the writer of a WebSocket."""
+        """Add a packet; None ends the writer of a WebSocket. After the end nothing is added."""
+        if self._ended:
+            return
         if packet is not None:
             self.unsent_bytes += len(packet.encode())
         if self._getter is not None and not self._getter.done():
@@ -95,8 +100,23 @@ class Outbox:
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
 
+    def is_stuck(self, bytes_max: int) -> bool:
+        """Tell whether too much waits: over the bound and nothing taken of late, or far over it.
+
+        One batch may be larger than the bound, and who reads gets the time to read it.
+        """
+        if self.unsent_bytes <= bytes_max:
+            return False
+        return time.monotonic() - self._taken_at > STALL_S or self.unsent_bytes > bytes_max * STRETCH
+
+    def taken(self, count: int) -> None:
+        """Note that the client's side has taken so many bytes."""
+        self.unsent_bytes -= count
+        self._taken_at = time.monotonic()
+
     def settle(self) -> None:
         """Count anew, after a poll has taken packets along."""
+        self._taken_at = time.monotonic()
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 
@@ -129,7 +149,7 @@ class Transport(driver.WebSocket):
         except StreamClosedError as error:
             raise EngineIOError from error
         if self._client.upgraded:  # else it is the answer to a probe, which was not queued
-            self._client.queue.unsent_bytes -= len(message)
+            self._client.queue.taken(len(message))
 
 
 def to_frame(message: str) -> bytes:
@@ -167,14 +187,11 @@ class Engine(engineio.AsyncServer):
         self.deliver(sid, pkt)
 
     def deliver(self, sid: str, *packets: Packet) -> None:
-        """Queue packets for a client, or cut it off if it has left too much unread. Never waits.
-
-        What comes at once counts only when something more comes: nobody could have read it before.
-        """
+        """Queue packets for a client, or cut it off if it has left too much unread. Never waits."""
         client = self.sockets.get(sid)
         if client is None or client.closed or client.closing:
             return
-        if client.queue.unsent_bytes > self._unsent_bytes_max:
+        if client.queue.is_stuck(self._unsent_bytes_max):
             self.evictions += 1
             log.warning("cut off client %s: %d bytes unread", sid, client.queue.unsent_bytes)
             self.end(client)
@@ -189,6 +206,7 @@ class Engine(engineio.AsyncServer):
 
     def end(self, client: AsyncSocket, reason: str = "transport close") -> None:
         """End a session at once, whatever its transport is doing."""
+        client.queue.end()
         if client.upgraded:
             if client.sid in self.websockets:
                 self.websockets[client.sid].abort()
