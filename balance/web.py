@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.httputil import HTTPInputError, HTTPServerRequest
-from tornado.web import Application, HTTPError, MissingArgumentError, RequestHandler, stream_request_body
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
 
@@ -108,11 +108,14 @@ class Answers(RequestHandler):
 
     def check_caller(self) -> None:
         """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""
-        origin = self.request.headers.get("Origin")
-        if not self.origins.allows(origin, self.request.host):
+        if not self.origins.allows(self.request.headers.get("Origin"), self.request.host):
             raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
+        self._let_page_read()
+
+    def _let_page_read(self) -> None:
+        origin = self.request.headers.get("Origin")
         self.set_header("Vary", "Origin")
-        if origin is not None:
+        if origin is not None and self.origins.allows(origin, self.request.host):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Expose-Headers", EXPOSED)
 
@@ -143,11 +146,7 @@ class Answers(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Turn whatever ended a handler into the error of `protocol.errors` that it is."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
-        origin = self.request.headers.get("Origin")
-        if origin is not None and self.origins.allows(origin, self.request.host):
-            self.set_header("Vary", "Origin")  # an error that a page may not read is of no use to it
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", EXPOSED)
+        self._let_page_read()  # an error that a page may not read is of no use to it
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
         if error.retry_after_s is not None:
@@ -164,12 +163,10 @@ def to_service_error(error: BaseException | None, status: int) -> protocol.Servi
     """Name the service's error for an exception that Tornado caught; what we do not know is our own fault."""
     if isinstance(error, protocol.ServiceError):
         return error
-    if isinstance(error, HTTPInputError | MissingArgumentError) or 400 <= status < 500:
-        by_status = {one.status: one for one in (protocol.NotFound, protocol.MethodNotAllowed)}
-        if status in by_status:
-            return by_status[status]()
-        reason = getattr(error, "log_message", None) or "can not be read"
-        return protocol.InvalidPayload(reason, "request")
+    if status == 405:
+        return protocol.MethodNotAllowed()
+    if 400 <= status < 500:
+        return protocol.InvalidPayload(getattr(error, "log_message", None) or "can not be read", "request")
     return protocol.InternalError()
 
 

@@ -302,6 +302,9 @@ BAD: list[tuple[str, str]] = [
 ]
 
 
+# Tornado's bind_sockets does not close the socket that it could not bind.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
 @pytest.mark.parametrize("by", ["flag", "variable"])
 @pytest.mark.parametrize(("name", "value"), BAD, ids=lambda text: str(text)[:30])
 def test_each_bad_setting_is_refused_in_one_line_by_its_name(

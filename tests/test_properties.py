@@ -30,6 +30,9 @@ from tests.running import SNAPSHOTS
 from tests.standing import Connection, Standing, request, standing
 from tests.wire import PATH, SEPARATOR, Http, SocketClient, open_websocket
 
+# The connection pool draws its jitter from `random` in a thread of its own, and hypothesis takes that for a strategy.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 GOOD = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 LONG = 10  # times as many examples
 ANSWER_S_MAX = 3.0

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 import protocol
 from balance.config import Config, flag
-from tests.running import ROOT
+from tests.bots import Bot, run_python
+from tests.node import run_node
+from tests.running import ROOT, SNAPSHOTS, Database, Service
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```json (\w+)$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+ADDRESS = "http://127.0.0.1:3000"
+
+
+def code(language: str, service: Service) -> str:
+    """The one block of this language, for the address of this service."""
+    (text,) = re.findall(rf"^```{language}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert text.count(ADDRESS) == 1
+    return text.replace(ADDRESS, service.url)
 
 
 def rows(section: str) -> dict[str, str]:
@@ -55,3 +70,33 @@ def test_the_two_commands_are_one_line_each() -> None:
         found = re.findall(rf"^```sh {name}\n(.*)\n```$", README, re.MULTILINE)
         assert len(found) == 1
         assert found[0].startswith("python3 -m venv .venv && ")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_its_javascript_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "readme.js").write_text(code("js", service))
+    async with run_node(tmp_path / "readme.js") as process:
+        await Bot(process).line("mine:")
+    assert database.count() == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_its_python_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "readme.py").write_text(code("python", service))
+    async with run_python(tmp_path / "readme.py", env=dict(os.environ)) as process:
+        await Bot(process).line("'success': True")
+    assert database.count() == 1
+
+
+@pytest.mark.gen_test
+async def test_its_curl_commands_save_and_list(service: Service, database: Database) -> None:
+    (block,) = [text for text in re.findall(r"^```sh$(.*?)^```$", README, re.DOTALL | re.MULTILINE) if "curl" in text]
+    words = shlex.split(block)
+    body, content_type = words[words.index("-d") + 1], words[words.index("-H") + 1]
+    assert [word for word in words if word.startswith("http")] == [
+        ADDRESS + SNAPSHOTS,
+        ADDRESS + SNAPSHOTS + "?limit=1",
+    ]
+    assert content_type == "Content-Type: application/json"
+    assert (await service.post(body.encode())).status == 201
+    assert (await service.get("?limit=1")).body["data"][0]["onchain"]["usdt"] == database.rows()[0]["onchain"]["usdt"]
