@@ -27,15 +27,16 @@ from balance.pool import DatabaseError, to_conninfo
 def main(argv: Sequence[str]) -> int:
     """Run the command that `argv` names; return the exit status: 0, or 1 after one line that says why."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until `serve` has a better one
     try:
         if argv[:1] == ["migrate"]:
             return run_migrations(Config.read(argv[1:], os.environ))
-        return asyncio.run(serve(Config.read(argv, os.environ)))
+        return run_server(Config.read(argv, os.environ))
     except (ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:
         print(f"server.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before `serve` has put up its own handler
-        return 130
+    except KeyboardInterrupt:  # told to stop before there was anything to finish
+        return 0
 
 
 def run_migrations(config: Config) -> int:
@@ -47,11 +48,8 @@ def run_migrations(config: Config) -> int:
     return 0
 
 
-async def serve(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+def run_server(config: Config) -> int:
+    """Take the port, open the database, serve until told to stop."""
     allow_descriptors(config.watchers_max)
     if config.database_url:
         to_conninfo(config.database_url)  # a URL that is none is refused before anything opens
@@ -59,16 +57,26 @@ async def serve(config: Config) -> int:
     with database(config) as url:
         if not config.database_url:
             migrate(url)
-        app = App(config, url)
-        unfit = await app.start(sockets)
-        print(f"listening on {address(config, sockets[0])}", flush=True)
-        try:
-            stopped = asyncio.ensure_future(stop.wait())
+        return asyncio.run(serve(App(config, url), sockets, address(config, sockets[0])))
+
+
+async def serve(app: App, sockets: list[socket.socket], url: str) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight. Raises DatabaseError and SchemaError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        started = asyncio.ensure_future(app.start(sockets))
+        await asyncio.wait((stopped, started), return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            unfit = started.result()
+            print(f"listening on {url}", flush=True)
             await asyncio.wait((stopped, unfit), return_when=asyncio.FIRST_COMPLETED)
             if unfit.done():
                 unfit.result()
-        finally:
-            await app.stop()
+    finally:
+        await app.stop()
     return 0
 
 

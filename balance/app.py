@@ -18,7 +18,7 @@ from tornado.web import Application
 import protocol
 from balance import rest
 from balance.config import Config
-from balance.pool import Pool, StoreUnavailable
+from balance.pool import DatabaseError, Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store
@@ -124,7 +124,7 @@ class App:
         while True:
             try:
                 self.writer.start(await loop.run_in_executor(self._saver, self.store.open))
-            except StoreUnavailable:
+            except (StoreUnavailable, DatabaseError):  # it runs already: what needs a person may still be put right
                 await asyncio.sleep(RETRY_S)
             except Exception as error:
                 unfit.set_exception(error)

@@ -40,7 +40,9 @@ class Config:
     )
     data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
     cors_origins: tuple[str, ...] = setting(
-        (), "origins of web pages that may call, comma-separated, or *; pages of this and of a loopback host always may"
+        (),
+        "origins of web pages that may call, comma-separated, or *; "
+        "pages of the same IP address and of a loopback host always may",
     )
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is believed")
 

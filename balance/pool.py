@@ -28,11 +28,10 @@ from psycopg.types.json import set_json_loads
 import protocol
 from balance.migrate import check_schema
 
-# What libpq says of a database that can be expected to come (back); everything else that it says at the first
-# connection (no such role, no such database, wrong password) needs a person.
-TEMPORARY = (
-    "refused", "timeout", "timed out", "No such file", "starting up", "shutting down", "recovery mode", "too many",
-    "reserved", "closed the connection", "unreachable", "reset by peer", "not yet accepting",
+# What PostgreSQL and libpq say when a person is needed; of everything else a database can be expected to come back.
+PERMANENT = (
+    "invalid", "authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in",
+    "no password supplied", "permission denied", "Name or service not known", "is not currently accepting connections",
 )  # fmt: skip
 
 WAIT_SLICES = 4
@@ -54,7 +53,8 @@ class Pool:
         self._wait_s_max = pool_wait_ms_max / 1000
         self._statement_ms_max = statement_ms_max
         self._conninfo = to_conninfo(url)
-        self._lent: dict[Connection[TupleRow], float] = {}  # since when
+        # Since when, and a descriptor of its own for the connection's socket, so that it can be shut down.
+        self._lent: dict[Connection[TupleRow], tuple[float, socket.socket]] = {}
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
             min_size=1,
@@ -75,10 +75,11 @@ class Pool:
         """
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                self._configure(connection)
                 check_schema(connection)
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             text = _one_line(error)
-            if any(sign in text for sign in TEMPORARY):
+            if isinstance(error, psycopg.OperationalError) and not any(sign in text for sign in PERMANENT):
                 raise StoreUnavailable(text) from error
             raise DatabaseError(f"DATABASE_URL: {text}") from error
         # It warns once per attempt and connection; here whoever asked is told.
@@ -96,27 +97,31 @@ class Pool:
         The server ends a statement after statement_ms_max: when it has not, it hangs, or a firewall has forgotten
         the connection, and a new one may work. Never waits; from any thread.
         """
-        self._cut(time.monotonic() - self._statement_ms_max / 1000)
+        if self._cut(time.monotonic() - self._statement_ms_max / 1000):
+            self._pool.drain()  # what has forgotten this connection has forgotten the idle ones as well
 
-    def _cut(self, lent_before: float) -> None:
-        for connection, since in list(self._lent.items()):
-            # Closing it from this thread would free what the other one is using; its socket may be shut down.
-            if since <= lent_before:
-                with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
-                    handle.shutdown(socket.SHUT_RDWR)
+    def _cut(self, lent_before: float) -> int:
+        lines = [line for since, line in list(self._lent.values()) if since <= lent_before]
+        for line in lines:
+            # Closing the connection from this thread would free what the other one is using.
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+        return len(lines)
 
     @contextmanager
     def connection(self) -> Iterator[Connection[TupleRow]]:
         """Lend a connection in autocommit. Raises StoreUnavailable."""
         connection = self._take()
-        self._lent[connection] = time.monotonic()
+        line = socket.socket(fileno=os.dup(connection.fileno()))
+        self._lent[connection] = time.monotonic(), line
         try:
             yield connection
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
             connection.close()  # a standby that was promoted, or was not, is another server: connect anew
             raise StoreUnavailable(_one_line(error)) from error
         finally:
-            self._lent.pop(connection, None)
+            del self._lent[connection]
+            line.close()
             self._pool.putconn(connection)
 
     def _take(self) -> Connection[TupleRow]:
@@ -154,8 +159,8 @@ def to_conninfo(url: str) -> str:
             tcp_user_timeout=15_000, application_name="balance",
         )  # fmt: skip
     except psycopg.Error as error:
-        # libpq quotes the URL, and a URL may hold a password.
-        raise DatabaseError(f"DATABASE_URL: {_one_line(error).replace(url, '…')}") from error
+        # libpq says more, but quotes the URL or a part of it, and that may hold a password.
+        raise DatabaseError("DATABASE_URL: is not a PostgreSQL URL such as postgresql://user@host/database") from error
 
 
 def _stands(connection: Connection[TupleRow]) -> bool:
@@ -178,6 +183,8 @@ SELECT set_config('timezone', 'UTC', false),
        set_config('statement_timeout', %(statement_ms_max)s, false),
        -- a transaction that lost its client must not keep the feed locked
        set_config('idle_in_transaction_session_timeout', %(statement_ms_max)s, false),
+       -- under any other, who waited for the lock would not see what was committed meanwhile
+       set_config('default_transaction_isolation', 'read committed', false),
        -- the default of a server may be off, and then "saved" would not mean saved
        set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 
 import protocol
 from balance.service import Service
@@ -35,6 +39,20 @@ class RestHandler(Answers):
             raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
         return protocol.loads(self.read_body())
 
+    async def on_get(self, *path: str) -> None:
+        with self.service.reading():
+            written = self.answer(await self.read(*path))
+            try:
+                await asyncio.wait_for(written, self.service.read_s_max)
+            except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
+                connection = self.request.connection
+                assert isinstance(connection, HTTP1Connection)
+                connection.stream.close()
+
+    async def read(self, *path: str) -> dict[str, Any]:
+        """Give the body of the answer to GET and HEAD."""
+        raise NotImplementedError
+
 
 class SnapshotsHandler(RestHandler):
     """`/api/balance/snapshot`: save one, list many."""
@@ -50,7 +68,7 @@ class SnapshotsHandler(RestHandler):
         else:
             self.answer(body, 201)
 
-    async def on_get(self, *_path: str) -> None:
+    async def read(self, *_path: str) -> dict[str, Any]:
         page = await self.service.list(self._read_query())
         pagination = {
             "limit": page.limit,
@@ -60,7 +78,7 @@ class SnapshotsHandler(RestHandler):
             "next": page.next,
         }
         data = [snapshot.to_wire() for snapshot in page.snapshots]
-        self.answer({"success": True, "data": data, "pagination": pagination})
+        return {"success": True, "data": data, "pagination": pagination}
 
     def _read_query(self) -> dict[str, Any]:
         """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""
@@ -79,9 +97,9 @@ class SnapshotsHandler(RestHandler):
 class SnapshotHandler(RestHandler):
     """`/api/balance/snapshot/{id}`: read one."""
 
-    async def on_get(self, *path: str) -> None:
+    async def read(self, *path: str) -> dict[str, Any]:
         snapshot = await self.service.find(path[0])
-        self.answer({"success": True, "data": snapshot.to_wire()})
+        return {"success": True, "data": snapshot.to_wire()}
 
 
 class NotFoundHandler(RestHandler):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -55,8 +56,10 @@ class Service:
         self._store = store
         self._threads = threads
         self._reads_in_flight_max = reads_in_flight_max
-        self._read_s_max = read_ms_max / 1000
-        self._reads_in_flight: set[asyncio.Future[Any]] = set()
+        self.read_s_max = read_ms_max / 1000
+        self._reads_in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def position(self) -> Position | None:
@@ -83,7 +86,7 @@ class Service:
     async def list(self, query: Mapping[str, Any]) -> Page:
         """List snapshots, newest first (schemas/list_query.json).
 
-        Raises InvalidPayload, Busy and Unavailable.
+        Raises InvalidPayload and Unavailable.
         """
         protocol.check("list_query", query)
         limit, offset, cursor = query.get("limit", LIMIT_DEFAULT), query.get("offset", 0), query.get("cursor")
@@ -103,7 +106,7 @@ class Service:
     async def find(self, id_: str) -> Snapshot:
         """Find the snapshot of an id (schemas/get_path.json).
 
-        Raises InvalidPayload, NotFound, Busy and Unavailable.
+        Raises InvalidPayload, NotFound and Unavailable.
         """
         protocol.check("get_path", {"id": id_})
         found = await self._read(lambda: self._store.find(UUID(id_)))
@@ -111,32 +114,36 @@ class Service:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold one of the places for reads, from the question to the last byte of the answer. Raises Busy."""
+        if self._reads_in_flight >= self._reads_in_flight_max:
+            raise protocol.Busy(f"{self._reads_in_flight_max} reads wait already")
+        self._reads_in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._reads_in_flight -= 1
+            if not self._reads_in_flight:
+                self._idle.set()
+
     async def drain(self, seconds_max: float) -> None:
         """Wait until the reads in flight are answered."""
-        if self._reads_in_flight:
-            await asyncio.wait(self._reads_in_flight, timeout=max(0.0, seconds_max))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds_max)
 
     async def _read(self, read: Callable[[], T]) -> T:
         if self.position is None:
             raise protocol.Unavailable("the database is not there yet")
-        if len(self._reads_in_flight) >= self._reads_in_flight_max:
-            raise protocol.Busy(f"{self._reads_in_flight_max} reads wait already")
-        future = asyncio.get_running_loop().run_in_executor(self._threads, read)
-        self._reads_in_flight.add(future)
-        future.add_done_callback(self._read_ended)
         try:
-            # Shielded: a thread that hangs in the database can not be stopped, and counts until it returns.
-            return await asyncio.wait_for(asyncio.shield(future), self._read_s_max)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, read)
+            return await asyncio.wait_for(future, self.read_s_max)
         except TimeoutError as error:
-            self._store.cut_dead()
+            self._store.cut_dead()  # or its thread would be lost
             raise protocol.Unavailable("the database did not answer in time") from error
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
-
-    def _read_ended(self, future: asyncio.Future[Any]) -> None:
-        self._reads_in_flight.discard(future)
-        if not future.cancelled():
-            future.exception()  # seen, also when the asker has gone
 
 
 def now() -> datetime:

@@ -5,6 +5,7 @@ Both kinds of handlers, REST (`rest`) and Engine.IO (`engine`), mix `Answers` in
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ DISCARD_BYTES_MAX = 64 * 1024 * 1024
 class Origins:
     """Says which web pages may call (Fetch standard, CORS protocol; RFC 6454).
 
-    Always: a page of the server's own host, a page of a loopback host (a dashboard under development), and
-    whoever sends no Origin, since that is not a web page. Others: those that the setting names, or all by `*`.
+    Always: a page of the very address that is called, if that is an IP address (a name could have been made to point
+    here by whoever owns it: DNS rebinding); a page of a loopback host (a dashboard under development); and whoever
+    sends no Origin, since that is not a web page. Others: those that the setting names, or all by `*`.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
@@ -40,9 +42,17 @@ class Origins:
             return True
         try:
             parts = urlsplit(origin.lower())
-            return parts.scheme in ("http", "https") and (parts.netloc == host.lower() or _is_loopback(parts.hostname))
+            own = parts.netloc == host.lower() and _is_address(parts.hostname)
+            return parts.scheme in ("http", "https") and (own or _is_loopback(parts.hostname))
         except ValueError:
             return False
+
+
+def _is_address(hostname: str | None) -> bool:
+    try:
+        return bool(hostname and ipaddress.ip_address(hostname))
+    except ValueError:
+        return False
 
 
 def _is_loopback(hostname: str | None) -> bool:
@@ -128,11 +138,11 @@ class Answers(RequestHandler):
             self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
             self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
 
-    def answer(self, body: object, status: int = 200) -> None:
-        """Finish with a JSON body."""
+    def answer(self, body: object, status: int = 200) -> asyncio.Future[None]:
+        """Finish with a JSON body; the future is done when the operating system has taken it."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.finish(protocol.dumps(body))
+        return self.finish(protocol.dumps(body))
 
     def set_default_headers(self) -> None:
         """Keep balances out of caches, and bodies from being taken for something else (OWASP REST)."""

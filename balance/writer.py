@@ -7,8 +7,9 @@ Threads: all of it runs on the event loop; only `store.append` and `store.feed` 
 
 Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
 once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
-again under the same id. It is published either way, if it was committed: the next flush sees the gap that it
-left and fills it from the table, as it does with what another process saved.
+again under the same id. It is published either way, if it was committed: as soon as the database answers again, or
+by the next flush, which sees the gap that it left and fills it from the table, as it does with what another process
+saved.
 
 Life: `start(position)` once the database is known, `drain()` at the end; both once.
 """
@@ -20,6 +21,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -32,7 +34,9 @@ log = logging.getLogger("balance.writer")
 
 T = TypeVar("T")
 
-CATCH_UP_ROWS_MAX = 1_000  # read at once when the feed has moved on without us
+CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
+CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
+EXPIRY_S = 1.0  # between two looks at a flush that is late
 
 
 class Busy(Exception):
@@ -45,6 +49,8 @@ class Log(Protocol):
     def append(self, snapshots: Sequence[Snapshot]) -> Appended: ...
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
+
+    def position(self) -> Position: ...
 
     def cut_dead(self) -> None: ...
 
@@ -76,10 +82,12 @@ class Writer:
         self._waiting_max = waiting_max
         self._save_s_max = save_ms_max / 1000
         self._waiting: deque[_Save] = deque()
+        self._arrived = asyncio.Event()
         self._flying: list[_Save] = []
         self._flushing: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
+        self._behind = False  # something may have been committed that was not published
         self.position: Position | None = None  # the last snapshot that was published; None before `start`
 
     def start(self, position: Position) -> None:
@@ -99,6 +107,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         save = _Save(snapshot, loop.time() + self._save_s_max, loop.create_future())
         self._waiting.append(save)
+        self._arrived.set()
         if self._flushing is None:
             self._flushing = loop.create_task(self._flush_all())
         if self._expiry is None:
@@ -108,6 +117,7 @@ class Writer:
     async def drain(self, seconds_max: float) -> None:
         """Take nothing more in and wait until all that was taken in is answered and published."""
         self._closed = True
+        self._arrived.set()
         if self._flushing is not None:
             await asyncio.wait([self._flushing], timeout=seconds_max)
         for save in (*self._flying, *self._waiting):
@@ -117,20 +127,25 @@ class Writer:
 
     async def _flush_all(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting or (self._behind and not self._closed):
+                if not self._waiting:
+                    await self._catch_up()
+                    continue
                 size = min(len(self._waiting), self._batch_max)
                 self._flying = [save for save in (self._waiting.popleft() for _ in range(size)) if _is_open(save)]
                 if self._flying:
                     await self._flush(self._flying)
-                    self._flying = []
+                self._flying = []
         finally:
             self._flushing = None
+            self._flying = []
 
     async def _flush(self, batch: list[_Save]) -> None:
         """Append one group and answer it; what it may raise is answered, never thrown."""
         try:
             appended = await self._in_thread(self._store.append, [save.snapshot for save in batch])
         except StoreUnavailable as error:
+            self._behind = True  # it may have been committed
             for save in batch:
                 _fail(save, StoreUnavailable(str(error)))
         except Exception as error:
@@ -140,56 +155,89 @@ class Writer:
             else:
                 _fail(batch[0], error)
         else:
+            fresh = set(appended.fresh)
             for save, stored in zip(batch, appended.snapshots, strict=True):
-                if not save.outcome.done():
-                    # The first of two equal ids in one group is the one that was stored.
-                    save.outcome.set_result((stored, stored.seq in appended.fresh))
-                    appended.fresh.discard(stored.seq)
+                # The first of two equal ids in one group is the one that was stored.
+                is_fresh = stored.seq in fresh
+                fresh.discard(stored.seq)
+                if _is_open(save):
+                    save.outcome.set_result((stored, is_fresh))
             # Whoever was just answered runs before this goes on: the answer comes first, then the broadcast.
             await asyncio.sleep(0)
-            await self._publish_up_to(appended)
+            await self._publish_group(appended)
 
-    async def _publish_up_to(self, appended: Appended) -> None:
-        """Publish the feed from where it was left to the last snapshot of `appended`."""
+    async def _publish_group(self, appended: Appended) -> None:
+        """Publish the feed from where it was left to the last snapshot of the group."""
         assert self.position is not None
-        group = sorted({one.seq: one for one in appended.snapshots}.values(), key=lambda one: one.seq)
-        first, last = group[0].seq, group[-1].seq
-        if appended.epoch != self.position.epoch:
-            log.warning("the feed is another one now: epoch %s, from seq %d", appended.epoch, first)
+        group = {one.seq: one for one in appended.snapshots}
+        last = max(group)
+        first = min(appended.fresh, default=last + 1)
+        if appended.epoch != self.position.epoch or (appended.fresh and first <= self.position.seq):
+            # Reset or restored: what was published is not what stands there now.
+            log.error("the feed is another one now: epoch %s, going on from seq %d", appended.epoch, first)
             self.position = Position(appended.epoch, first - 1)
         after = self.position.seq
-        fresh = [one for one in group if one.seq > after]
-        if [one.seq for one in fresh] == list(range(after + 1, after + 1 + len(fresh))):
-            self._move(fresh)
-            return
+        new = [group[seq] for seq in sorted(group) if seq > after]
+        if [one.seq for one in new] == list(range(after + 1, after + 1 + len(new))):
+            self._move(new)
+        else:
+            await self._publish_from_store(last)
+
+    async def _publish_from_store(self, last: int) -> None:
+        """Publish what the table has, from where publishing was left to `last`."""
+        assert self.position is not None
         while self.position.seq < last:
             try:
                 missed = await self._in_thread(self._store.feed, self.position.seq, last, CATCH_UP_ROWS_MAX)
             except StoreUnavailable:
-                return  # the next flush finds the same gap
+                self._behind = True
+                return
+            if not missed:
+                log.error("the feed has lost seq %d to %d", self.position.seq + 1, last)
+                self.position = Position(self.position.epoch, last)
             self._move(missed)
+
+    async def _catch_up(self) -> None:
+        """After a commit of which nothing is known: find out, once the database answers, and publish what it left."""
+        assert self.position is not None
+        self._arrived.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), CATCH_UP_PAUSE_S)
+            return  # what has arrived goes first, and its flush sees the gap as well
+        try:
+            position = await self._in_thread(self._store.position)
+        except StoreUnavailable:
+            return
+        self._behind = False
+        if position.epoch == self.position.epoch:
+            await self._publish_from_store(position.seq)
 
     def _move(self, snapshots: Sequence[Snapshot]) -> None:
         if snapshots:
             assert self.position is not None
             self.position = Position(self.position.epoch, snapshots[-1].seq)
-            self._publish(snapshots)
+            try:
+                self._publish(snapshots)
+            except Exception:  # it is saved, and answered, whatever becomes of the broadcast
+                log.exception("seq %d to %d could not be published", snapshots[0].seq, snapshots[-1].seq)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _expire(self) -> None:
-        """Answer every save whose time is up, and come back for the next one."""
+        """Answer every save whose time is up, give up a line that is dead, and come back for what is left."""
         loop = asyncio.get_running_loop()
         late = [save for save in self._flying if save.deadline <= loop.time()]
-        if late:
-            self._store.cut_dead()
         while self._waiting and self._waiting[0].deadline <= loop.time():
             late.append(self._waiting.popleft())
         for save in late:
             _fail(save, StoreUnavailable("the database did not answer in time"))
-        open_ = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if _is_open(save)]
-        self._expiry = loop.call_at(min(open_), self._expire) if open_ else None
+        if late:
+            self._store.cut_dead()
+        deadlines = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if _is_open(save)]
+        if self._flying:
+            deadlines.append(loop.time() + EXPIRY_S)
+        self._expiry = loop.call_at(min(deadlines), self._expire) if deadlines else None
 
 
 def _is_open(save: _Save) -> bool:

@@ -317,8 +317,16 @@ def test_head_has_the_headers_of_get_and_no_body(stand: Standing) -> None:
         assert int(head.headers["Content-Length"]) == len(get.raw)
 
 
-ALLOWED = ["https://dashboard.example", "http://localhost:5173", "http://127.0.0.1", "http://[::1]:8080", "same host"]
+NAME = "snapshots.example:3000"
+ALLOWED = [
+    "https://dashboard.example",
+    "http://localhost:5173",
+    "http://127.0.0.1",
+    "http://[::1]:8080",
+    "same address",
+]
 FOREIGN = [
+    f"http://{NAME}",  # by name even the server's own: DNS rebinding makes any name its own
     "https://evil.example",
     "http://dashboard.example",
     "https://dashboard.example:444",
@@ -337,8 +345,8 @@ PREFLIGHT = {"Access_Control_Request_Method": "POST", "Access_Control_Request_He
 def test_a_page_that_may_call_is_told_so_before_and_with_the_answer(
     stand: Standing, origin: str, path: str, methods: str
 ) -> None:
-    host = "snapshots.example:3000"
-    origin = f"http://{host}" if origin == "same host" else origin
+    host = "203.0.113.7:3000" if origin == "same address" else NAME
+    origin = f"http://{host}" if origin == "same address" else origin
     before = stand.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT)
     assert (before.status, before.raw) == (204, b"")
     assert before.headers["Access-Control-Allow-Methods"] == methods
@@ -360,9 +368,9 @@ def test_a_page_that_may_call_is_told_so_before_and_with_the_answer(
 def test_a_foreign_page_may_not_call(stand: Standing, origin: str, path: str) -> None:
     before = stand.stored()
     for reply in (
-        stand.ask("OPTIONS", path, Origin=origin, **PREFLIGHT),
-        stand.ask("GET", path, Origin=origin),
-        stand.ask("POST", path, UPDATE, Origin=origin),
+        stand.ask("OPTIONS", path, Origin=origin, Host=NAME, **PREFLIGHT),
+        stand.ask("GET", path, Origin=origin, Host=NAME),
+        stand.ask("POST", path, UPDATE, Origin=origin, Host=NAME),
     ):
         check_refused(reply, "forbidden", "Origin: pages of this origin may not call; see --cors-origins")
         assert "Access-Control-Allow-Origin" not in reply.headers

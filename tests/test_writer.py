@@ -56,6 +56,9 @@ class FakeStore:
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
         return self.rows[after:up_to][:limit]
 
+    def position(self) -> Position:
+        return Position(self.epoch, len(self.rows))
+
     def cut_dead(self) -> None:
         """Nothing here is dead, only slow."""
 
@@ -227,6 +230,99 @@ async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -
     await writer.drain(5)
     assert writer.position == Position(rig.store.epoch, 1)
     assert rig.published == [1, 2, 3, 4, 5, 1]
+
+
+@pytest.mark.gen_test
+async def test_an_old_one_that_is_sent_again_is_not_published_again(rig: Rig) -> None:
+    writer = rig.writer()
+    old = snapshot()
+    await writer.save(old)
+    await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
+    assert (await writer.save(old))[1] is False
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.expects_log("the feed is another one now")
+@pytest.mark.gen_test
+async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_numbers(rig: Rig) -> None:
+    writer = rig.writer()
+    await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
+    del rig.store.rows[2:]
+    await writer.save(snapshot())
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4, 5, 3]
+
+
+@pytest.mark.expects_log("the feed is another one now")
+@pytest.mark.gen_test
+async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -> None:
+    writer = rig.writer()
+    old = snapshot()
+    await asyncio.gather(*[writer.save(one) for one in (old, snapshot(), snapshot())])
+    rig.store.epoch = uuid4()
+    await asyncio.gather(writer.save(old), writer.save(snapshot()))
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4]
+
+
+@pytest.mark.expects_log("the feed has lost seq 2 to 3")
+@pytest.mark.gen_test
+async def test_rows_that_are_gone_stop_nobody(rig: Rig) -> None:
+    writer = rig.writer()
+    await writer.save(snapshot())
+    rig.store.rows += [snapshot().at(2)]
+    rig.store.feed = lambda after, up_to, limit: []  # type: ignore[method-assign]
+    await writer.save(snapshot())
+    await writer.save(snapshot())
+    await writer.drain(5)
+    assert rig.published == [1, 4]
+
+
+@pytest.mark.gen_test
+async def test_a_commit_whose_answer_was_lost_is_published_without_another_save(rig: Rig) -> None:
+    writer = rig.writer()
+
+    def lose_the_answer() -> None:
+        raise StoreUnavailable("connection lost in COMMIT")
+
+    rig.store.after = lose_the_answer
+    with pytest.raises(StoreUnavailable):
+        await writer.save(snapshot())
+    while not rig.published:
+        await asyncio.sleep(0.01)
+    assert rig.published == [1]
+    await writer.drain(5)
+
+
+@pytest.mark.gen_test
+async def test_who_comes_second_with_other_content_is_not_told_that_he_was_first(rig: Rig) -> None:
+    """The first of two equal ids in one group gave up before the group was committed."""
+    writer = rig.writer()
+    rig.store.go.clear()
+    same = uuid4()
+    first = asyncio.ensure_future(writer.save(snapshot(same)))
+    second = asyncio.ensure_future(writer.save(snapshot(same)))
+    while not rig.store.groups:
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    rig.store.go.set()
+    assert (await second)[1] is False
+    await writer.drain(5)
+
+
+@pytest.mark.expects_log("could not be published")
+@pytest.mark.gen_test
+async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
+    writer = rig.writer()
+
+    def fail(snapshots: Sequence[Snapshot]) -> None:
+        raise ValueError("a mistake of ours")
+
+    writer._publish = fail
+    assert [(await writer.save(snapshot()))[0].seq for _ in range(3)] == [1, 2, 3]
+    await writer.drain(5)
 
 
 @pytest.mark.gen_test

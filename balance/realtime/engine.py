@@ -140,15 +140,17 @@ class Transport(driver.WebSocket):
     async def send(self, message: str) -> None:
         """Send one frame. Raises EngineIOError when the client is gone."""
         stream = self.tornado_handler.iostream
-        if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
-            raise EngineIOError
         try:
+            if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
+                raise StreamClosedError
             written = stream.write(to_frame(message))
             if stream.writing():
                 await written
         except StreamClosedError as error:
-            raise EngineIOError from error
-        if self._client.upgraded:  # else it is the answer to a probe, which was not queued
+            if self._client.upgraded:
+                raise EngineIOError from error
+            return  # the answer to a probe: it broke off, and its session goes on polling
+        if self._client.upgraded:  # what answers a probe was not queued
             self._client.queue.taken(len(message))
 
 
@@ -229,6 +231,8 @@ class Engine(engineio.AsyncServer):
         """Drop what is kept for a session that has ended, and end its poll."""
         if sid in self.sockets and not self.sockets[sid].upgraded:
             self.sockets[sid].queue.end()
+            if sid in self.websockets:
+                self.websockets[sid].abort()  # a probe that never came to its end
         self.nameless.pop(sid, None)
         self._next_ping.pop(sid, None)
 

@@ -21,6 +21,7 @@ from balance.web import Answers, Origins
 log = logging.getLogger("balance.realtime")
 
 INBOX_FRAMES_MAX = 64  # frames read ahead of the one being handled
+INBOX_LENGTH_MAX = 1_048_576  # characters in them
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
 SEPARATOR = "\x1e"  # between the packets of one polling request
 CLOSE = "1"
@@ -51,6 +52,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.iostream: IOStream | None = None  # once upgraded
         self.reader: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
+        self._inbox_length = 0
         self._room: asyncio.Future[None] | None = None
 
     def _upgrades(self) -> bool:
@@ -153,14 +155,16 @@ class EngineHandler(Answers, WebSocketHandler):
         if self.client is not None and self.client.last_ping:
             self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent
         self._inbox.put_nowait(message)
-        if self._inbox.qsize() < INBOX_FRAMES_MAX:
+        self._inbox_length += len(message)
+        if self._inbox.qsize() < INBOX_FRAMES_MAX and self._inbox_length < INBOX_LENGTH_MAX:
             return None
         self._room = asyncio.get_running_loop().create_future()
         return self._room  # Tornado reads no further frame until this is done
 
     async def get_next_message(self) -> str | None:
         message = await self._inbox.get()
-        if self._room is not None and self._inbox.qsize() <= INBOX_FRAMES_MAX // 2:
+        self._inbox_length -= len(message or "")
+        if self._inbox.qsize() <= INBOX_FRAMES_MAX // 2 and self._inbox_length <= INBOX_LENGTH_MAX // 2:
             self._make_room()
         return message
 

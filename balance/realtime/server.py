@@ -102,7 +102,8 @@ class SocketServer(socketio.AsyncServer):
                 await self._handle_connect(eio_sid, packet.namespace, packet.data)
             elif packet.packet_type == sio_packet.DISCONNECT:
                 await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
-                self.eio.nameless[eio_sid] = time.time()
+                if self.manager.sid_from_eio_sid(eio_sid, NAMESPACE) is None:
+                    self.eio.nameless[eio_sid] = time.time()
             elif packet.packet_type == sio_packet.EVENT:
                 await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
 
