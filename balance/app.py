@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.web import Application
 
 import protocol
@@ -31,7 +34,25 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
+DESCRIPTORS_KEPT = 64  # for the database, files and the event loop
 RETRY_S = 0.25  # between two looks for a database that is away when the service starts
+
+
+class Listener(HTTPServer):
+    """An HTTP server that closes a connection at once when few descriptors are left.
+
+    With none left nothing could be accepted, nor the database reached, and each attempt would be logged.
+    """
+
+    def initialize(self, *arguments: Any, **options: Any) -> None:
+        super().initialize(*arguments, **options)
+        self.descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        if 0 < self.descriptors_max - DESCRIPTORS_KEPT < stream.socket.fileno():
+            stream.close()
+        else:
+            super().handle_stream(stream, address)
 
 
 class App:
@@ -68,7 +89,7 @@ class App:
             read_ms_max=config.read_ms_max,
         )
         self.realtime = Realtime(self.server, self.watchers, self.service)
-        self._http = HTTPServer(
+        self._http = Listener(
             self._routes(),
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),

@@ -1,0 +1,72 @@
+"""What a client leaves undone costs the service no more than its bound: a probe without an end, a page unread."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import MakeService
+from tests.running import SNAPSHOTS, Database, Service
+from tests.traps import UPDATE, until
+from tests.wire import PollingClient, SocketClient, open_websocket
+
+pytestmark = pytest.mark.gen_test(timeout=30)
+
+LARGE_ROWS = """
+INSERT INTO balance_snapshot (seq, id, ts, onchain, onsite, received_at)
+SELECT seq, gen_random_uuid(), now(), jsonb_build_object('rlb', 1, 'usdt', 1) || more, '{"rlb": 1, "usd": 1}', now()
+FROM generate_series(1, 1000) AS seq,
+     (SELECT jsonb_object_agg('a' || n, ('0.' || repeat('1', 190))::numeric) AS more
+      FROM generate_series(1, 60) AS n) AS assets
+"""
+
+
+async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: MakeService) -> None:
+    service = await make_service(connect_ms_max=300)
+    client = await PollingClient.open(service.url, poll=False)
+    probe = await open_websocket(service.url, query=f"EIO=4&transport=websocket&sid={client.handshake['sid']}")
+    async with asyncio.timeout(5):
+        assert await probe.read_message() is None
+    await until(lambda: not service.app.server.eio.websockets)
+    await client.close()
+
+
+async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_polling(service: Service) -> None:
+    client = await PollingClient.connect(service.url)
+    for _ in range(5):
+        probe = await open_websocket(service.url, query=f"EIO=4&transport=websocket&sid={client.handshake['sid']}")
+        probe.write_message("2probe")
+        probe.close()
+        while await probe.read_message() is not None:
+            pass
+        await until(lambda: not service.app.server.eio.websockets)
+    (answer,) = await client.call("balance:update", UPDATE)
+    assert answer["success"]
+    await client.close()
+
+
+async def test_leaving_a_namespace_that_it_never_joined_does_not_end_a_client(make_service: MakeService) -> None:
+    service = await make_service(connect_ms_max=100)
+    client = await SocketClient.connect(service.url)
+    await client.send_raw("41/other,")
+    await client.expect_silence(1)  # two sweeps
+    (answer,) = await client.call("balance:update", UPDATE)
+    assert answer["success"]
+    await client.close()
+
+
+async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may_take(
+    make_service: MakeService, database: Database
+) -> None:
+    database.rows(LARGE_ROWS)
+    service = await make_service(read_ms_max=2000, reads_in_flight_max=1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
+    writer.write(f"GET {SNAPSHOTS}?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    await reader.readline()
+    refused = await service.get("?limit=1")
+    assert (refused.status, refused.body["code"]) == (503, "busy")
+    async with asyncio.timeout(10):
+        while (await service.get("?limit=1")).status != 200:
+            await asyncio.sleep(0.02)
+    writer.close()
