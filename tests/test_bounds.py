@@ -28,6 +28,7 @@ async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: 
     probe = await open_websocket(service.url, query=f"EIO=4&transport=websocket&sid={client.handshake['sid']}")
     async with asyncio.timeout(5):
         assert await probe.read_message() is None
+    probe.close()
     await until(lambda: not service.app.server.eio.websockets)
     await client.close()
 
