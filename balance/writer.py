@@ -3,7 +3,7 @@
 One flush is in flight at a time; what arrives meanwhile goes into the next one. After the commit each sender
 is answered first, and then the snapshots are published, in `seq` order and without a gap.
 
-Threads: all of it runs on the event loop; only `store.append` and `store.feed` run in a worker thread.
+Threads: all of it runs on the event loop; only what it calls of the store runs in a worker thread, the only one.
 
 Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
 once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
@@ -164,7 +164,10 @@ class Writer:
                     save.outcome.set_result((stored, is_fresh))
             # Whoever was just answered runs before this goes on: the answer comes first, then the broadcast.
             await asyncio.sleep(0)
-            await self._publish_group(appended)
+            try:
+                await self._publish_group(appended)
+            except Exception:  # it is saved, and answered, whatever becomes of the broadcast
+                log.exception("what was saved could not be published")
 
     async def _publish_group(self, appended: Appended) -> None:
         """Publish the feed from where it was left to the last snapshot of the group."""
@@ -204,22 +207,21 @@ class Writer:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), CATCH_UP_PAUSE_S)
             return  # what has arrived goes first, and its flush sees the gap as well
+        self._behind = False
         try:
             position = await self._in_thread(self._store.position)
+            if position.epoch == self.position.epoch:
+                await self._publish_from_store(position.seq)
         except StoreUnavailable:
-            return
-        self._behind = False
-        if position.epoch == self.position.epoch:
-            await self._publish_from_store(position.seq)
+            self._behind = True
+        except Exception:
+            log.exception("what may have been saved could not be published")
 
     def _move(self, snapshots: Sequence[Snapshot]) -> None:
         if snapshots:
             assert self.position is not None
             self.position = Position(self.position.epoch, snapshots[-1].seq)
-            try:
-                self._publish(snapshots)
-            except Exception:  # it is saved, and answered, whatever becomes of the broadcast
-                log.exception("seq %d to %d could not be published", snapshots[0].seq, snapshots[-1].seq)
+            self._publish(snapshots)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

