@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from engineio.packet import MESSAGE, Packet
 
+from balance.realtime import engine
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database, Service
 from tests.traps import UPDATE, until
 from tests.wire import PollingClient, SocketClient, open_websocket
 
-pytestmark = pytest.mark.gen_test(timeout=30)
+asynchronous = pytest.mark.gen_test(timeout=30)
 
 LARGE_ROWS = """
 INSERT INTO balance_snapshot (seq, id, ts, onchain, onsite, received_at)
@@ -22,6 +25,7 @@ FROM generate_series(1, 1000) AS seq,
 """
 
 
+@asynchronous
 async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: MakeService) -> None:
     service = await make_service(connect_ms_max=300)
     client = await PollingClient.open(service.url, poll=False)
@@ -33,6 +37,7 @@ async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: 
     await client.close()
 
 
+@asynchronous
 async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_polling(service: Service) -> None:
     client = await PollingClient.connect(service.url)
     for _ in range(5):
@@ -47,6 +52,7 @@ async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_p
     await client.close()
 
 
+@asynchronous
 async def test_leaving_a_namespace_that_it_never_joined_does_not_end_a_client(make_service: MakeService) -> None:
     service = await make_service(connect_ms_max=100)
     client = await SocketClient.connect(service.url)
@@ -57,6 +63,7 @@ async def test_leaving_a_namespace_that_it_never_joined_does_not_end_a_client(ma
     await client.close()
 
 
+@asynchronous
 async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may_take(
     make_service: MakeService, database: Database
 ) -> None:
@@ -71,3 +78,30 @@ async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may
         while (await service.get("?limit=1")).status != 200:
             await asyncio.sleep(0.02)
     writer.close()
+
+
+def test_who_had_nothing_to_read_for_an_hour_has_his_second_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    outbox = engine.Outbox()
+    packet = Packet(MESSAGE, "x" * 1000)
+    outbox.put_nowait(packet)
+    outbox.taken(1001)
+    clock.now = 3600.0
+    for _ in range(3):
+        outbox.put_nowait(packet)
+    assert not outbox.is_stuck(1000), "over the bound, but since this very moment"
+    clock.now += engine.STALL_S / 2
+    outbox.taken(1001)
+    clock.now += engine.STALL_S
+    assert not outbox.is_stuck(1000), "it took something within the time"
+    clock.now += 0.1
+    assert outbox.is_stuck(1000)
+    assert not outbox.is_stuck(2002), "within the bound it may take all the time it wants"
+
+
+def test_far_over_the_bound_is_too_much_however_well_it_reads() -> None:
+    outbox = engine.Outbox()
+    for _ in range(engine.STRETCH + 1):
+        outbox.put_nowait(Packet(MESSAGE, "x" * 1000))
+    assert outbox.is_stuck(1000)

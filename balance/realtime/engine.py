@@ -59,6 +59,8 @@ class Outbox:
         if self._ended:
             return
         if packet is not None:
+            if not self.unsent_bytes:
+                self._taken_at = time.monotonic()  # who had nothing to take has its time from now
             self.unsent_bytes += len(packet.encode())
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(packet)
