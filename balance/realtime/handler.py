@@ -103,7 +103,7 @@ class EngineHandler(Answers, WebSocketHandler):
             raise protocol.MalformedJson("is not valid UTF-8", "payload") from error
         # A binary packet follows the event it belongs to, which is refused already.
         packets = [packet for packet in packets if not packet.startswith("b")]
-        if not all(packet[:1] in FROM_POLLING_CLIENT and packet for packet in packets):
+        if not all(packet[:1] in FROM_POLLING_CLIENT for packet in packets):
             raise protocol.MalformedJson("is not a list of Engine.IO packets", "payload")
         self.request.body = SEPARATOR.join(packets).encode()
         # The library reads as many bytes as this says, and a chunked request does not say it.
@@ -146,7 +146,7 @@ class EngineHandler(Answers, WebSocketHandler):
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
         if isinstance(message, bytes):
             return None  # part of a binary event, which is refused already
-        if message[:1] not in FROM_CLIENT or not message:
+        if message[:1] not in FROM_CLIENT:
             self.close(PROTOCOL_ERROR, "not an Engine.IO packet")
             return None
         if message[:1] == CLOSE:
