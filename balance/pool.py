@@ -4,7 +4,8 @@ Threads: any number may borrow at once; a connection is used by one of them at a
 
 Promises: `connection()` lends one that works or raises StoreUnavailable within the wait; what psycopg raises of a
 database that went away while it was lent comes out as StoreUnavailable too. After a restart of the database the
-first call finds it. Not promised: that a call ends while the database hangs; `close` ends even those.
+first call finds it. Not promised: that a call ends by itself while the database hangs; `cut_dead` and `close` end even
+those.
 
 Life: `Pool(url)` checks the URL, `open()` connects, `close()` ends everything.
 """

@@ -7,7 +7,8 @@ Promises: when `append` returns, the rows are committed and flushed to disk. Whe
 they may or may not be there; appending them again is safe, since an `id` is stored once. `seq` is contiguous
 from 1 and in commit order, also with several processes on one database.
 
-Not promised: that a call ends while the database hangs. Whoever waits on the event loop bounds his wait.
+Not promised: that a call ends by itself while the database hangs. Whoever waits on the event loop bounds his wait, and
+then calls `cut_dead`.
 
 Life: `open()` connects and checks the schema, `close()` ends everything.
 """

@@ -1,6 +1,6 @@
 """What every HTTP answer has in common: the one error shape, who may call from a web page, how large a body is.
 
-Both kinds of handlers, REST (`rest`) and Engine.IO (`engine`), mix `Answers` in.
+Both kinds of handlers, REST (`rest`) and Socket.IO (`realtime.handler`), mix `Answers` in.
 """
 
 from __future__ import annotations
@@ -42,26 +42,19 @@ class Origins:
             return True
         try:
             parts = urlsplit(origin.lower())
-            own = parts.netloc == host.lower() and _is_address(parts.hostname)
-            return parts.scheme in ("http", "https") and (own or _is_loopback(parts.hostname))
+            address = _address(parts.hostname)
+            own = address is not None and parts.netloc == host.lower()
+            loopback = address.is_loopback if address else f".{parts.hostname}".endswith(".localhost")
+            return parts.scheme in ("http", "https") and (own or loopback)
         except ValueError:
             return False
 
 
-def _is_address(hostname: str | None) -> bool:
+def _address(hostname: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return bool(hostname and ipaddress.ip_address(hostname))
+        return ipaddress.ip_address(hostname or "")
     except ValueError:
-        return False
-
-
-def _is_loopback(hostname: str | None) -> bool:
-    if not hostname or hostname == "localhost" or hostname.endswith(".localhost"):
-        return bool(hostname)
-    try:
-        return ipaddress.ip_address(hostname).is_loopback
-    except ValueError:
-        return False
+        return None
 
 
 @stream_request_body

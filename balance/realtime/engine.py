@@ -4,7 +4,8 @@ Of python-engineio's `AsyncServer` this overrides what has no bound or no end; t
 Each session has an outbox with a bound in bytes, and who does not read is cut off; a session that never becomes
 a client, or does not answer the heartbeat, is ended by one sweep for all.
 
-Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`;
+Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`,
+`._bad_request`, `._log_error_once`;
 `AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`, `._send_ping`; `WebSocket.tornado_handler`.
 """
 

@@ -4,7 +4,8 @@ Of python-socketio's `AsyncServer` this overrides what lets a packet end in sile
 library's. Unanswered events of one client are bounded: over the bound its connection is not read.
 
 Relied on inside python-socketio 5, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
-`_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_event`, `_handle_event_internal`, and
+`_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`, `_handle_event`,
+`_handle_event_internal`, and
 that `AsyncManager.connect` is called when the CONNECT packet has been sent.
 """
 
