@@ -80,7 +80,7 @@ async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may
     writer.close()
 
 
-def test_who_had_nothing_to_read_for_an_hour_has_his_second_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_had_nothing_to_read_for_an_hour_has_his_time_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock.now))
     outbox = engine.Outbox()

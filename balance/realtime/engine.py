@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
-STALL_S = 1.0  # over its bound, a client that has taken nothing for so long is cut off
+STALL_S = 5.0  # over its bound, a client that has taken nothing for so long is cut off; a slow link takes seconds
 STRETCH = 8  # times its bound is too much, however well it reads
 GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
