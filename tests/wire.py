@@ -351,18 +351,22 @@ class Http:
         self._client = AsyncHTTPClient(force_instance=True, max_clients=1000)
         assert isinstance(self._client, SimpleAsyncHTTPClient)
         self._tcp = self._client.tcp_client = _Streams(source_ip)
+        self._closed = False
 
     async def fetch(
         self, url: str, method: str = "GET", body: str | bytes | None = None, *, timeout: float = WAIT_S, **more: Any
     ) -> HTTPResponse:
-        """Return the response, whatever its status. Raises HTTPClientError 599 if there is none in time."""
+        """Return the response, whatever its status. Raises HTTPClientError 599 if there is none, or none in time."""
+        if self._closed:  # a heartbeat that came with the last poll wants an answer still
+            raise HTTPClientError(599, "this client is closed")
         more["headers"] = {**self._headers, **more.get("headers", {})}
         more.setdefault("allow_nonstandard_methods", True)
         request = HTTPRequest(url, method, body=body, request_timeout=timeout, follow_redirects=False, **more)
         return await self._client.fetch(request, raise_error=False)
 
     def close(self) -> None:
-        """Cut every connection; a waiting request fails."""
+        """Cut every connection; a waiting request fails, and so does every later one."""
+        self._closed = True
         for stream in self._tcp.streams:
             stream.close()
         self._client.close()
