@@ -54,7 +54,6 @@ _MEANINGS = {
     "Amount": "must be 0 or at least 1e-30",
     "AssetName": "is not an asset name (1 to 32 of a-z 0-9 . _ - with a letter or digit first)",
     "Cursor": "must be the `next` of an earlier page",
-    "ListQuery": "can not be given together with offset",
     "Timestamp": "must be a date and time with a zone as RFC 3339 has it, such as 2025-11-07T00:45:08.603Z",
     "UtcTimestamp": "must be a UTC time with three or six fraction digits, such as 2025-11-07T00:45:08.603Z",
     "Uuid": "must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51",
@@ -130,8 +129,6 @@ def _explain(error: jsonschema.ValidationError) -> tuple[Path, str]:
         case "pattern" | "not":
             if "propertyNames" in error.absolute_schema_path:
                 path = (*path, value)
-            elif isinstance(limit, dict) and "required" in limit:
-                path = (*path, limit["required"][0])
             reason = _MEANINGS[error.schema["title"]]
         case "type":
             reason = f"must be {_either(limit)}, not {_kind(value, limit)}"

@@ -81,6 +81,15 @@ async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arriv
 
 
 @pytest.mark.gen_test
+async def test_an_offset_counts_from_the_cursor_where_there_is_one(service: Service) -> None:
+    await save_all(service, [update(second(number)) for number in range(6)])
+    cursor = (await service.get("?limit=2")).body["pagination"]["next"]
+    page = (await service.get(f"?limit=2&offset=1&cursor={cursor}")).body
+    assert [one["ts"] for one in page["data"]] == [second(2), second(1)]
+    assert page["pagination"]["offset"] == 1
+
+
+@pytest.mark.gen_test
 async def test_from_is_inclusive_to_is_not_and_pid_is_exact(service: Service) -> None:
     await save_all(service, [update(second(number), pid=number % 3) for number in range(10)])
     await save_all(service, [update(second(30))])

@@ -171,9 +171,8 @@ def test_a_body_over_the_limit_is_refused(stand: Standing, write: Any, size: int
         ("cursor=1_1_1", "cursor: must be the `next` of an earlier page"),
         ("cursor=1_1%0A", "cursor: must be the `next` of an earlier page"),
         ("cursor=1_99999999999999999999", "cursor: must be the `next` of an earlier page"),
-        ("cursor=-99999999999999999_1", "cursor: is not a cursor of this list"),
-        ("cursor=1_9999999999999999999", "cursor: is not a cursor of this list"),
-        ("cursor=1_1&offset=0", "cursor: can not be given together with offset"),
+        ("cursor=-1_1", "cursor: must be the `next` of an earlier page"),
+        ("cursor=1_9999999999999999999", "cursor: must be the `next` of an earlier page"),
     ],
 )
 def test_a_query_that_can_not_be_meant_is_refused(stand: Standing, query: str, error: str) -> None:
@@ -185,7 +184,10 @@ def test_a_query_that_is_not_utf_8_is_refused_by_its_name(stand: Standing, name:
     check_refused(stand.ask("GET", f"{SNAPSHOTS}?{name}=%ff"), "invalid_payload", f"{name}: is not valid UTF-8")
 
 
-@pytest.mark.parametrize("query", ["", "&", "limit=%31", "pid=9007199254740991", "cursor=99999999999999999_1"])
+@pytest.mark.parametrize(
+    "query",
+    ["", "&", "limit=%31", "pid=9007199254740991", f"cursor={'9' * 17}_{'9' * 18}", "cursor=0_0&offset=1"],
+)
 def test_an_unusual_query_that_means_something_is_taken(stand: Standing, query: str) -> None:
     reply = stand.ask("GET", f"{SNAPSHOTS}?{query}")
     assert reply.status == 200
