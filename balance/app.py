@@ -19,14 +19,17 @@ from tornado.iostream import IOStream
 from tornado.web import Application
 
 import protocol
-from balance import rest
+from balance import docs, rest
 from balance.config import Config
+from balance.contract import DocumentHandler
 from balance.pool import DatabaseError, Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store
 from balance.web import DISCARD_BYTES_MAX, Origins, log_request
 from balance.writer import Writer
+from protocol.documents import documents
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
 
 log = logging.getLogger("balance.app")
 
@@ -112,9 +115,15 @@ class App:
         }
         return Application(
             [
-                (rest.SNAPSHOTS, rest.SnapshotsHandler, common),
-                (rest.SNAPSHOTS + "/([^/]+)", rest.SnapshotHandler, common),
-                ("/api/socket.io/?", EngineHandler, engine),
+                (SNAPSHOTS, rest.SnapshotsHandler, common),
+                (f"{SNAPSHOTS}/([^/]+)", rest.SnapshotHandler, common),
+                (f"{protocol.SOCKET_PATH}/?", EngineHandler, engine),
+                (
+                    f"{CONTRACT}?.*|{OPENAPI}|{ASYNCAPI}",
+                    DocumentHandler,
+                    {**common, "documents": documents(), "headers": {}},
+                ),
+                (f"{DOCS}(?:/.*)?", DocumentHandler, {**common, "documents": docs.pages(), "headers": docs.HEADERS}),
             ],
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=common,
@@ -192,7 +201,7 @@ def _socket_server(config: Config) -> SocketServer:
         json=protocol,  # exact numbers, and no NaN
         async_handlers=True,  # an update that waits for its commit must not hold up the next one, nor the heartbeat
         always_connect=False,  # the first word to a client is whether it is let in
-        namespaces=["/"],
+        namespaces=[protocol.NAMESPACE],
         ping_interval=config.ping_interval_s,
         ping_timeout=config.ping_timeout_s,
         max_http_buffer_size=config.frame_bytes_max,

@@ -12,8 +12,8 @@ from tornado.iostream import StreamClosedError
 import protocol
 from balance.service import Service
 from balance.web import Answers, Origins
+from protocol.operations import SNAPSHOTS
 
-SNAPSHOTS = "/api/balance/snapshot"
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
@@ -41,13 +41,17 @@ class RestHandler(Answers):
 
     async def on_get(self, *path: str) -> None:
         with self.service.reading():
-            written = self.answer(await self.read(*path))
+            written = await self.respond(*path)
             try:
                 await asyncio.wait_for(written, self.service.read_s_max)
             except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
                 connection = self.request.connection
                 assert isinstance(connection, HTTP1Connection)
                 connection.stream.close()
+
+    async def respond(self, *path: str) -> asyncio.Future[None]:
+        """Begin the answer to GET and HEAD; the future is done when the operating system has taken all of it."""
+        return self.answer(await self.read(*path))
 
     async def read(self, *path: str) -> dict[str, Any]:
         """Give the body of the answer to GET and HEAD."""

@@ -19,8 +19,6 @@ import protocol
 
 log = logging.getLogger("balance.web")
 
-EXPOSED = "Location, Retry-After"
-ALLOWED_HEADERS = "Content-Type"
 PREFLIGHT_S = "600"
 DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
@@ -63,6 +61,8 @@ class Answers(RequestHandler):
 
     origins: Origins
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
+    allowed_headers = "Content-Type"  # that a web page may send
+    exposed_headers = "Location, Retry-After"  # that a web page may read
     body_bytes_max: int
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
@@ -113,14 +113,15 @@ class Answers(RequestHandler):
         """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""
         if not self.origins.allows(self.request.headers.get("Origin"), self.request.host):
             raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
-        self._let_page_read()
+        self.let_page_read()
 
-    def _let_page_read(self) -> None:
+    def let_page_read(self) -> None:
+        """Tell the browser that the page which asks may read the answer, if it may."""
         origin = self.request.headers.get("Origin")
         self.set_header("Vary", "Origin")
         if origin is not None and self.origins.allows(origin, self.request.host):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", EXPOSED)
+            self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
 
     def answer_preflight(self) -> None:
         """Answer OPTIONS: what may be called here, and by which methods and headers."""
@@ -128,7 +129,7 @@ class Answers(RequestHandler):
         self.set_header("Allow", ", ".join(self.methods))
         if "Access-Control-Request-Method" in self.request.headers:
             self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods))
-            self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
+            self.set_header("Access-Control-Allow-Headers", self.allowed_headers)
             self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
 
     def answer(self, body: object, status: int = 200) -> asyncio.Future[None]:
@@ -143,13 +144,14 @@ class Answers(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
 
-    def compute_etag(self) -> None:
-        """Nothing here is cached, so no hash of each body is made."""
+    def compute_etag(self) -> str | None:
+        """Nothing is cached unless a handler says so, and no hash of each body is made."""
+        return None
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Turn whatever ended a handler into the error of `protocol.errors` that it is."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
-        self._let_page_read()  # an error that a page may not read is of no use to it
+        self.let_page_read()  # an error that a page may not read is of no use to it
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
         if error.retry_after_s is not None:

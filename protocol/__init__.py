@@ -6,8 +6,8 @@
     check("balance_update", update)     # raises InvalidPayload: "onchain.rlb: must be at least 0"
 
 Stands alone: it knows nothing of the service, and a client may use it as it is. `EVENTS` is the table of
-Socket.IO events, `ERRORS` the closed table of errors, `names` and `schema` give the JSON Schemas. On the
-shell: `python -m protocol`.
+Socket.IO events, `OPERATIONS` that of REST, `ERRORS` the closed table of errors; `names` and `schema` give the JSON
+Schemas. `protocol.documents` puts them together as what a client team takes away. On the shell: `python -m protocol`.
 """
 
 from protocol.check import check
@@ -36,10 +36,13 @@ from protocol.events import (
     BALANCE_UPDATE,
     CONNECTED,
     EVENTS,
+    NAMESPACE,
     PING,
     PONG,
+    SOCKET_PATH,
     Event,
 )
+from protocol.operations import OPERATIONS, Operation
 from protocol.registry import names, schema
 
 __all__ = [
@@ -50,8 +53,11 @@ __all__ = [
     "CONNECTED",
     "ERRORS",
     "EVENTS",
+    "NAMESPACE",
+    "OPERATIONS",
     "PING",
     "PONG",
+    "SOCKET_PATH",
     "Busy",
     "Conflict",
     "Event",
@@ -61,6 +67,7 @@ __all__ = [
     "MalformedJson",
     "MethodNotAllowed",
     "NotFound",
+    "Operation",
     "PayloadTooLarge",
     "RateLimited",
     "ServiceError",

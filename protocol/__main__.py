@@ -1,8 +1,10 @@
-"""`python -m protocol`: list, show and check payloads from the shell.
+"""`python -m protocol`: the contract from the shell, with no server at hand.
 
     python -m protocol list                     the names of all schemas
     python -m protocol show NAME                one schema
     python -m protocol check NAME [FILE|-]      check a payload, from standard input if no file is named
+    python -m protocol write FOLDER             write all that a client team takes away: schemas, bundle, OpenAPI,
+                                                AsyncAPI, TypeScript
 
 Exit status: 0 fine, 1 the payload is refused (the error, with its path, on stderr), 2 wrong usage.
 """
@@ -14,6 +16,7 @@ import sys
 from pathlib import Path
 
 from protocol import ServiceError, check, loads, names, registry
+from protocol.documents import documents
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,14 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     checker = commands.add_parser("check", help="check a payload against its schema")
     checker.add_argument("name", choices=names(), metavar="NAME")
     checker.add_argument("file", nargs="?", default="-", metavar="FILE", help="- or nothing: standard input")
+    writer = commands.add_parser("write", help="write schemas, bundle, OpenAPI, AsyncAPI and types to a folder")
+    writer.add_argument("folder", type=Path, metavar="FOLDER", help="is made if it does not exist")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "list":
             print(*names(), sep="\n")
         case "show":
-            print((registry.FOLDER / f"{chosen.name}.json").read_text("utf-8"), end="")
+            print(registry.text(chosen.name), end="")
         case "check":
             return _check(parser, chosen.name, chosen.file)
+        case "write":
+            _write(parser, chosen.folder)
     return 0
 
 
@@ -48,6 +55,17 @@ def _check(parser: argparse.ArgumentParser, name: str, file: str) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _write(parser: argparse.ArgumentParser, folder: Path) -> None:
+    for document in documents().values():
+        file = folder / document.file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(document.data)
+        except OSError as error:
+            parser.error(f"{file}: {error.strerror}")
+        print(file)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from protocol.errors import (
+    Busy,
+    Conflict,
+    Forbidden,
+    InternalError,
+    InvalidPayload,
+    MalformedJson,
+    PayloadTooLarge,
+    ServiceError,
+    Unavailable,
+)
+
+SOCKET_PATH = "/api/socket.io"
+"""Where Socket.IO is served: the option `path` of its clients."""
+NAMESPACE = "/"
+"""The only one there is; clients join it if they name none."""
+PING_INTERVAL_S = 25
+"""Seconds between two heartbeats, unless whoever runs the server says otherwise (SEED.md, Heartbeat)."""
+PING_TIMEOUT_S = 20
+"""Seconds that an answer to a heartbeat may take; the same."""
+
 BALANCE_UPDATE = "balance:update"
 PING = "ping"
 CONNECTED = "connected"
@@ -26,12 +47,20 @@ class Event:
     """The name of its payload's schema, for `check`."""
     answered_by: tuple[str, ...] = ()
     """The events one of which the server answers with; the same payload is the acknowledgement."""
+    errors: tuple[type[ServiceError], ...] = ()
+    """Each way in which it may be refused."""
 
 
 EVENTS: dict[str, Event] = {
     event.name: event
     for event in (
-        Event(BALANCE_UPDATE, "client_to_server", "balance_update", (BALANCE_ACK, BALANCE_ERROR)),
+        Event(
+            BALANCE_UPDATE,
+            "client_to_server",
+            "balance_update",
+            (BALANCE_ACK, BALANCE_ERROR),
+            (MalformedJson, InvalidPayload, Conflict, PayloadTooLarge, Busy, Unavailable, InternalError),
+        ),
         Event(PING, "client_to_server", "ping", (PONG,)),
         Event(CONNECTED, "server_to_client", "connected"),
         Event(BALANCE_SNAPSHOT, "server_to_client", "balance_snapshot"),
@@ -41,3 +70,12 @@ EVENTS: dict[str, Event] = {
     )
 }
 """Every event by its name."""
+
+CONNECT = Event(
+    "connect", "client_to_server", "connect_auth", (CONNECTED, "connect_error"), (MalformedJson, InvalidPayload)
+)
+"""Not an event but the packet by which Socket.IO itself connects; its payload is the option `auth` of a client."""
+CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")
+"""The packet by which Socket.IO itself refuses that."""
+HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (InvalidPayload, Forbidden, Busy, Unavailable)
+"""By what the HTTP request that begins a connection may be refused, before there is any Socket.IO."""

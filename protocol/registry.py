@@ -87,6 +87,11 @@ def schema(name: str) -> Schema:
     return _SCHEMAS[name]
 
 
+def text(name: str) -> str:
+    """Return a schema's file, as it stands. Raises FileNotFoundError for a name that is none."""
+    return (FOLDER / f"{name}.json").read_text("utf-8")
+
+
 def fast(name: str) -> jsonschema_rs.Draft7Validator:
     """Return the validator that only says yes or no. Raises KeyError for a name that is none."""
     return _FAST[name]

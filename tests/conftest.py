@@ -24,6 +24,7 @@ from tornado.ioloop import IOLoop
 
 from balance.embedded import EmbeddedPostgres
 from balance.migrate import migrate
+from tests import contract
 from tests.running import Database, Process, Service
 
 # The same examples in every run, and no folder of earlier ones in the tree.
@@ -31,6 +32,8 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, database=No
 hypothesis.settings.load_profile("repeatable")
 
 MakeService = Callable[..., Awaitable[Service]]
+
+contract.install()
 
 
 def pytest_configure(config: pytest.Config) -> None:

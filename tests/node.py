@@ -19,9 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "js"
-VERSION_MIN = 18  # the oldest Node that socket.io-client 4.8 and its `ws` are tested on
+VERSION_MIN = 20  # the oldest that the packages of tests/js run on
 INSTALL_S_MAX = 300
 KILL_S_MAX = 5.0
+ANSWER_S_MAX = 60.0
 
 
 @cache
@@ -75,6 +76,19 @@ async def run_node(
             process.kill()
         async with asyncio.timeout(KILL_S_MAX):
             await process.communicate()
+
+
+def ask_node(script: Path, question: str = "", *args: str) -> str:
+    """Run a script of tests/js with `question` on its standard input; return what it prints.
+
+    Fails if it ends with another status than 0 or says anything on stderr.
+    """
+    node_modules()
+    done = subprocess.run(
+        [node(), script, *args], input=question, capture_output=True, text=True, timeout=ANSWER_S_MAX, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 def _npm(*args: str) -> None:

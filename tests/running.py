@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tornado.netutil import bind_sockets
 import protocol
 from balance.app import App
 from balance.config import Config
+from tests.contract import AGAINST
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOTS = "/api/balance/snapshot"
@@ -81,13 +83,17 @@ class Service:
 
 
 class Answer:
-    """An HTTP answer, its JSON body decoded exactly."""
+    """An HTTP answer; `body` decodes it exactly."""
 
     def __init__(self, response: HTTPResponse) -> None:
         self.status = response.code
         self.headers = response.headers
         self.raw = response.body
-        self.body = protocol.loads(response.body) if response.body else None
+
+    @cached_property
+    def body(self) -> Any:
+        """The JSON body, None if there is none. Raises MalformedJson."""
+        return protocol.loads(self.raw) if self.raw else None
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} {self.raw[:300]!r}>"
@@ -104,7 +110,7 @@ async def request(url: str, method: str, path: str, body: Any = None, **headers:
     try:
         response = await client.fetch(
             url + path, method=method, body=body, headers=names, raise_error=False, request_timeout=30,
-            allow_nonstandard_methods=True, follow_redirects=False,
+            allow_nonstandard_methods=True, follow_redirects=False, decompress_response=False,
         )  # fmt: skip
     finally:
         client.close()
@@ -112,12 +118,15 @@ async def request(url: str, method: str, path: str, body: Any = None, **headers:
 
 
 class Process:
-    """`python server.py …` as a process of its own, in a session of its own."""
+    """`python server.py …` as a process of its own, in a session of its own.
+
+    It is held to the contract, unless `script` names server.py itself.
+    """
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BALANCE_", "DATABASE"))}
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "server.py"), *arguments],
+            [sys.executable, str(ROOT / environment.pop("script", "tests/checked_server.py")), *arguments],
             cwd=environment.pop("cwd", ROOT),
             env={**inherited, **environment},
             stdout=subprocess.PIPE,
@@ -161,6 +170,8 @@ class Process:
         status = self._process.wait(START_S_MAX)
         for reader in self._readers:
             reader.join(START_S_MAX)
+        wrong = [line for line in self.stderr if AGAINST in line]
+        assert not wrong, wrong
         return status
 
     def kill(self) -> None:

@@ -224,7 +224,7 @@ async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
     data = tmp_path / "data"
     one, other = islice(updates(Random(SEED)), 2)
     for number, update in enumerate((one, other)):
-        process = processes("--port=0", f"--data-dir={data}")
+        process = processes("--port=0", f"--data-dir={data}", script="server.py")
         url = await asyncio.to_thread(process.url)
         assert url.startswith("http://127.0.0.1:")
         assert process.stdout == [f"listening on {url}"]

@@ -44,12 +44,15 @@ UPDATE = {
     "onchain": {"rlb": Decimal("100074.99978"), "usdt": Decimal("7656.36")},
     "onsite": {"rlb": Decimal("101132.407627"), "usd": Decimal("7646.96")},
 }
-REQUESTS = ["balance_update", "connect_auth", "get_path", "list_query"]
+NO_LINE_FEED = {"type": "string", "pattern": "\\n"}
+REQUESTS = ["balance_update", "connect_auth", "get_path", "list_query", "schema_path"]
 REPLIES = [
     "balance_ack",
     "balance_error",
     "balance_snapshot",
+    "connect_error",
     "connected",
+    "contract_reply",
     "error_reply",
     "get_reply",
     "list_reply",
@@ -136,7 +139,7 @@ class TestEverySchema:
 
     def test_has_words_for_every_pattern(self, name):
         for schema in subschemas(protocol.schema(name)):
-            assert "pattern" not in schema or schema.get("title") in _MEANINGS or schema == {"pattern": "\\n"}
+            assert "pattern" not in schema or schema.get("title") in _MEANINGS or schema == NO_LINE_FEED
 
     def test_has_patterns_that_every_engine_reads_alike(self, name):
         # No look-around (RE2, Rust), no \d \w \s (Unicode in some), and a `$` that stops at no line feed.
@@ -144,7 +147,7 @@ class TestEverySchema:
             if schema.get("pattern", "\\n") != "\\n":
                 assert not re.search(r"\(\?[^:]|\\[^.]", schema["pattern"])
                 assert schema["pattern"][0] + schema["pattern"][-1] == "^$"
-                assert schema["not"] == {"pattern": "\\n"}
+                assert schema["not"] == NO_LINE_FEED
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -164,7 +167,7 @@ def test_a_reply_or_event_may_grow_fields_and_lose_none(name):
 
 
 def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
-    parts = {"amount", "asset_name", "cursor", "error_code", "onchain", "onsite", "ping"}
+    parts = {"amount", "asset_name", "cursor", "document_headers", "error_code", "onchain", "onsite", "ping"}
     parts |= {"timestamp", "utc_timestamp", "uuid"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
@@ -12,8 +13,10 @@ import pytest
 
 import protocol
 from balance.config import Config, flag
+from protocol.documents import documents
+from protocol.operations import CONTRACT
 from tests.bots import Bot, run_python
-from tests.node import run_node
+from tests.node import ask_node, node_modules, run_node
 from tests.running import ROOT, SNAPSHOTS, Database, Service
 
 README = (ROOT / "README.md").read_text()
@@ -53,11 +56,67 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 
 def test_every_route_is_listed() -> None:
-    assert list(rows("REST")) == [
-        "POST /api/balance/snapshot",
-        "GET /api/balance/snapshot",
-        "GET /api/balance/snapshot/{id}",
-    ]
+    assert list(rows("REST")) == [f"{one.method} {one.path}" for one in protocol.OPERATIONS.values()]
+
+
+def test_every_document_is_listed() -> None:
+    index = protocol.loads(documents()[CONTRACT].data)["data"]
+    listed = rows("For client teams")
+    assert set(listed) == {index[key] for key in ("docs", "bundle", "types", "openapi", "asyncapi")}
+
+
+def test_what_it_says_to_client_teams_is_what_the_docs_page_shows() -> None:
+    for file in (ROOT / "protocol" / "guide").iterdir():
+        language = file.suffix[1:].replace("mjs", "js").replace("py", "python")
+        assert f"```{language} {file.name}\n{file.read_text()}```" in README
+
+
+def guide(name: str, service: Service) -> str:
+    """A program for client teams, for the address of this service."""
+    text = (ROOT / "protocol" / "guide" / name).read_text()
+    assert text.count(ADDRESS) >= 1
+    return text.replace(ADDRESS, service.url)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(node_modules())
+    (tmp_path / "check.mjs").write_text(guide("check.mjs", service))
+    async with run_node(tmp_path / "check.mjs") as process:
+        await Bot(process).line("it is valid")
+    wrong = guide("check.mjs", service).replace("usdt: 7656.36", "usdt: '7656.36'")
+    (tmp_path / "wrong.mjs").write_text(wrong)
+    async with run_node(tmp_path / "wrong.mjs") as process:
+        await Bot(process).line("message: 'must be number'")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "check.py").write_text(guide("check.py", service))
+    async with run_python(tmp_path / "check.py", env=dict(os.environ)) as process:
+        await Bot(process).line("it is valid")
+    (tmp_path / "wrong.py").write_text(guide("check.py", service).replace('"usdt": 7656.36', '"usdt": "7656.36"'))
+    async with run_python(tmp_path / "wrong.py", env=dict(os.environ)) as process:
+        await Bot(process).line("[\"'7656.36' is not of type 'number'\"]")
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
+    service: Service, database: Database, tmp_path: Path
+) -> None:
+    types = (await service.request("GET", f"{CONTRACT}types.d.ts")).raw
+    (tmp_path / "node_modules").symlink_to(node_modules())
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "types.d.ts").write_bytes(types)
+    (tmp_path / "client.ts").write_text(guide("client.ts", service))
+    await asyncio.to_thread(
+        ask_node, node_modules() / "typescript" / "bin" / "tsc", "",
+        *("--strict", "--module", "nodenext", "--target", "es2022", "--types", "", "--skipLibCheck"),
+        *("--outDir", str(tmp_path), str(tmp_path / "client.ts")),
+    )  # fmt: skip
+    async with run_node(tmp_path / "client.js") as process:
+        await Bot(process).line("saved as ")
+    assert database.count() == 1
 
 
 @pytest.mark.parametrize(("schema", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])

@@ -281,6 +281,28 @@ async def test_t18_a_connect_without_auth_is_accepted_once(make_service, auth):
     await client.close()
 
 
+@pytest.mark.parametrize(
+    ("connect", "error"),
+    [
+        ("40/admin,", "namespace: there is none but /"),
+        ("40", "namespace: this client is connected to it already"),
+    ],
+    ids=["unknown", "twice"],
+)
+async def test_a_namespace_that_can_not_be_joined_is_refused_in_words_and_changes_nothing(make_service, connect, error):
+    # The library would send a bare string, of which socket.io-client makes an error whose message is undefined.
+    service = await make_service()
+    client = await SocketClient.connect(service.url)
+    await client.send_raw(connect)
+    frame = str(await client.next_frame())
+    assert frame.startswith("44")
+    refusal = json.loads(frame[frame.index("{") :])
+    assert refusal["message"] == error
+    check_error(refusal["data"], "invalid_payload")
+    assert (await client.call("balance:update", UPDATE))[0]["success"]
+    await client.close()
+
+
 # T19 -----------------------------------------------------------------------------------------------------
 
 

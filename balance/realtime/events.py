@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import protocol
-from balance.realtime.server import NAMESPACE, SocketServer
+from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
 from balance.service import Service, now
 from balance.snapshot import format_ts
@@ -85,7 +85,7 @@ class Realtime:
         return payload
 
     def _session(self, sid: str) -> str:
-        return self._server.manager.eio_sid_from_sid(sid, NAMESPACE) or ""
+        return self._server.manager.eio_sid_from_sid(sid, protocol.NAMESPACE) or ""
 
 
 def _refusal(error: protocol.ServiceError, update: object) -> dict[str, Any]:

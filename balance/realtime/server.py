@@ -23,7 +23,6 @@ from socketio import packet as sio_packet
 import protocol
 from balance.realtime.engine import Engine
 
-NAMESPACE = "/"
 ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})")
 
 
@@ -103,7 +102,7 @@ class SocketServer(socketio.AsyncServer):
                 await self._handle_connect(eio_sid, packet.namespace, packet.data)
             elif packet.packet_type == sio_packet.DISCONNECT:
                 await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
-                if self.manager.sid_from_eio_sid(eio_sid, NAMESPACE) is None:
+                if self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE) is None:
                     self.eio.nameless[eio_sid] = time.time()
             elif packet.packet_type == sio_packet.EVENT:
                 await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
@@ -121,6 +120,11 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         try:
+            # The library would refuse by a bare string, of which a JavaScript client makes an error without a message.
+            if (namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
+                raise protocol.InvalidPayload(f"there is none but {protocol.NAMESPACE}", "namespace")
+            if self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE) is not None:
+                raise protocol.InvalidPayload("this client is connected to it already", "namespace")
             self.check_auth(data)  # here and not in a connect handler, which is not told of `false`, `0` and `[]`
         except protocol.ServiceError as error:
             await self._refuse_connect(eio_sid, namespace, error)
@@ -142,8 +146,8 @@ class SocketServer(socketio.AsyncServer):
             return
         while self._in_flight.get(eio_sid, 0) >= self._in_flight_max:
             await self._room.setdefault(eio_sid, asyncio.get_running_loop().create_future())
-        sid = self.manager.sid_from_eio_sid(eio_sid, namespace or NAMESPACE)
-        if not self.manager.is_connected(sid, namespace or NAMESPACE):
+        sid = self.manager.sid_from_eio_sid(eio_sid, namespace or protocol.NAMESPACE)
+        if not self.manager.is_connected(sid, namespace or protocol.NAMESPACE):
             error = protocol.InvalidPayload("is not one that this client is connected to", "namespace")
             await self._refuse_connect(eio_sid, namespace, error)
             return

@@ -1,0 +1,162 @@
+"""Socket.IO as AsyncAPI 3.0, put together from the tables: events, errors and schemas. Nothing is said here twice.
+
+Written from the server's side, as AsyncAPI wants it: the server *receives* what a client sends. One channel is the
+one namespace, one message is one event and its payload the event's one argument, and a *reply* is what comes as the
+acknowledgement as well as by an event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from protocol import bundle, registry
+from protocol.errors import ServiceError
+from protocol.events import (
+    CONNECT,
+    CONNECT_ERROR,
+    EVENTS,
+    HANDSHAKE_ERRORS,
+    NAMESPACE,
+    PING_INTERVAL_S,
+    PING_TIMEOUT_S,
+    SOCKET_PATH,
+    Event,
+)
+from protocol.operations import UPDATE_BYTES_MAX
+
+Json = dict[str, Any]
+
+SCHEMAS = "#/components/schemas"
+MESSAGES = "#/components/messages"
+CHANNEL = "#/channels/root"
+MESSAGES_OF_ALL = (CONNECT, CONNECT_ERROR, *EVENTS.values())
+
+INTRODUCTION = f"""\
+Save balance snapshots and watch everybody's, as they are saved, in one agreed order.
+
+Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event carries one payload. What a
+client sends is answered by an event, and by the acknowledgement callback too if the client gave one.
+
+Amounts are exact, with any number of digits; JavaScript reads them as binary floats of about 16 digits.
+"""
+
+
+def asyncapi(version: str) -> Json:
+    """Build the document; `version` is that of the contract."""
+    names = [_key(one) for one in MESSAGES_OF_ALL]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Balance Snapshot System", "version": version, "description": INTRODUCTION},
+        "defaultContentType": "application/json",
+        "servers": {"this": _server()},
+        "channels": {
+            "root": {
+                "address": NAMESPACE,
+                "title": f"The namespace {NAMESPACE}",
+                "description": "The only namespace: clients join it if they name none.",
+                "messages": {name: {"$ref": f"{MESSAGES}/{name}"} for name in names},
+                "bindings": {"ws": _binding()},
+                "x-handshake-errors": _errors(HANDSHAKE_ERRORS),
+            }
+        },
+        "operations": {_key(event): _operation(event) for event in MESSAGES_OF_ALL if event is not CONNECT_ERROR},
+        "components": {
+            "schemas": bundle.embedded(SCHEMAS),
+            "messages": {_key(one): _message(one) for one in MESSAGES_OF_ALL},
+        },
+    }
+
+
+def _server() -> Json:
+    return {
+        "host": "{host}",
+        "pathname": SOCKET_PATH,
+        "protocol": "ws",
+        "description": "Socket.IO over WebSocket and over HTTP long polling.",
+        "variables": {
+            "host": {
+                "default": urlsplit(registry.schema("pong")["$id"]).netloc,
+                "description": "Host and port of the server.",
+            }
+        },
+        "x-socketio": {
+            "path": SOCKET_PATH,
+            "namespace": NAMESPACE,
+            "protocol": 5,
+            "engineioProtocol": 4,
+            "transports": ["websocket", "polling"],
+            "auth": bundle.reference(CONNECT.schema, SCHEMAS),
+        },
+        "x-heartbeat": {
+            "description": "The server pings, the client library answers; a connection without an answer is ended.",
+            "intervalSeconds": PING_INTERVAL_S,
+            "timeoutSeconds": PING_TIMEOUT_S,
+        },
+    }
+
+
+def _binding() -> Json:
+    """Say what stands in the address of the connection; a client library puts it there."""
+    query = {
+        "type": "object",
+        "required": ["EIO", "transport"],
+        "properties": {
+            "EIO": {"type": "string", "const": "4", "description": "The version of the Engine.IO protocol."},
+            "transport": {"type": "string", "const": "websocket", "description": "polling, where it is HTTP."},
+        },
+    }
+    return {"method": "GET", "query": query, "bindingVersion": "0.1.0"}
+
+
+def _operation(event: Event) -> Json:
+    received = event.direction == "client_to_server"
+    described: Json = {
+        "action": "receive" if received else "send",
+        "channel": {"$ref": CHANNEL},
+        "title": event.name,
+        "summary": registry.schema(event.schema)["description"],
+        "messages": [_on_channel(event.name)],
+    }
+    if event.answered_by:
+        described["reply"] = {
+            "channel": {"$ref": CHANNEL},
+            "messages": [_on_channel(name) for name in event.answered_by],
+        }
+    if event.errors:
+        described["x-errors"] = _errors(event.errors)
+    if event.schema == "balance_update":
+        described["x-bytes-max"] = UPDATE_BYTES_MAX
+    return described
+
+
+def _message(event: Event) -> Json:
+    schema = registry.schema(event.schema)
+    return {
+        "name": event.name,
+        "title": schema["title"],
+        "summary": schema["description"],
+        "contentType": "application/json",
+        "payload": bundle.reference(event.schema, SCHEMAS),
+        "examples": [{"payload": example} for example in schema["examples"] if example is not None],
+    }
+
+
+def _errors(errors: Iterable[type[ServiceError]]) -> list[Json]:
+    return [
+        {"code": error.code, "description": f"{error.message()}.", "temporary": error.temporary}
+        | ({"retryAfter": error.retry_after_s} if error.temporary else {})
+        for error in errors
+    ]
+
+
+def _on_channel(name: str) -> dict[str, str]:
+    event = next(one for one in MESSAGES_OF_ALL if one.name == name)
+    return {"$ref": f"{CHANNEL}/messages/{_key(event)}"}
+
+
+def _key(event: Event) -> str:
+    """Name an event in the document: `balanceUpdate` for `balance:update`."""
+    first, *more = event.name.replace(":", "_").split("_")
+    return first + "".join(part.title() for part in more)

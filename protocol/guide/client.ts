@@ -1,0 +1,10 @@
+// npm install socket.io-client typescript, and save the index's `types` as types.d.ts
+import { io, type Socket } from 'socket.io-client';
+import type { BalanceAck, BalanceError, ClientToServerEvents, ServerToClientEvents } from './types.d.ts';
+
+const socket: Socket<ServerToClientEvents, ClientToServerEvents> = io('http://127.0.0.1:3000', { path: '/api/socket.io' });
+socket.on('balance:snapshot', (snapshot) => console.log(snapshot.seq, snapshot.onchain.rlb));
+
+const update = { onchain: { rlb: 100074.99978, usdt: 7656.36 }, onsite: { rlb: 101132.407627, usd: 7646.96 } };
+const reply: BalanceAck | BalanceError = await socket.emitWithAck('balance:update', update);
+console.log(reply.success ? `saved as ${reply.id}` : `refused: ${reply.error}`);

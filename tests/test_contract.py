@@ -1,0 +1,165 @@
+"""The look at what passes between server and clients (`tests.contract`) sees what is against the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partialmethod
+from typing import Any
+
+import pytest
+
+import protocol
+from balance.snapshot import Snapshot
+from protocol.operations import CONTRACT, OPENAPI, SNAPSHOTS
+from tests import contract
+from tests.conftest import MakeService
+from tests.running import Database, Process
+from tests.traps import UPDATE
+from tests.wire import SocketClient
+
+SAVED: dict[str, Any] = protocol.schema("save_reply")["examples"][0]
+SNAPSHOT: dict[str, Any] = protocol.schema("snapshot")["examples"][0]
+REFUSED = protocol.InvalidPayload("must be at least 0", "onchain.rlb").body()
+BODY = protocol.dumps(UPDATE).encode()
+JSON = {"Content-Type": "application/json"}
+
+
+def complaints(
+    method: str, path: str, status: int, answer: object, headers: dict[str, str], body: bytes = BODY
+) -> list[str]:
+    """What is said of an answer."""
+    text = answer if isinstance(answer, bytes) else protocol.dumps(answer).encode()
+    return [*contract.check_answer(method, path, body, status, headers, text)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer", "headers"),
+    [
+        ("POST", SNAPSHOTS, 201, SAVED, {"Location": "/x"}),
+        ("POST", SNAPSHOTS, 200, {**SAVED, "duplicate": True}, {"Location": "/x"}),
+        ("POST", SNAPSHOTS, 400, REFUSED, {}),
+        ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {"Retry-After": "1"}),
+        ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": SNAPSHOT}, {}),
+        ("HEAD", f"{SNAPSHOTS}/x", 404, protocol.NotFound().body(), {}),
+        ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {"Allow": "GET"}),
+        ("GET", "/nothing", 404, protocol.NotFound().body(), {}),
+        ("GET", OPENAPI, 304, b"", {"ETag": '"x"'}),
+        ("OPTIONS", SNAPSHOTS, 204, b"", {}),
+    ],
+)
+def test_what_is_right_is_passed(method: str, path: str, status: int, answer: object, headers: dict[str, str]) -> None:
+    assert complaints(method, path, status, answer, JSON | headers) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer", "headers", "complaint"),
+    [
+        ("POST", SNAPSHOTS, 201, {**SAVED, "more": 1}, {"Location": "/x"}, "save_reply: : Additional properties"),
+        (
+            "POST",
+            SNAPSHOTS,
+            201,
+            {**SAVED, "data": {**SAVED["data"], "seq": 1}},
+            {"Location": "/x"},
+            "save_reply: data:",
+        ),
+        ("POST", SNAPSHOTS, 201, SAVED, {}, "has no header Location"),
+        ("POST", SNAPSHOTS, 204, b"", {}, "204 is not among its replies"),
+        ("POST", SNAPSHOTS, 400, {**REFUSED, "more": 1}, {}, "error_reply: : Additional properties"),
+        ("POST", SNAPSHOTS, 409, REFUSED, {}, "invalid_payload has the status 409"),
+        ("POST", SNAPSHOTS, 401, protocol.Unauthorized().body(), {}, "unauthorized is not among its errors"),
+        ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {}, "Retry-After"),
+        ("GET", SNAPSHOTS, 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
+        ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": {**SNAPSHOT, "more": 1}}, {}, "get_reply: data"),
+        ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {}, "Allow"),
+        ("GET", "/nothing", 200, {}, {}, "there is no operation"),
+        ("GET", CONTRACT, 200, {}, {"ETag": '"x"'}, "contract_reply"),
+        ("GET", OPENAPI, 200, {}, {"ETag": '"x"', "Content-Type": "text/html"}, "is of the media type text/html"),
+        ("GET", OPENAPI, 304, b"x", {"ETag": '"x"'}, "has a body"),
+    ],
+)
+def test_an_answer_against_the_contract_is_told(
+    method: str, path: str, status: int, answer: object, headers: dict[str, str], complaint: str
+) -> None:
+    found = complaints(method, path, status, answer, JSON | headers)
+    assert any(text.startswith(complaint) for text in found), found
+
+
+def test_a_bad_update_that_was_taken_is_told() -> None:
+    body = protocol.dumps({**UPDATE, "onchain": {}}).encode()
+    assert complaints("POST", SNAPSHOTS, 201, SAVED, JSON | {"Location": "/x"}, body) == [
+        "took a body that does not fit its schema"
+    ]
+
+
+def said(*packets: str, heard: str = "") -> list[str]:
+    """What is said of packets to a client that sent one before."""
+    conversation = contract.Conversation()
+    conversation.hear("a", heard)
+    return [text for packet in packets for text in conversation.say("a", packet)]
+
+
+ACK = '{"success":true,"id":"019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51","timestamp":"2025-11-07T00:45:08.603Z"}'
+ERROR = protocol.dumps(REFUSED)
+GOOD = f'27["balance:update",{BODY.decode()}]'
+BAD = '27["balance:update",{}]'
+
+
+def test_packets_that_are_right_are_passed() -> None:
+    assert said(f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)}]', '0{"sid":"x"}', "3[1]") == []
+    assert said(f"37[{ACK}]", heard=GOOD) == []
+    assert said(f"37[{ERROR}]", heard=BAD) == []
+    assert said(f"37[{protocol.dumps(protocol.Busy().body())}]", heard=GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("packet", "heard", "complaint"),
+    [
+        ('2["surprise",1]', "", "surprise is no event"),
+        ('2["balance:update",1]', "", "balance:update is no event of the server's"),
+        ('2["pong",1,2]', "", "pong has 2 payloads"),
+        ('2["pong",{"timestamp":"now"}]', "", "pong: timestamp:"),
+        ('2["balance:snapshot",{"seq":1}]', "", "balance_snapshot"),
+        (f'2["balance:snapshot",{protocol.dumps({**SNAPSHOT, "more": 1})}]', "", "balance_snapshot"),
+        ('4"Unable to connect"', "", "connect_error"),
+        (f"37[{ACK}]", BAD, "a payload of balance:update that does not fit its schema was taken"),
+        (f"37[{ERROR}]", GOOD, "a payload that fits its schema was refused by invalid_payload"),
+        (f"37[{ACK},{ACK}]", GOOD, "an acknowledgement has 2 payloads"),
+        (f'37[{ACK[:-1]},"more":1}}]', GOOD, "balance_ack: "),
+        (f"37[{protocol.dumps(protocol.NotFound().body())}]", GOOD, "not_found is not among the errors"),
+    ],
+)
+def test_a_packet_against_the_contract_is_told(packet: str, heard: str, complaint: str) -> None:
+    found = said(packet, heard=heard)
+    assert any(text.startswith(complaint) for text in found), found
+
+
+def grown(snapshot: Snapshot, shape: Callable[[Snapshot], dict[str, Any]], field: str) -> dict[str, Any]:
+    """A shape of a snapshot with a field that no schema names."""
+    return {**shape(snapshot), field: 1}
+
+
+@pytest.mark.expects_log(contract.AGAINST)
+@pytest.mark.gen_test
+async def test_the_look_is_taken_at_every_door_of_a_running_service(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = await make_service()
+    for shape, field in (("to_saved", "in_rest"), ("to_wire", "in_event"), ("to_ack", "in_ack")):
+        monkeypatch.setattr(Snapshot, shape, partialmethod(grown, getattr(Snapshot, shape), field))
+    client = await SocketClient.connect(service.url)
+    await client.call("balance:update", UPDATE)
+    assert (await service.post(UPDATE)).status == 201
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    for field in ("in_rest", "in_event", "in_ack"):
+        assert f"'{field}' was unexpected" in told
+    await client.close()
+
+
+def test_a_server_in_a_process_of_its_own_is_looked_at_too(processes: Any, database: Database) -> None:
+    process: Process = processes("--port=0", DATABASE_URL=database.url)
+    process.url()
+    process.stderr.append(f"ERROR balance.contract: {contract.AGAINST}: something")
+    with pytest.raises(AssertionError, match="something"):
+        process.terminate()
+    process.stderr.clear()

@@ -1,0 +1,333 @@
+"""What client teams take away: schemas, bundle, types, OpenAPI and AsyncAPI, served at the addresses they name.
+
+Pinned: the same bytes on the server, in the repository and in the folder that `python -m protocol write` fills; strong
+ETags and 304; open to every web page; whatever the tables of `protocol` say stands in the documents; and the tools that
+read such documents find nothing wrong with them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openapi_spec_validator
+import pytest
+
+import protocol
+from protocol import documents as contract
+from protocol import events, registry
+from protocol.operations import ASYNCAPI, CONTRACT, OPENAPI
+from tests.conftest import MakeService
+from tests.node import FOLDER, ask_node
+from tests.running import ROOT, SNAPSHOTS, Database, Process, Service
+
+DOCUMENTS = contract.documents()
+OPEN: dict[str, Any] = json.loads(DOCUMENTS[OPENAPI].data)
+ASYNC: dict[str, Any] = json.loads(DOCUMENTS[ASYNCAPI].data)
+FOREIGN = "https://dashboard.example"
+
+asynchronous = pytest.mark.gen_test(timeout=30)
+
+
+# Served
+
+
+@asynchronous
+async def test_every_schema_is_served_at_the_address_of_its_id_as_it_stands_in_its_file(service: Service) -> None:
+    for name in protocol.names():
+        answer = await service.request("GET", urlsplit(protocol.schema(name)["$id"]).path)
+        assert answer.status == 200
+        assert answer.raw == (ROOT / "protocol" / "schemas" / f"{name}.json").read_bytes()
+        assert answer.headers["Content-Type"] == "application/schema+json"
+
+
+@asynchronous
+async def test_the_index_leads_to_every_document(service: Service) -> None:
+    answer = await service.request("GET", CONTRACT)
+    assert answer.headers["Content-Type"] == "application/json"
+    index = answer.body["data"]
+    assert [schema["name"] for schema in index["schemas"]] == protocol.names()
+    addresses = {schema["url"] for schema in index["schemas"]} | {index[key] for key in ("bundle", "types")}
+    addresses |= {index["openapi"], index["asyncapi"]}
+    assert addresses | {CONTRACT} == set(DOCUMENTS)
+    for address in (*addresses, index["docs"]):
+        found = await service.request("GET", address)
+        assert found.status == 200, address
+    assert (await service.request("GET", CONTRACT.rstrip("/"))).raw == answer.raw
+
+
+@asynchronous
+@pytest.mark.parametrize("address", [CONTRACT, f"{CONTRACT}bundle.json", f"{CONTRACT}types.d.ts", OPENAPI, ASYNCAPI])
+async def test_a_document_is_sent_again_only_when_it_has_changed(service: Service, address: str) -> None:
+    first = await service.request("GET", address)
+    etag = first.headers["ETag"]
+    assert etag.startswith('"'), "a strong one"
+    assert first.headers["Cache-Control"] == "no-cache"
+    for known in (etag, f'"x", {etag}', f"W/{etag}", "*"):
+        again = await service.request("GET", address, If_None_Match=known)
+        assert (again.status, again.raw, again.headers["ETag"]) == (304, b"", etag)
+    changed = await service.request("GET", address, If_None_Match='"x"')
+    assert (changed.status, changed.raw) == (200, first.raw)
+    head = await service.request("HEAD", address)
+    assert (head.status, head.raw, head.headers["ETag"]) == (200, b"", etag)
+    assert head.headers["Content-Length"] == str(len(first.raw))
+
+
+@asynchronous
+@pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP;q=0.5", "br;q=1.0, *"])
+async def test_a_document_is_compressed_for_who_takes_that(service: Service, accepted: str) -> None:
+    plain = await service.request("GET", CONTRACT)
+    zipped = await service.request("GET", CONTRACT, Accept_Encoding=accepted)
+    assert zipped.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(zipped.raw) == plain.raw
+    assert zipped.headers["ETag"] != plain.headers["ETag"], "a strong ETag names the very bytes"
+    assert zipped.headers["Vary"] == plain.headers["Vary"] == "Accept-Encoding"
+    known = {"If_None_Match": zipped.headers["ETag"]}
+    assert (await service.request("GET", CONTRACT, Accept_Encoding=accepted, **known)).status == 304
+
+
+@asynchronous
+@pytest.mark.parametrize("accepted", ["", "identity", "gzip;q=0", "br, gzip; q=0.000, deflate", "xgzip", "gzipped"])
+async def test_a_document_is_not_compressed_for_who_does_not_take_that(service: Service, accepted: str) -> None:
+    answer = await service.request("GET", CONTRACT, Accept_Encoding=accepted)
+    assert "Content-Encoding" not in answer.headers
+    assert answer.body["success"]
+
+
+def test_an_etag_names_one_content() -> None:
+    one, other = (contract.Document("/a", "a", "text/plain", data) for data in (b"a", b"b"))
+    assert one.etag != other.etag
+    assert len({document.etag for document in DOCUMENTS.values()}) == len(DOCUMENTS)
+
+
+@asynchronous
+async def test_every_web_page_may_read_the_contract_and_only_the_contract(service: Service) -> None:
+    for address in (CONTRACT, f"{CONTRACT}pong.json", OPENAPI, f"{CONTRACT}nothing.json"):
+        answer = await service.request("GET", address, Origin=FOREIGN)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Access-Control-Expose-Headers"] == "ETag"
+        asked = {"Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "if-none-match"}
+        preflight = await service.request("OPTIONS", address, Origin=FOREIGN, **asked)
+        assert preflight.status == 204
+        assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+        assert preflight.headers["Access-Control-Allow-Headers"] == "If-None-Match"
+    assert (await service.request("GET", SNAPSHOTS, Origin=FOREIGN)).status == 403
+
+
+@asynchronous
+async def test_what_is_no_document_is_refused_as_everywhere(service: Service) -> None:
+    missing = await service.request("GET", f"{CONTRACT}nothing.json")
+    assert (missing.status, missing.body["code"]) == (404, "not_found")
+    assert missing.headers["Cache-Control"] == "no-store"
+    posted = await service.request("POST", OPENAPI, {})
+    assert (posted.status, posted.body["code"]) == (405, "method_not_allowed")
+    assert posted.headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+@pytest.mark.expects_log("the database is away")
+@asynchronous
+async def test_the_contract_is_there_while_the_database_is_not(make_service: MakeService) -> None:
+    service = await make_service(database_url="postgresql://127.0.0.1:1/none")
+    assert (await service.get()).status == 503
+    assert (await service.request("GET", CONTRACT)).status == 200
+
+
+@asynchronous
+async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
+    service = await make_service(reads_in_flight_max=1)
+    with service.app.service.reading():
+        refused = await service.request("GET", OPENAPI)
+    assert (refused.status, refused.body["code"]) == (503, "busy")
+    assert (await service.request("GET", OPENAPI)).status == 200
+
+
+# OpenAPI
+
+
+def test_openapi_is_valid() -> None:
+    openapi_spec_validator.validate(OPEN)
+
+
+def test_openapi_describes_every_operation_with_all_its_errors_examples_and_headers() -> None:
+    described = {(method.upper(), path) for path, methods in OPEN["paths"].items() for method in methods}
+    table = {(operation.method, operation.path) for operation in protocol.OPERATIONS.values()}
+    assert described == table | {("HEAD", path) for method, path in table if method == "GET"}
+    for operation in protocol.OPERATIONS.values():
+        entry = OPEN["paths"][operation.path][operation.method.lower()]
+        assert entry["operationId"] == operation.id
+        statuses = {str(status) for status in operation.replies} | {str(error.status) for error in operation.errors}
+        assert set(entry["responses"]) == statuses
+        for error in operation.errors:
+            response = entry["responses"][str(error.status)]
+            told = response["content"]["application/json"]
+            assert error.code in told["schema"]["properties"]["code"]["enum"]
+            assert told["examples"][error.code]["value"] == error().body()
+            assert ("Retry-After" in response["headers"]) == error.temporary
+        for status, reply in operation.replies.items():
+            assert set(entry["responses"][str(status)]["headers"]) == set(reply.headers)
+        for name in operation.parameters.values():
+            wanted = set(protocol.schema(name)["properties"])
+            assert wanted <= {parameter["name"] for parameter in entry["parameters"]}
+
+
+def test_every_example_in_openapi_fits_its_schema() -> None:
+    seen = 0
+    for operation in protocol.OPERATIONS.values():
+        entry = OPEN["paths"][operation.path][operation.method.lower()]
+        contents = [
+            (reply.schema, entry["responses"][str(status)].get("content", {}))
+            for status, reply in operation.replies.items()
+        ]
+        contents.append((operation.body, entry.get("requestBody", {}).get("content", {})))
+        for name, content in contents:
+            for example in content.get("application/json", {}).get("examples", {}).values():
+                protocol.check(str(name), example["value"])
+                seen += 1
+    assert seen >= 6
+
+
+def test_the_operations_are_those_of_the_seed_and_of_the_contract() -> None:
+    assert {(one.method, one.path) for one in protocol.OPERATIONS.values()} == {
+        ("POST", "/api/balance/snapshot"),
+        ("GET", "/api/balance/snapshot"),
+        ("GET", "/api/balance/snapshot/{id}"),
+        ("GET", "/api/protocol/v1/"),
+        ("GET", "/api/protocol/v1/{name}.json"),
+        ("GET", "/api/protocol/v1/types.d.ts"),
+        ("GET", "/api/openapi.json"),
+        ("GET", "/api/asyncapi.json"),
+    }
+
+
+def schemathesis(url: str, examples: int, folder: Path) -> str:
+    """Run schemathesis against a server from its own document, with every check there is; return its report."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", url + OPENAPI, "--checks", "all", "--mode", "all"),
+            *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(examples), "--seed", "1"),
+            *("--generation-database", "none", "--no-color"),
+        ],
+        cwd=folder,  # where it leaves what it remembers
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_schemathesis_finds_nothing(
+    processes: Callable[..., Process], database: Database, tmp_path: Path, examples: int
+) -> None:
+    process = processes("--port=0", DATABASE_URL=database.url)
+    report = schemathesis(process.url(), examples, tmp_path)
+    assert "No issues found" in report
+    tested = sum(2 if operation.method == "GET" else 1 for operation in protocol.OPERATIONS.values())
+    assert f"Tested: {tested - 1}" in report, "all but the document that it reads itself"
+    assert process.terminate() == 0
+    assert not process.stderr
+
+
+# AsyncAPI
+
+
+def test_the_asyncapi_projects_own_parser_finds_no_error_and_no_warning() -> None:
+    found = [
+        json.loads(line) for line in ask_node(FOLDER / "asyncapi.mjs", DOCUMENTS[ASYNCAPI].data.decode()).splitlines()
+    ]
+    assert [diagnostic for diagnostic in found if diagnostic[0] < 2] == []
+    assert {diagnostic[1] for diagnostic in found} <= {"asyncapi-latest-version"}, "3.0, which more tools read than 3.1"
+
+
+def test_the_asyncapi_parser_would_find_an_error() -> None:
+    broken = json.loads(DOCUMENTS[ASYNCAPI].data)
+    broken["components"]["messages"]["pong"]["examples"] = [{"payload": {"timestamp": 1}}]
+    del broken["operations"]["ping"]["action"]
+    found = [json.loads(line) for line in ask_node(FOLDER / "asyncapi.mjs", json.dumps(broken)).splitlines()]
+    assert any(diagnostic[0] == 0 for diagnostic in found)
+
+
+def test_asyncapi_describes_every_event_by_its_direction_its_answer_and_its_errors() -> None:
+    messages = {message["name"]: message for message in ASYNC["components"]["messages"].values()}
+    assert set(messages) == {*protocol.EVENTS, "connect", "connect_error"}
+    by_event = {operation["title"]: operation for operation in ASYNC["operations"].values()}
+    for event in (*protocol.EVENTS.values(), events.CONNECT):
+        operation = by_event[event.name]
+        assert operation["action"] == ("receive" if event.direction == "client_to_server" else "send")
+        answers = [resolve(message)["name"] for message in operation.get("reply", {}).get("messages", [])]
+        assert answers == list(event.answered_by)
+        assert [error["code"] for error in operation.get("x-errors", [])] == [error.code for error in event.errors]
+        message = messages[event.name]
+        assert message["payload"] == {"$ref": f"#/components/schemas/{protocol.schema(event.schema)['title']}"}
+        for example in message["examples"]:
+            protocol.check(event.schema, example["payload"])
+
+
+def resolve(reference: dict[str, str]) -> Any:
+    """What a reference within the AsyncAPI document leads to."""
+    found: Any = ASYNC
+    for step in reference["$ref"].removeprefix("#/").split("/"):
+        found = found[step]
+    return resolve(found) if "$ref" in found else found
+
+
+@asynchronous
+async def test_asyncapi_tells_the_path_the_heartbeat_and_the_protocol_that_the_server_has(service: Service) -> None:
+    server = ASYNC["servers"]["this"]
+    assert (server["pathname"], server["x-socketio"]["path"]) == ("/api/socket.io", "/api/socket.io")
+    answer = await service.request(
+        "GET", f"{server['pathname']}/?EIO={server['x-socketio']['engineioProtocol']}&transport=polling"
+    )
+    opened = json.loads(answer.raw[1:])
+    assert opened["pingInterval"] == server["x-heartbeat"]["intervalSeconds"] * 1000
+    assert opened["pingTimeout"] == server["x-heartbeat"]["timeoutSeconds"] * 1000
+
+
+# Taken away
+
+
+def test_the_bundle_holds_every_schema_as_it_is() -> None:
+    bundle = protocol.loads(DOCUMENTS[f"{CONTRACT}bundle.json"].data)
+    assert bundle["definitions"] == {name: protocol.schema(name) for name in protocol.names()}
+    assert bundle["$id"] == protocol.schema("pong")["$id"].replace("pong", "bundle")
+
+
+def test_the_shell_writes_the_same_documents_to_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "contract"
+    done = subprocess.run(
+        [sys.executable, "-m", "protocol", "write", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    written = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert written == {document.file: document.data for document in DOCUMENTS.values()}
+    assert {"bundle.json", "openapi.json", "asyncapi.json", "types.d.ts", "schemas/pong.json"} <= set(written)
+    assert len(done.stdout.splitlines()) == len(written)
+
+
+def test_the_shell_says_in_one_line_where_it_can_not_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "protocol", "write", tmp_path / "file"],
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("python -m protocol: error: ")
+
+
+def test_what_stands_in_a_document_is_the_schemas_own_text() -> None:
+    for name in protocol.names():
+        assert registry.text(name).encode() == DOCUMENTS[f"{CONTRACT}{name}.json"].data

@@ -1,0 +1,189 @@
+"""The schemas mean the same to Ajv, jsonschema, jsonschema-rs and fastjsonschema as to `check`.
+
+Each is used as a client team would: as it comes, with no plugin, on numbers as its language reads them. Two sets of
+payloads: every good and bad update of cases/balance_update.json, and for every schema its examples with each part of
+them replaced, taken away or added to.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+import fastjsonschema
+import jsonschema
+import jsonschema_rs
+import pytest
+import referencing
+
+import protocol
+from protocol.bundle import bundle
+from protocol.operations import UPDATE_BYTES_MAX
+from tests.node import FOLDER, ask_node
+from tests.test_same_path import CASES, body_of
+
+BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client has it
+SCHEMAS: dict[str, Any] = BUNDLE["definitions"]
+REPLACEMENTS: list[Any] = [None, True, "", "x", "a\n", 0, -1, 7.0, 1.5, 1e30, 2e30, 1e-31, 2**53, [], [1], {}, {"x": 1}]
+Says = Callable[[str, Any], bool]
+
+
+def accepts(name: str, payload: object) -> bool:
+    """What the server says."""
+    try:
+        protocol.check(name, payload)
+    except protocol.InvalidPayload:
+        return False
+    return True
+
+
+def as_doubles(value: Any) -> Any:
+    """The same value as JavaScript has it."""
+    if isinstance(value, dict):
+        return {key: as_doubles(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_doubles(item) for item in value]
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return float("inf") if value > 0 else float("-inf")
+    return value
+
+
+def mutated(value: Any) -> Iterator[Any]:
+    """Yield copies of a value with one part of it replaced, taken away or added to."""
+    yield from REPLACEMENTS
+    if isinstance(value, dict):
+        yield {**value, "later": 1}
+        for key, item in value.items():
+            yield {other: value[other] for other in value if other != key}
+            yield from ({**value, key: inner} for inner in mutated(item))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield value[:index] + value[index + 1 :]
+            yield from ([*value[:index], inner, *value[index + 1 :]] for inner in mutated(item))
+
+
+@cache
+def payloads() -> list[tuple[str, Any]]:
+    """Every payload to be judged, each with the name of a schema."""
+    return [
+        (name, payload)
+        for name, schema in SCHEMAS.items()
+        for example in schema["examples"]
+        for payload in (example, *mutated(example))
+    ]
+
+
+def by_jsonschema() -> Says:
+    registry: Any = referencing.Resource.from_contents(BUNDLE) @ referencing.Registry()
+    validators = {
+        name: jsonschema.Draft7Validator({"$ref": schema["$id"]}, registry=registry) for name, schema in SCHEMAS.items()
+    }
+    return lambda name, payload: validators[name].is_valid(payload)
+
+
+def by_jsonschema_rs() -> Says:
+    known = jsonschema_rs.Registry([(schema["$id"], schema) for schema in SCHEMAS.values()])
+    validators = {name: jsonschema_rs.validator_for(schema, registry=known) for name, schema in SCHEMAS.items()}
+    return lambda name, payload: validators[name].is_valid(payload)
+
+
+def by_fastjsonschema() -> Says:
+    def fetch(uri: str) -> Any:
+        return deepcopy(SCHEMAS[uri.rpartition("/")[2].removesuffix(".json")])
+
+    validators = {
+        name: fastjsonschema.compile(deepcopy(schema), handlers={"http": fetch}) for name, schema in SCHEMAS.items()
+    }
+
+    def says(name: str, payload: Any) -> bool:
+        try:
+            validators[name](deepcopy(payload))  # it fills in what has a default
+        except fastjsonschema.JsonSchemaValueException:
+            return False
+        return True
+
+    return says
+
+
+def ask_ajv(texts: list[tuple[str, bytes]]) -> list[bool | None]:
+    """Ask Ajv about payloads as bytes; None is what is not JSON."""
+    question = {
+        "bundle": BUNDLE,
+        "schemas": [schema["$id"] for schema in SCHEMAS.values()],
+        "payloads": [(SCHEMAS[name]["$id"], b64encode(text).decode()) for name, text in texts],
+    }
+    answer: list[bool | None] = json.loads(ask_node(FOLDER / "validate.mjs", json.dumps(question)))
+    return answer
+
+
+IN_PYTHON = {"jsonschema": by_jsonschema, "jsonschema-rs": by_jsonschema_rs, "fastjsonschema": by_fastjsonschema}
+in_python = pytest.mark.parametrize("library", IN_PYTHON)
+
+
+def test_the_cases_that_doubles_can_not_tell_apart_are_marked_and_no_others() -> None:
+    def differs(case: dict[str, Any]) -> bool:
+        try:
+            update = protocol.loads(body_of(case))
+        except protocol.MalformedJson:
+            return False
+        return accepts("balance_update", update) != accepts("balance_update", as_doubles(update))
+
+    found = [case["description"] for case in CASES if differs(case)]
+    assert found == [case["description"] for case in CASES if case.get("beyond_double")]
+
+
+def expected(case: dict[str, Any]) -> bool:
+    """The server's verdict on a case, as far as a schema can give it to a reader of doubles."""
+    return bool(case["valid"] or case.get("beyond_double") or case["code"] == "payload_too_large")
+
+
+def test_ajv_gives_every_case_the_servers_verdict() -> None:
+    verdicts = ask_ajv([("balance_update", body_of(case)) for case in CASES])
+    for case, verdict in zip(CASES, verdicts, strict=True):
+        if not case["valid"] and case["code"] == "payload_too_large":
+            assert len(body_of(case)) > UPDATE_BYTES_MAX, "the one rule beside the schema, which the contract names"
+        else:
+            assert bool(verdict) == expected(case), case["description"]
+
+
+@in_python
+def test_in_python_every_case_gets_the_servers_verdict(library: str) -> None:
+    says = IN_PYTHON[library]()
+    judged = 0
+    for case in CASES:
+        if case["valid"] or case["code"] == "invalid_payload":
+            update = as_doubles(protocol.loads(body_of(case)))
+            assert says("balance_update", update) == expected(case), case["description"]
+            judged += 1
+    assert judged > 150
+
+
+def test_ajv_gives_every_mutation_of_every_example_the_servers_verdict() -> None:
+    verdicts = ask_ajv([(name, protocol.dumps(payload).encode()) for name, payload in payloads()])
+    check_verdicts(verdicts)
+
+
+@in_python
+def test_in_python_every_mutation_of_every_example_gets_the_servers_verdict(library: str) -> None:
+    says = IN_PYTHON[library]()
+    check_verdicts([says(name, payload) for name, payload in payloads()])
+
+
+def check_verdicts(verdicts: list[Any]) -> None:
+    found = [
+        f"{name} {payload!r}: {verdict}"
+        for (name, payload), verdict in zip(payloads(), verdicts, strict=True)
+        if verdict != accepts(name, payload)
+    ]
+    assert not found, "\n" + "\n".join(found[:20])
+    good = sum(verdicts)
+    assert good > 300, "enough of them are good"
+    assert len(verdicts) - good > 2000, "and enough are bad"
