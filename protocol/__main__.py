@@ -5,8 +5,11 @@
     python -m protocol check NAME [FILE|-]      check a payload, from standard input if no file is named
     python -m protocol write FOLDER             write all that a client team takes away: schemas, bundle, OpenAPI,
                                                 AsyncAPI, TypeScript
+    python -m protocol diff OLD NEW             what changed between two sets of schemas (folders or bundles), and whom
+                                                it breaks: a line for each change
 
-Exit status: 0 fine, 1 the payload is refused (the error, with its path, on stderr), 2 wrong usage.
+Exit status: 0 fine, 1 the payload is refused (the error, with its path, on stderr) or a change breaks somebody, 2 wrong
+usage.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 from pathlib import Path
 
 from protocol import ServiceError, check, loads, names, registry
+from protocol.diff import UnreadableSetError, diff, read_set
 from protocol.documents import documents
 
 
@@ -31,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     checker.add_argument("file", nargs="?", default="-", metavar="FILE", help="- or nothing: standard input")
     writer = commands.add_parser("write", help="write schemas, bundle, OpenAPI, AsyncAPI and types to a folder")
     writer.add_argument("folder", type=Path, metavar="FOLDER", help="is made if it does not exist")
+    differ = commands.add_parser("diff", help="say what changed between two sets of schemas, and whom it breaks")
+    differ.add_argument("old", type=Path, metavar="OLD", help="a folder of schemas, or a bundle")
+    differ.add_argument("new", type=Path, metavar="NEW", help="the same")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "list":
@@ -41,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _check(parser, chosen.name, chosen.file)
         case "write":
             _write(parser, chosen.folder)
+        case "diff":
+            return _diff(parser, chosen.old, chosen.new)
     return 0
 
 
@@ -66,6 +75,16 @@ def _write(parser: argparse.ArgumentParser, folder: Path) -> None:
         except OSError as error:
             parser.error(f"{file}: {error.strerror}")
         print(file)
+
+
+def _diff(parser: argparse.ArgumentParser, old: Path, new: Path) -> int:
+    try:
+        changes = diff(read_set(old), read_set(new))
+    except UnreadableSetError as error:
+        parser.error(str(error))
+    for change in changes:
+        print(change)
+    return 1 if any(change.breaks for change in changes) else 0
 
 
 if __name__ == "__main__":

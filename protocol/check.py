@@ -37,7 +37,7 @@ _DIGITS_MAX = 256
 # found before what is wrong with each.
 _ERRORS_MAX = 256
 _NAME_MAX = 40
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,39}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,39}|\*")
 
 _KINDS = {
     "null": "null",
@@ -73,9 +73,14 @@ def check(name: str, payload: object) -> None:
     errors = islice(_leaves(registry.slow(name).iter_errors(payload)), _ERRORS_MAX)
     found = min(map(_find, errors), default=None)
     if found:
-        raise InvalidPayload(found.reason, ".".join(map(_name, found.path)) or "payload")
+        raise InvalidPayload(found.reason, to_path(found.path))
     if plain:
         raise InvalidPayload("does not fit its schema", "payload")
+
+
+def to_path(steps: Iterable[str | int]) -> str:
+    """Write the way to a field, step by step: `data.0.onchain.rlb`; `payload` is the whole."""
+    return ".".join(map(_name, steps)) or "payload"
 
 
 def _is_valid(name: str, payload: object) -> bool:

@@ -5,6 +5,7 @@ import datetime
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -503,3 +504,17 @@ def test_the_shell_answers_wrong_usage_with_status_2(arguments):
     done = python("-m", "protocol", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: python -m protocol" in done.stderr
+
+
+def test_the_shell_says_what_a_change_breaks(tmp_path):
+    new = tmp_path / "new"
+    shutil.copytree(ROOT / "protocol/schemas", new)
+    (new / "pong.json").write_text((new / "pong.json").read_text().replace('["timestamp"]', "[]"))
+    done = python("-m", "protocol", "diff", "protocol/schemas", str(new))
+    line = "breaks receivers: pong: timestamp: was required, is optional\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, line, "")
+    same = python("-m", "protocol", "diff", "protocol/schemas", "protocol/schemas")
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    missing = python("-m", "protocol", "diff", "protocol/schemas", "nowhere")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.endswith("error: nowhere: No such file or directory\n")
