@@ -1,0 +1,182 @@
+"""Clients that cost less than the servers they load: raw sockets on one epoll, frames counted and not parsed.
+
+A `WebSocket` has done Socket.IO's handshake and counts the frames that come by the first bytes of each; an `Http`
+connection has one request in flight at a time. `Loop` runs any number of them in one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+HANDSHAKE = (
+    "GET /api/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+    "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+ACK = b'42["balance:ack'
+SNAPSHOT = b'42["balance:sna'
+ERROR = b'42["balance:err'
+HEAD = len(ACK)
+
+
+def frame_of(text: bytes) -> bytes:
+    """Frame a text as a client does; masked by zeros, which leaves it as it is (RFC 6455, section 5.3)."""
+    size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + struct.pack("!H", len(text))
+    return b"\x81" + size + bytes(4) + text
+
+
+def update_of(number: int) -> dict[str, Any]:
+    """The update of SEED.md, told apart by its `pid`; without `ts`, as bots send it."""
+    return {
+        "pid": number,
+        "onchain": {"rlb": 100074.99978, "usdt": 7656.36},
+        "onsite": {"rlb": 101132.407627, "usd": 7646.96},
+    }
+
+
+def event_of(number: int) -> bytes:
+    """The frame of one `balance:update`."""
+    return frame_of(b"42" + json.dumps(["balance:update", update_of(number)], separators=(",", ":")).encode())
+
+
+class Loop:
+    """Reads whatever can be read, until something is so."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.EpollSelector()
+
+    def add(self, client: Client) -> None:
+        self._selector.register(client.socket, selectors.EVENT_READ, client)
+
+    def remove(self, client: Client) -> None:
+        self._selector.unregister(client.socket)
+        client.socket.close()
+
+    def until(self, true: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Read until `true`. Raises TimeoutError, and ConnectionError if a server hangs up."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done within {seconds} s")
+            for key, _ in self._selector.select(1.0):
+                key.data.read()
+
+
+class Client:
+    """One connection to a server on the loopback address."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+
+    def read(self) -> None:
+        data = self.socket.recv(262_144)
+        if not data:
+            raise ConnectionError("the server hung up")
+        self._buffer += data
+        self._take()
+
+    def _take(self) -> None:
+        """Take all that is whole out of the buffer."""
+        raise NotImplementedError
+
+
+class WebSocket(Client):
+    """A Socket.IO client: connected when it is made."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.heard: Counter[bytes] = Counter()
+        self.last_at = 0.0  # when the last snapshot came, by the clock of perf_counter
+        self.on_ack: Callable[[], None] = lambda: None
+        self.socket.sendall(HANDSHAKE.encode())
+        self._await(b"\r\n\r\n")
+        self.socket.sendall(frame_of(b"40"))
+        self._await(b'42["connected')
+        _, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        self._take()
+
+    def _await(self, part: bytes) -> None:
+        while part not in self._buffer:
+            data = self.socket.recv(65_536)
+            if not data:
+                raise ConnectionError(f"refused: {self._buffer!r}")
+            self._buffer += data
+
+    def send(self, frames: bytes) -> None:
+        """Send frames; blocks where the server does not read."""
+        self.socket.sendall(frames)
+
+    def _take(self) -> None:
+        buffer, at, end = self._buffer, 0, len(self._buffer)
+        while end - at >= 2:
+            size, start = buffer[at + 1], at + 2
+            if size == 126:
+                if end - at < 4:
+                    break
+                size, start = buffer[at + 2] << 8 | buffer[at + 3], at + 4
+            if end - start < size:
+                break
+            head = buffer[start : start + HEAD] if size > HEAD else buffer[start : start + size]
+            at = start + size
+            self.heard[head] += 1
+            if head == ACK:
+                self.on_ack()
+            elif head == SNAPSHOT:
+                self.last_at = time.perf_counter()
+            elif head == b"2":
+                self.send(frame_of(b"3"))
+            elif head == ERROR:
+                raise ConnectionError(f"an update was refused: {buffer[start : start + size]!r}")
+        self._buffer = buffer[at:]
+
+
+class Http(Client):
+    """An HTTP connection that is kept: asks, and asks again when it is answered, `rounds` times."""
+
+    def __init__(self, port: int, requests: Iterable[bytes], status: bytes) -> None:
+        super().__init__(port)
+        self._requests = iter(requests)
+        self._status = status
+        self.answered = 0
+        self.done = False
+
+    def ask(self) -> None:
+        """Send the next request, if there is one."""
+        request = next(self._requests, None)
+        if request is None:
+            self.done = True
+        else:
+            self.socket.sendall(request)
+
+    def _take(self) -> None:
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        if not head.startswith(self._status, 9):
+            raise ConnectionError(f"answered by {head[:60]!r} {body[:200]!r}")
+        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) >= size:
+            self._buffer = body[size:]
+            self.answered += 1
+            self.ask()
+
+
+def post_of(number: int) -> bytes:
+    """A POST of one update."""
+    body = json.dumps(update_of(number), separators=(",", ":")).encode()
+    head = (
+        "POST /api/balance/snapshot HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+GET = b"GET /api/balance/snapshot?limit=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

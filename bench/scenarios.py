@@ -1,0 +1,129 @@
+"""What is measured. Every scenario counts what came back: a figure of work that was not done is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from statistics import quantiles
+
+from bench.clients import GET, SNAPSHOT, Http, Loop, WebSocket, event_of, post_of
+from bench.sides import Side
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    unit: str
+    value: float
+    goal: str
+    """What the ratio to Node's must be: `≤ 0.5`, `≥ 3`."""
+
+
+def saving(side: Side, updates: int) -> list[Figure]:
+    """One client keeps 128 updates in flight."""
+    loop, client = Loop(), WebSocket(side.port)
+    loop.add(client)
+    took, cpu = _send(loop, client, side, updates, 128)
+    loop.until(lambda: client.heard[SNAPSHOT] == updates)
+    loop.remove(client)
+    return [
+        Figure("save, 128 in flight: CPU", "µs/update", cpu / updates * 1e6, "≤ 0.5"),
+        Figure("save, 128 in flight: rate", "updates/s", updates / took, "≥ 3"),
+    ]
+
+
+def broadcasting(side: Side, updates: int, watchers: int, in_flight: int) -> list[Figure]:
+    """Some updates in flight, each shown to many."""
+    loop, sender = Loop(), WebSocket(side.port)
+    clients = [WebSocket(side.port) for _ in range(watchers)]
+    for client in (sender, *clients):
+        loop.add(client)
+    before = side.cpu_s
+    _send(loop, sender, side, updates, in_flight)
+    loop.until(lambda: all(client.heard[SNAPSHOT] == updates for client in clients))
+    cpu = side.cpu_s - before
+    for client in (sender, *clients):
+        loop.remove(client)
+    what = f"broadcast to {watchers}, {in_flight} in flight: CPU"
+    return [Figure(what, "µs/delivery", cpu / updates / watchers * 1e6, "≤ 0.25" if in_flight > 1 else "≤ 0.8")]
+
+
+def last_of(side: Side, updates: int, watchers: int) -> list[Figure]:
+    """One update at a time: from the acknowledgement to the last of many watchers."""
+    loop, sender = Loop(), WebSocket(side.port)
+    clients = [WebSocket(side.port) for _ in range(watchers)]
+    for client in (sender, *clients):
+        loop.add(client)
+    took = []
+    for number in range(1, updates + 1):
+        began = time.perf_counter()
+        sender.send(event_of(number))
+        loop.until(lambda number=number: all(client.heard[SNAPSHOT] == number for client in clients))
+        took.append(time.perf_counter() - began)
+    for client in (sender, *clients):
+        loop.remove(client)
+    p99 = quantiles(took, n=100)[98] if len(took) > 1 else took[0]
+    return [Figure(f"update to the last of {watchers} watchers: p99", "ms", p99 * 1e3, "≤ 1")]
+
+
+def posting(side: Side, requests: int, connections: int) -> list[Figure]:
+    """Many connections, each with one POST at a time."""
+    numbers = count()
+    return [_http(side, "POST, 64 connections", "≥ 1.5", requests, connections, lambda: post_of(next(numbers)), b"201")]
+
+
+def listing(side: Side, requests: int, connections: int) -> list[Figure]:
+    """The latest hundred, again and again."""
+    return [_http(side, "GET of the latest 100", "≥ 2", requests, connections, lambda: GET, b"200")]
+
+
+def idling(side: Side, watchers: int) -> list[Figure]:
+    """Watchers that are connected, and to whom nothing is said."""
+    before = side.rss_bytes
+    clients = [WebSocket(side.port) for _ in range(watchers)]
+    used = side.rss_bytes - before
+    for client in clients:
+        client.socket.close()
+    return [Figure(f"memory of {watchers} idle watchers", "KiB each", used / watchers / 1024, "")]
+
+
+def _send(loop: Loop, client: WebSocket, side: Side, updates: int, in_flight: int) -> tuple[float, float]:
+    """Send updates, so many in flight, until all are acknowledged; return the seconds that passed, and those of CPU."""
+    frames = [event_of(number) for number in range(updates)]
+    rest = iter(frames[in_flight:])
+    acknowledged = 0
+
+    def on_ack() -> None:
+        nonlocal acknowledged
+        acknowledged += 1
+        frame = next(rest, None)
+        if frame is not None:
+            client.send(frame)
+
+    client.on_ack = on_ack
+    began, cpu = time.perf_counter(), side.cpu_s
+    client.send(b"".join(frames[:in_flight]))
+    loop.until(lambda: acknowledged == updates)
+    return time.perf_counter() - began, side.cpu_s - cpu
+
+
+def _http(
+    side: Side, name: str, goal: str, requests: int, connections: int, ask: Callable[[], bytes], status: bytes
+) -> Figure:
+    loop = Loop()
+    shares = [requests // connections] * connections
+    clients = [Http(side.port, (ask() for _ in range(share)), status) for share in shares]
+    began = time.perf_counter()
+    for client in clients:
+        loop.add(client)
+        client.ask()
+    loop.until(lambda: all(client.done for client in clients))
+    took = time.perf_counter() - began
+    for client in clients:
+        loop.remove(client)
+    assert sum(client.answered for client in clients) == sum(shares)
+    return Figure(f"{name}: rate", "requests/s", sum(shares) / took, goal)

