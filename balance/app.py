@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import resource
 import socket
 from collections.abc import Sequence
@@ -21,14 +22,16 @@ from tornado.web import Application
 import protocol
 from balance import docs, rest
 from balance.config import Config
-from balance.contract import DocumentHandler
+from balance.contract import DocumentHandler, with_slashes
+from balance.places import Places
 from balance.pool import DatabaseError, Pool, StoreUnavailable
-from balance.realtime import EngineHandler, Realtime, SocketServer, Watchers
+from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store
 from balance.web import DISCARD_BYTES_MAX, Origins, log_request
 from balance.writer import Writer
 from protocol.documents import documents
+from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
 
 log = logging.getLogger("balance.app")
@@ -91,6 +94,7 @@ class App:
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
+        self.document_places = Places(config.reads_in_flight_max, "documents")
         self.realtime = Realtime(self.server, self.watchers, self.service)
         self._http = Listener(
             self._routes(),
@@ -112,18 +116,25 @@ class App:
             "is_ready": lambda: self.service.position is not None and not self._stopping,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
+            "take_update": ShortWay(self.server, self.realtime, body_bytes_max=self._config.body_bytes_max).take,
         }
+        limits = Limits(
+            update_bytes_max=self._config.body_bytes_max,
+            ping_interval_s=self._config.ping_interval_s,
+            ping_timeout_s=self._config.ping_timeout_s,
+            address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
+        )
+        contract = {**common, "places": self.document_places, "documents": with_slashes(documents(limits))}
+        pages = {**common, "places": self.document_places, "documents": with_slashes(docs.pages(limits))}
         return Application(
             [
                 (SNAPSHOTS, rest.SnapshotsHandler, common),
                 (f"{SNAPSHOTS}/([^/]+)", rest.SnapshotHandler, common),
                 (f"{protocol.SOCKET_PATH}/?", EngineHandler, engine),
-                (
-                    f"{CONTRACT}?.*|{OPENAPI}|{ASYNCAPI}",
-                    DocumentHandler,
-                    {**common, "documents": documents(), "headers": {}},
-                ),
-                (f"{DOCS}(?:/.*)?", DocumentHandler, {**common, "documents": docs.pages(), "headers": docs.HEADERS}),
+                (f"{CONTRACT}?.*", DocumentHandler, {**contract, "headers": {}}),
+                (re.escape(OPENAPI), DocumentHandler, {**contract, "headers": {}}),
+                (re.escape(ASYNCAPI), DocumentHandler, {**contract, "headers": {}}),
+                (f"{DOCS}(?:/.*)?", DocumentHandler, {**pages, "headers": docs.HEADERS}),
             ],
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=common,

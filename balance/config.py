@@ -16,8 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
-from protocol.events import PING_INTERVAL_S, PING_TIMEOUT_S
-from protocol.operations import UPDATE_BYTES_MAX
+from protocol.limits import DEFAULT
 
 
 class ConfigError(Exception):
@@ -49,7 +48,7 @@ class Config:
     )
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is believed")
 
-    body_bytes_max: int = setting(UPDATE_BYTES_MAX, "one update, as JSON", 1_024, UPDATE_BYTES_MAX)
+    body_bytes_max: int = setting(DEFAULT.update_bytes_max, "one update, as JSON", 1_024, DEFAULT.update_bytes_max)
     frame_bytes_max: int = setting(1_000_000, "one WebSocket frame or polling request", 32_768, 16_777_216)
     watchers_max: int = setting(20_000, "Socket.IO clients connected at once", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
@@ -66,8 +65,8 @@ class Config:
     pool_max: int = setting(5, "database connections: one saves, the others read", 2, 100)
     pool_wait_ms_max: int = setting(1_000, "wait for a database connection", 10, 60_000)
     statement_ms_max: int = setting(4_000, "one SQL statement", 10, 600_000)
-    ping_interval_s: int = setting(PING_INTERVAL_S, "heartbeat to each Socket.IO client", 1, 3_600)
-    ping_timeout_s: int = setting(PING_TIMEOUT_S, "wait for the answer to a heartbeat", 1, 3_600)
+    ping_interval_s: int = setting(DEFAULT.ping_interval_s, "heartbeat to each Socket.IO client", 1, 3_600)
+    ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "wait for the answer to a heartbeat", 1, 3_600)
     connect_ms_max: int = setting(10_000, "from the handshake to the Socket.IO CONNECT", 100, 600_000)
     shutdown_ms_max: int = setting(8_000, "finish and answer what is in flight at a stop", 0, 600_000)
 

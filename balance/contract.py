@@ -6,29 +6,29 @@ They are open to every web page, cached by strong ETags, and there as soon as th
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import protocol
+from balance.places import Places
 from balance.rest import RestHandler
 from protocol.documents import Document
 
-TAKES_GZIP = re.compile(
-    r"(?:^|[\s,])(?:gzip|\*)\s*(?:$|,|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE
-)  # RFC 9110, 12.5.3
+HTML = "text/html"
 
 
 class DocumentHandler(RestHandler):
     """Some addresses at each of which is a document."""
 
     allowed_headers = "If-None-Match"
-    exposed_headers = "ETag"
+    exposed_headers = "ETag, Retry-After"
 
     def initialize(  # type: ignore[override]  # Tornado calls it with what stands in its route
-        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], **common: Any
+        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], places: Places, **common: Any
     ) -> None:
         super().initialize(**common)
+        self.places = places  # of its own: who reads documents is not to keep anyone from the snapshots
         self._documents = documents
         self._headers_of_all = headers
         self._etag: str | None = None
@@ -42,14 +42,15 @@ class DocumentHandler(RestHandler):
         self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
-        document = self._find(self.request.path)
+        document = self._find(unquote(self.request.path))
         data, self._etag = document.data, document.etag
         self.set_header("Content-Type", document.media_type)
         self.set_header("Cache-Control", "no-cache")  # keep it, and ask by its ETag whether it is still the same
         self.set_header("Vary", "Accept-Encoding")
-        if TAKES_GZIP.search(self.request.headers.get("Accept-Encoding", "")):
-            # The largest takes a tenth of a second, once.
-            data = await asyncio.to_thread(lambda: document.gzipped)
+        if takes_gzip(self.request.headers.get("Accept-Encoding", "")):
+            if "gzipped" not in vars(document):  # the largest takes a tenth of a second, once
+                await asyncio.to_thread(lambda: document.gzipped)
+            data = document.gzipped
             self._etag = document.gzipped_etag
             self.set_header("Content-Encoding", "gzip")
         for name, value in self._headers_of_all.items():
@@ -57,12 +58,27 @@ class DocumentHandler(RestHandler):
         return self.finish(data)
 
     def _find(self, path: str) -> Document:
-        """Find the document at an address, with or without the slash at its end. Raises NotFound."""
-        for address in (path, f"{path}/", path.removesuffix("/")):
-            if address in self._documents:
-                return self._documents[address]
-        raise protocol.NotFound("there is nothing at this address", path[:100])
+        """Find the document at an address. Raises NotFound."""
+        document = self._documents.get(path)
+        if document is None:
+            raise protocol.NotFound("there is nothing at this address", path[:100])
+        return document
 
     def compute_etag(self) -> str | None:
         """Name the version that is sent; Tornado compares it with If-None-Match."""
         return self._etag
+
+
+def with_slashes(documents: Mapping[str, Document]) -> dict[str, Document]:
+    """Add, for each folder and page, its address with the slash at its end or without, as people type either."""
+    typed = [(path, one) for path, one in documents.items() if path.endswith("/") or one.media_type.startswith(HTML)]
+    return {**documents, **{path[:-1] if path.endswith("/") else f"{path}/": one for path, one in typed}}
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Read an Accept-Encoding (RFC 9110, section 12.5.3): is gzip named there, or * and gzip not?"""
+    weights = {}
+    for part in accepted.lower().split(","):
+        coding, _, weight = part.replace(" ", "").partition(";q=")
+        weights[coding] = weight.strip("0.") != "" if weight else True
+    return weights.get("gzip", weights.get("*", False))

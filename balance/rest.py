@@ -24,6 +24,7 @@ class RestHandler(Answers):
 
     def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
         self.service = service
+        self.places = service.reads
         self.origins = origins
         self.body_bytes_max = body_bytes_max
 
@@ -40,7 +41,7 @@ class RestHandler(Answers):
         return protocol.loads(self.read_body())
 
     async def on_get(self, *path: str) -> None:
-        with self.service.reading():
+        with self.places.take():
             written = await self.respond(*path)
             try:
                 await asyncio.wait_for(written, self.service.read_s_max)

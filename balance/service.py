@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 import protocol
+from balance.places import Places
 from balance.pool import StoreUnavailable
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.store import Position, Store
 from balance.writer import Busy, Writer
 
 T = TypeVar("T")
+Saving = asyncio.Future[tuple[Snapshot, bool]]
+"""A save that has begun: it gives what stands under the id then, and whether this update put it there."""
 
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # a cursor counts from here: no moment that can be stored comes before
 LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
@@ -54,11 +57,9 @@ class Service:
         self._writer = writer
         self._store = store
         self._threads = threads
-        self._reads_in_flight_max = reads_in_flight_max
+        self.reads = Places(reads_in_flight_max, "reads")
+        """Each read holds one, from the question to the last byte of the answer."""
         self.read_s_max = read_ms_max / 1000
-        self._reads_in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def position(self) -> Position | None:
@@ -70,12 +71,29 @@ class Service:
 
         Raises InvalidPayload, Conflict (the id stands for other holdings), Busy and Unavailable.
         """
+        saving = self.begin(update)
+        with suppress(Exception):  # of which `finish` tells
+            await saving
+        return self.finish(update, saving)
+
+    def begin(self, update: Any) -> Saving:
+        """Begin to save what a client sent; hand what this returns to `finish` when it is done.
+
+        Raises InvalidPayload, Busy and Unavailable.
+        """
         protocol.check("balance_update", update)
         snapshot = Snapshot.from_update(update, now(), new_id())
         try:
-            stored, fresh = await self._writer.save(snapshot)
+            return self._writer.save(snapshot)
         except Busy as error:
             raise protocol.Busy(str(error)) from error
+        except StoreUnavailable as error:
+            raise protocol.Unavailable(str(error)) from error
+
+    def finish(self, update: Any, saving: Saving) -> Saved:
+        """Say what became of an update. Raises Conflict and Unavailable."""
+        try:
+            stored, fresh = saving.result()
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
         if not fresh and not stored.says_the_same(Snapshot.from_update(update, stored.ts, stored.id)):
@@ -113,24 +131,9 @@ class Service:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Hold one of the places for reads, from the question to the last byte of the answer. Raises Busy."""
-        if self._reads_in_flight >= self._reads_in_flight_max:
-            raise protocol.Busy(f"{self._reads_in_flight_max} reads wait already")
-        self._reads_in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._reads_in_flight -= 1
-            if not self._reads_in_flight:
-                self._idle.set()
-
     async def drain(self, seconds_max: float) -> None:
         """Wait until the reads in flight are answered."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), seconds_max)
+        await self.reads.drain(seconds_max)
 
     async def _read(self, read: Callable[[], T]) -> T:
         if self.position is None:

@@ -95,10 +95,11 @@ class Writer:
         assert self.position is None, "started once"
         self.position = position
 
-    async def save(self, snapshot: Snapshot) -> tuple[Snapshot, bool]:
-        """Append a snapshot; return what stands under its id now, and whether this call put it there.
+    def save(self, snapshot: Snapshot) -> asyncio.Future[tuple[Snapshot, bool]]:
+        """Append a snapshot; the future gives what stands under its id then, and whether this call put it there.
 
-        Raises Busy when it was not taken in, StoreUnavailable when it is not known to be committed.
+        Raises Busy when it was not taken in, StoreUnavailable when it is not known to be committed; the latter also
+        by the future.
         """
         if self._closed or self.position is None:
             raise StoreUnavailable("the server is stopping" if self._closed else "the database is not there yet")
@@ -112,7 +113,7 @@ class Writer:
             self._flushing = loop.create_task(self._flush_all())
         if self._expiry is None:
             self._expiry = loop.call_at(save.deadline, self._expire)
-        return await save.outcome
+        return save.outcome
 
     async def drain(self, seconds_max: float) -> None:
         """Take nothing more in and wait until all that was taken in is answered and published."""

@@ -1,4 +1,4 @@
-"""Socket.IO as AsyncAPI 3.0, put together from the tables: events, errors and schemas. Nothing is said here twice.
+"""Socket.IO as AsyncAPI 3.0, put together from the tables: events, errors and schemas.
 
 Written from the server's side, as AsyncAPI wants it: the server *receives* what a client sends. One channel is the
 one namespace, one message is one event and its payload the event's one argument, and a *reply* is what comes as the
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from protocol import bundle, registry
-from protocol.errors import ServiceError
+from protocol.errors import PayloadTooLarge, ServiceError
 from protocol.events import (
     CONNECT,
     CONNECT_ERROR,
     EVENTS,
     HANDSHAKE_ERRORS,
     NAMESPACE,
-    PING_INTERVAL_S,
-    PING_TIMEOUT_S,
     SOCKET_PATH,
     Event,
 )
-from protocol.operations import UPDATE_BYTES_MAX
+from protocol.limits import Limits
 
 Json = dict[str, Any]
 
@@ -43,14 +40,14 @@ Amounts are exact, with any number of digits; JavaScript reads them as binary fl
 """
 
 
-def asyncapi(version: str) -> Json:
-    """Build the document; `version` is that of the contract."""
+def asyncapi(version: str, limits: Limits) -> Json:
+    """Build the document for a server; `version` is that of the contract."""
     names = [_key(one) for one in MESSAGES_OF_ALL]
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Balance Snapshot System", "version": version, "description": INTRODUCTION},
         "defaultContentType": "application/json",
-        "servers": {"this": _server()},
+        "servers": {"this": _server(limits)},
         "channels": {
             "root": {
                 "address": NAMESPACE,
@@ -61,7 +58,7 @@ def asyncapi(version: str) -> Json:
                 "x-handshake-errors": _errors(HANDSHAKE_ERRORS),
             }
         },
-        "operations": {_key(event): _operation(event) for event in MESSAGES_OF_ALL if event is not CONNECT_ERROR},
+        "operations": {_key(event): _operation(event, limits) for event in MESSAGES_OF_ALL},
         "components": {
             "schemas": bundle.embedded(SCHEMAS),
             "messages": {_key(one): _message(one) for one in MESSAGES_OF_ALL},
@@ -69,7 +66,7 @@ def asyncapi(version: str) -> Json:
     }
 
 
-def _server() -> Json:
+def _server(limits: Limits) -> Json:
     return {
         "host": "{host}",
         "pathname": SOCKET_PATH,
@@ -77,7 +74,7 @@ def _server() -> Json:
         "description": "Socket.IO over WebSocket and over HTTP long polling.",
         "variables": {
             "host": {
-                "default": urlsplit(registry.schema("pong")["$id"]).netloc,
+                "default": limits.address,
                 "description": "Host and port of the server.",
             }
         },
@@ -91,8 +88,8 @@ def _server() -> Json:
         },
         "x-heartbeat": {
             "description": "The server pings, the client library answers; a connection without an answer is ended.",
-            "intervalSeconds": PING_INTERVAL_S,
-            "timeoutSeconds": PING_TIMEOUT_S,
+            "intervalSeconds": limits.ping_interval_s,
+            "timeoutSeconds": limits.ping_timeout_s,
         },
     }
 
@@ -110,7 +107,7 @@ def _binding() -> Json:
     return {"method": "GET", "query": query, "bindingVersion": "0.1.0"}
 
 
-def _operation(event: Event) -> Json:
+def _operation(event: Event, limits: Limits) -> Json:
     received = event.direction == "client_to_server"
     described: Json = {
         "action": "receive" if received else "send",
@@ -126,8 +123,8 @@ def _operation(event: Event) -> Json:
         }
     if event.errors:
         described["x-errors"] = _errors(event.errors)
-    if event.schema == "balance_update":
-        described["x-bytes-max"] = UPDATE_BYTES_MAX
+    if PayloadTooLarge in event.errors:
+        described["x-bytes-max"] = limits.update_bytes_max
     return described
 
 
@@ -145,7 +142,7 @@ def _message(event: Event) -> Json:
 
 def _errors(errors: Iterable[type[ServiceError]]) -> list[Json]:
     return [
-        {"code": error.code, "description": f"{error.message()}.", "temporary": error.temporary}
+        {"code": error.code, "status": error.status, "description": f"{error.message()}.", "temporary": error.temporary}
         | ({"retryAfter": error.retry_after_s} if error.temporary else {})
         for error in errors
     ]

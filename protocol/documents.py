@@ -17,6 +17,7 @@ import msgspec
 from protocol import codec, registry
 from protocol.asyncapi import asyncapi
 from protocol.bundle import bundle
+from protocol.limits import DEFAULT, Limits
 from protocol.openapi import openapi
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, JSON, OPENAPI, SCHEMA_JSON, TEXT
 
@@ -26,7 +27,7 @@ VERSION = "v1"
 
 @dataclass(frozen=True)
 class Document:
-    """A document of the contract. What is derived from its content is derived once."""
+    """Something that is the same for everybody. What is derived from its content is derived once."""
 
     path: str
     """Its address on the server."""
@@ -52,8 +53,8 @@ class Document:
 
 
 @cache
-def documents() -> dict[str, Document]:
-    """Return every document by its address."""
+def documents(limits: Limits = DEFAULT) -> dict[str, Document]:
+    """Return every document of a server by its address."""
     found = [
         Document(f"{CONTRACT}{name}.json", f"schemas/{name}.json", SCHEMA_JSON, registry.text(name).encode())
         for name in registry.names()
@@ -63,8 +64,8 @@ def documents() -> dict[str, Document]:
         Document(CONTRACT, "index.json", JSON, _written(_index())),
         Document(f"{CONTRACT}bundle.json", "bundle.json", SCHEMA_JSON, _written(bundle())),
         Document(f"{CONTRACT}types.d.ts", "types.d.ts", f"{TEXT}; charset=utf-8", types),
-        Document(OPENAPI, "openapi.json", JSON, _written(openapi(VERSION))),
-        Document(ASYNCAPI, "asyncapi.json", JSON, _written(asyncapi(VERSION))),
+        Document(OPENAPI, "openapi.json", JSON, _written(openapi(VERSION, limits))),
+        Document(ASYNCAPI, "asyncapi.json", JSON, _written(asyncapi(VERSION, limits))),
     ]
     return {document.path: document for document in found}
 

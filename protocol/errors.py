@@ -18,6 +18,8 @@ class ServiceError(Exception):
     """The HTTP status this error has on REST."""
     temporary: ClassVar[bool] = False
     """True if the very same request may succeed later."""
+    example: ClassVar[tuple[str | None, str | None]] = (None, None)
+    """A reason and a path as they are given in practice; without them it is told by its default message."""
     retry_after_s: ClassVar[int | None] = None
     """Seconds to wait before trying again; set on every temporary error and on no other."""
 
@@ -35,6 +37,11 @@ class ServiceError(Exception):
         return {"success": False, "error": str(self), "code": self.code}
 
     @classmethod
+    def as_example(cls) -> dict[str, Any]:
+        """Return the body of one such error."""
+        return cls(*cls.example).body()
+
+    @classmethod
     def message(cls) -> str:
         """Return the default message: the first sentence of the class docstring, without its full stop."""
         return (cls.__doc__ or cls.code).split("\n")[0].split(". ")[0].rstrip(".")
@@ -48,6 +55,7 @@ class MalformedJson(ServiceError, ValueError):
 
     code = "malformed_json"
     status = 400
+    example = ("is not valid JSON", "payload")
 
 
 class InvalidPayload(ServiceError):
@@ -55,6 +63,7 @@ class InvalidPayload(ServiceError):
 
     code = "invalid_payload"
     status = 400
+    example = ("must be at least 0", "onchain.rlb")
 
 
 class Conflict(ServiceError):
@@ -62,6 +71,7 @@ class Conflict(ServiceError):
 
     code = "conflict"
     status = 409
+    example = ("another snapshot has this id", "id")
 
 
 class Unauthorized(ServiceError):
@@ -76,6 +86,7 @@ class Forbidden(ServiceError):
 
     code = "forbidden"
     status = 403
+    example = ("pages of this origin may not call; see --cors-origins", "Origin")
 
 
 class NotFound(ServiceError):
@@ -97,6 +108,7 @@ class PayloadTooLarge(ServiceError):
 
     code = "payload_too_large"
     status = 413
+    example = ("is larger than 16384 bytes", "payload")
 
 
 class UnsupportedMediaType(ServiceError):
@@ -104,6 +116,7 @@ class UnsupportedMediaType(ServiceError):
 
     code = "unsupported_media_type"
     status = 415
+    example = ("must be application/json", "Content-Type")
 
 
 class RateLimited(ServiceError):
@@ -120,6 +133,7 @@ class Busy(ServiceError):
 
     code = "busy"
     status = 503
+    example = ("64 reads wait already", None)
     temporary = True
     retry_after_s = 1
 
@@ -129,6 +143,7 @@ class Unavailable(ServiceError):
 
     code = "unavailable"
     status = 503
+    example = ("the database did not answer in time", None)
     temporary = True
     retry_after_s = 1
 

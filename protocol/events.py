@@ -21,10 +21,6 @@ SOCKET_PATH = "/api/socket.io"
 """Where Socket.IO is served: the option `path` of its clients."""
 NAMESPACE = "/"
 """The only one there is; clients join it if they name none."""
-PING_INTERVAL_S = 25
-"""Seconds between two heartbeats, unless whoever runs the server says otherwise (SEED.md, Heartbeat)."""
-PING_TIMEOUT_S = 20
-"""Seconds that an answer to a heartbeat may take; the same."""
 
 BALANCE_UPDATE = "balance:update"
 PING = "ping"
@@ -61,7 +57,13 @@ EVENTS: dict[str, Event] = {
             (BALANCE_ACK, BALANCE_ERROR),
             (MalformedJson, InvalidPayload, Conflict, PayloadTooLarge, Busy, Unavailable, InternalError),
         ),
-        Event(PING, "client_to_server", "ping", (PONG,)),
+        Event(
+            PING,
+            "client_to_server",
+            "ping",
+            (PONG, BALANCE_ERROR),
+            (MalformedJson, InvalidPayload, PayloadTooLarge),
+        ),
         Event(CONNECTED, "server_to_client", "connected"),
         Event(BALANCE_SNAPSHOT, "server_to_client", "balance_snapshot"),
         Event(BALANCE_ACK, "server_to_client", "balance_ack"),

@@ -1,4 +1,4 @@
-"""REST as OpenAPI 3.1, put together from the tables: operations, errors and schemas. Nothing is said here twice."""
+"""REST as OpenAPI 3.1, put together from the tables: operations, errors and schemas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from protocol import bundle, registry
 from protocol.errors import ServiceError
-from protocol.operations import HEADERS, OPERATIONS, UPDATE_BYTES_MAX, Operation, Reply
+from protocol.limits import Limits
+from protocol.operations import HEADERS, OPERATIONS, Operation, Reply
 
 Json = dict[str, Any]
 
@@ -22,7 +23,7 @@ snapshot can not be lost, and everyone who watches has it milliseconds later, in
 where that matters. JavaScript reads numbers as binary floats of about 16 digits.
 
 **Errors** have one shape everywhere, on REST and on Socket.IO: in words for a person, in `code` for a program. What is
-temporary has `Retry-After`; send the very same again.
+temporary has `Retry-After`; send the very same again. Only what can not be read as HTTP gets a bare 400.
 
 **Sending twice is safe.** The same `id` with the same content is saved once.
 
@@ -30,14 +31,14 @@ Watching is done over Socket.IO, which the AsyncAPI document describes.
 """
 
 
-def openapi(version: str) -> Json:
-    """Build the document; `version` is that of the contract."""
+def openapi(version: str, limits: Limits) -> Json:
+    """Build the document for a server; `version` is that of the contract."""
     paths: dict[str, Json] = {}
     for operation in OPERATIONS.values():
         methods = paths.setdefault(operation.path, {})
-        methods[operation.method.lower()] = _operation(operation)
+        methods[operation.method.lower()] = _operation(operation, limits)
         if operation.method == "GET":
-            methods["head"] = _without_bodies(operation)
+            methods["head"] = _without_bodies(_operation(operation, limits))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -46,7 +47,14 @@ def openapi(version: str) -> Json:
             "summary": "Saves what trading bots hold, and shows it to everyone who watches.",
             "description": INTRODUCTION,
         },
-        "servers": [{"url": "/", "description": "The server that this document comes from."}],
+        "servers": [
+            {"url": "/", "description": "The server that this document comes from."},
+            {
+                "url": "http://{address}",
+                "description": "Any other.",
+                "variables": {"address": {"default": limits.address, "description": "Host and port."}},
+            },
+        ],
         "tags": [
             {"name": "snapshots", "description": "Save, list and get balance snapshots."},
             {"name": "contract", "description": "What client teams take away: schemas, types and these documents."},
@@ -56,7 +64,7 @@ def openapi(version: str) -> Json:
     }
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: Operation, limits: Limits) -> Json:
     described: Json = {
         "operationId": operation.id,
         "tags": ["contract" if _is_document(operation) else "snapshots"],
@@ -68,25 +76,25 @@ def _operation(operation: Operation) -> Json:
     }
     if operation.body:
         described["requestBody"] = {
-            "description": f"At most {UPDATE_BYTES_MAX:,} bytes of UTF-8, not compressed.",
+            "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed. A body "
+            "of over 64 MiB is refused by a bare 400.",
             "required": True,
             "content": {"application/json": _content(operation.body)},
-            "x-bytes-max": UPDATE_BYTES_MAX,
+            "x-bytes-max": limits.update_bytes_max,
         }
     return described
 
 
-def _without_bodies(operation: Operation) -> Json:
+def _without_bodies(get: Json) -> Json:
     """Describe HEAD: the same as GET, without the bodies (RFC 9110, section 9.3.2)."""
-    described = _operation(operation)
     bare = {
         status: {key: value for key, value in response.items() if key != "content"}
-        for status, response in described["responses"].items()
+        for status, response in get["responses"].items()
     }
     return {
-        **described,
-        "operationId": re.sub("^(get|list)", "head", operation.id),
-        "summary": f"{operation.summary}: headers only",
+        **get,
+        "operationId": re.sub("^(get|list)", "head", get["operationId"]),
+        "summary": f"{get['summary']}: headers only",
         "responses": bare,
     }
 
@@ -113,7 +121,10 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 def _reply(reply: Reply) -> Json:
     described: Json = {"description": reply.description, "headers": _headers(reply.headers)}
     if reply.media_type:
-        described["content"] = {reply.media_type: _content(reply.schema) if reply.schema else {}}
+        content: Json = _content(reply.schema) if reply.schema else {}
+        if reply.example is not None:
+            content["examples"] = _examples([reply.example])
+        described["content"] = {reply.media_type: content}
     return described
 
 
@@ -130,7 +141,7 @@ def _refusal(errors: list[type[ServiceError]]) -> Json:
                     "allOf": [bundle.reference("error_reply", PLACE)],
                     "properties": {"code": {"enum": codes}},
                 },
-                "examples": {error.code: {"summary": error.message(), "value": error().body()} for error in errors},
+                "examples": {error.code: {"summary": error.message(), "value": error.as_example()} for error in errors},
             }
         },
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from protocol import registry
 from protocol.errors import (
     Busy,
     Conflict,
@@ -32,9 +33,6 @@ ASYNCAPI = "/api/asyncapi.json"
 DOCS = "/api/docs"
 """A page for people."""
 
-UPDATE_BYTES_MAX = 16_384
-"""One update, as JSON; whoever runs a server may allow less."""
-
 JSON = "application/json"
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
@@ -50,6 +48,8 @@ class Reply:
     """The name of the body's schema; None where it has none."""
     media_type: str = JSON
     """Of the body; empty where there is no body."""
+    example: object = None
+    """A body, where it is not the examples of the schema that fit."""
     headers: tuple[str, ...] = ()
     """Those that matter to a client; `HEADERS` describes them."""
 
@@ -85,6 +85,7 @@ HEADERS: dict[str, str] = {
 }
 """What each response header says."""
 
+_SAVED, _RESAVED = registry.schema("save_reply")["examples"]
 _READ = (InvalidPayload, Forbidden, Busy, Unavailable, InternalError)
 
 
@@ -108,9 +109,13 @@ OPERATIONS: dict[str, Operation] = {
             "When the answer comes, the snapshot is on disk and can not be lost; everyone who watches is shown it. An "
             "update with an id may be sent again until it is answered: it is saved once.",
             {
-                201: Reply("Saved.", "save_reply", headers=("Location",)),
+                201: Reply("Saved.", "save_reply", JSON, _SAVED, ("Location",)),
                 200: Reply(
-                    "This very update had been saved before; nothing changed.", "save_reply", headers=("Location",)
+                    "This very update had been saved before; nothing changed.",
+                    "save_reply",
+                    JSON,
+                    _RESAVED,
+                    ("Location",),
                 ),
             },
             (
@@ -150,7 +155,7 @@ OPERATIONS: dict[str, Operation] = {
             "getSchema",
             CONTRACT + "{name}.json",
             "Get one schema, or all in one file: bundle",
-            Reply("A JSON Schema, draft-07.", media_type=SCHEMA_JSON, headers=("ETag",)),
+            Reply("A JSON Schema, draft-07.", None, SCHEMA_JSON, registry.schema("pong"), ("ETag",)),
             parameters={"path": "schema_path"},
             errors=(NotFound,),
         ),
@@ -158,16 +163,19 @@ OPERATIONS: dict[str, Operation] = {
             "getTypes",
             CONTRACT + "types.d.ts",
             "Get the types for TypeScript",
-            Reply("Declarations.", media_type=TEXT, headers=("ETag",)),
+            Reply("Declarations.", None, TEXT, "export type Amount = number;\n", ("ETag",)),
         ),
         _document(
             "getOpenapi",
             OPENAPI,
             "Get this description of REST",
-            Reply("OpenAPI 3.1.", media_type=JSON, headers=("ETag",)),
+            Reply("OpenAPI 3.1.", example={"openapi": "3.1.0", "…": "…"}, headers=("ETag",)),
         ),
         _document(
-            "getAsyncapi", ASYNCAPI, "Get the description of Socket.IO", Reply("AsyncAPI 3.0.", headers=("ETag",))
+            "getAsyncapi",
+            ASYNCAPI,
+            "Get the description of Socket.IO",
+            Reply("AsyncAPI 3.0.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
         ),
     )
 }

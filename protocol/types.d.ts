@@ -46,7 +46,7 @@ export interface BalanceAck {
 }
 
 /**
- * The payload of balance:error and of the acknowledgement: the update was refused.
+ * The payload of balance:error and of the acknowledgement: what the client sent was refused.
  */
 export interface BalanceError {
   /**
@@ -62,7 +62,7 @@ export interface BalanceError {
    */
   code: ErrorCode;
   /**
-   * The id of the update as the client wrote it, if it had one.
+   * The id of the update as the client wrote it, if it could be read and had one; the acknowledgement tells it in any case.
    */
   id?: string;
   /**
@@ -108,7 +108,7 @@ export interface BalanceUpdate {
 export type ConnectAuth = Record<string, never> | null;
 
 /**
- * What a client hears of in connect_error when it may not connect: a CONNECT_ERROR packet of Socket.IO.
+ * What a client hears of in connect_error when it may not connect, and when it speaks to a namespace to which it is not connected: a CONNECT_ERROR packet of Socket.IO.
  */
 export interface ConnectError {
   /**
@@ -378,7 +378,7 @@ export interface Onsite {
 }
 
 /**
- * The payload of ping, to which pong is the answer: none is needed, and whatever is sent is ignored.
+ * The payload of ping, to which pong is the answer: none is needed, and what is sent is ignored, as long as it is JSON and no larger than an update may be.
  */
 export type Ping = unknown;
 
@@ -499,7 +499,7 @@ export type Uuid = string;
  */
 export interface AcknowledgedEvents {
   "balance:update": (payload: BalanceUpdate, ack: (reply: BalanceAck | BalanceError) => void) => void;
-  "ping": (ack: (reply: Pong) => void) => void;
+  "ping": (ack: (reply: Pong | BalanceError) => void) => void;
 }
 
 /**
@@ -518,7 +518,7 @@ export interface ClientToServerEvents {
   "ping": (
     ...args:
       | []
-      | [ack: (reply: Pong) => void]
+      | [ack: (reply: Pong | BalanceError) => void]
   ) => void;
 }
 

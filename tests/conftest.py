@@ -133,7 +133,7 @@ def silence(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) ->
     yield
     marker = request.node.get_closest_marker("expects_log")
     expected = marker.args if marker else ()
-    records = [record for when in ("setup", "call") for record in caplog.get_records(when)]
+    records = [record for when in ("setup", "call", "teardown") for record in caplog.get_records(when)]
     noise = [
         record.getMessage()
         for record in records

@@ -11,16 +11,19 @@ from __future__ import annotations
 import gzip
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 from weakref import WeakKeyDictionary
 
 import jsonschema_rs
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE
 
 import protocol
-from balance.realtime.engine import Engine
+from balance.realtime.engine import Engine, Parcel
+from balance.realtime.events import Realtime
 from balance.realtime.server import SocketServer
 from balance.web import Answers
 from protocol import events, operations, registry
@@ -28,10 +31,22 @@ from protocol import events, operations, registry
 log = logging.getLogger("balance.contract")
 
 AGAINST = "against the contract"  # what each complaint begins with
-PACKET = re.compile(r"([0-6])(?:(/[^,]*),)?([0-9]*)(.*)", re.DOTALL)
+PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,15})(.*)", re.DOTALL)
 # By what an update that fits its schema may still be refused.
 BEYOND_THE_SCHEMA = {"conflict", "payload_too_large", "busy", "unavailable", "internal_error"}
-NOT_BY_OPERATIONS = {"not_found", "method_not_allowed", "forbidden"}  # what may be told at any address
+BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
+# What may be told where no operation is, and what at the path of Socket.IO beside the errors of the handshake.
+NOWHERE = {"not_found", "method_not_allowed", "forbidden", "busy"}
+ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
+    *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
+}
+BY_EVENT = {error.code for event in protocol.EVENTS.values() for error in event.errors}
+HEADERS = {
+    "Location": r"/api/balance/snapshot/[0-9a-f-]{36}",
+    "Retry-After": "[1-9][0-9]*",
+    "ETag": '"[0-9a-f]{32}(-gzip)?"',
+}
+NUMBERS = {"limit", "offset", "pid"}
 
 
 def complain(text: str) -> None:
@@ -76,40 +91,77 @@ def fits(name: str, payload: object) -> bool:
 
 
 def check_answer(
-    method: str, path: str, body: bytes, status: int, headers: Mapping[str, str], answer: bytes
+    method: str, target: str, body: bytes, status: int, headers: Mapping[str, str], answer: bytes
 ) -> Iterator[str]:
     """Yield what is wrong with an answer of the server."""
+    path, _, query = target.partition("?")
     operation = operation_of(method, path)
+    yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
     if status >= 400:
-        yield from _check_refusal(operation, status, headers, answer)
+        yield from _check_refusal(operation, path, status, headers, answer)
+        code = protocol.loads(answer).get("code")
+        if operation is not None and code in BY_THE_SCHEMA and _asks_well(operation, path, query, body):
+            yield f"what fits its schema was refused by {code}"
     elif operation is None:
-        if method != "OPTIONS" and not path.startswith((protocol.SOCKET_PATH, operations.DOCS)):
+        if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, and yet it was answered by {status}"
     elif status not in operation.replies:
         yield f"{status} is not among its replies"
     else:
-        reply = operation.replies[status]
-        yield from (f"has no header {name}" for name in reply.headers if name not in headers)
-        if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
-            yield f"is of the media type {headers['Content-Type']}"
-        if reply.schema:
-            zipped = headers.get("Content-Encoding") == "gzip"
-            yield from errors(reply.schema, protocol.loads(gzip.decompress(answer) if zipped else answer))
-        if not reply.media_type and answer:
-            yield "has a body"
-        if operation.body and not fits(operation.body, protocol.loads(body)):
-            yield "took a body that does not fit its schema"
+        yield from _check_reply(operation.replies[status], headers, answer)
+        if operation.body and ("duplicate" in protocol.loads(answer)) != (status == 200):
+            yield f"duplicate stands where it should not, or is missing, at {status}"
+        if not _asks_well(operation, path, query, body):
+            yield "took what does not fit its schema"
+
+
+def _is_good(name: str, headers: Mapping[str, str]) -> bool:
+    return re.fullmatch(HEADERS[name], headers[name]) is not None
+
+
+def _asks_well(operation: protocol.Operation, path: str, query: str, body: bytes) -> bool:
+    """Tell whether the parameters and the body of a request fit their schemas."""
+    try:
+        if operation.body:
+            return fits(operation.body, protocol.loads(body))
+        if "query" in operation.parameters:
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+            values = {
+                name: int(text) if name in NUMBERS and re.fullmatch("-?[0-9]{1,30}", text) else text
+                for name, text in pairs
+            }
+            return len(values) == len(pairs) and fits(operation.parameters["query"], values)
+        if operation.parameters.get("path") == "get_path":
+            return fits("get_path", {"id": unquote(path.rpartition("/")[2], errors="replace")})
+    except (protocol.MalformedJson, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _check_reply(reply: operations.Reply, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
+    yield from (f"has no header {name}" for name in reply.headers if name not in headers)
+    if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
+        yield f"is of the media type {headers['Content-Type']}"
+    if reply.schema:
+        zipped = headers.get("Content-Encoding") == "gzip"
+        yield from errors(reply.schema, protocol.loads(gzip.decompress(answer) if zipped else answer))
+    if not reply.media_type and answer:
+        yield "has a body"
 
 
 def _check_refusal(
-    operation: protocol.Operation | None, status: int, headers: Mapping[str, str], answer: bytes
+    operation: protocol.Operation | None, path: str, status: int, headers: Mapping[str, str], answer: bytes
 ) -> Iterator[str]:
     refusal = protocol.loads(answer)
     yield from errors("error_reply", refusal)
     error = protocol.ERRORS[refusal["code"]]
     if error.status != status:
         yield f"{error.code} has the status {status}"
-    if operation is not None and error not in operation.errors and error.code not in NOT_BY_OPERATIONS:
+    if operation is not None:
+        may = {one.code for one in operation.errors}
+    else:
+        may = ON_POLLING if path.startswith(protocol.SOCKET_PATH) else NOWHERE
+    if error.code not in may:
         yield f"{error.code} is not among its errors"
     if error.temporary != ("Retry-After" in headers):
         yield "Retry-After stands where it should not, or is missing"
@@ -119,11 +171,12 @@ def _check_refusal(
 
 def operation_of(method: str, path: str) -> protocol.Operation | None:
     """Find the operation that a request asks for."""
+    path += "/" * (f"{path}/" == operations.CONTRACT)
     found = [
         operation
         for operation in protocol.OPERATIONS.values()
         if operation.method == method.replace("HEAD", "GET")
-        and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(operation.path).removesuffix("/")) + "/?", path)
+        and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(operation.path)), path)
     ]
     return found[-1] if found else None
 
@@ -143,61 +196,106 @@ def check_event(text: str) -> tuple[str, ...]:
     return tuple(errors(event.schema, payloads[0]))
 
 
-def check_acknowledgement(event: protocol.Event, was_valid: bool, payloads: list[Any]) -> Iterator[str]:
+class Conversation:
+    """What a server has heard of one client, and what it may therefore say to it."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, list[tuple[protocol.Event | None, bool]]] = {}  # by acknowledgement id
+        self._auth_fits = True
+        self._left: Counter[str] = Counter()  # of answers that may come still
+
+    def hear(self, packet: Any) -> None:
+        """Note a packet of the client."""
+        kind, namespace, id_, text = _parts(packet)
+        if kind == "0":
+            payload = _loaded(text) if text else None
+            self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
+        elif kind in ("2", "5") or not kind:
+            said = _loaded(text) if kind == "2" else None
+            name, *payloads = said if isinstance(said, list) and said else [None]
+            event = protocol.EVENTS.get(name) if isinstance(name, str) else None
+            if event is not None and event.direction == "client_to_server":
+                valid = name == protocol.PING or (len(payloads) == 1 and fits(event.schema, payloads[0]))
+                self.hear_event(event, valid, id_)
+            else:
+                self.hear_event(None, False, id_)
+
+    def hear_event(self, event: protocol.Event | None, valid: bool, id_: str) -> None:
+        """Note an event; None is one that there is not."""
+        self._left[f"valid {event.name}" if event and valid else "bad"] += 1
+        if event is protocol.EVENTS[protocol.PING]:
+            self._left["bad"] += 1  # it may be too large
+        if id_:
+            self._asked.setdefault(str(int(id_)), []).append((event, valid))
+
+    def say(self, packet: Any) -> Iterator[str]:
+        """Yield what is wrong with a packet that the server sends."""
+        kind, _, id_, text = _parts(packet)
+        match kind:
+            case "0":
+                if not self._auth_fits:
+                    yield "a CONNECT that does not fit was accepted"
+            case "2":
+                yield from check_event(text)
+                yield from self._check_was_asked(*protocol.loads(text)[:2])
+            case "3":
+                if not self._asked.get(id_):
+                    yield "an acknowledgement that nobody asked for"
+                else:
+                    yield from check_acknowledgement(*self._asked[id_].pop(0), protocol.loads(text))
+            case "4":
+                yield from errors(events.CONNECT_ERROR.schema, protocol.loads(text))
+                code = protocol.loads(text)["data"]["code"] if text.startswith("{") else ""
+                if code not in {error.code for error in events.CONNECT.errors}:
+                    yield f"connect_error has the code {code!r}"
+            case _:
+                yield "a packet of a type that this server does not send"
+
+    def _check_was_asked(self, name: str, payload: Any = None) -> Iterator[str]:
+        """Yield if an answer was not due: an update that does not fit was taken, or one that fits was refused."""
+        due = {protocol.BALANCE_ACK: f"valid {protocol.BALANCE_UPDATE}", protocol.PONG: f"valid {protocol.PING}"}.get(
+            name
+        )
+        if name == protocol.BALANCE_ERROR and isinstance(payload, dict):
+            if payload.get("code") not in BY_EVENT:
+                yield f"balance:error has the code {payload.get('code')!r}"
+            due = "bad" if payload.get("code") in BY_THE_SCHEMA else None
+        if due is not None:
+            self._left[due] -= 1
+            if self._left[due] < 0:
+                yield f"{name} says what does not answer anything that was sent"
+
+
+def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payloads: list[Any]) -> Iterator[str]:
     """Yield what is wrong with an acknowledgement of an event whose payload was valid, or was not."""
     if len(payloads) != 1:
         yield f"an acknowledgement has {len(payloads)} payloads"
         return
-    wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in event.answered_by]
+    names = event.answered_by if event else (protocol.BALANCE_ERROR,)
+    wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in names]
     if all(wrong):
         yield from min(wrong, key=len)
     elif isinstance(payloads[0], dict) and "code" in payloads[0]:
         code = payloads[0]["code"]
-        if protocol.ERRORS[code] not in event.errors:
+        if event is not None and protocol.ERRORS[code] not in event.errors:
             yield f"{code} is not among the errors of {event.name}"
-        if was_valid and code not in BEYOND_THE_SCHEMA:
+        if was_valid and event is protocol.EVENTS[protocol.BALANCE_UPDATE] and code not in BEYOND_THE_SCHEMA:
             yield f"a payload that fits its schema was refused by {code}"
     elif not was_valid:
-        yield f"a payload of {event.name} that does not fit its schema was taken"
+        yield "a payload that does not fit its schema was taken"
 
 
-class Conversation:
-    """What a server has been asked and not yet acknowledged."""
-
-    def __init__(self) -> None:
-        self._asked: dict[tuple[str, str], tuple[protocol.Event, bool]] = {}
-
-    def hear(self, session: str, packet: Any) -> None:
-        """Note an event that a client sent with an acknowledgement id."""
-        kind, namespace, id_, text = _parts(packet)
-        if kind != "2" or not id_ or namespace not in (None, protocol.NAMESPACE):
-            return
-        try:
-            name, *payloads = protocol.loads(text)
-        except (protocol.MalformedJson, TypeError, ValueError):
-            return
-        event = protocol.EVENTS.get(name) if isinstance(name, str) else None
-        if event is not None and event.direction == "client_to_server":
-            valid = name == protocol.PING or (len(payloads) == 1 and fits(event.schema, payloads[0]))
-            self._asked[session, id_] = event, valid
-
-    def say(self, session: str, packet: Any) -> Iterable[str]:
-        """Say what is wrong with a packet that the server sends."""
-        kind, _, id_, text = _parts(packet)
-        match kind:
-            case "2":
-                return check_event(text)
-            case "3" if (session, id_) in self._asked:
-                return check_acknowledgement(*self._asked.pop((session, id_)), protocol.loads(text))
-            case "4":
-                return errors(events.CONNECT_ERROR.schema, protocol.loads(text))
-        return ()
+def _loaded(text: str) -> Any:
+    try:
+        return protocol.loads(text)
+    except protocol.MalformedJson:
+        return text
 
 
-def _parts(packet: Any) -> tuple[str, str | None, str, str]:
+def _parts(packet: Any) -> tuple[str, str, str, str]:
     """Take a Socket.IO packet apart: its type, namespace, acknowledgement id and the JSON after them."""
     found = PACKET.fullmatch(packet) if isinstance(packet, str) else None
-    return found.groups() if found else ("", None, "", "")  # type: ignore[return-value]
+    return found.groups(default="") if found else ("", "", "", "")  # type: ignore[return-value]
 
 
 # The doors
@@ -206,20 +304,31 @@ def _parts(packet: Any) -> tuple[str, str | None, str, str]:
 @cache
 def install() -> None:
     """Look at everything that passes through a service of this process, from now on."""
-    conversations: WeakKeyDictionary[Engine, Conversation] = WeakKeyDictionary()
+    conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, hear, finish = Engine.deliver, SocketServer._handle_eio_message, Answers.finish
+    begin_update = Realtime.begin_update
+
+    def with_client(engine: Engine, sid: str) -> Conversation:
+        return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
 
     @wraps(deliver)
-    def checked_deliver(self: Engine, sid: str, *packets: Packet) -> None:
-        for packet in packets:
+    def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
+        for packet in parcel.packets:
             if packet.packet_type == MESSAGE:
-                _report(conversations.setdefault(self, Conversation()).say(sid, packet.data), packet.data)
-        deliver(self, sid, *packets)
+                _report(with_client(self, sid).say(packet.data), packet.data)
+        deliver(self, sid, parcel)
 
     @wraps(hear)
     async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
-        conversations.setdefault(self.eio, Conversation()).hear(eio_sid, data)
+        with_client(self.eio, eio_sid).hear(data)
         await hear(self, eio_sid, data)
+
+    @wraps(begin_update)
+    def checked_begin(self: Realtime, eio_sid: str, ack_id: int | None, update: Any, done: Callable[[], None]) -> None:
+        event = protocol.EVENTS[protocol.BALANCE_UPDATE]
+        id_ = "" if ack_id is None else str(ack_id)
+        with_client(self._server.eio, eio_sid).hear_event(event, fits(event.schema, update), id_)
+        begin_update(self, eio_sid, ack_id, update, done)
 
     @wraps(finish)
     def checked_finish(self: Answers, chunk: Any = None) -> Any:
@@ -228,13 +337,14 @@ def install() -> None:
         done = finish(self, chunk)
         if self.get_status() != 101:
             found = check_answer(
-                request.method or "", request.path, bytes(self._body), self.get_status(), self._headers,
+                request.method or "", request.uri or "", bytes(self._body), self.get_status(), self._headers,
                 b"" if self.get_status() in (204, 304) else body,
             )  # fmt: skip
             _report(found, f"{request.method} {request.path}: {body[:300]!r}")
         return done
 
-    Engine.deliver, SocketServer._handle_eio_message, Answers.finish = checked_deliver, checked_hear, checked_finish  # type: ignore[method-assign]
+    Engine.deliver, SocketServer._handle_eio_message = checked_deliver, checked_hear  # type: ignore[method-assign]
+    Realtime.begin_update, Answers.finish = checked_begin, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

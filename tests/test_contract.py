@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partialmethod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +15,17 @@ from balance.snapshot import Snapshot
 from protocol.operations import CONTRACT, OPENAPI, SNAPSHOTS
 from tests import contract
 from tests.conftest import MakeService
-from tests.running import Database, Process
+from tests.running import ROOT, Database, Process, request
 from tests.traps import UPDATE
 from tests.wire import SocketClient
 
 SAVED: dict[str, Any] = protocol.schema("save_reply")["examples"][0]
+PAGE: dict[str, Any] = protocol.schema("list_reply")["examples"][0]
 SNAPSHOT: dict[str, Any] = protocol.schema("snapshot")["examples"][0]
 REFUSED = protocol.InvalidPayload("must be at least 0", "onchain.rlb").body()
 BODY = protocol.dumps(UPDATE).encode()
+PLACE = f"{SNAPSHOTS}/{SAVED['data']['id']}"
+ETAG = {"ETag": '"' + 32 * "0" + '"'}
 JSON = {"Content-Type": "application/json"}
 
 
@@ -35,15 +40,17 @@ def complaints(
 @pytest.mark.parametrize(
     ("method", "path", "status", "answer", "headers"),
     [
-        ("POST", SNAPSHOTS, 201, SAVED, {"Location": "/x"}),
-        ("POST", SNAPSHOTS, 200, {**SAVED, "duplicate": True}, {"Location": "/x"}),
-        ("POST", SNAPSHOTS, 400, REFUSED, {}),
+        ("POST", SNAPSHOTS, 201, SAVED, {"Location": PLACE}),
+        ("POST", SNAPSHOTS, 200, {**SAVED, "duplicate": True}, {"Location": PLACE}),
         ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {"Retry-After": "1"}),
-        ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": SNAPSHOT}, {}),
-        ("HEAD", f"{SNAPSHOTS}/x", 404, protocol.NotFound().body(), {}),
+        ("GET", PLACE, 200, {"success": True, "data": SNAPSHOT}, {}),
+        ("GET", f"{SNAPSHOTS}?limit=7&pid=1&from=2025-11-07T00:00:00Z", 200, PAGE, {}),
+        ("GET", f"{SNAPSHOTS}?limit=x", 400, REFUSED, {}),
+        ("GET", f"{SNAPSHOTS}?limit=1&limit=1", 400, REFUSED, {}),
+        ("HEAD", PLACE, 404, protocol.NotFound().body(), {}),
         ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {"Allow": "GET"}),
         ("GET", "/nothing", 404, protocol.NotFound().body(), {}),
-        ("GET", OPENAPI, 304, b"", {"ETag": '"x"'}),
+        ("GET", OPENAPI, 304, b"", ETAG),
         ("OPTIONS", SNAPSHOTS, 204, b"", {}),
     ],
 )
@@ -54,28 +61,39 @@ def test_what_is_right_is_passed(method: str, path: str, status: int, answer: ob
 @pytest.mark.parametrize(
     ("method", "path", "status", "answer", "headers", "complaint"),
     [
-        ("POST", SNAPSHOTS, 201, {**SAVED, "more": 1}, {"Location": "/x"}, "save_reply: : Additional properties"),
+        ("POST", SNAPSHOTS, 201, {**SAVED, "more": 1}, {"Location": PLACE}, "save_reply: : Additional properties"),
         (
             "POST",
             SNAPSHOTS,
             201,
             {**SAVED, "data": {**SAVED["data"], "seq": 1}},
-            {"Location": "/x"},
+            {"Location": PLACE},
             "save_reply: data:",
         ),
         ("POST", SNAPSHOTS, 201, SAVED, {}, "has no header Location"),
         ("POST", SNAPSHOTS, 204, b"", {}, "204 is not among its replies"),
         ("POST", SNAPSHOTS, 400, {**REFUSED, "more": 1}, {}, "error_reply: : Additional properties"),
         ("POST", SNAPSHOTS, 409, REFUSED, {}, "invalid_payload has the status 409"),
+        ("POST", SNAPSHOTS, 400, REFUSED, {}, "what fits its schema was refused by invalid_payload"),
+        ("POST", SNAPSHOTS, 404, protocol.NotFound().body(), {}, "not_found is not among its errors"),
+        ("POST", SNAPSHOTS, 201, SAVED, {"Location": "nonsense"}, "Location is 'nonsense'"),
+        ("POST", SNAPSHOTS, 201, {**SAVED, "duplicate": True}, {"Location": PLACE}, "duplicate stands where"),
+        ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {"Retry-After": "soon"}, "Retry-After is 'soon'"),
+        ("GET", f"{SNAPSHOTS}?limit=0", 200, PAGE, {}, "took what does not fit its schema"),
+        ("GET", f"{SNAPSHOTS}?limit=1", 400, REFUSED, {}, "what fits its schema was refused"),
+        ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": SNAPSHOT}, {}, "took what does not fit its schema"),
+        ("GET", OPENAPI, 403, protocol.Forbidden().body(), {}, "forbidden is not among its errors"),
+        ("GET", "/api/socket.io/", 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
+        ("GET", "/api/docsXYZ", 200, {}, {}, "there is no operation"),
         ("POST", SNAPSHOTS, 401, protocol.Unauthorized().body(), {}, "unauthorized is not among its errors"),
         ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {}, "Retry-After"),
         ("GET", SNAPSHOTS, 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
         ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": {**SNAPSHOT, "more": 1}}, {}, "get_reply: data"),
         ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {}, "Allow"),
         ("GET", "/nothing", 200, {}, {}, "there is no operation"),
-        ("GET", CONTRACT, 200, {}, {"ETag": '"x"'}, "contract_reply"),
-        ("GET", OPENAPI, 200, {}, {"ETag": '"x"', "Content-Type": "text/html"}, "is of the media type text/html"),
-        ("GET", OPENAPI, 304, b"x", {"ETag": '"x"'}, "has a body"),
+        ("GET", CONTRACT, 200, {}, ETAG, "contract_reply"),
+        ("GET", OPENAPI, 200, {}, {**ETAG, "Content-Type": "text/html"}, "is of the media type text/html"),
+        ("GET", OPENAPI, 304, b"x", ETAG, "has a body"),
     ],
 )
 def test_an_answer_against_the_contract_is_told(
@@ -87,16 +105,17 @@ def test_an_answer_against_the_contract_is_told(
 
 def test_a_bad_update_that_was_taken_is_told() -> None:
     body = protocol.dumps({**UPDATE, "onchain": {}}).encode()
-    assert complaints("POST", SNAPSHOTS, 201, SAVED, JSON | {"Location": "/x"}, body) == [
-        "took a body that does not fit its schema"
+    assert complaints("POST", SNAPSHOTS, 201, SAVED, JSON | {"Location": PLACE}, body) == [
+        "took what does not fit its schema"
     ]
 
 
 def said(*packets: str, heard: str = "") -> list[str]:
     """What is said of packets to a client that sent one before."""
     conversation = contract.Conversation()
-    conversation.hear("a", heard)
-    return [text for packet in packets for text in conversation.say("a", packet)]
+    if heard:
+        conversation.hear(heard)
+    return [text for packet in packets for text in conversation.say(packet)]
 
 
 ACK = '{"success":true,"id":"019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51","timestamp":"2025-11-07T00:45:08.603Z"}'
@@ -106,7 +125,11 @@ BAD = '27["balance:update",{}]'
 
 
 def test_packets_that_are_right_are_passed() -> None:
-    assert said(f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)}]', '0{"sid":"x"}', "3[1]") == []
+    assert said(f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)}]', '0{"sid":"x"}') == []
+    assert said(f'2["balance:ack",{ACK}]', f"37[{ACK}]", heard=GOOD) == []
+    assert said(f'2["balance:error",{ERROR}]', f"37[{ERROR}]", heard=BAD) == []
+    assert said(f'2["balance:error",{ERROR}]', f"37[{ERROR}]", heard='27["surprise"]') == []
+    assert said('0{"sid":"x"}', heard="0{}") == []
     assert said(f"37[{ACK}]", heard=GOOD) == []
     assert said(f"37[{ERROR}]", heard=BAD) == []
     assert said(f"37[{protocol.dumps(protocol.Busy().body())}]", heard=GOOD) == []
@@ -117,12 +140,20 @@ def test_packets_that_are_right_are_passed() -> None:
     [
         ('2["surprise",1]', "", "surprise is no event"),
         ('2["balance:update",1]', "", "balance:update is no event of the server's"),
+        ("37[1]", "", "an acknowledgement that nobody asked for"),
+        (f'2["balance:ack",{ACK}]', BAD, "balance:ack says what does not answer"),
+        (f'2["balance:error",{ERROR}]', GOOD, "balance:error says what does not answer"),
+        ('2["balance:error",{"success":false,"error":"x","code":"not_found"}]', BAD, "balance:error has the code"),
+        ('0{"sid":"x"}', '0{"token":1}', "a CONNECT that does not fit was accepted"),
+        ('4{"message":"x","data":{"success":false,"error":"x","code":"conflict"}}', "", "connect_error has the code"),
+        ('51-["x",{"_placeholder":true,"num":0}]', "", "a packet of a type"),
+        ('37[{"garbage":1}]', '27["surprise"]', "balance_error"),
         ('2["pong",1,2]', "", "pong has 2 payloads"),
         ('2["pong",{"timestamp":"now"}]', "", "pong: timestamp:"),
         ('2["balance:snapshot",{"seq":1}]', "", "balance_snapshot"),
         (f'2["balance:snapshot",{protocol.dumps({**SNAPSHOT, "more": 1})}]', "", "balance_snapshot"),
         ('4"Unable to connect"', "", "connect_error"),
-        (f"37[{ACK}]", BAD, "a payload of balance:update that does not fit its schema was taken"),
+        (f"37[{ACK}]", BAD, "a payload that does not fit its schema was taken"),
         (f"37[{ERROR}]", GOOD, "a payload that fits its schema was refused by invalid_payload"),
         (f"37[{ACK},{ACK}]", GOOD, "an acknowledgement has 2 payloads"),
         (f'37[{ACK[:-1]},"more":1}}]', GOOD, "balance_ack: "),
@@ -156,10 +187,24 @@ async def test_the_look_is_taken_at_every_door_of_a_running_service(
     await client.close()
 
 
-def test_a_server_in_a_process_of_its_own_is_looked_at_too(processes: Any, database: Database) -> None:
-    process: Process = processes("--port=0", DATABASE_URL=database.url)
-    process.url()
-    process.stderr.append(f"ERROR balance.contract: {contract.AGAINST}: something")
-    with pytest.raises(AssertionError, match="something"):
-        process.terminate()
+WRONG_SERVER = f"""
+import runpy, sys
+sys.path.insert(0, {str(ROOT)!r})
+from balance.snapshot import Snapshot
+right = Snapshot.to_saved
+Snapshot.to_saved = lambda self: {{**right(self), "surprise": 1}}
+runpy.run_path({str(ROOT / "tests" / "checked_server.py")!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_server_in_a_process_of_its_own_is_looked_at_too(
+    processes: Callable[..., Process], database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong_server.py").write_text(WRONG_SERVER)
+    process = processes("--port=0", DATABASE_URL=database.url, script=str(tmp_path / "wrong_server.py"))
+    answer = await request(await asyncio.to_thread(process.url), "POST", SNAPSHOTS, UPDATE)
+    assert answer.body["data"]["surprise"] == 1
+    with pytest.raises(AssertionError, match=r"surprise.* was unexpected"):
+        await asyncio.to_thread(process.terminate)
     process.stderr.clear()

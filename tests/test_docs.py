@@ -11,6 +11,8 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import protocol
+from balance.docs import pages
+from protocol.limits import DEFAULT
 from protocol.operations import DOCS
 from tests.node import FOLDER, run_node
 from tests.running import ROOT, Database, Service
@@ -129,9 +131,7 @@ async def test_what_is_not_there_is_not_found(service: Service) -> None:
 
 
 def test_nothing_in_the_pages_is_inline_or_from_elsewhere() -> None:
-    from balance.docs import pages
-
     for page in (DOCS, f"{DOCS}/events"):
-        text = pages()[page].data.decode()
+        text = pages(DEFAULT)[page].data.decode()
         for forbidden in ("<style", " style=", " onclick=", "<script>", 'src="http', 'href="http', "//cdn"):
             assert forbidden not in text

@@ -80,7 +80,7 @@ async def test_a_document_is_sent_again_only_when_it_has_changed(service: Servic
 
 
 @asynchronous
-@pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP;q=0.5", "br;q=1.0, *"])
+@pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP;q=0.5", "br;q=1.0, *", "gzip;q=1, *;q=0"])
 async def test_a_document_is_compressed_for_who_takes_that(service: Service, accepted: str) -> None:
     plain = await service.request("GET", CONTRACT)
     zipped = await service.request("GET", CONTRACT, Accept_Encoding=accepted)
@@ -93,7 +93,9 @@ async def test_a_document_is_compressed_for_who_takes_that(service: Service, acc
 
 
 @asynchronous
-@pytest.mark.parametrize("accepted", ["", "identity", "gzip;q=0", "br, gzip; q=0.000, deflate", "xgzip", "gzipped"])
+@pytest.mark.parametrize(
+    "accepted", ["", "identity", "gzip;q=0", "br, gzip; q=0.000, deflate", "xgzip", "gzipped", "gzip;q=0, *"]
+)
 async def test_a_document_is_not_compressed_for_who_does_not_take_that(service: Service, accepted: str) -> None:
     answer = await service.request("GET", CONTRACT, Accept_Encoding=accepted)
     assert "Content-Encoding" not in answer.headers
@@ -111,7 +113,7 @@ async def test_every_web_page_may_read_the_contract_and_only_the_contract(servic
     for address in (CONTRACT, f"{CONTRACT}pong.json", OPENAPI, f"{CONTRACT}nothing.json"):
         answer = await service.request("GET", address, Origin=FOREIGN)
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert answer.headers["Access-Control-Expose-Headers"] == "ETag"
+        assert answer.headers["Access-Control-Expose-Headers"] == "ETag, Retry-After"
         asked = {"Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "if-none-match"}
         preflight = await service.request("OPTIONS", address, Origin=FOREIGN, **asked)
         assert preflight.status == 204
@@ -141,10 +143,13 @@ async def test_the_contract_is_there_while_the_database_is_not(make_service: Mak
 @asynchronous
 async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.service.reading():
+    with service.app.document_places.take():
         refused = await service.request("GET", OPENAPI)
+        assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
-    assert (await service.request("GET", OPENAPI)).status == 200
+    with service.app.service.reads.take():
+        assert (await service.get()).status == 503
+        assert (await service.request("GET", OPENAPI)).status == 200, "nor the other way round"
 
 
 # OpenAPI
@@ -167,8 +172,9 @@ def test_openapi_describes_every_operation_with_all_its_errors_examples_and_head
             response = entry["responses"][str(error.status)]
             told = response["content"]["application/json"]
             assert error.code in told["schema"]["properties"]["code"]["enum"]
-            assert told["examples"][error.code]["value"] == error().body()
+            assert told["examples"][error.code]["value"] == error.as_example()
             assert ("Retry-After" in response["headers"]) == error.temporary
+            assert all(header["required"] for header in response["headers"].values())
         for status, reply in operation.replies.items():
             assert set(entry["responses"][str(status)]["headers"]) == set(reply.headers)
         for name in operation.parameters.values():
@@ -186,10 +192,23 @@ def test_every_example_in_openapi_fits_its_schema() -> None:
         ]
         contents.append((operation.body, entry.get("requestBody", {}).get("content", {})))
         for name, content in contents:
-            for example in content.get("application/json", {}).get("examples", {}).values():
-                protocol.check(str(name), example["value"])
-                seen += 1
-    assert seen >= 6
+            for media in content.values():
+                assert media["examples"], operation.id
+                for example in media["examples"].values():
+                    if name is not None:
+                        protocol.check(name, example["value"])
+                    seen += 1
+        for parameter in entry["parameters"]:
+            (name,) = [name for name in operation.parameters.values() if parameter["name"] in properties(name)]
+            for example in parameter["examples"].values():
+                others = next(iter(protocol.schema(name)["examples"]))
+                protocol.check(name, {**others, parameter["name"]: example["value"]})
+            assert parameter["required"] == (parameter["name"] in protocol.schema(name).get("required", ()))
+    assert seen >= 10
+
+
+def properties(name: str) -> dict[str, Any]:
+    return dict(protocol.schema(name)["properties"])
 
 
 def test_the_operations_are_those_of_the_seed_and_of_the_contract() -> None:
@@ -264,11 +283,50 @@ def test_asyncapi_describes_every_event_by_its_direction_its_answer_and_its_erro
         assert operation["action"] == ("receive" if event.direction == "client_to_server" else "send")
         answers = [resolve(message)["name"] for message in operation.get("reply", {}).get("messages", [])]
         assert answers == list(event.answered_by)
-        assert [error["code"] for error in operation.get("x-errors", [])] == [error.code for error in event.errors]
+        check_errors(operation.get("x-errors", []), event.errors)
         message = messages[event.name]
         assert message["payload"] == {"$ref": f"#/components/schemas/{protocol.schema(event.schema)['title']}"}
         for example in message["examples"]:
             protocol.check(event.schema, example["payload"])
+
+
+def check_errors(told: list[dict[str, Any]], errors: tuple[type[protocol.ServiceError], ...]) -> None:
+    assert [(one["code"], one["status"], one["temporary"], one.get("retryAfter")) for one in told] == [
+        (error.code, error.status, error.temporary, error.retry_after_s) for error in errors
+    ]
+
+
+def test_asyncapi_says_how_a_connection_begins_and_may_be_refused() -> None:
+    channel, server = ASYNC["channels"]["root"], ASYNC["servers"]["this"]
+    check_errors(channel["x-handshake-errors"], events.HANDSHAKE_ERRORS)
+    assert channel["address"] == "/"
+    assert channel["bindings"]["ws"]["query"]["properties"]["EIO"]["const"] == "4"
+    assert server["x-socketio"]["auth"] == {"$ref": "#/components/schemas/ConnectAuth"}
+    sizes = {one["title"]: one.get("x-bytes-max") for one in ASYNC["operations"].values()}
+    assert {name for name, size in sizes.items() if size == 16_384} == {"balance:update", "ping"}
+
+
+@asynchronous
+async def test_the_documents_tell_the_limits_of_the_server_that_serves_them(make_service: MakeService) -> None:
+    service = await make_service(body_bytes_max=1024, ping_interval_s=5, ping_timeout_s=3)
+    rest, socket = [(await service.request("GET", address)).body for address in (OPENAPI, ASYNCAPI)]
+    body = rest["paths"][SNAPSHOTS]["post"]["requestBody"]
+    assert body["x-bytes-max"] == 1024
+    assert body["description"].startswith("At most 1,024 bytes")
+    heartbeat = socket["servers"]["this"]["x-heartbeat"]
+    assert (heartbeat["intervalSeconds"], heartbeat["timeoutSeconds"]) == (5, 3)
+    assert {one["x-bytes-max"] for one in socket["operations"].values() if "x-bytes-max" in one} == {1024}
+    page = (await service.request("GET", "/api/docs/events")).raw.decode()
+    assert "every 5 s" in page
+    assert "1,024 bytes" in page.replace("\n", " ")
+
+
+@asynchronous
+async def test_only_the_index_and_the_pages_answer_with_and_without_a_slash(service: Service) -> None:
+    for address in (CONTRACT, CONTRACT[:-1], "/api/docs", "/api/docs/", "/api/protocol/v1/%70ong.json"):
+        assert (await service.request("GET", address)).status == 200, address
+    for address in (f"{CONTRACT}/", f"{CONTRACT}pong.json/", f"{OPENAPI}/", "/api/docs/docs.css/", "/api/openapiXjson"):
+        assert (await service.request("GET", address)).status == 404, address
 
 
 def resolve(reference: dict[str, str]) -> Any:

@@ -104,16 +104,19 @@ async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: S
 async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
     service: Service, database: Database, tmp_path: Path
 ) -> None:
-    types = (await service.request("GET", f"{CONTRACT}types.d.ts")).raw
+    program = guide("client.ts", service)
+    setup, fetch, build = [line.removeprefix("// ") for line in program.splitlines() if line.startswith("// ")]
+    assert setup == "npm init -y && npm pkg set type=module && npm install socket.io-client typescript"
+    (tmp_path / "package.json").write_text('{"type": "module"}')  # which is what that leaves, beside the packages
     (tmp_path / "node_modules").symlink_to(node_modules())
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "types.d.ts").write_bytes(types)
-    (tmp_path / "client.ts").write_text(guide("client.ts", service))
-    await asyncio.to_thread(
-        ask_node, node_modules() / "typescript" / "bin" / "tsc", "",
-        *("--strict", "--module", "nodenext", "--target", "es2022", "--types", "", "--skipLibCheck"),
-        *("--outDir", str(tmp_path), str(tmp_path / "client.ts")),
-    )  # fmt: skip
+    assert fetch == f"curl -O {service.url}{CONTRACT}types.d.ts"
+    (tmp_path / "types.d.ts").write_bytes((await service.request("GET", f"{CONTRACT}types.d.ts")).raw)
+    (tmp_path / "client.ts").write_text(program)
+    compiler, run = build.split(" && ")
+    assert run == "node client.js"
+    *options, file = compiler.removeprefix("npx tsc ").split()
+    tsc = node_modules() / "typescript" / "bin" / "tsc"
+    await asyncio.to_thread(ask_node, tsc, "", *options, "--outDir", str(tmp_path), str(tmp_path / file))
     async with run_node(tmp_path / "client.js") as process:
         await Bot(process).line("saved as ")
     assert database.count() == 1

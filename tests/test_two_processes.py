@@ -186,7 +186,7 @@ async def test_one_that_is_frozen_inside_its_transaction_loses_the_feed_to_the_o
     processes: Processes, database: Database
 ) -> None:
     """A paused container, a laptop put to sleep: the process holds the lock on the feed and does nothing."""
-    both, urls = await start_both(processes, database, "--statement-ms-max=500")
+    both, urls = await start_both(processes, database, "--statement-ms-max=1500")
     one, other, third = islice(updates(Random(SEED)), 3)
     assert (await request(urls[0], "POST", SNAPSHOTS, third)).status == 201
     with psycopg.connect(database.url) as session:

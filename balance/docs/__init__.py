@@ -23,11 +23,10 @@ from protocol.events import (
     CONNECT,
     HANDSHAKE_ERRORS,
     NAMESPACE,
-    PING_INTERVAL_S,
-    PING_TIMEOUT_S,
     SOCKET_PATH,
 )
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, UPDATE_BYTES_MAX
+from protocol.limits import Limits
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
 
 EVENTS_PAGE = f"{DOCS}/events"
 HEADERS = {
@@ -60,7 +59,7 @@ class Snippet(NamedTuple):
 
 
 @cache
-def pages() -> dict[str, Document]:
+def pages(limits: Limits) -> dict[str, Document]:
     """Return the pages and all that they need, by address. Raises LookupError where Swagger UI is not installed."""
     dist = _swagger_ui()
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
@@ -70,8 +69,8 @@ def pages() -> dict[str, Document]:
         Document(f"{DOCS}/{name}", name, MEDIA_TYPES[path.suffix], path.read_bytes()) for name, path in files.items()
     ]
     found += [
-        Document(DOCS, "rest.html", "text/html; charset=utf-8", _rendered("rest.html")),
-        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _rendered("events.html")),
+        Document(DOCS, "rest.html", "text/html; charset=utf-8", _rendered("rest.html", limits)),
+        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _rendered("events.html", limits)),
     ]
     return {document.path: document for document in found}
 
@@ -84,7 +83,7 @@ def _swagger_ui() -> Path:
     return Path(spec.submodule_search_locations[0]) / "dist"
 
 
-def _rendered(name: str) -> bytes:
+def _rendered(name: str, limits: Limits) -> bytes:
     return (
         Loader(str(FOLDER))
         .load(name)
@@ -102,9 +101,7 @@ def _rendered(name: str) -> bytes:
             errors=ERRORS.values(),
             socket_path=SOCKET_PATH,
             namespace=NAMESPACE,
-            ping_interval_s=PING_INTERVAL_S,
-            ping_timeout_s=PING_TIMEOUT_S,
-            update_bytes_max=UPDATE_BYTES_MAX,
+            limits=limits,
         )
     )
 

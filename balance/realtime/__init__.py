@@ -1,7 +1,8 @@
 """Socket.IO: events in, publish out.
 
 The rooms, from the wire inwards: `handler` (the HTTP path), `engine` (Engine.IO sessions), `server` (Socket.IO
-packets), `events` (what is answered), `watchers` (who is shown what). All of it runs on the event loop.
+packets), `events` (what is answered), `watchers` (who is shown what); `short` is the short way from a frame to
+`events`. All of it runs on the event loop.
 
 python-socketio and its Tornado integration do the protocol. What they leave open (they accept before they refuse,
 queue without a bound, and let some errors end in silence) is closed here, by overriding just that.
@@ -10,6 +11,7 @@ queue without a bound, and let some errors end in silence) is closed here, by ov
 from balance.realtime.events import Realtime
 from balance.realtime.handler import EngineHandler
 from balance.realtime.server import SocketServer
+from balance.realtime.short import ShortWay
 from balance.realtime.watchers import Watchers
 
-__all__ = ["EngineHandler", "Realtime", "SocketServer", "Watchers"]
+__all__ = ["EngineHandler", "Realtime", "ShortWay", "SocketServer", "Watchers"]

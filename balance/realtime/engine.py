@@ -17,13 +17,14 @@ import math
 import struct
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import engineio
 from engineio.async_drivers import tornado as driver
 from engineio.async_socket import AsyncSocket
 from engineio.exceptions import EngineIOError
-from engineio.packet import PING, Packet
+from engineio.packet import NOOP, PING, Packet
 from engineio.payload import Payload
 from tornado.iostream import StreamClosedError
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
+NOOP_TEXT = Packet(NOOP).encode()
 STALL_S = 5.0  # over its bound, a client that has taken nothing for so long is cut off; a slow link takes seconds
 STRETCH = 8  # times its bound is too much, however well it reads
 GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
@@ -52,7 +54,9 @@ class Outbox:
         self.unsent_bytes = 0
         self._taken_at = 0.0
         self._packets: deque[Packet | None] = deque()
+        self._at_once: list[bytes] = []
         self._getter: asyncio.Future[Packet | None] | None = None
+        self._waiting_since = 0.0
         self._ended = False
 
     def put_nowait(self, packet: Packet | None) -> None:
@@ -81,7 +85,16 @@ class Outbox:
             getter.set_result(self._packets.popleft())
         else:
             self._getter = getter
+            self._waiting_since = time.monotonic()
         return getter
+
+    def wake(self, waited_s_max: float) -> None:
+        """Let the writer that has waited so long go round once: the library takes a longer wait for a lost client.
+
+        What goes past the queue it does not see.
+        """
+        if self.is_idle() and time.monotonic() - self._waiting_since > waited_s_max:
+            self.put_nowait(Packet(NOOP))
 
     def get_nowait(self) -> Packet | None:
         """Give the next packet. Raises asyncio.QueueEmpty."""
@@ -99,6 +112,7 @@ class Outbox:
         """
         self._ended = True
         self._packets.clear()
+        self._at_once.clear()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
@@ -112,15 +126,43 @@ class Outbox:
             return False
         return time.monotonic() - self._taken_at > STALL_S or self.unsent_bytes > bytes_max * STRETCH
 
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits and the writer of the WebSocket waits for more."""
+        return self._getter is not None and not self._getter.done()
+
+    def add_at_once(self, frames: bytes) -> None:
+        """Add frames that go out past the queue, at the end of this turn of the event loop, as `take_at_once` gives."""
+        self._at_once.append(frames)
+        self.unsent_bytes += len(frames)
+
+    def take_at_once(self) -> bytes:
+        """Give, in one piece, what goes out past the queue; it counts as unsent until it is `taken`."""
+        frames = self._at_once[0] if len(self._at_once) == 1 else b"".join(self._at_once)
+        self._at_once.clear()
+        return frames
+
+    @property
+    def has_at_once(self) -> bool:
+        """Whether there is something that goes out past the queue."""
+        return bool(self._at_once)
+
     def taken(self, count: int) -> None:
         """Note that the client's side has taken so many bytes."""
-        self.unsent_bytes -= count
+        self.unsent_bytes = max(0, self.unsent_bytes - count)  # the end has set it to 0
         self._taken_at = time.monotonic()
 
     def settle(self) -> None:
         """Count anew, after a poll has taken packets along."""
         self._taken_at = time.monotonic()
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
+
+
+class Parcel:
+    """Packets that are sent together, in order: framed once, for however many get them."""
+
+    def __init__(self, *packets: Packet) -> None:
+        self.packets = packets
+        self.frames = b"".join([to_frame(packet.encode()) for packet in packets])
 
 
 class Transport(driver.WebSocket):
@@ -142,6 +184,9 @@ class Transport(driver.WebSocket):
 
     async def send(self, message: str) -> None:
         """Send one frame. Raises EngineIOError when the client is gone."""
+        if self._client.upgraded and message == NOOP_TEXT:
+            self._client.queue.taken(len(message))  # it only woke the writer
+            return
         stream = self.tornado_handler.iostream
         try:
             if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
@@ -181,6 +226,7 @@ class Engine(engineio.AsyncServer):
         self.websockets: dict[str, EngineHandler] = {}  # by session
         self._next_ping: dict[str, float] = {}  # by session, where no answer to the last one is awaited
         self.nameless: dict[str, float] = {}  # sessions that have not sent CONNECT, and since when
+        self._to_flush: list[AsyncSocket] = []  # for whom `_flush` has something
         self.evictions = 0
 
     def create_queue(self, *args: Any, **kwargs: Any) -> Outbox:
@@ -189,20 +235,59 @@ class Engine(engineio.AsyncServer):
 
     async def send_packet(self, sid: str, pkt: Packet) -> None:
         """Send as the library does, by the one way out."""
-        self.deliver(sid, pkt)
+        self.deliver(sid, Parcel(pkt))
 
-    def deliver(self, sid: str, *packets: Packet) -> None:
-        """Queue packets for a client, or cut it off if it has left too much unread. Never waits."""
+    def deliver(self, sid: str, parcel: Parcel) -> None:
+        """Send packets to a client, or cut it off if it has left too much unread. Never waits."""
         client = self.sockets.get(sid)
         if client is None or client.closed or client.closing:
+            return
+        if client.queue.has_at_once or self._is_clear(client):
+            if not self._to_flush:
+                asyncio.get_running_loop().call_soon(self._flush)
+            if not client.queue.has_at_once:
+                self._to_flush.append(client)
+            client.queue.add_at_once(parcel.frames)
             return
         if client.queue.is_stuck(self._unsent_bytes_max):
             self.evictions += 1
             log.warning("cut off client %s: %d bytes unread", sid, client.queue.unsent_bytes)
             self.end(client)
             return
-        for packet in packets:
+        for packet in parcel.packets:
             client.queue.put_nowait(packet)
+
+    def _is_clear(self, client: AsyncSocket) -> bool:
+        """Tell whether nothing at all is before what is sent to this client next, so that it may go past the queue.
+
+        By the queue it would be a future, a turn of the writer's task and another future for each client and packet.
+        """
+        if not client.upgraded or not client.queue.is_idle():
+            return False
+        handler = self.websockets.get(client.sid)
+        return handler is not None and handler.iostream is not None and not handler.iostream.writing()
+
+    def _flush(self) -> None:
+        """Send what this turn of the event loop has left for each client: answers and broadcast in one."""
+        clients, self._to_flush = self._to_flush, []
+        for client in clients:
+            if client.queue.has_at_once:
+                self._write(client, client.queue.take_at_once())
+
+    def _write(self, client: AsyncSocket, frames: bytes) -> None:
+        """Hand frames to the operating system. An IOStream makes a future for each write, so it gets only the rest."""
+        handler, sent = self.websockets.get(client.sid), 0
+        if handler is None or handler.iostream is None or handler.ws_connection is None or handler.iostream.closed():
+            client.queue.taken(len(frames))  # it is gone
+            return
+        stream = handler.iostream
+        if not stream.writing():
+            with suppress(OSError):  # there is no room, or it is gone: the stream finds out which
+                sent = stream.socket.send(frames)
+        client.queue.taken(sent)
+        if sent < len(frames):
+            rest = stream.write(memoryview(frames)[sent:])
+            rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))
 
     async def disconnect(self, sid: str | None = None) -> None:
         """End a client's session; never waits for it to take what is queued, as the library would."""
@@ -263,10 +348,13 @@ class Engine(engineio.AsyncServer):
                 self.end(client, self.reason.PING_TIMEOUT)
             elif now - self.nameless.get(sid, now) > self._connect_s_max:
                 self.end(client)
-            elif now >= self._next_ping.get(sid, math.inf):
-                del self._next_ping[sid]
-                client.last_ping = now
-                self.deliver(sid, Packet(PING))
+            else:
+                if client.upgraded:
+                    client.queue.wake(self.ping_interval)
+                if now >= self._next_ping.get(sid, math.inf):
+                    del self._next_ping[sid]
+                    client.last_ping = now
+                    self.deliver(sid, Parcel(Packet(PING)))
 
     async def close(self, seconds_max: float) -> None:
         """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""

@@ -8,14 +8,15 @@ snapshot after that place, in order.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import protocol
 from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
-from balance.service import Service, now
-from balance.snapshot import format_ts
+from balance.service import Saving, Service, now
+from balance.snapshot import Saved, format_ts
 
 log = logging.getLogger("balance.realtime")
 
@@ -60,13 +61,29 @@ class Realtime:
             if len(arguments) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(arguments)}", protocol.BALANCE_UPDATE)
             saved = await self._service.save(payload)
-        except protocol.ServiceError as error:
+        except Exception as error:
             return self._answer(sid, protocol.BALANCE_ERROR, _refusal(error, payload))
-        except Exception:
-            log.exception("an update could not be saved")
-            return self._answer(sid, protocol.BALANCE_ERROR, _refusal(protocol.InternalError(), payload))
-        ack = saved.snapshot.to_ack()
-        return self._answer(sid, protocol.BALANCE_ACK, {**ack, "duplicate": True} if saved.duplicate else ack)
+        return self._answer(sid, protocol.BALANCE_ACK, _ack(saved))
+
+    def begin_update(self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None]) -> None:
+        """Save an update and answer it as `_on_update` does, without a task for it; call `done` after the answer."""
+        try:
+            saving = self._service.begin(update)
+        except Exception as error:
+            self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, update), ack_id)
+            done()
+        else:
+            saving.add_done_callback(partial(self._end_update, eio_sid, ack_id, update, done))
+
+    def _end_update(
+        self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None], saving: Saving
+    ) -> None:
+        try:
+            event, payload = protocol.BALANCE_ACK, _ack(self._service.finish(update, saving))
+        except Exception as error:
+            event, payload = protocol.BALANCE_ERROR, _refusal(error, update)
+        self._watchers.answer(eio_sid, event, payload, ack_id)
+        done()
 
     async def _on_ping(self, sid: str, *_ignored: Any) -> dict[str, Any]:
         return self._answer(sid, protocol.PONG, {"timestamp": format_ts(now())})
@@ -74,10 +91,7 @@ class Realtime:
     def _on_refused(self, eio_sid: str, ack_id: int | None, error: protocol.ServiceError) -> None:
         if eio_sid not in self._watchers:
             return  # it has not joined, so no event is meant for it; if it does not join, its session ends
-        refusal = _refusal(error, None)
-        self._watchers.send(eio_sid, protocol.BALANCE_ERROR, refusal)
-        if ack_id is not None:
-            self._watchers.acknowledge(eio_sid, ack_id, refusal)
+        self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, None), ack_id)
 
     def _answer(self, sid: str, event: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Send the answer as an event; what is returned goes out as the acknowledgement, if one was asked for."""
@@ -88,8 +102,17 @@ class Realtime:
         return self._server.manager.eio_sid_from_sid(sid, protocol.NAMESPACE) or ""
 
 
-def _refusal(error: protocol.ServiceError, update: object) -> dict[str, Any]:
-    """The payload of `balance:error` (schemas/balance_error.json)."""
+def _ack(saved: Saved) -> dict[str, Any]:
+    """The payload of `balance:ack` (schemas/balance_ack.json)."""
+    ack = saved.snapshot.to_ack()
+    return {**ack, "duplicate": True} if saved.duplicate else ack
+
+
+def _refusal(error: Exception, update: object) -> dict[str, Any]:
+    """The payload of `balance:error` (schemas/balance_error.json); what we do not know is our own fault, and logged."""
+    if not isinstance(error, protocol.ServiceError):
+        log.error("an update could not be saved", exc_info=error)
+        error = protocol.InternalError()
     refusal = error.body()
     if isinstance(update, dict) and isinstance(update.get("id"), str):
         refusal["id"] = update["id"]

@@ -25,6 +25,7 @@ INBOX_LENGTH_MAX = 1_048_576  # characters in them
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
 SEPARATOR = "\x1e"  # between the packets of one polling request
 CLOSE = "1"
+NOOP = "6"
 FROM_CLIENT = frozenset("123456")  # Engine.IO packet types that a client may send on a WebSocket; 4 is a message
 FROM_POLLING_CLIENT = frozenset("134")
 
@@ -42,7 +43,9 @@ class EngineHandler(Answers, WebSocketHandler):
         is_ready: Callable[[], bool],
         watchers_max: int,
         body_bytes_max: int,
+        take_update: Callable[[str, str], bool],
     ) -> None:
+        self.take_update = take_update
         self.body_bytes_max = body_bytes_max
         self.server = server
         self.origins = origins
@@ -53,6 +56,8 @@ class EngineHandler(Answers, WebSocketHandler):
         self.reader: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
         self._inbox_length = 0
+        self._waiting_since = 0.0
+        self._is_waited_for = False  # the next frame, by the library, which has handled all before it
         self._room: asyncio.Future[None] | None = None
 
     def _upgrades(self) -> bool:
@@ -154,6 +159,11 @@ class EngineHandler(Answers, WebSocketHandler):
             return None
         if self.client is not None and self.client.last_ping:
             self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent
+        if self._is_waited_for and self.client is not None and self.take_update(self.client.sid, message):
+            if time.monotonic() - self._waiting_since <= self.server.eio.ping_interval:
+                return None
+            message = NOOP  # the library takes a longer wait for a lost client, and does not see what is taken here
+        self._is_waited_for = False
         self._inbox.put_nowait(message)
         self._inbox_length += len(message)
         if self._inbox.qsize() < INBOX_FRAMES_MAX and self._inbox_length < INBOX_LENGTH_MAX:
@@ -162,6 +172,9 @@ class EngineHandler(Answers, WebSocketHandler):
         return self._room  # Tornado reads no further frame until this is done
 
     async def get_next_message(self) -> str | None:
+        # With nothing in the inbox, all that came before has been handled.
+        self._is_waited_for = self._inbox.empty()
+        self._waiting_since = time.monotonic()
         message = await self._inbox.get()
         self._inbox_length -= len(message or "")
         if self._inbox.qsize() <= INBOX_FRAMES_MAX // 2 and self._inbox_length <= INBOX_LENGTH_MAX // 2:

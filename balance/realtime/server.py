@@ -156,16 +156,30 @@ class SocketServer(socketio.AsyncServer):
                 eio_sid, id, protocol.InvalidPayload(f"{data[0][:40]!r} is not one that this server takes", "event")
             )
             return
-        self._in_flight[eio_sid] = self._in_flight.get(eio_sid, 0) + 1
+        self.begin(eio_sid)
         await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_event_internal(self, server: Any, sid: str, eio_sid: str, *rest: Any) -> None:
         try:
             await super()._handle_event_internal(server, sid, eio_sid, *rest)
         finally:
-            if eio_sid in self._in_flight:
-                self._in_flight[eio_sid] -= 1
-            self._make_room(eio_sid)
+            self.end_one(eio_sid)
+
+    def may_begin(self, eio_sid: str) -> bool:
+        """Tell whether a client is connected and may have one more event in flight."""
+        sid = self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE)
+        connected: bool = self.manager.is_connected(sid, protocol.NAMESPACE)
+        return connected and self._in_flight.get(eio_sid, 0) < self._in_flight_max
+
+    def begin(self, eio_sid: str) -> None:
+        """Count an event of a client as in flight, until `end_one`."""
+        self._in_flight[eio_sid] = self._in_flight.get(eio_sid, 0) + 1
+
+    def end_one(self, eio_sid: str) -> None:
+        """Count an event of a client as answered."""
+        if eio_sid in self._in_flight:
+            self._in_flight[eio_sid] -= 1
+        self._make_room(eio_sid)
 
     def _make_room(self, eio_sid: str) -> None:
         room = self._room.pop(eio_sid, None)

@@ -9,7 +9,7 @@ from engineio.packet import MESSAGE, Packet
 from socketio import packet as sio_packet
 
 import protocol
-from balance.realtime.engine import Engine
+from balance.realtime.engine import Engine, Parcel
 from balance.snapshot import Snapshot
 
 
@@ -36,17 +36,20 @@ class Watchers:
 
     def send(self, eio_sid: str, event: str, payload: object) -> None:
         """Send one event to one client."""
-        self._engine.deliver(eio_sid, _frame(sio_packet.EVENT, [event, payload]))
+        self._engine.deliver(eio_sid, Parcel(_frame(sio_packet.EVENT, [event, payload])))
 
-    def acknowledge(self, eio_sid: str, ack_id: int, payload: object) -> None:
-        """Answer the event that a client sent with this acknowledgement id."""
-        self._engine.deliver(eio_sid, _frame(sio_packet.ACK, [payload], str(ack_id)))
+    def answer(self, eio_sid: str, event: str, payload: object, ack_id: int | None) -> None:
+        """Answer what a client sent by an event, and by the acknowledgement if it asked for one."""
+        packets = [_frame(sio_packet.EVENT, [event, payload])]
+        if ack_id is not None:
+            packets.append(_frame(sio_packet.ACK, [payload], str(ack_id)))
+        self._engine.deliver(eio_sid, Parcel(*packets))
 
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
-        frames = [_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots]
+        parcel = Parcel(*[_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
         for eio_sid in tuple(self._joined):
-            self._engine.deliver(eio_sid, *frames)
+            self._engine.deliver(eio_sid, parcel)
 
 
 def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:

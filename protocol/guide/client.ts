@@ -1,4 +1,6 @@
-// npm install socket.io-client typescript, and save the index's `types` as types.d.ts
+// npm init -y && npm pkg set type=module && npm install socket.io-client typescript
+// curl -O http://127.0.0.1:3000/api/protocol/v1/types.d.ts
+// npx tsc --strict --module nodenext --target es2022 --skipLibCheck client.ts && node client.js
 import { io, type Socket } from 'socket.io-client';
 import type { BalanceAck, BalanceError, ClientToServerEvents, ServerToClientEvents } from './types.d.ts';
 

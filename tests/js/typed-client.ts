@@ -14,6 +14,7 @@ import type {
   GetReply,
   ListQuery,
   ListReply,
+  Pong,
   SaveReply,
   ServerToClientEvents,
   Snapshot,
@@ -62,6 +63,8 @@ export function events(): void {
   });
 }
 
+const told = (reply: Pong | BalanceError): string => ('timestamp' in reply ? reply.timestamp : reply.error);
+
 export function emits(): void {
   socket.emit('balance:update', update);
   socket.emit('balance:update', smallest, (reply) => console.log(report(reply)));
@@ -70,8 +73,8 @@ export function emits(): void {
   socket.timeout(1000).emit('balance:update', update, (error, reply) => console.log(error ?? report(reply)));
   socket.volatile.emit('balance:update', update);
   socket.emit('ping');
-  socket.emit('ping', (pong) => console.log(pong.timestamp));
-  socket.timeout(1000).emit('ping', (error, pong) => console.log(error ?? pong.timestamp));
+  socket.emit('ping', (pong) => console.log(told(pong)));
+  socket.timeout(1000).emit('ping', (error, pong) => console.log(error ?? told(pong)));
   socket.volatile.emit('ping');
 }
 
@@ -92,8 +95,8 @@ export async function acknowledged(): Promise<void> {
   const known: Equal<typeof reply, Reply> = true;
   console.log(known, reply.success ? reply.timestamp : reply.error);
   const pong = await retrying.emitWithAck('ping');
-  const knownToo: Equal<typeof pong.timestamp, string> = true;
-  console.log(knownToo, pong.timestamp);
+  const knownToo: Equal<typeof pong, Pong | BalanceError> = true;
+  console.log(knownToo, told(pong));
   const same: Socket<ServerToClientEvents, AcknowledgedEvents> = socket;
   same.timeout(1000).emit('balance:update', update, (error, late) => console.log(error ?? report(late)));
   const andBack: Socket<ServerToClientEvents, ClientToServerEvents> = retrying;
