@@ -22,8 +22,9 @@ import jsonschema_rs
 from engineio.packet import MESSAGE
 
 import protocol
-from balance.realtime.engine import Engine, Parcel
+from balance.realtime.engine import Engine
 from balance.realtime.events import Realtime
+from balance.realtime.outbox import Parcel
 from balance.realtime.server import SocketServer
 from balance.web import Answers
 from protocol import events, operations, registry
@@ -31,7 +32,7 @@ from protocol import events, operations, registry
 log = logging.getLogger("balance.contract")
 
 AGAINST = "against the contract"  # what each complaint begins with
-PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,15})(.*)", re.DOTALL)
+PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,100})(.*)", re.DOTALL)
 # By what an update that fits its schema may still be refused.
 BEYOND_THE_SCHEMA = {"conflict", "payload_too_large", "busy", "unavailable", "internal_error"}
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from balance.realtime import engine
+from balance.realtime import outbox as outboxes
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database, Service
 from tests.traps import UPDATE, until
@@ -82,8 +82,8 @@ async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may
 
 def test_who_had_nothing_to_read_for_an_hour_has_his_time_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    outbox = engine.Outbox()
+    monkeypatch.setattr(outboxes, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    outbox = outboxes.Outbox()
     packet = Packet(MESSAGE, "x" * 1000)
     outbox.put_nowait(packet)
     outbox.taken(1001)
@@ -91,9 +91,9 @@ def test_who_had_nothing_to_read_for_an_hour_has_his_time_from_now(monkeypatch: 
     for _ in range(3):
         outbox.put_nowait(packet)
     assert not outbox.is_stuck(1000), "over the bound, but since this very moment"
-    clock.now += engine.STALL_S / 2
+    clock.now += outboxes.STALL_S / 2
     outbox.taken(1001)
-    clock.now += engine.STALL_S
+    clock.now += outboxes.STALL_S
     assert not outbox.is_stuck(1000), "it took something within the time"
     clock.now += 0.1
     assert outbox.is_stuck(1000)
@@ -101,7 +101,7 @@ def test_who_had_nothing_to_read_for_an_hour_has_his_time_from_now(monkeypatch: 
 
 
 def test_far_over_the_bound_is_too_much_however_well_it_reads() -> None:
-    outbox = engine.Outbox()
-    for _ in range(engine.STRETCH + 1):
+    outbox = outboxes.Outbox()
+    for _ in range(outboxes.STRETCH + 1):
         outbox.put_nowait(Packet(MESSAGE, "x" * 1000))
     assert outbox.is_stuck(1000)

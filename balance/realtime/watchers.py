@@ -9,7 +9,8 @@ from engineio.packet import MESSAGE, Packet
 from socketio import packet as sio_packet
 
 import protocol
-from balance.realtime.engine import Engine, Parcel
+from balance.realtime.engine import Engine
+from balance.realtime.outbox import Parcel
 from balance.snapshot import Snapshot
 
 

@@ -1,0 +1,148 @@
+"""What waits to be sent to one client, and how many bytes that is; and what is sent together, framed once for all.
+
+The queue of a python-engineio session, with a bound. `engine` decides what goes by it and what goes past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import deque
+
+from engineio.packet import NOOP, Packet
+
+STALL_S = 5.0  # over its bound, a client that has taken nothing for so long is cut off; a slow link takes seconds
+STRETCH = 8  # times its bound is too much, however well it reads
+
+
+class Outbox:
+    """What waits to be sent to one client, and how many bytes that is.
+
+    Has those methods of asyncio.Queue that the library calls. `get` gives a future, since for a coroutine the
+    library's `wait_for` would make a task for each client and packet.
+    """
+
+    def __init__(self) -> None:
+        self.unsent_bytes = 0
+        self._taken_at = 0.0
+        self._packets: deque[Packet | None] = deque()
+        self._at_once: list[bytes] = []
+        self._getter: asyncio.Future[Packet | None] | None = None
+        self._waiting_since = 0.0
+        self._ended = False
+
+    def put_nowait(self, packet: Packet | None) -> None:
+        """Add a packet; None ends the writer of a WebSocket. After the end nothing is added."""
+        if self._ended:
+            return
+        if packet is not None:
+            if not self.unsent_bytes:
+                self._taken_at = time.monotonic()  # who had nothing to take has its time from now
+            self.unsent_bytes += len(packet.encode())
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(packet)
+        else:
+            self._packets.append(packet)
+
+    async def put(self, packet: Packet | None) -> None:
+        """Add a packet; never waits."""
+        self.put_nowait(packet)
+
+    def get(self) -> asyncio.Future[Packet | None]:
+        """Give the next packet when there is one, or TimeoutError, as the library knows it, when there will be none."""
+        getter: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
+        if self._ended:
+            getter.set_exception(TimeoutError())
+        elif self._packets:
+            getter.set_result(self._packets.popleft())
+        else:
+            self._getter = getter
+            self._waiting_since = time.monotonic()
+        return getter
+
+    def wake(self, waited_s_max: float) -> None:
+        """Let the writer that has waited so long go round once: the library takes a longer wait for a lost client.
+
+        What goes past the queue it does not see.
+        """
+        if self.is_idle() and time.monotonic() - self._waiting_since > waited_s_max:
+            self.put_nowait(Packet(NOOP))
+
+    def get_nowait(self) -> Packet | None:
+        """Give the next packet. Raises asyncio.QueueEmpty."""
+        if not self._packets:
+            raise asyncio.QueueEmpty
+        return self._packets.popleft()
+
+    def task_done(self) -> None:
+        """Nobody waits for it."""
+
+    def end(self) -> None:
+        """Forget what waits, and end the poll that waits for more.
+
+        It is answered by an error, so that every client knows its session to be lost and makes a new one.
+        """
+        self._ended = True
+        self._packets.clear()
+        self._at_once.clear()
+        self.unsent_bytes = 0
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_exception(TimeoutError())
+
+    def is_stuck(self, bytes_max: int) -> bool:
+        """Tell whether too much waits: over the bound and nothing taken of late, or far over it.
+
+        One batch may be larger than the bound, and who reads gets the time to read it.
+        """
+        if self.unsent_bytes <= bytes_max:
+            return False
+        return time.monotonic() - self._taken_at > STALL_S or self.unsent_bytes > bytes_max * STRETCH
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits and the writer of the WebSocket waits for more."""
+        return self._getter is not None and not self._getter.done()
+
+    def add_at_once(self, frames: bytes) -> None:
+        """Add frames that go out past the queue, at the end of this turn of the event loop, as `take_at_once` gives."""
+        self._at_once.append(frames)
+        self.unsent_bytes += len(frames)
+
+    def take_at_once(self) -> bytes:
+        """Give, in one piece, what goes out past the queue; it counts as unsent until it is `taken`."""
+        frames = self._at_once[0] if len(self._at_once) == 1 else b"".join(self._at_once)
+        self._at_once.clear()
+        return frames
+
+    @property
+    def has_at_once(self) -> bool:
+        """Whether there is something that goes out past the queue."""
+        return bool(self._at_once)
+
+    def taken(self, count: int) -> None:
+        """Note that the client's side has taken so many bytes."""
+        self.unsent_bytes = max(0, self.unsent_bytes - count)  # the end has set it to 0
+        self._taken_at = time.monotonic()
+
+    def settle(self) -> None:
+        """Count anew, after a poll has taken packets along."""
+        self._taken_at = time.monotonic()
+        self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
+
+
+class Parcel:
+    """Packets that are sent together, in order: framed once, for however many get them."""
+
+    def __init__(self, *packets: Packet) -> None:
+        self.packets = packets
+        self.frames = b"".join([to_frame(packet.encode()) for packet in packets])
+
+
+def to_frame(message: str) -> bytes:
+    """Frame a text as a server sends it: final, unmasked, not compressed (RFC 6455, section 5.2)."""
+    data = message.encode()
+    if len(data) < 126:
+        return struct.pack("!BB", 0x81, len(data)) + data
+    if len(data) < 65_536:
+        return struct.pack("!BBH", 0x81, 126, len(data)) + data
+    return struct.pack("!BBQ", 0x81, 127, len(data)) + data
