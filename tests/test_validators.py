@@ -149,7 +149,7 @@ def test_ajv_gives_every_case_the_servers_verdict() -> None:
     verdicts = ask_ajv([("balance_update", body_of(case)) for case in CASES])
     for case, verdict in zip(CASES, verdicts, strict=True):
         if not case["valid"] and case["code"] == "payload_too_large":
-            assert len(body_of(case)) > DEFAULT.update_bytes_max, "the one rule beside the schema, which the contract names"
+            assert len(body_of(case)) > DEFAULT.update_bytes_max, "the one rule beside the schema, and named"
         else:
             assert bool(verdict) == expected(case), case["description"]
 
