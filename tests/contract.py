@@ -211,7 +211,7 @@ class Conversation:
         if kind == "0":
             payload = _loaded(text) if text else None
             self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
-        elif kind in ("2", "5") or not kind:
+        else:
             said = _loaded(text) if kind == "2" else None
             name, *payloads = said if isinstance(said, list) and said else [None]
             event = protocol.EVENTS.get(name) if isinstance(name, str) else None
@@ -223,9 +223,8 @@ class Conversation:
 
     def hear_event(self, event: protocol.Event | None, valid: bool, id_: str) -> None:
         """Note an event; None is one that there is not."""
-        self._left[f"valid {event.name}" if event and valid else "bad"] += 1
-        if event is protocol.EVENTS[protocol.PING]:
-            self._left["bad"] += 1  # it may be too large
+        if event is not None and valid:
+            self._left[event.name] += 1
         if id_:
             self._asked.setdefault(str(int(id_)), []).append((event, valid))
 
@@ -253,18 +252,15 @@ class Conversation:
                 yield "a packet of a type that this server does not send"
 
     def _check_was_asked(self, name: str, payload: Any = None) -> Iterator[str]:
-        """Yield if an answer was not due: an update that does not fit was taken, or one that fits was refused."""
-        due = {protocol.BALANCE_ACK: f"valid {protocol.BALANCE_UPDATE}", protocol.PONG: f"valid {protocol.PING}"}.get(
-            name
-        )
-        if name == protocol.BALANCE_ERROR and isinstance(payload, dict):
-            if payload.get("code") not in BY_EVENT:
-                yield f"balance:error has the code {payload.get('code')!r}"
-            due = "bad" if payload.get("code") in BY_THE_SCHEMA else None
+        """Yield if an answer was not due: an update that does not fit was taken."""
+        due = {protocol.BALANCE_ACK: protocol.BALANCE_UPDATE, protocol.PONG: protocol.PING}.get(name)
+        if name == protocol.BALANCE_ERROR and isinstance(payload, dict) and payload.get("code") not in BY_EVENT:
+            yield f"balance:error has the code {payload.get('code')!r}"
         if due is not None:
-            self._left[due] -= 1
-            if self._left[due] < 0:
+            if not self._left[due]:
                 yield f"{name} says what does not answer anything that was sent"
+            else:
+                self._left[due] -= 1
 
 
 def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payloads: list[Any]) -> Iterator[str]:
@@ -272,7 +268,7 @@ def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payload
     if len(payloads) != 1:
         yield f"an acknowledgement has {len(payloads)} payloads"
         return
-    names = event.answered_by if event else (protocol.BALANCE_ERROR,)
+    names = event.answered_by if event else (protocol.BALANCE_ERROR, protocol.PONG)  # where we read it otherwise
     wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in names]
     if all(wrong):
         yield from min(wrong, key=len)
@@ -315,7 +311,7 @@ def install() -> None:
     @wraps(deliver)
     def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
         for packet in parcel.packets:
-            if packet.packet_type == MESSAGE:
+            if packet.packet_type == MESSAGE and sid in self.sockets:  # to who has gone nothing is sent
                 _report(with_client(self, sid).say(packet.data), packet.data)
         deliver(self, sid, parcel)
 

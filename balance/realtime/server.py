@@ -23,7 +23,7 @@ from socketio import packet as sio_packet
 import protocol
 from balance.realtime.engine import Engine
 
-ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})")
+ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
 
 
 class Manager(socketio.AsyncManager):
