@@ -14,7 +14,7 @@ from tests.running import SNAPSHOTS, Database, Service
 from tests.traps import UPDATE, until
 from tests.wire import PollingClient, SocketClient, open_websocket
 
-asynchronous = pytest.mark.gen_test(timeout=30)
+asynchronous = pytest.mark.gen_test
 
 LARGE_ROWS = """
 INSERT INTO balance_snapshot (seq, id, ts, onchain, onsite, received_at)
@@ -30,7 +30,7 @@ async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: 
     service = await make_service(connect_ms_max=300)
     client = await PollingClient.open(service.url, poll=False)
     probe = await open_websocket(service.url, query=f"EIO=4&transport=websocket&sid={client.handshake['sid']}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         assert await probe.read_message() is None
     probe.close()
     await until(lambda: not service.app.server.eio.websockets)
@@ -74,7 +74,7 @@ async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may
     await reader.readline()
     refused = await service.get("?limit=1")
     assert (refused.status, refused.body["code"]) == (503, "busy")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await service.get("?limit=1")).status != 200:
             await asyncio.sleep(0.02)
     writer.close()

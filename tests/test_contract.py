@@ -196,7 +196,7 @@ runpy.run_path({str(ROOT / "tests" / "checked_server.py")!r}, run_name="__main__
 """
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_server_in_a_process_of_its_own_is_looked_at_too(
     processes: Callable[..., Process], database: Database, tmp_path: Path
 ) -> None:

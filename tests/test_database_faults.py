@@ -162,7 +162,7 @@ async def stopped(own: Postgres) -> AsyncIterator[None]:
         await asyncio.to_thread(own.start)
 
 
-async def until(true: Callable[[], bool], seconds: float = 5) -> None:
+async def until(true: Callable[[], bool], seconds: float = 15) -> None:
     """Look again and again until something is so that gives no event."""
     async with asyncio.timeout(seconds):
         while not true():
@@ -280,7 +280,7 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 # Backends terminated ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_backend_terminated_between_saves_costs_no_refusal(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -296,7 +296,7 @@ async def test_a_backend_terminated_between_saves_costs_no_refusal(
 
 @pytest.mark.expects_log(PSYCOPG)
 @pytest.mark.parametrize("settings", [QUICK, {}], ids=["quick", "defaults"])
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_backends_terminated_during_saves_cost_nothing_acknowledged(
     own: Postgres, database: Database, make_service: MakeService, settings: dict[str, Any]
 ) -> None:
@@ -309,7 +309,7 @@ async def test_backends_terminated_during_saves_cost_nothing_acknowledged(
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is_refused_and_can_be_sent_again(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -332,7 +332,7 @@ async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_restart_of_the_database_is_survived(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -343,7 +343,7 @@ async def test_a_restart_of_the_database_is_survived(
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_crash_of_the_database_is_survived(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -354,7 +354,7 @@ async def test_a_crash_of_the_database_is_survived(
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_back_it_is_saved(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -373,7 +373,7 @@ async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_b
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -394,7 +394,7 @@ async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on
     await ride(await make_service(**QUICK), database, fault)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -409,7 +409,7 @@ async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
 # Locks and exhaustion --------------------------------------------------------------------------------------
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go(
     database: Database, make_service: MakeService
 ) -> None:
@@ -432,7 +432,7 @@ async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go
     await ride(await make_service(**QUICK), database, fault)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_time(
     database: Database, make_service: MakeService
 ) -> None:
@@ -447,7 +447,7 @@ async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_tim
     await client.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
     database: Database, make_service: MakeService
 ) -> None:
@@ -468,7 +468,7 @@ async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_too_many_connections_are_temporary(own: Postgres, database: Database, make_service: MakeService) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
@@ -482,7 +482,7 @@ async def test_too_many_connections_are_temporary(own: Postgres, database: Datab
     await client.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_database_that_became_read_only_is_unavailable_and_its_connections_are_given_up(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -505,7 +505,7 @@ AWAY = ("the database is away", "the database is there")
 
 
 @pytest.mark.expects_log(*AWAY)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone_is_answered(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -526,7 +526,7 @@ async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone
 
 
 @pytest.mark.expects_log(*AWAY)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_service_can_be_stopped_while_it_waits_for_its_database(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -537,7 +537,7 @@ async def test_a_service_can_be_stopped_while_it_waits_for_its_database(
 
 
 @pytest.mark.expects_log(*AWAY)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_role_that_may_have_no_more_connections_at_the_start_is_waited_for(
     own: Postgres, database: Database, make_service: MakeService
 ) -> None:
@@ -616,7 +616,7 @@ class Line:
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailable_reaches_every_watcher(
     database: Database, make_service: MakeService
 ) -> None:
@@ -644,7 +644,7 @@ async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailab
 
 
 @pytest.mark.expects_log(PSYCOPG)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_line_that_went_dead_without_a_word_is_given_up_for_a_new_one(
     database: Database, make_service: MakeService
 ) -> None:

@@ -32,7 +32,7 @@ OPEN: dict[str, Any] = json.loads(DOCUMENTS[OPENAPI].data)
 ASYNC: dict[str, Any] = json.loads(DOCUMENTS[ASYNCAPI].data)
 FOREIGN = "https://dashboard.example"
 
-asynchronous = pytest.mark.gen_test(timeout=30)
+asynchronous = pytest.mark.gen_test
 
 
 # Served

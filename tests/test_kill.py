@@ -108,7 +108,7 @@ async def check_kills(processes: Processes, database: Database, rounds: int) -> 
     assert await asyncio.to_thread(server.process.terminate) == 0
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_what_was_acknowledged_is_stored_once_however_often_the_server_is_killed(
     processes: Processes, database: Database
 ) -> None:
@@ -128,7 +128,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
     EmbeddedPostgres.start(tmp_path / "data").stop()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_loses_nothing(
     processes: Processes, data: Path
 ) -> None:

@@ -61,7 +61,7 @@ async def test_an_empty_list_is_a_list(service: Service) -> None:
     assert (await service.get()).body == {"success": True, "data": [], "pagination": nothing}
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("moments", ["equal", "rising", "falling"])
 async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arrive(
     service: Service, moments: str

@@ -189,7 +189,7 @@ async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_
     assert not process.stderr
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_stored_in_order(
     processes: Processes, database: Database
 ) -> None:
@@ -220,7 +220,7 @@ async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_
 
 
 @pytest.mark.expects_log("cut off client")
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobody_down(
     make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -250,7 +250,7 @@ async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobod
         await client.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound(
     make_service: MakeService, database: Database
 ) -> None:

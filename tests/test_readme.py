@@ -78,7 +78,7 @@ def guide(name: str, service: Service) -> str:
     return text.replace(ADDRESS, service.url)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(node_modules())
     (tmp_path / "check.mjs").write_text(guide("check.mjs", service))
@@ -90,7 +90,7 @@ async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service,
         await Bot(process).line("message: 'must be number'")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: Service, tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text(guide("check.py", service))
     async with run_python(tmp_path / "check.py", env=dict(os.environ)) as process:
@@ -100,7 +100,7 @@ async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: S
         await Bot(process).line("[\"'7656.36' is not of type 'number'\"]")
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
     service: Service, database: Database, tmp_path: Path
 ) -> None:
@@ -134,7 +134,7 @@ def test_the_two_commands_are_one_line_each() -> None:
         assert found[0].startswith("python3 -m venv .venv && ")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_its_javascript_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.js").write_text(code("js", service))
     async with run_node(tmp_path / "readme.js") as process:
@@ -142,7 +142,7 @@ async def test_its_javascript_saves_and_watches(service: Service, database: Data
     assert database.count() == 1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_its_python_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text(code("python", service))
     async with run_python(tmp_path / "readme.py", env=dict(os.environ)) as process:

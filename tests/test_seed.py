@@ -18,7 +18,7 @@ import pytest
 from tests.running import SNAPSHOTS, Database, Service
 from tests.wire import PollingClient, SocketClient
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 WAIT_S = 10.0
 

@@ -19,7 +19,7 @@ from tests.node import FOLDER, run_node
 from tests.running import Database, Service
 from tests.test_seed import AMOUNTS, UPDATE, WAIT_S, check_timestamp
 
-pytestmark = pytest.mark.gen_test(timeout=20)
+pytestmark = pytest.mark.gen_test
 
 SEED_ADDRESS = "http://148.251.66.154:3000"
 # What is logged comes as JSON, a line each, so that it can be read here.

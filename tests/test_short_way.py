@@ -156,7 +156,7 @@ def test_both_ways_answer_any_frame_alike(pair: Pair, data: st.DataObject) -> No
     check_same(pair, "4" + frame[1:])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("in_flight", [1, 3, 256])
 async def test_the_order_is_kept_where_both_ways_take_part_of_what_a_client_sends(
     make_service: MakeService, database: Database, in_flight: int
@@ -178,7 +178,7 @@ async def test_the_order_is_kept_where_both_ways_take_part_of_what_a_client_send
     await client.close()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_client_whose_frames_all_go_the_short_way_is_not_taken_for_a_lost_one(
     make_service: MakeService,
 ) -> None:

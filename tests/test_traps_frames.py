@@ -37,7 +37,7 @@ async def test_t10_a_frame_that_is_no_packet_ends_the_connection_at_once(make_se
     service = await make_service()
     client = await SocketClient.connect(service.url)
     await client.send_raw(frame)
-    await client.await_closed(1)
+    await client.await_closed()
     await client.close()
 
 

@@ -39,8 +39,8 @@ async def test_t8_a_stop_closes_each_websocket_with_1001_and_ends_each_poll(make
     await service.stop()
     assert time.monotonic() - began < 2
     for client in [*sockets, nameless]:
-        assert await client.await_closed(1) == 1001
-    await polling.await_closed(1)
+        assert await client.await_closed() == 1001
+    await polling.await_closed()
     for client in [*sockets, nameless, polling]:
         await client.close()
 
@@ -70,7 +70,7 @@ async def test_t14_stock_holds_up_a_broadcast_for_the_disconnect_handler_of_a_de
         await dead.close()
 
 
-@pytest.mark.gen_test(timeout=10)
+@pytest.mark.gen_test
 async def test_t14_a_dead_client_is_ended_and_holds_up_nobody(make_service):
     service = await make_service(ping_interval_s=1, ping_timeout_s=1)
     dead = await SocketClient.connect(service.url, answer_pings=False)
@@ -141,7 +141,7 @@ async def test_t27_stock_logs_a_trace_for_a_client_that_is_lost_while_it_is_sent
     assert any("Task exception was never retrieved" in record.getMessage() for record in server.log)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_t27_a_client_that_is_lost_while_it_is_sent_to_leaves_no_trace(make_service):
     service = await make_service(watcher_unsent_bytes_max=64_000_000)
     with records_of("asyncio", "tornado", "balance") as log:

@@ -203,7 +203,7 @@ async def talk(url: str, package: str, transports: str) -> list[list[Any]]:
         return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.gen_test(timeout=15)
+@pytest.mark.gen_test
 async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
     async with stock() as server, run_node(TALK, "socket.io-client-2", server.url, "websocket") as process:
         await until(lambda: bool(server.handlers and server.handlers[0].ws_connection), 10)
@@ -212,7 +212,7 @@ async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
                 await process.stdout.readline()
 
 
-@pytest.mark.gen_test(timeout=15)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("transports", ["websocket", "polling", "polling,websocket"])
 async def test_t15_a_version_2_client_is_told_that_it_can_not_connect(make_service, packages, transports):
     service = await make_service()
@@ -221,7 +221,7 @@ async def test_t15_a_version_2_client_is_told_that_it_can_not_connect(make_servi
     assert message
 
 
-@pytest.mark.gen_test(timeout=15)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("package", ["socket.io-client-3", "socket.io-client"])
 @pytest.mark.parametrize("transports", ["websocket", "polling", "polling,websocket"])
 async def test_t15_ping_and_pong_are_events_like_any_other(make_service, packages, package, transports):

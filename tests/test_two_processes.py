@@ -80,7 +80,7 @@ def watched(database: Database) -> Iterator[list[tuple[int, int, int]]]:
         thread.join()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order(
     processes: Processes, database: Database
 ) -> None:
@@ -115,7 +115,7 @@ async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order
     await stop_both(both)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_duplicate(
     processes: Processes, database: Database
 ) -> None:
@@ -136,7 +136,7 @@ async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_d
     await stop_both(both)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_an_id_sent_to_both_at_once_with_different_amounts_is_a_conflict_for_one(
     processes: Processes, database: Database
 ) -> None:
@@ -158,7 +158,7 @@ async def test_an_id_sent_to_both_at_once_with_different_amounts_is_a_conflict_f
     await stop_both(both)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Processes, database: Database) -> None:
     both, urls = await start_both(processes, database)
     watcher = await Watcher.connect(urls[1])
@@ -181,7 +181,7 @@ async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Proces
     await stop_both(both[1:])
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_one_that_is_frozen_inside_its_transaction_loses_the_feed_to_the_other(
     processes: Processes, database: Database
 ) -> None:

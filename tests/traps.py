@@ -166,7 +166,7 @@ def check_error(body: bytes | dict[str, Any], code: str | None = None) -> None:
     assert code is None or told["code"] == code, told
 
 
-async def until(true: Callable[[], bool], seconds: float = 5) -> None:
+async def until(true: Callable[[], bool], seconds: float = 15) -> None:
     """Let the loop run until something is so."""
     async with asyncio.timeout(seconds):
         while not true():

@@ -23,7 +23,7 @@ from protocol import dumps, loads
 
 PATH = "/api/socket.io"
 SEPARATOR = "\x1e"  # between the frames of one polling body
-WAIT_S = 5.0
+WAIT_S = 15.0  # long, for a machine that does much else; who waits in vain fails anyway
 
 
 class Dropped(Exception):
