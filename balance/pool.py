@@ -23,8 +23,10 @@ from typing import Any, LiteralString
 import psycopg
 import psycopg_pool
 from psycopg import Connection, conninfo
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import TupleRow
-from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
 
 import protocol
 from balance.migrate import check_schema
@@ -147,8 +149,16 @@ class Pool:
         raise StoreUnavailable("there is no connection to the database")
 
     def _configure(self, connection: Connection[Any]) -> None:
-        set_json_loads(protocol.loads, connection)
+        connection.adapters.register_loader("jsonb", _JsonbLoader)
+        connection.adapters.register_loader("uuid", TextLoader)
         connection.execute(SESSION, {"statement_ms_max": str(self._statement_ms_max)})
+
+
+class _JsonbLoader(Loader):
+    """Gives a ledger as the text that it is; jsonb is written with a space after each comma and colon."""
+
+    def load(self, data: Buffer) -> protocol.Encoded:
+        return protocol.Encoded(bytes(data).replace(b" ", b""))
 
 
 def to_conninfo(url: str) -> str:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from uuid import UUID
 
 import protocol
 from balance.places import Places
@@ -126,7 +125,7 @@ class Service:
         Raises InvalidPayload, NotFound and Unavailable.
         """
         protocol.check("get_path", {"id": id_})
-        found = await self._read(lambda: self._store.find(UUID(id_)))
+        found = await self._read(lambda: self._store.find(id_.lower()))
         if found is None:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
@@ -150,18 +149,17 @@ class Service:
 
 def now() -> datetime:
     """Read the clock, in whole milliseconds: the form of every timestamp in SEED.md."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
-def new_id() -> UUID:
+def new_id() -> str:
     """Make a UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, then random ones.
 
     Ids that grow with time keep the index of a large table dense.
     """
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (time.time_ns() // 1_000_000) << 80 | random
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    digits = f"{value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def to_cursor(snapshot: Snapshot) -> str:

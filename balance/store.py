@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
-from uuid import UUID
 
 from psycopg.rows import class_row
 
@@ -34,7 +33,7 @@ T = TypeVar("T")
 class Position:
     """A place in a feed: `epoch` names the feed, `seq` the last snapshot in it."""
 
-    epoch: UUID
+    epoch: str
     seq: int
 
 
@@ -42,7 +41,7 @@ class Position:
 class Appended:
     """The outcome of one `append`: per snapshot what now stands under its id, and which of them are new."""
 
-    epoch: UUID
+    epoch: str
     snapshots: list[Snapshot]
     fresh: set[int]  # the seq of each snapshot that this call stored
 
@@ -97,7 +96,7 @@ class Store:
         """Read the snapshots with after < seq ≤ up_to, in order, at most `limit`. Raises StoreUnavailable."""
         return self._read(FEED, {"after": after, "up_to": up_to, "limit": limit})
 
-    def find(self, id_: UUID) -> Snapshot | None:
+    def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
         found = self._read(FIND, ([id_],))
         return found[0] if found else None
@@ -146,7 +145,7 @@ POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed"
 LOCK_FEED: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed FOR UPDATE"
 
 FIND: LiteralString = """
-SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s)
+SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s::uuid[])
 """
 
 INSERT: LiteralString = """

@@ -11,7 +11,7 @@ Schemas. `protocol.documents` puts them together as what a client team takes awa
 """
 
 from protocol.check import check
-from protocol.codec import dumps, loads
+from protocol.codec import Encoded, dumps, loads
 from protocol.errors import (
     ERRORS,
     Busy,
@@ -60,6 +60,7 @@ __all__ = [
     "SOCKET_PATH",
     "Busy",
     "Conflict",
+    "Encoded",
     "Event",
     "Forbidden",
     "InternalError",

@@ -1,7 +1,8 @@
 """Check a payload against its schema: a quick yes, or the one best error with its path.
 
-jsonschema-rs says yes in a few microseconds; only when it says no does jsonschema look for the error, which
-takes some hundred. Both read the same schema, and a property test holds them to the same verdict.
+An ordinary update gets its yes from `quick`, in two microseconds, whatever else fits from jsonschema-rs, in ten or
+more; only when that says no does jsonschema look for the error, which takes some hundred. All three read the same
+schemas, and property tests hold them to the same verdict.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jsonschema
 
 from protocol import registry
 from protocol.errors import InvalidPayload
+from protocol.quick import is_plain_update
 
 Path = tuple[str | int, ...]
 
@@ -30,6 +32,7 @@ class _Found(NamedTuple):
     reason: str
 
 
+_UPDATE = "balance_update"  # the name of a schema
 _FIRST = ("additionalProperties", "required", "type")
 _NEST_MAX = 8  # deeper than any payload of ours
 _DIGITS_MAX = 256
@@ -67,6 +70,8 @@ def check(name: str, payload: object) -> None:
     unknown field before a missing one before a wrong type before a wrong value; of several such, the first by
     name. Raises KeyError if there is no such schema.
     """
+    if name == _UPDATE and is_plain_update(payload):
+        return
     plain = _is_plain(payload, _NEST_MAX)
     if plain and _is_valid(name, payload):
         return

@@ -19,6 +19,9 @@ import msgspec
 
 from protocol.errors import MalformedJson
 
+Encoded = msgspec.Raw
+"""JSON that has been encoded already; `dumps` copies it as it stands."""
+
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
 _encoder = msgspec.json.Encoder(decimal_format="number", uuid_format="canonical")
 
@@ -43,7 +46,7 @@ def loads(data: str | bytes, **_ignored: object) -> Any:
 
 
 def dumps(value: Any, **_ignored: object) -> str:
-    """Encode a value of str, int, Decimal, float, bool, None, UUID, list, tuple and dict as compact JSON.
+    """Encode a value of str, int, Decimal, float, bool, None, UUID, list, tuple, dict and Encoded as compact JSON.
 
     Raises ValueError for NaN, Infinity and half a surrogate pair, TypeError for what has no JSON form.
     """

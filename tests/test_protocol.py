@@ -31,6 +31,7 @@ from protocol import (
     registry,
 )
 from protocol.check import _MEANINGS, _is_plain, _is_valid
+from protocol.quick import is_plain_update
 
 ROOT = pathlib.Path(__file__).parent.parent
 GROUPS = loads((ROOT / "tests/cases/balance_update.json").read_bytes())
@@ -319,6 +320,11 @@ def assert_one_verdict(name: str, payload: object) -> None:
         check(name, payload)
     else:
         assert refusal(name, payload) == refusal(name, payload)
+
+
+@pytest.mark.parametrize("update", protocol.schema("balance_update")["examples"])
+def test_the_updates_that_bots_send_get_a_quick_yes(update):
+    assert is_plain_update(update)
 
 
 @settings(max_examples=200, deadline=None)

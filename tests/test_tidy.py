@@ -40,7 +40,7 @@ IMPORTS = {
     "writer": {"pool", "snapshot", "store"},
     "store": {"pool", "protocol", "snapshot"},
     "pool": {"migrate", "protocol"},
-    "snapshot": set(),
+    "snapshot": {"protocol"},
     "contract": {"places", "protocol", "rest"},
     "places": {"protocol"},
     "docs": {"protocol"},
@@ -59,7 +59,7 @@ LIBRARIES = {
     "engineio": {"realtime"},
     "jsonschema": {"protocol"},
     "jsonschema_rs": {"protocol"},
-    "msgspec": {"docs", "protocol"},
+    "msgspec": {"docs", "protocol", "snapshot"},
 }
 # Of these the service takes no more than the name says.
 NAMES = {
@@ -69,7 +69,7 @@ NAMES = {
     ("service", "store"): {"Position", "Store"},
     ("pool", "migrate"): {"check_schema"},
     ("store", "protocol"): {"dumps"},
-    ("pool", "protocol"): {"loads"},
+    ("pool", "protocol"): {"Encoded"},
 }
 # The one SQL text that is not written beside what runs it: the files of sql/.
 SQL_FROM_ELSEWHERE = {("migrate", "migration.text.encode()")}

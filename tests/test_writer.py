@@ -10,21 +10,23 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
+import protocol
 from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
 from balance.writer import Busy, Writer
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
-EPOCH = uuid4()
+EPOCH = str(uuid4())
+ONCHAIN, ONSITE = protocol.Encoded('{"rlb":1,"usdt":1}'), protocol.Encoded('{"rlb":1,"usd":1}')
 
 
-def snapshot(id_: UUID | None = None) -> Snapshot:
-    return Snapshot(id_ or uuid4(), NOW, None, {"rlb": 1, "usdt": 1}, {"rlb": 1, "usd": 1}, NOW)
+def snapshot(id_: str | None = None) -> Snapshot:
+    return Snapshot(id_ or str(uuid4()), NOW, None, ONCHAIN, ONSITE, NOW)
 
 
 class FakeStore:
@@ -195,7 +197,7 @@ async def test_what_another_process_saved_is_published_in_its_place(rig: Rig) ->
 @pytest.mark.gen_test
 async def test_two_of_one_id_in_one_group_are_one_snapshot_published_once(rig: Rig) -> None:
     writer = rig.writer()
-    same = uuid4()
+    same = str(uuid4())
     results = await asyncio.gather(*[writer.save(snapshot(same)) for _ in range(3)])
     assert [(stored.seq, fresh) for stored, fresh in results] == [(1, True), (1, False), (1, False)]
     await writer.drain(5)
@@ -225,7 +227,7 @@ async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: R
 async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -> None:
     writer = rig.writer()
     await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
-    rig.store.epoch, rig.store.rows = uuid4(), []
+    rig.store.epoch, rig.store.rows = str(uuid4()), []
     await writer.save(snapshot())
     await writer.drain(5)
     assert writer.position == Position(rig.store.epoch, 1)
@@ -260,7 +262,7 @@ async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -
     writer = rig.writer()
     old = snapshot()
     await asyncio.gather(*[writer.save(one) for one in (old, snapshot(), snapshot())])
-    rig.store.epoch = uuid4()
+    rig.store.epoch = str(uuid4())
     await asyncio.gather(writer.save(old), writer.save(snapshot()))
     await writer.drain(5)
     assert rig.published == [1, 2, 3, 4]
@@ -300,7 +302,7 @@ async def test_who_comes_second_with_other_content_is_not_told_that_he_was_first
     """The first of two equal ids in one group gave up before the group was committed."""
     writer = rig.writer()
     rig.store.go.clear()
-    same = uuid4()
+    same = str(uuid4())
     first = asyncio.ensure_future(writer.save(snapshot(same)))
     second = asyncio.ensure_future(writer.save(snapshot(same)))
     while not rig.store.groups:
