@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 
-from psycopg.rows import class_row
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow, class_row
 
 import protocol
 from balance.pool import Pool
@@ -76,21 +78,13 @@ class Store:
         One whose id is stored already, by an earlier call or earlier in this one, is not stored again.
         Raises StoreUnavailable.
         """
-        with self._pool.connection() as connection, connection.transaction():
-            # The lock comes in a statement of its own: what another process commits while we wait for it
-            # would be invisible to the statement that waits.
-            feed = _only(connection.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
-            ids = [snapshot.id for snapshot in snapshots]
-            known = {one.id: one for one in connection.cursor(row_factory=class_row(Snapshot)).execute(FIND, (ids,))}
-            new: list[Snapshot] = []
-            for snapshot in snapshots:
-                if snapshot.id not in known:
-                    known[snapshot.id] = snapshot.at(feed.seq + len(new) + 1)
-                    new.append(known[snapshot.id])
-            if new:
-                rows = protocol.dumps([_to_row(snapshot) for snapshot in new])
-                connection.execute(INSERT, {"rows": rows, "count": len(new)})
-        return Appended(feed.epoch, [known[id_] for id_ in ids], {snapshot.seq for snapshot in new})
+        with self._pool.connection() as connection:
+            try:
+                feed = _insert(connection, snapshots)
+            except psycopg.errors.UniqueViolation:  # so rare that all else need not look for it first
+                return _append_checked(connection, snapshots)
+        stored = [snapshot.at(feed.seq + place) for place, snapshot in enumerate(snapshots, 1)]
+        return Appended(feed.epoch, stored, {snapshot.seq for snapshot in stored})
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
         """Read the snapshots with after < seq ≤ up_to, in order, at most `limit`. Raises StoreUnavailable."""
@@ -131,8 +125,35 @@ class Store:
             return cursor.execute(sql, parameters, prepare=False).fetchall()
 
 
+def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position:
+    """Store snapshots, in one statement, at the end of the feed; return where that was before."""
+    rows = protocol.dumps([_to_row(snapshot) for snapshot in snapshots])
+    cursor = connection.cursor(row_factory=class_row(Position))
+    return _only(cursor.execute(INSERT, {"rows": rows, "count": len(snapshots)}).fetchone())
+
+
+def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Appended:
+    """Store of `snapshots` those whose id is not stored yet, and tell what stands under the others."""
+    with connection.transaction():
+        # The lock comes in a statement of its own: what another process commits while we wait for it
+        # would be invisible to the statement that waits.
+        feed = _only(connection.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
+        ids = [snapshot.id for snapshot in snapshots]
+        known = {one.id: one for one in connection.cursor(row_factory=class_row(Snapshot)).execute(FIND, (ids,))}
+        new: list[Snapshot] = []
+        for snapshot in snapshots:
+            if snapshot.id not in known:
+                known[snapshot.id] = snapshot.at(feed.seq + len(new) + 1)
+                new.append(known[snapshot.id])
+        if new:
+            _insert(connection, new)
+    return Appended(feed.epoch, [known[id_] for id_ in ids], {snapshot.seq for snapshot in new})
+
+
 def _to_row(snapshot: Snapshot) -> dict[str, Any]:
-    return {**snapshot.to_wire(), "received_at": format_ts(snapshot.received_at)}
+    row = snapshot.to_wire()
+    row["received_at"] = format_ts(snapshot.received_at)
+    return row
 
 
 def _only(row: T | None) -> T:
@@ -149,11 +170,17 @@ SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHER
 """
 
 INSERT: LiteralString = """
-WITH feed AS (UPDATE balance_feed SET last_seq = last_seq + %(count)s)
-INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-SELECT seq, id, ts, pid, onchain, onsite, received_at
-FROM jsonb_to_recordset(%(rows)s::jsonb)
-     AS row(seq bigint, id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
+WITH feed AS (
+    UPDATE balance_feed SET last_seq = last_seq + %(count)s RETURNING epoch, last_seq - %(count)s AS seq
+), stored AS (
+    INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
+    SELECT feed.seq + place, id, ts, pid, onchain, onsite, received_at
+    FROM feed, ROWS FROM (
+        jsonb_to_recordset(%(rows)s::jsonb)
+        AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
+    ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, place)
+)
+SELECT epoch, seq FROM feed
 """
 
 FEED: LiteralString = """

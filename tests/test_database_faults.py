@@ -559,7 +559,7 @@ class Line:
         self._url = database.url
         self._path = f"{name_of(database, 'host')}/.s.PGSQL.{name_of(database, 'port')}"
         self._carrying: set[asyncio.Task[None]] = set()
-        self.swallows_next_answer_to_commit = False
+        self.swallows_next_answer_to_save = False
         self.silences: set[asyncio.StreamReader] = set()  # what these ends say goes nowhere, and nobody is told
         self.ends: list[asyncio.StreamReader] = []  # every end that there ever was
 
@@ -589,18 +589,18 @@ class Line:
     async def _carry(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
         from_database, to_database = await asyncio.open_unix_connection(self._path)
         self.ends += [from_service, from_database]
-        is_committing = False
+        is_saving = False
 
         async def forth() -> None:
-            nonlocal is_committing
+            nonlocal is_saving
             while data := await from_service.read(65536):
-                if self.swallows_next_answer_to_commit and b"COMMIT" in data:
-                    self.swallows_next_answer_to_commit, is_committing = False, True
+                if self.swallows_next_answer_to_save and b"INSERT INTO balance_snapshot" in data:
+                    self.swallows_next_answer_to_save, is_saving = False, True
                 if from_service not in self.silences:
                     to_database.write(data)
 
         async def back() -> None:
-            while (data := await from_database.read(65536)) and not is_committing:
+            while (data := await from_database.read(65536)) and not is_saving:
                 if from_database not in self.silences:
                     to_service.write(data)
 
@@ -626,7 +626,7 @@ async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailab
         watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]
         assert (await service.post(next(source))).status == 201
         for seq in (2, 4):
-            line.swallows_next_answer_to_commit = True
+            line.swallows_next_answer_to_save = True
             unknown = next(source)
             answer = await service.post(unknown)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")

@@ -3,7 +3,7 @@
 Both save at once, over REST, WebSocket and polling. A third connection that looks all the while sees at every
 moment max(seq) = count(*) = last_seq: a number that became visible before a smaller one would show as a gap.
 Watchers of each server see the whole feed in order, what the other one saved too. Whichever is killed or frozen,
-even in the middle of a transaction that holds the feed, does not keep the other from saving.
+even in the middle of a save, does not keep the other from saving.
 """
 
 from __future__ import annotations
@@ -182,11 +182,11 @@ async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Proces
 
 
 @pytest.mark.gen_test
-async def test_one_that_is_frozen_inside_its_transaction_loses_the_feed_to_the_other(
+async def test_one_that_is_frozen_in_the_middle_of_a_save_does_not_hold_up_the_other(
     processes: Processes, database: Database
 ) -> None:
-    """A paused container, a laptop put to sleep: the process holds the lock on the feed and does nothing."""
-    both, urls = await start_both(processes, database, "--statement-ms-max=1500")
+    """A paused container, a laptop put to sleep: what it has begun ends without it, since it is one statement."""
+    both, urls = await start_both(processes, database)
     one, other, third = islice(updates(Random(SEED)), 3)
     assert (await request(urls[0], "POST", SNAPSHOTS, third)).status == 201
     with psycopg.connect(database.url) as session:
@@ -195,16 +195,10 @@ async def test_one_that_is_frozen_inside_its_transaction_loses_the_feed_to_the_o
         await asyncio.to_thread(wait_for, database, "wait_event_type = 'Lock'")
         os.kill(both[0].pid, signal.SIGSTOP)
     try:
-        await asyncio.to_thread(wait_for, database, "state = 'idle in transaction'")
-        update = dict(other)
-        async with asyncio.timeout(5):  # the frozen one is given statement_ms_max, then the lock is taken from it
-            while (answer := await request(urls[1], "POST", SNAPSHOTS, update)).status != 201:
-                assert (answer.status, answer.body["code"]) == (503, "unavailable")
+        assert (await request(urls[1], "POST", SNAPSHOTS, other)).status == 201
     finally:
         os.kill(both[0].pid, signal.SIGCONT)
-    answer = await saving
-    assert (answer.status, answer.body["code"]) == (503, "unavailable"), answer
-    assert (await request(urls[0], "POST", SNAPSHOTS, one)).status == 201
+    assert (await saving).status == 201
     check_stored(database, [one, other, third], {update["id"]: update for update in (one, other, third)})
     for process in both:
         assert await asyncio.to_thread(process.terminate) == 0
