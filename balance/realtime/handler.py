@@ -12,9 +12,10 @@ from urllib.parse import parse_qs
 
 from engineio.async_socket import AsyncSocket
 from tornado.iostream import IOStream
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
+from balance.realtime.frames import FrameReader
 from balance.realtime.server import SocketServer
 from balance.web import Answers, Origins
 
@@ -97,7 +98,7 @@ class EngineHandler(Answers, WebSocketHandler):
         headers = self.request.headers
         if "upgrade" not in [part.strip().lower() for part in headers.get("Connection", "").split(",")]:
             raise protocol.InvalidPayload("must be Upgrade", "Connection")
-        if headers.get("Sec-WebSocket-Version") not in ("13", "8", "7") or "Sec-WebSocket-Key" not in headers:
+        if headers.get("Sec-WebSocket-Version") != "13" or "Sec-WebSocket-Key" not in headers:
             raise protocol.InvalidPayload("version 13 and a key are required (RFC 6455)", "Sec-WebSocket-Key")
 
     def _check_packets(self) -> None:
@@ -199,6 +200,10 @@ class EngineHandler(Answers, WebSocketHandler):
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         self._room = None
+
+    def get_websocket_protocol(self) -> FrameReader | None:
+        made = super().get_websocket_protocol()
+        return FrameReader(self, made.mask_outgoing, made.params) if isinstance(made, WebSocketProtocol13) else None
 
     def check_origin(self, origin: str) -> bool:
         """Whether the origin may call was decided in `prepare`, as for every other request."""
