@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -302,18 +302,28 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
 def install() -> None:
     """Look at everything that passes through a service of this process, from now on."""
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
-    deliver, hear, finish = Engine.deliver, SocketServer._handle_eio_message, Answers.finish
+    deliver, broadcast = Engine.deliver, Engine.broadcast
+    hear, finish = SocketServer._handle_eio_message, Answers.finish
     begin_update = Realtime.begin_update
 
     def with_client(engine: Engine, sid: str) -> Conversation:
         return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
 
+    def look_at(engine: Engine, sid: str, parcel: Parcel) -> None:
+        for packet in parcel.packets:
+            if packet.packet_type == MESSAGE and sid in engine.sockets:  # to who has gone nothing is sent
+                _report(with_client(engine, sid).say(packet.data), packet.data)
+
     @wraps(deliver)
     def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
-        for packet in parcel.packets:
-            if packet.packet_type == MESSAGE and sid in self.sockets:  # to who has gone nothing is sent
-                _report(with_client(self, sid).say(packet.data), packet.data)
+        look_at(self, sid, parcel)
         deliver(self, sid, parcel)
+
+    @wraps(broadcast)
+    def checked_broadcast(self: Engine, sids: Collection[str], parcel: Parcel) -> None:
+        for sid in sids:
+            look_at(self, sid, parcel)
+        broadcast(self, sids, parcel)
 
     @wraps(hear)
     async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
@@ -340,7 +350,8 @@ def install() -> None:
             _report(found, f"{request.method} {request.path}: {body[:300]!r}")
         return done
 
-    Engine.deliver, SocketServer._handle_eio_message = checked_deliver, checked_hear  # type: ignore[method-assign]
+    Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
+    SocketServer._handle_eio_message = checked_hear  # type: ignore[method-assign]
     Realtime.begin_update, Answers.finish = checked_begin, checked_finish  # type: ignore[method-assign]
 
 

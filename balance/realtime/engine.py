@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import suppress
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import engineio
@@ -104,37 +104,57 @@ class Engine(engineio.AsyncServer):
         self.deliver(sid, Parcel(pkt))
 
     def deliver(self, sid: str, parcel: Parcel) -> None:
-        """Send packets to a client, or cut it off if it has left too much unread. Never waits."""
+        """Send packets to a client, or cut it off if it has left too much unread. Never waits.
+
+        Where nothing is before them they go past the queue, at the end of this turn of the event loop or with a
+        `broadcast` that comes before it: by the queue there would be a future, a turn of the writer's task and another
+        future for each client and packet.
+        """
         client = self.sockets.get(sid)
         if client is None or client.closed or client.closing:
             return
-        if client.queue.has_at_once or self._is_clear(client):
+        if client.queue.has_at_once:
+            client.queue.add_at_once(parcel.frames)
+        elif client.upgraded and client.queue.is_clear():
             if not self._to_flush:
                 asyncio.get_running_loop().call_soon(self._flush)
-            if not client.queue.has_at_once:
-                self._to_flush.append(client)
+            self._to_flush.append(client)
             client.queue.add_at_once(parcel.frames)
-            return
+        else:
+            self._put(client, parcel)
+
+    def broadcast(self, sids: Collection[str], parcel: Parcel) -> None:
+        """Send the same packets to many clients. Never waits.
+
+        Who is being answered in this turn of the event loop comes first, and gets both in one.
+        """
+        frames, answered = parcel.frames, set()
+        for client in self._to_flush:
+            if client.sid in sids and client.queue.has_at_once:
+                client.queue.add_at_once(frames)
+                answered.add(client.sid)
+        self._flush()
+        for sid in sids:
+            client = self.sockets.get(sid)
+            if client is None or client.closed or client.closing or sid in answered:
+                continue
+            if client.upgraded and client.queue.is_clear():
+                self._write(client, frames)
+            else:
+                self._put(client, parcel)
+
+    def _put(self, client: AsyncSocket, parcel: Parcel) -> None:
+        """Queue packets for a client, or cut it off."""
         if client.queue.is_stuck(self._unsent_bytes_max):
             self.evictions += 1
-            log.warning("cut off client %s: %d bytes unread", sid, client.queue.unsent_bytes)
+            log.warning("cut off client %s: %d bytes unread", client.sid, client.queue.unsent_bytes)
             self.end(client)
             return
         for packet in parcel.packets:
             client.queue.put_nowait(packet)
 
-    def _is_clear(self, client: AsyncSocket) -> bool:
-        """Tell whether nothing at all is before what is sent to this client next, so that it may go past the queue.
-
-        By the queue it would be a future, a turn of the writer's task and another future for each client and packet.
-        """
-        if not client.upgraded or not client.queue.is_idle():
-            return False
-        handler = self.websockets.get(client.sid)
-        return handler is not None and handler.iostream is not None and not handler.iostream.writing()
-
     def _flush(self) -> None:
-        """Send what this turn of the event loop has left for each client: answers and broadcast in one."""
+        """Send what this turn of the event loop has left for each client."""
         clients, self._to_flush = self._to_flush, []
         for client in clients:
             if client.queue.has_at_once:
@@ -143,17 +163,19 @@ class Engine(engineio.AsyncServer):
     def _write(self, client: AsyncSocket, frames: bytes) -> None:
         """Hand frames to the operating system. An IOStream makes a future for each write, so it gets only the rest."""
         handler, sent = self.websockets.get(client.sid), 0
-        if handler is None or handler.iostream is None or handler.ws_connection is None or handler.iostream.closed():
-            client.queue.taken(len(frames))  # it is gone
-            return
-        stream = handler.iostream
+        stream = handler.iostream if handler is not None and handler.ws_connection is not None else None
+        if stream is None or stream.socket is None:
+            return  # it is gone
         if not stream.writing():
-            with suppress(OSError):  # there is no room, or it is gone: the stream finds out which
+            try:
                 sent = stream.socket.send(frames)
-        client.queue.taken(sent)
-        if sent < len(frames):
-            rest = stream.write(memoryview(frames)[sent:])
-            rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))
+            except OSError:  # there is no room, or it is gone: the stream finds out which
+                sent = 0
+            if sent == len(frames):
+                return
+        client.queue.add_unsent(len(frames) - sent)
+        rest = stream.write(memoryview(frames)[sent:])
+        rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))
 
     async def disconnect(self, sid: str | None = None) -> None:
         """End a client's session; never waits for it to take what is queued, as the library would."""

@@ -37,9 +37,7 @@ class Outbox:
         if self._ended:
             return
         if packet is not None:
-            if not self.unsent_bytes:
-                self._taken_at = time.monotonic()  # who had nothing to take has its time from now
-            self.unsent_bytes += len(packet.encode())
+            self.add_unsent(len(packet.encode()))
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(packet)
         else:
@@ -103,21 +101,32 @@ class Outbox:
         """Tell whether nothing waits and the writer of the WebSocket waits for more."""
         return self._getter is not None and not self._getter.done()
 
+    def is_clear(self) -> bool:
+        """Tell whether nothing is on its way to the client, so that something may go past the queue."""
+        return not self.unsent_bytes and self._getter is not None and not self._getter.done()
+
+    @property
+    def has_at_once(self) -> bool:
+        """Whether there is something that goes out past the queue, at the end of this turn of the event loop."""
+        return bool(self._at_once)
+
     def add_at_once(self, frames: bytes) -> None:
-        """Add frames that go out past the queue, at the end of this turn of the event loop, as `take_at_once` gives."""
+        """Add to what goes out past the queue."""
         self._at_once.append(frames)
         self.unsent_bytes += len(frames)
 
     def take_at_once(self) -> bytes:
-        """Give, in one piece, what goes out past the queue; it counts as unsent until it is `taken`."""
+        """Give what goes out past the queue, in one piece."""
         frames = self._at_once[0] if len(self._at_once) == 1 else b"".join(self._at_once)
         self._at_once.clear()
+        self.unsent_bytes -= len(frames)
         return frames
 
-    @property
-    def has_at_once(self) -> bool:
-        """Whether there is something that goes out past the queue."""
-        return bool(self._at_once)
+    def add_unsent(self, count: int) -> None:
+        """Note that so many bytes wait for the client's side to take them."""
+        if not self.unsent_bytes:
+            self._taken_at = time.monotonic()  # who had nothing to take has its time from now
+        self.unsent_bytes += count
 
     def taken(self, count: int) -> None:
         """Note that the client's side has taken so many bytes."""

@@ -49,8 +49,7 @@ class Watchers:
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
         parcel = Parcel(*[_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
-        for eio_sid in tuple(self._joined):
-            self._engine.deliver(eio_sid, parcel)
+        self._engine.broadcast(self._joined, parcel)
 
 
 def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:
