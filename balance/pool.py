@@ -149,13 +149,14 @@ class Pool:
         raise StoreUnavailable("there is no connection to the database")
 
     def _configure(self, connection: Connection[Any]) -> None:
-        connection.adapters.register_loader("jsonb", _JsonbLoader)
+        connection.adapters.register_loader("json", _JsonLoader)
+        connection.adapters.register_loader("jsonb", _JsonLoader)
         connection.adapters.register_loader("uuid", TextLoader)
         connection.execute(SESSION, {"statement_ms_max": str(self._statement_ms_max)})
 
 
-class _JsonbLoader(Loader):
-    """Gives a ledger as the text that it is; jsonb is written with a space after each comma and colon."""
+class _JsonLoader(Loader):
+    """Gives JSON as the text that it is, but for the spaces around signs: nothing that is stored has one in a text."""
 
     def load(self, data: Buffer) -> protocol.Encoded:
         return protocol.Encoded(bytes(data).replace(b" ", b""))

@@ -82,8 +82,7 @@ class SnapshotsHandler(RestHandler):
             "hasMore": page.has_more,
             "next": page.next,
         }
-        data = [snapshot.to_wire() for snapshot in page.snapshots]
-        return {"success": True, "data": data, "pagination": pagination}
+        return {"success": True, "data": [entry.shown for entry in page.entries], "pagination": pagination}
 
     def _read_query(self) -> dict[str, Any]:
         """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""

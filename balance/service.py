@@ -20,7 +20,7 @@ import protocol
 from balance.places import Places
 from balance.pool import StoreUnavailable
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.store import Position, Store
+from balance.store import Entry, Position, Store
 from balance.writer import Busy, Writer
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 class Page:
     """Some snapshots of a list, newest first, and how to go on."""
 
-    snapshots: list[Snapshot]
+    entries: list[Entry]
     limit: int
     offset: int
     total: int | None  # None when a filter was given: counting what it leaves would read all of it
@@ -44,7 +44,7 @@ class Page:
     @property
     def next(self) -> str | None:
         """The cursor of the page after this one."""
-        return to_cursor(self.snapshots[-1]) if self.has_more else None
+        return to_cursor(self.entries[-1].ts, self.entries[-1].seq) if self.has_more else None
 
 
 class Service:
@@ -113,8 +113,9 @@ class Service:
         def read() -> Page:
             before = None if cursor is None else from_cursor(cursor)
             found = self._store.page(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
-            # `seq` counts without a gap from 1 and nothing is ever deleted: the last one is the total.
-            total = self._store.position().seq if from_ is to is pid is None else None
+            total = None
+            if from_ is to is pid is None:
+                total = found[0].total if found else self._store.position().seq
             return Page(found[:limit], limit, offset, total, len(found) > limit)
 
         return await self._read(read)
@@ -162,9 +163,9 @@ def new_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def to_cursor(snapshot: Snapshot) -> str:
+def to_cursor(ts: datetime, seq: int) -> str:
     """Name the place after a snapshot in the list: its ts in microseconds since the year 1, and its seq."""
-    return f"{(snapshot.ts - YEAR_ONE) // timedelta(microseconds=1)}_{snapshot.seq}"
+    return f"{(ts - YEAR_ONE) // timedelta(microseconds=1)}_{seq}"
 
 
 def from_cursor(cursor: str) -> tuple[datetime, int]:

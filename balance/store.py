@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.pool import Pool
@@ -37,6 +37,15 @@ class Position:
 
     epoch: str
     seq: int
+
+
+class Entry(NamedTuple):
+    """A snapshot as it stands in a list: read by the hundred, and only to be shown."""
+
+    ts: datetime
+    seq: int
+    shown: protocol.Encoded  # what `Snapshot.to_wire` gives, as JSON
+    total: int  # how many snapshots there are: `seq` counts from 1 without a gap, and nothing is ever deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +113,24 @@ class Store:
         from_: datetime | None = None,
         to: datetime | None = None,
         pid: int | None = None,
-    ) -> list[Snapshot]:
+    ) -> list[Entry]:
         """Read snapshots newest `ts` first (the later saved first where equal), at most `limit`.
 
         `before` goes on after the snapshot of that ts and seq; from_ ≤ ts < to. Raises StoreUnavailable.
         """
         before_ts, before_seq = before or (None, None)
-        return self._read(
-            PAGE,
-            {
-                "limit": limit, "offset": offset, "before_ts": before_ts, "before_seq": before_seq,
-                "from": from_, "to": to, "pid": pid,
-            },
-        )  # fmt: skip
+        parameters = {
+            "limit": limit, "offset": offset, "before_ts": before_ts, "before_seq": before_seq,
+            "from": from_, "to": to, "pid": pid,
+        }  # fmt: skip
+        with self._pool.connection() as connection:
+            # Never prepared: a plan for any parameters can not use the index that these parameters allow.
+            cursor = connection.cursor(row_factory=args_row(Entry))
+            return cursor.execute(PAGE, parameters, prepare=False).fetchall()
 
     def _read(self, sql: LiteralString, parameters: Any) -> list[Snapshot]:
         with self._pool.connection() as connection:
-            # Never prepared: a plan for any parameters can not use the index that these parameters allow.
-            cursor = connection.cursor(row_factory=class_row(Snapshot))
-            return cursor.execute(sql, parameters, prepare=False).fetchall()
+            return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
 
 
 def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position:
@@ -189,10 +197,19 @@ WHERE seq > %(after)s AND seq <= %(up_to)s ORDER BY seq LIMIT %(limit)s
 """
 
 PAGE: LiteralString = """
-SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot
+SELECT ts, seq,
+       json_build_object(
+           'id', id, 'seq', seq,
+           'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
+           'pid', pid, 'onchain', onchain, 'onsite', onsite
+       ),
+       (SELECT last_seq FROM balance_feed)
+FROM (
+SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timestamptz, %(before_seq)s::bigint))
   AND (%(from)s::timestamptz IS NULL OR ts >= %(from)s::timestamptz)
   AND (%(to)s::timestamptz IS NULL OR ts < %(to)s::timestamptz)
   AND (%(pid)s::bigint IS NULL OR pid = %(pid)s::bigint)
 ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
+) AS page ORDER BY ts DESC, seq DESC
 """

@@ -159,7 +159,7 @@ def test_a_page_is_read_off_its_index(large: Standing, parameters: dict[str, Any
     rows = large.rows("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE, FIRST | parameters)
     plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert f"using {index} " in plan, plan
-    assert "Seq Scan" not in plan, plan
+    assert "Seq Scan on balance_snapshot" not in plan, plan
     assert "Sort" not in plan, plan
     assert "Rows Removed" not in plan, plan
 

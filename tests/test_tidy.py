@@ -66,9 +66,9 @@ NAMES = {
     ("service", "pool"): {"StoreUnavailable"},
     ("writer", "pool"): {"StoreUnavailable"},
     ("writer", "store"): {"Appended", "Position"},
-    ("service", "store"): {"Position", "Store"},
+    ("service", "store"): {"Entry", "Position", "Store"},
     ("pool", "migrate"): {"check_schema"},
-    ("store", "protocol"): {"dumps"},
+    ("store", "protocol"): {"Encoded", "dumps"},
     ("pool", "protocol"): {"Encoded"},
 }
 # The one SQL text that is not written beside what runs it: the files of sql/.
