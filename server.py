@@ -6,6 +6,7 @@ The life of the process, from top to bottom. `python server.py --help` lists the
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -39,6 +40,15 @@ def main(argv: Sequence[str]) -> int:
         return 0
 
 
+def collect_seldom() -> None:
+    """Look for garbage in cycles less often: nearly all here is freed without, and what watchers need lives long.
+
+    At Python's defaults a third of the time that an update takes would go into it.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
+
+
 def run_migrations(config: Config) -> int:
     """Bring the database to this version's schema and say what was done."""
     with database(config) as url:
@@ -57,6 +67,7 @@ def run_server(config: Config) -> int:
     with database(config) as url:
         if not config.database_url:
             migrate(url)
+        collect_seldom()
         return asyncio.run(serve(App(config, url), sockets, address(config, sockets[0])))
 
 

@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import resource
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
 from tornado.web import Application
 
 import protocol
 from balance import docs, rest
 from balance.config import Config
 from balance.contract import DocumentHandler, with_slashes
+from balance.listener import Listener
 from balance.places import Places
 from balance.pool import DatabaseError, Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
@@ -40,25 +37,7 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
-DESCRIPTORS_KEPT = 64  # for the database, files and the event loop
 RETRY_S = 0.25  # between two looks for a database that is away when the service starts
-
-
-class Listener(HTTPServer):
-    """An HTTP server that closes a connection at once when few descriptors are left.
-
-    With none left nothing could be accepted, nor the database reached, and each attempt would be logged.
-    """
-
-    def initialize(self, *arguments: Any, **options: Any) -> None:
-        super().initialize(*arguments, **options)
-        self.descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        if 0 < self.descriptors_max - DESCRIPTORS_KEPT < stream.socket.fileno():
-            stream.close()
-        else:
-            super().handle_stream(stream, address)
 
 
 class App:
@@ -101,8 +80,6 @@ class App:
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
-            body_timeout=30,
-            idle_connection_timeout=75,  # a keep-alive connection that nobody uses
         )
         self._opening: asyncio.Task[None] | None = None
         self._stopping = False
@@ -158,6 +135,7 @@ class App:
             self._opening = loop.create_task(self._open_later(unfit))
         self.server.eio.start()
         self._http.add_sockets(sockets)
+        self._http.watch()
         return unfit
 
     async def _open_later(self, unfit: asyncio.Future[None]) -> None:

@@ -33,13 +33,11 @@ class DocumentHandler(RestHandler):
         self._headers_of_all = headers
         self._etag: str | None = None
 
-    def check_caller(self) -> None:
-        """Refuse nobody: there is nothing here that is not for everybody."""
-        self.let_page_read()
-
-    def let_page_read(self) -> None:
+    def let_page_read(self) -> bool:
+        """Let every page read: there is nothing here that is not for everybody."""
         self.set_header("Access-Control-Allow-Origin", "*")
         self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
+        return True
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
         document = self._find(unquote(self.request.path))

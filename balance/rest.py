@@ -44,7 +44,8 @@ class RestHandler(Answers):
         with self.places.take():
             written = await self.respond(*path)
             try:
-                await asyncio.wait_for(written, self.service.read_s_max)
+                if not written.done():
+                    await asyncio.wait_for(written, self.service.read_s_max)
             except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
                 connection = self.request.connection
                 assert isinstance(connection, HTTP1Connection)
@@ -79,10 +80,10 @@ class SnapshotsHandler(RestHandler):
             "limit": page.limit,
             "offset": page.offset,
             "total": page.total,
-            "hasMore": page.has_more,
+            "hasMore": page.next is not None,
             "next": page.next,
         }
-        return {"success": True, "data": [entry.shown for entry in page.entries], "pagination": pagination}
+        return {"success": True, "data": page.data, "pagination": pagination}
 
     def _read_query(self) -> dict[str, Any]:
         """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""

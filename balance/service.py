@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 import protocol
 from balance.places import Places
 from balance.pool import StoreUnavailable
+from balance.sharing import Shared
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.store import Entry, Position, Store
+from balance.store import Position, Store
+from balance.threads import in_thread
 from balance.writer import Busy, Writer
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ Saving = asyncio.Future[tuple[Snapshot, bool]]
 """A save that has begun: it gives what stands under the id then, and whether this update put it there."""
 
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # a cursor counts from here: no moment that can be stored comes before
+SLOW = "the database did not answer in time"
 LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 
 
@@ -35,16 +38,11 @@ LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 class Page:
     """Some snapshots of a list, newest first, and how to go on."""
 
-    entries: list[Entry]
+    data: protocol.Encoded  # an array of schemas/snapshot.json, newest first
     limit: int
     offset: int
     total: int | None  # None when a filter was given: counting what it leaves would read all of it
-    has_more: bool
-
-    @property
-    def next(self) -> str | None:
-        """The cursor of the page after this one."""
-        return to_cursor(self.entries[-1].ts, self.entries[-1].seq) if self.has_more else None
+    next: str | None  # the cursor of the page after this one
 
 
 class Service:
@@ -56,6 +54,7 @@ class Service:
         self._writer = writer
         self._store = store
         self._threads = threads
+        self._lists: Shared[Page] = Shared()
         self.reads = Places(reads_in_flight_max, "reads")
         """Each read holds one, from the question to the last byte of the answer."""
         self.read_s_max = read_ms_max / 1000
@@ -116,9 +115,17 @@ class Service:
             total = None
             if from_ is to is pid is None:
                 total = found[0].total if found else self._store.position().seq
-            return Page(found[:limit], limit, offset, total, len(found) > limit)
+            page = found[:limit]
+            data = protocol.Encoded(b"[" + b",".join([bytes(entry.shown) for entry in page]) + b"]")
+            return Page(
+                data, limit, offset, total, to_cursor(page[-1].ts, page[-1].seq) if len(found) > limit else None
+            )
 
-        return await self._read(read)
+        try:
+            async with asyncio.timeout(self.read_s_max):
+                return await self._lists.get(tuple(sorted(query.items())), lambda: self._read(read))
+        except TimeoutError as error:
+            raise protocol.Unavailable(SLOW) from error
 
     async def find(self, id_: str) -> Snapshot:
         """Find the snapshot of an id (schemas/get_path.json).
@@ -139,11 +146,10 @@ class Service:
         if self.position is None:
             raise protocol.Unavailable("the database is not there yet")
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, read)
-            return await asyncio.wait_for(future, self.read_s_max)
+            return await asyncio.wait_for(in_thread(self._threads, read), self.read_s_max)
         except TimeoutError as error:
             self._store.cut_dead()  # or its thread would be lost
-            raise protocol.Unavailable("the database did not answer in time") from error
+            raise protocol.Unavailable(SLOW) from error
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 

@@ -111,17 +111,18 @@ class Answers(RequestHandler):
 
     def check_caller(self) -> None:
         """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""
-        if not self.origins.allows(self.request.headers.get("Origin"), self.request.host):
+        if not self.let_page_read():
             raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
-        self.let_page_read()
 
-    def let_page_read(self) -> None:
-        """Tell the browser that the page which asks may read the answer, if it may."""
+    def let_page_read(self) -> bool:
+        """Tell the browser that the page which asks may read the answer, if it may, and say whether it may."""
         origin = self.request.headers.get("Origin")
         self.set_header("Vary", "Origin")
-        if origin is not None and self.origins.allows(origin, self.request.host):
+        allowed = self.origins.allows(origin, self.request.host)
+        if allowed and origin is not None:
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
+        return allowed
 
     def answer_preflight(self) -> None:
         """Answer OPTIONS: what may be called here, and by which methods and headers."""

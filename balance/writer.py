@@ -29,6 +29,7 @@ from typing import Protocol, TypeVar
 from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
+from balance.threads import in_thread
 
 log = logging.getLogger("balance.writer")
 
@@ -225,7 +226,7 @@ class Writer:
             self._publish(snapshots)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await in_thread(self._thread, function, *arguments)
 
     def _expire(self) -> None:
         """Answer every save whose time is up, give up a line that is dead, and come back for what is left."""

@@ -462,23 +462,3 @@ async def test_a_burst_of_comings_and_goings_leaves_nothing_behind(
         await asyncio.sleep(0.02)
     assert not left
     assert database.seqs() == list(range(1, database.count() + 1))
-
-
-@pytest.mark.gen_test
-async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_ones_served(
-    make_service: MakeService,
-) -> None:
-    service = await make_service()
-    old = await SocketClient.connect(service.url)
-    with closing(socket.socket()) as probe:
-        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are kept back
-    crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
-    async with asyncio.timeout(15):
-        assert await crowd[-1][0].read() == b"", "closed at once"
-    (answer,) = await old.call("balance:update", next(updates(Random(SEED))))
-    assert answer["success"]
-    for _, writer in crowd:
-        writer.close()
-    await old.close()
-    service.app._http.descriptors_max = 1_000_000
-    assert (await service.get()).status == 200

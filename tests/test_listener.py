@@ -1,0 +1,76 @@
+"""The HTTP server closes connections that would cost it a descriptor for nothing, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import closing
+from random import Random
+
+import psycopg
+import pytest
+
+import protocol
+from tests.conftest import MakeService
+from tests.load import updates
+from tests.running import SNAPSHOTS, Database
+from tests.traps import UPDATE
+from tests.wire import SocketClient
+
+pytestmark = pytest.mark.gen_test
+SEED = 7
+GET = f"GET {SNAPSHOTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+BODY = protocol.dumps(UPDATE).encode()
+POST = (
+    f"POST {SNAPSHOTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+    + BODY
+)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET", POST[:-1], GET], ids=["nothing", "a line", "a body", "one request"])
+async def test_who_sends_no_whole_request_is_closed_in_time(make_service: MakeService, begun: bytes) -> None:
+    service = await make_service()
+    service.app._http.request_s_max = 0.2
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(begun)
+    async with asyncio.timeout(15):
+        answer = await reader.read()
+    assert answer[:12] == (b"HTTP/1.1 200" if begun is GET else b"")
+    writer.close()
+    assert not service.app._http._requests, "nothing is kept of it"
+
+
+async def test_who_waits_for_an_answer_is_not_closed(make_service: MakeService, database: Database) -> None:
+    service = await make_service()
+    watcher = await SocketClient.connect(service.url)
+    service.app._http.request_s_max = 0.2
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with psycopg.connect(database.url) as session:
+        session.execute("SELECT FROM balance_feed FOR UPDATE")
+        writer.write(POST)
+        await watcher.expect_silence(2.5)  # two sweeps
+    async with asyncio.timeout(15):
+        assert (await reader.read(12)) == b"HTTP/1.1 201"
+    assert (await watcher.expect("balance:snapshot"))["seq"] == 1
+    writer.close()
+    await watcher.close()
+
+
+async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_ones_served(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    old = await SocketClient.connect(service.url)
+    with closing(socket.socket()) as probe:
+        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are kept back
+    crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
+    async with asyncio.timeout(15):
+        assert await crowd[-1][0].read() == b"", "closed at once"
+    (answer,) = await old.call("balance:update", next(updates(Random(SEED))))
+    assert answer["success"]
+    for _, writer in crowd:
+        writer.close()
+    await old.close()
+    service.app._http.descriptors_max = 1_000_000
+    assert (await service.get()).status == 200
