@@ -17,14 +17,20 @@ UPDATES_MIN = 10
 
 
 def idling(side: Side, watchers: int) -> list[Figure]:
-    """Watchers that are connected, and to whom nothing is said."""
-    before = side.rss_bytes
+    """Watchers that connect, are told nothing, and go all at once."""
+    memory, began = side.rss_bytes, side.cpu_s
     clients = [WebSocket(side.port) for _ in range(watchers)]
-    used = side.rss_bytes - before
+    memory, came = side.rss_bytes - memory, side.cpu_s
     for client in clients:
         client.socket.close()
+    side.settle()
+    gone = side.cpu_s
     return [
-        Figure(f"memory of {watchers} idle watchers", "KiB each", used / watchers / 1024, limit=f"≤ {MEMORY_KIB_MAX}")
+        Figure(
+            f"memory of {watchers} idle watchers", "KiB each", memory / watchers / 1024, limit=f"≤ {MEMORY_KIB_MAX}"
+        ),
+        Figure(f"{watchers} come: CPU", "µs each", (came - began) / watchers * 1e6),
+        Figure(f"{watchers} go at once: CPU", "µs each", (gone - came) / watchers * 1e6),
     ]
 
 
@@ -42,6 +48,7 @@ def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure
         cpu, took = crowd.cost(max(deliveries // watchers, UPDATES_MIN))
         costs.append((cpu - alone) / watchers * 1e6)
     crowd.close()
+    side.settle()
     scale = f"{steps[-1]} watchers"
     return [
         *(
