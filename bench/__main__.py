@@ -44,7 +44,7 @@ def scenarios_of(quick: bool) -> dict[str, Scenario]:
 
 def scale_of(quick: bool) -> dict[str, Scenario]:
     """The scenarios of ours alone; and --only takes ROWS, which stands beside them since it has tables of its own."""
-    steps, deliveries = ((100, 1_000), 20_000) if quick else ((10, 100, 1_000, 10_000), 40_000)
+    steps, deliveries = ((100, 1_000), 10_000) if quick else ((10, 100, 1_000, 10_000), 40_000)
     return {"delivery": lambda side: scale.delivering(side, steps, deliveries)}
 
 
@@ -93,7 +93,7 @@ def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: 
                 one[name] = [figure for key, scenario in every.items() if key in picked for figure in scenario(side)]
         if large is not None and (not quick or number == 0):
             small = rows.make(postgres, f"small_{number}", ROWS_FEW)
-            one[OURS] += rows.growing(small, large, many, *((2_000, 480) if quick else (20_000, 1_600)))
+            one[OURS] += rows.growing(small, large, many, *((2_000, 240) if quick else (20_000, 1_600)))
         measured.append(one)
     return measured
 

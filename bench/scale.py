@@ -11,7 +11,8 @@ from bench.report import Figure
 from bench.sides import Side
 
 MEMORY_KIB_MAX = 25  # for a watcher to whom nothing is said
-REACH_MS_MAX = 400  # for one snapshot to ten thousand watchers
+REACH_MS_MAX = 400  # for one snapshot to so many watchers:
+REACHED = 10_000
 FLAT = 1.3  # times the cost at the small size is still the same cost; what is left is noise
 UPDATES_MIN = 10
 
@@ -49,7 +50,6 @@ def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure
         costs.append((cpu - alone) / watchers * 1e6)
     crowd.close()
     side.settle()
-    scale = f"{steps[-1]} watchers"
     return [
         *(
             Figure(f"one delivery, of {watchers}: CPU", "µs", cost)
@@ -57,8 +57,8 @@ def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure
         ),
         Figure(f"one delivery, of {steps[-1]} to of {steps[0]}", "times", costs[-1] / costs[0], limit=f"≤ {FLAT}"),
         Figure(
-            f"one update to the last of {scale}: median", "ms", took * 1e3,
-            limit=f"≤ {REACH_MS_MAX * steps[-1] // 10_000}",
+            f"one update to the last of {steps[-1]} watchers: median", "ms", took * 1e3,
+            limit=f"≤ {REACH_MS_MAX}" if steps[-1] == REACHED else "",
         ),
     ]  # fmt: skip
 
