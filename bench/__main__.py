@@ -14,29 +14,25 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-
-import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.sql import SQL, Identifier
 
 from balance.embedded import EmbeddedPostgres
-from balance.migrate import migrate
-from bench import scenarios
-from bench.scenarios import Figure
+from bench import rows, scale, scenarios
+from bench.report import OURS, Figure, Round, lines
+from bench.rows import ROWS_FEW
 from bench.sides import CORE_OF_LOAD, SIDES, Side, install_peer, pgbench, running, url_for
 
 Scenario = Callable[[Side], list[Figure]]
+ROWS = "rows"
 
 
 def scenarios_of(quick: bool) -> dict[str, Scenario]:
-    """The scenarios, by the names that --only takes, in the order in which they run."""
+    """The scenarios beside Node, by the names that --only takes, in the order in which they run."""
     part = 4 if quick else 1
     return {
-        "memory": lambda side: scenarios.idling(side, 10_000 // part),
+        "memory": lambda side: scale.idling(side, 10_000 // part),
         "save": lambda side: scenarios.saving(side, 20_000 // part),
         "broadcast": lambda side: scenarios.broadcasting(side, 400 // part, 500, 4),
         "single": lambda side: scenarios.broadcasting(side, 200 // part, 500, 1),
@@ -46,17 +42,22 @@ def scenarios_of(quick: bool) -> dict[str, Scenario]:
     }
 
 
+def scale_of(quick: bool) -> dict[str, Scenario]:
+    """The scenarios of ours alone; and --only takes ROWS, which stands beside them since it has tables of its own."""
+    steps, deliveries = ((100, 1_000), 10_000) if quick else ((10, 100, 1_000, 10_000), 40_000)
+    return {"delivery": lambda side: scale.delivering(side, steps, deliveries)}
+
+
 def main() -> int:
     """Measure, and print the table."""
+    names = [*scenarios_of(False), *scale_of(False), ROWS]
     parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
     parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
     parser.add_argument("--rounds", type=int, help="how often; the median counts [5, or 3 with --quick]")
-    parser.add_argument("--only", nargs="*", metavar="SCENARIO", help=f"of {', '.join(scenarios_of(False))}")
+    parser.add_argument("--only", nargs="*", metavar="SCENARIO", choices=names, help=f"of {', '.join(names)}")
     parser.add_argument("--side", choices=SIDES, help="measure only one")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (3 if arguments.quick else 5)
-    every = scenarios_of(arguments.quick)
-    picked = [every[name] for name in arguments.only or every]
+    picked = arguments.only or names
     sides = [arguments.side] if arguments.side else list(SIDES)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -65,43 +66,43 @@ def main() -> int:
         install_peer()
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
         Path(folder).chmod(0o755)  # the system's user of the embedded PostgreSQL has to get in
-        postgres = EmbeddedPostgres.start(Path(folder) / "data")
-        try:
+        with EmbeddedPostgres.start(Path(folder) / "data") as postgres:
             single_inserts = pgbench(postgres.url)
-            figures = [
-                {side: measure(side, postgres.url, f"{side}_{number}", picked) for side in sides}
-                for number in range(rounds)
-            ]
-        finally:
-            postgres.stop()
-    print_table(figures, single_inserts)
+            rounds = arguments.rounds or (3 if arguments.quick else 5)
+            measured = measure(postgres.url, sides, picked, rounds, arguments.quick)
+    print("\n".join(lines(measured)))
+    print(f"{'pgbench, 16 clients: single-row INSERTs':50} {'rows/s':10} {single_inserts:10.1f}")
+    print(f"\nmedian of {rounds} rounds; server on one core, load and PostgreSQL on another")
+    if arguments.quick:
+        print("--quick: fewer watchers and rows than are promised; what is promised of them the full run measures")
+    print_machine()
     return 0
 
 
-def measure(name: str, postgres: str, database: str, picked: Sequence[Scenario]) -> list[Figure]:
-    """Run every scenario on one server with an empty database."""
-    with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(SQL("CREATE DATABASE {}").format(Identifier(database)))
-    url = make_conninfo(postgres, dbname=database)
-    migrate(url)
-    with running(name, url_for(name, url)) as side:
-        return [figure for scenario in picked for figure in scenario(side)]
+def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: int, quick: bool) -> list[Round]:
+    """Run what was picked on each server in turn, each time with an empty database; ROWS with --quick only once."""
+    many = 100_000 if quick else 10_000_000
+    large = rows.make(postgres, "large", many) if ROWS in picked and OURS in sides else None
+    measured = []
+    for number in range(rounds):
+        one: dict[str, list[Figure]] = {}
+        for name in sides:
+            every = scenarios_of(quick) | (scale_of(quick) if name == OURS else {})
+            url = rows.make(postgres, f"{name}_{number}", 0)
+            with running(name, url_for(name, url)) as side:
+                one[name] = [figure for key, scenario in every.items() if key in picked for figure in scenario(side)]
+        if large is not None and (not quick or number == 0):
+            small = rows.make(postgres, f"small_{number}", ROWS_FEW)
+            one[OURS] += rows.growing(small, large, many, *((2_000, 240) if quick else (20_000, 1_600)))
+        measured.append(one)
+    return measured
 
 
-def print_table(rounds: Sequence[Mapping[str, Sequence[Figure]]], single_inserts: float) -> None:
-    """Print the median of each figure, the ratio, and what it was measured on."""
-    sides = list(rounds[0])
-    print(f"{'':44} {'unit':12} " + " ".join(f"{side:>10}" for side in sides) + "      ratio  wanted")
-    for index, figure in enumerate(rounds[0][sides[0]]):
-        values = {side: median(one[side][index].value for one in rounds) for side in sides}
-        shown = " ".join(f"{value:10.1f}" for value in values.values())
-        ratio = f"{values['ours'] / values['node']:10.2f}  {figure.goal}" if len(sides) > 1 else ""
-        print(f"{figure.name:44} {figure.unit:12} {shown} {ratio}")
-    print(f"{'pgbench, 16 clients: single-row INSERTs':44} {'rows/s':12} {single_inserts:10.1f}")
+def print_machine() -> None:
+    """Say what it was measured on."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("tornado", "python-socketio", "msgspec"))
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"\nmedian of {len(rounds)} rounds; server on one core, load and PostgreSQL on another")
     print(f"{cpu.partition(': ')[2]}, {os.cpu_count()} cores; Linux {platform.release()}")
     print(f"Python {platform.python_version()}, {libraries}; Node {node}")
 

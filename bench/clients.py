@@ -40,9 +40,10 @@ def update_of(number: int) -> dict[str, Any]:
     }
 
 
-def event_of(number: int) -> bytes:
-    """The frame of one `balance:update`."""
-    return frame_of(b"42" + json.dumps(["balance:update", update_of(number)], separators=(",", ":")).encode())
+def event_of(number: int, id_: str | None = None) -> bytes:
+    """The frame of one `balance:update`, by default without an id."""
+    update = update_of(number) if id_ is None else {"id": id_, **update_of(number)}
+    return frame_of(b"42" + json.dumps(["balance:update", update], separators=(",", ":")).encode())
 
 
 class Loop:
@@ -94,8 +95,8 @@ class WebSocket(Client):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self.heard: Counter[bytes] = Counter()
-        self.last_at = 0.0  # when the last snapshot came, by the clock of perf_counter
         self.on_ack: Callable[[], None] = lambda: None
+        self.on_snapshot: Callable[[], None] = lambda: None
         self.socket.sendall(HANDSHAKE.encode())
         self._await(b"\r\n\r\n")
         self.socket.sendall(frame_of(b"40"))
@@ -130,7 +131,7 @@ class WebSocket(Client):
             if head == ACK:
                 self.on_ack()
             elif head == SNAPSHOT:
-                self.last_at = time.perf_counter()
+                self.on_snapshot()
             elif head == b"2":
                 self.send(frame_of(b"3"))
             elif head == ERROR:

@@ -1,26 +1,18 @@
-"""What is measured. Every scenario counts what came back: a figure of work that was not done is none."""
+"""What is measured beside the Node server.
+
+Every scenario counts what came back: a figure of work that was not done is none.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from statistics import quantiles
 
 from bench.clients import GET, SNAPSHOT, Http, Loop, WebSocket, event_of, post_of
+from bench.report import Figure
 from bench.sides import Side
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    name: str
-    unit: str
-    value: float
-    goal: str
-    """What the ratio to Node's must be: `≤ 0.5`, `≥ 3`."""
 
 
 def saving(side: Side, updates: int) -> list[Figure]:
@@ -79,16 +71,6 @@ def posting(side: Side, requests: int, connections: int) -> list[Figure]:
 def listing(side: Side, requests: int, connections: int) -> list[Figure]:
     """The latest hundred, again and again."""
     return [_http(side, "GET of the latest 100", "≥ 2", requests, connections, lambda: GET, b"200")]
-
-
-def idling(side: Side, watchers: int) -> list[Figure]:
-    """Watchers that are connected, and to whom nothing is said."""
-    before = side.rss_bytes
-    clients = [WebSocket(side.port) for _ in range(watchers)]
-    used = side.rss_bytes - before
-    for client in clients:
-        client.socket.close()
-    return [Figure(f"memory of {watchers} idle watchers", "KiB each", used / watchers / 1024, "")]
 
 
 def _send(loop: Loop, client: WebSocket, side: Side, updates: int, in_flight: int) -> tuple[float, float]:

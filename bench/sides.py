@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ PEER = ROOT / "bench" / "peer"
 CORE_OF_SERVER = 0
 CORE_OF_LOAD = 1  # and of PostgreSQL
 SIDES = ("ours", "node")
+IDLE = 0.03  # seconds of CPU in half a second; heartbeats take some
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -39,6 +41,13 @@ class Side:
         """Seconds of CPU that it has used, all its threads together."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def settle(self) -> None:
+        """Wait until it has nothing more to do: what it still did would count for what is measured next."""
+        before = -1.0
+        while (now := self.cpu_s) - before > IDLE:
+            before = now
+            time.sleep(0.5)
 
     @property
     def rss_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The benchmark runs, and what it prints is what it measured: the short run of one side stands for the long one."""
+"""The benchmark runs, prints what it measured, and says what was missed: one short run stands for the long one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import sys
 
 import pytest
 
+from bench.report import Figure, lines
 from tests.running import ROOT
+
+OURS_ONCE = ("--quick", "--rounds", "1", "--side", "ours")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
 def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--rounds", "1", "--side", "ours", "--only", "save", "list"],
+        [sys.executable, "-m", "bench", *OURS_ONCE, "--only", "save", "list", "delivery"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -27,7 +30,30 @@ def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
         ("save, 128 in flight: CPU", "µs/update"),
         ("save, 128 in flight: rate", "updates/s"),
         ("GET of the latest 100: rate", "requests/s"),
+        ("one delivery, of 1000: CPU", "µs"),
+        ("one update to the last of 1000 watchers: median", "ms"),
         ("pgbench, 16 clients: single-row INSERTs", "rows/s"),
     ):
         (line,) = [line for line in lines if line.startswith(name)]
-        assert float(line.split(unit)[1]) > 0
+        assert float(line.split(f" {unit} ")[1].split()[0]) > 0
+
+
+def test_each_figure_is_the_median_and_says_whether_what_is_wanted_is_reached() -> None:
+    rounds = [
+        {
+            "ours": [Figure("a", "ms", ours, goal="≤ 0.5"), Figure("b", "KiB", ours, limit="≤ 25")],
+            "node": [Figure("a", "ms", 100.0, goal="≤ 0.5"), Figure("c", "/s", 7.0, goal="≥ 3")],
+        }
+        for ours in (10.0, 30.0, 900.0)
+    ]
+    told = [line.split() for line in lines(rounds)[1:]]
+    assert told == [
+        ["a", "ms", "30.0", "100.0", "0.30", "ratio", "≤", "0.5", "ok"],
+        ["b", "KiB", "30.0", "≤", "25", "missed"],
+        ["c", "/s", "7.00", "ratio", "≥", "3"],
+    ]
+
+
+def test_of_one_side_alone_no_ratio_is_told() -> None:
+    told = [line.split() for line in lines([{"ours": [Figure("a", "ms", 10.0, goal="≥ 0.5")]}])[1:]]
+    assert told == [["a", "ms", "10.0", "ratio", "≥", "0.5"]]
