@@ -138,6 +138,10 @@ class Writer:
                 if self._flying:
                     await self._flush(self._flying)
                 self._flying = []
+                # What came in while that went out goes into the next group: in the first turn the event loop finds
+                # that there is something to be read, in the second it has been read.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
         finally:
             self._flushing = None
             self._flying = []
@@ -170,10 +174,6 @@ class Writer:
                 await self._publish_group(appended)
             except Exception:  # it is saved, and answered, whatever becomes of the broadcast
                 log.exception("what was saved could not be published")
-            # What has come in while that went out is read now, and goes into the next group: in the first turn the
-            # event loop finds that there is something, in the second it has been read.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
 
     async def _publish_group(self, appended: Appended) -> None:
         """Publish the feed from where it was left to the last snapshot of the group."""
