@@ -138,10 +138,11 @@ class Writer:
                 if self._flying:
                     await self._flush(self._flying)
                 self._flying = []
-                # What came in while that went out goes into the next group: in the first turn the event loop finds
-                # that there is something to be read, in the second it has been read.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                if self._waiting:
+                    # What came in while that went out goes with these: in the first turn the event loop finds that
+                    # there is something to be read, in the second it has been read.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
         finally:
             self._flushing = None
             self._flying = []
