@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    asyncio.set_event_loop(None)  # else Tornado has one made for the first test, and nobody closes it
 
 
 @pytest.fixture(scope="session")
