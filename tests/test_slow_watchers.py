@@ -22,7 +22,7 @@ import pytest
 import protocol
 from balance.realtime import EngineHandler
 from balance.realtime import outbox as outboxes
-from balance.realtime.handler import INBOX_FRAMES_MAX
+from balance.realtime.inbox import FRAMES_MAX as INBOX_FRAMES_MAX
 from tests.conftest import MakeService
 from tests.load import Watcher, check_seen, updates
 from tests.node import FOLDER, run_node

@@ -55,9 +55,18 @@ class Transport(driver.WebSocket):
 
     async def __call__(self, environ: dict[str, Any]) -> None:
         handler: EngineHandler = environ["tornado.handler"]
+        handler.forget_request()
+        environ.clear()  # the library's copy of it
+        environ["tornado.handler"] = handler
         handler.client = self._client
         self._engine.websockets[self._client.sid] = handler
-        await super().__call__(environ)
+        self.tornado_handler: Any = handler  # as the library names it
+        await self.handler(self)
+
+    def wait(self) -> asyncio.Future[str]:
+        """Give the next frame. It raises OSError, as the library knows it, when there will be none."""
+        frame: asyncio.Future[str] = self.tornado_handler.get_next_message()
+        return frame
 
     async def send(self, message: str) -> None:
         """Send one frame. Raises EngineIOError when the client is gone."""

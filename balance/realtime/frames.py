@@ -28,6 +28,8 @@ HEAD_BYTES, MASK_BYTES = 2, 4
 class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
+    __slots__ = ("_arrived", "_taken")  # beside Tornado's attributes, whose dict would else grow by a kilobyte
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._arrived = b""

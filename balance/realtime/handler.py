@@ -11,18 +11,19 @@ from collections.abc import Callable
 from urllib.parse import parse_qs
 
 from engineio.async_socket import AsyncSocket
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
 from balance.realtime.frames import FrameReader
+from balance.realtime.inbox import Inbox
 from balance.realtime.server import SocketServer
 from balance.web import Answers, Origins
 
 log = logging.getLogger("balance.realtime")
 
-INBOX_FRAMES_MAX = 64  # frames read ahead of the one being handled
-INBOX_LENGTH_MAX = 1_048_576  # characters in them
+NO_HEADERS = HTTPHeaders()
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
 SEPARATOR = "\x1e"  # between the packets of one polling request
 CLOSE = "1"
@@ -33,6 +34,9 @@ FROM_POLLING_CLIENT = frozenset("134")
 
 class EngineHandler(Answers, WebSocketHandler):
     """The Socket.IO path: refuses by HTTP status, hands on the rest, reads no faster than is answered."""
+
+    # Beside Tornado's own attributes: with more than 30 in one dict it would be a kilobyte larger for each client.
+    __slots__ = ("_inbox", "client", "iostream", "is_ready", "reader", "server", "take_update", "watchers_max")
 
     methods = ("GET", "POST", "OPTIONS")
 
@@ -55,11 +59,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.client: AsyncSocket | None = None  # the session that this WebSocket carries
         self.iostream: IOStream | None = None  # once upgraded
         self.reader: asyncio.Task[None] | None = None
-        self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
-        self._inbox_length = 0
-        self._waiting_since = 0.0
-        self._is_waited_for = False  # the next frame, by the library, which has handled all before it
-        self._room: asyncio.Future[None] | None = None
+        self._inbox = Inbox()
 
     def _upgrades(self) -> bool:
         return self.request.headers.get("Upgrade", "").lower() == "websocket"
@@ -136,6 +136,13 @@ class EngineHandler(Answers, WebSocketHandler):
         self.set_nodelay(True)
         self.reader = asyncio.ensure_future(self._serve())
 
+    def forget_request(self) -> None:
+        """Drop what was only for the upgrade: it would live as long as the connection."""
+        self.request.headers = self._headers = NO_HEADERS
+        self.request.arguments = self.request.query_arguments = self.request.body_arguments = {}
+        self.request.connection = self.request.server_connection = None
+        self.ui = None  # type: ignore[assignment]
+
     async def _serve(self) -> None:
         """Carry a session until it ends; a WebSocket that Engine.IO does not take is closed, not left open."""
         try:
@@ -160,27 +167,15 @@ class EngineHandler(Answers, WebSocketHandler):
             return None
         if self.client is not None and self.client.last_ping:
             self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent
-        if self._is_waited_for and self.client is not None and self.take_update(self.client.sid, message):
-            if time.monotonic() - self._waiting_since <= self.server.eio.ping_interval:
+        if self._inbox.is_awaited and self.client is not None and self.take_update(self.client.sid, message):
+            if self._inbox.awaited_s <= self.server.eio.ping_interval:
                 return None
             message = NOOP  # the library takes a longer wait for a lost client, and does not see what is taken here
-        self._is_waited_for = False
-        self._inbox.put_nowait(message)
-        self._inbox_length += len(message)
-        if self._inbox.qsize() < INBOX_FRAMES_MAX and self._inbox_length < INBOX_LENGTH_MAX:
-            return None
-        self._room = asyncio.get_running_loop().create_future()
-        return self._room  # Tornado reads no further frame until this is done
+        return self._inbox.put(message)  # Tornado reads no further frame until this is done
 
-    async def get_next_message(self) -> str | None:
-        # With nothing in the inbox, all that came before has been handled.
-        self._is_waited_for = self._inbox.empty()
-        self._waiting_since = time.monotonic()
-        message = await self._inbox.get()
-        self._inbox_length -= len(message or "")
-        if self._inbox.qsize() <= INBOX_FRAMES_MAX // 2 and self._inbox_length <= INBOX_LENGTH_MAX // 2:
-            self._make_room()
-        return message
+    def get_next_message(self) -> asyncio.Future[str]:
+        """Give the next frame, or OSError when there will be none."""
+        return self._inbox.get()
 
     def abort(self) -> None:
         """Close the connection under the WebSocket at once; the reader and the writer then end by themselves."""
@@ -193,13 +188,7 @@ class EngineHandler(Answers, WebSocketHandler):
             self.server.eio.end(self.client)  # its poll broke off; what the poll took with it is lost
 
     def on_close(self) -> None:
-        self._inbox.put_nowait(None)
-        self._make_room()
-
-    def _make_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+        self._inbox.end()
 
     def get_websocket_protocol(self) -> FrameReader | None:
         made = super().get_websocket_protocol()

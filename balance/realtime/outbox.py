@@ -26,7 +26,7 @@ class Outbox:
     def __init__(self) -> None:
         self.unsent_bytes = 0
         self._taken_at = 0.0
-        self._packets: deque[Packet | None] = deque()
+        self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._at_once: list[bytes] = []
         self._getter: asyncio.Future[Packet | None] | None = None
         self._waiting_since = 0.0
@@ -41,6 +41,7 @@ class Outbox:
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(packet)
         else:
+            self._packets = self._packets or deque()
             self._packets.append(packet)
 
     async def put(self, packet: Packet | None) -> None:
@@ -53,7 +54,7 @@ class Outbox:
         if self._ended:
             getter.set_exception(TimeoutError())
         elif self._packets:
-            getter.set_result(self._packets.popleft())
+            getter.set_result(self.get_nowait())
         else:
             self._getter = getter
             self._waiting_since = time.monotonic()
@@ -71,7 +72,9 @@ class Outbox:
         """Give the next packet. Raises asyncio.QueueEmpty."""
         if not self._packets:
             raise asyncio.QueueEmpty
-        return self._packets.popleft()
+        packet = self._packets.popleft()
+        self._packets = self._packets or ()
+        return packet
 
     def task_done(self) -> None:
         """Nobody waits for it."""
@@ -82,7 +85,7 @@ class Outbox:
         It is answered by an error, so that every client knows its session to be lost and makes a new one.
         """
         self._ended = True
-        self._packets.clear()
+        self._packets = ()
         self._at_once.clear()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():

@@ -6,7 +6,8 @@ library's. Unanswered events of one client are bounded: over the bound its conne
 Relied on inside python-socketio 5, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
 `_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`, `_handle_event`,
 `_handle_event_internal`, and
-that `AsyncManager.connect` is called when the CONNECT packet has been sent.
+that `AsyncManager.connect` is called when the CONNECT packet has been sent and enters the room None and one of the
+client's own by `basic_enter_room`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Manager(socketio.AsyncManager):
         eio_sid = self.eio_sid_from_sid(sid, namespace)
         self._server.eio.nameless.pop(eio_sid, None)
         self._server.on_joined(eio_sid, sid)
+
+    def basic_enter_room(self, sid: str, namespace: str, room: str | None, eio_sid: str | None = None) -> None:
+        """Keep the room of all, and none for each client: whoever leaves is looked for in every room there is."""
+        if room != sid:
+            super().basic_enter_room(sid, namespace, room, eio_sid)
 
 
 class SocketServer(socketio.AsyncServer):
