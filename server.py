@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 def collect_seldom() -> None:
     """Look for garbage in cycles less often: nearly all here is freed without, and what watchers need lives long.
 
-    At Python's defaults a third of the time that an update takes would go into it.
+    At Python's defaults a quarter of the time that an update takes would go into it.
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

@@ -25,6 +25,7 @@ from balance.pool import DatabaseError, Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Service
 from balance.store import Store
+from balance.threads import in_thread
 from balance.web import DISCARD_BYTES_MAX, Origins, log_request
 from balance.writer import Writer
 from protocol.documents import documents
@@ -129,7 +130,7 @@ class App:
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
         try:
-            self.writer.start(await loop.run_in_executor(self._saver, self.store.open))
+            self.writer.start(await in_thread(self._saver, self.store.open))
         except StoreUnavailable as error:
             log.warning("the database is away, until it comes everything is answered `unavailable`: %s", error)
             self._opening = loop.create_task(self._open_later(unfit))
@@ -139,10 +140,9 @@ class App:
         return unfit
 
     async def _open_later(self, unfit: asyncio.Future[None]) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                self.writer.start(await loop.run_in_executor(self._saver, self.store.open))
+                self.writer.start(await in_thread(self._saver, self.store.open))
             except (StoreUnavailable, DatabaseError):  # it runs already: what needs a person may still be put right
                 await asyncio.sleep(RETRY_S)
             except Exception as error:

@@ -4,7 +4,8 @@ Its ledgers are numbers no longer but JSON, encoded once, in the very digits tha
 same text in an answer, in an event and in a later read, and none of these has to encode them.
 
 Pure: the clock and the new id are handed in, nothing is read or written here. `ts` and `timestamp` are the
-same moment under two names of SEED.md; only this module knows which shape uses which.
+same moment under two names of SEED.md; this module knows which shape uses which. The shape in a list is written by
+PostgreSQL too (`store.PAGE`), to the same text.
 """
 
 from __future__ import annotations

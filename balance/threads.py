@@ -1,7 +1,7 @@
 """From the event loop to a worker thread and back.
 
-What `loop.run_in_executor` does, for a third of the CPU: it chains two futures, each with a lock or a check of its own
-for every step.
+What `loop.run_in_executor` does, and for less: it chains two futures, with locks and checks at each step, which was a
+tenth of what a read costs.
 """
 
 from __future__ import annotations

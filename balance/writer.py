@@ -24,7 +24,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
@@ -32,8 +32,6 @@ from balance.store import Appended, Position
 from balance.threads import in_thread
 
 log = logging.getLogger("balance.writer")
-
-T = TypeVar("T")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
@@ -150,7 +148,7 @@ class Writer:
     async def _flush(self, batch: list[_Save]) -> None:
         """Append one group and answer it; what it may raise is answered, never thrown."""
         try:
-            appended = await self._in_thread(self._store.append, [save.snapshot for save in batch])
+            appended = await in_thread(self._thread, self._store.append, [save.snapshot for save in batch])
         except StoreUnavailable as error:
             self._behind = True  # it may have been committed
             for save in batch:
@@ -198,7 +196,7 @@ class Writer:
         assert self.position is not None
         while self.position.seq < last:
             try:
-                missed = await self._in_thread(self._store.feed, self.position.seq, last, CATCH_UP_ROWS_MAX)
+                missed = await in_thread(self._thread, self._store.feed, self.position.seq, last, CATCH_UP_ROWS_MAX)
             except StoreUnavailable:
                 self._behind = True
                 return
@@ -216,7 +214,7 @@ class Writer:
             return  # what has arrived goes first, and its flush sees the gap as well
         self._behind = False
         try:
-            position = await self._in_thread(self._store.position)
+            position = await in_thread(self._thread, self._store.position)
             if position.epoch == self.position.epoch:
                 await self._publish_from_store(position.seq)
         except StoreUnavailable:
@@ -229,9 +227,6 @@ class Writer:
             assert self.position is not None
             self.position = Position(self.position.epoch, snapshots[-1].seq)
             self._publish(snapshots)
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await in_thread(self._thread, function, *arguments)
 
     def _expire(self) -> None:
         """Answer every save whose time is up, give up a line that is dead, and come back for what is left."""

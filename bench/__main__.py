@@ -70,6 +70,9 @@ def main() -> int:
             single_inserts = pgbench(postgres.url)
             rounds = arguments.rounds or (3 if arguments.quick else 5)
             measured = measure(postgres.url, sides, picked, rounds, arguments.quick)
+    for one in measured:
+        if OURS in one:
+            one[OURS] += scenarios.beside_pgbench(one[OURS], single_inserts)
     print("\n".join(lines(measured)))
     print(f"{'pgbench, 16 clients: single-row INSERTs':50} {'rows/s':10} {single_inserts:10.1f}")
     print(f"\nmedian of {rounds} rounds; server on one core, load and PostgreSQL on another")
@@ -85,7 +88,7 @@ def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: 
     large = rows.make(postgres, "large", many) if ROWS in picked and OURS in sides else None
     measured = []
     for number in range(rounds):
-        one: dict[str, list[Figure]] = {}
+        one: Round = {}
         for name in sides:
             every = scenarios_of(quick) | (scale_of(quick) if name == OURS else {})
             url = rows.make(postgres, f"{name}_{number}", 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,7 +22,7 @@ class Figure:
     """What our value itself must be, whatever Node's is, in its unit: `≤ 25`."""
 
 
-Round = Mapping[str, Sequence[Figure]]
+Round = dict[str, list[Figure]]
 """What one round measured, by side."""
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -235,6 +236,18 @@ class SocketBot(Bot):
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()
+
+
+@asynccontextmanager
+async def sending(bots: Iterable[Bot]) -> AsyncIterator[None]:
+    """Let bots send while this lasts; at its end each gets its last answer, and none is left whatever happens."""
+    try:
+        yield
+        for bot in bots:
+            await bot.stop()
+    finally:
+        for bot in bots:
+            await bot.kill()
 
 
 class PollingBot(SocketBot):

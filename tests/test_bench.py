@@ -29,6 +29,7 @@ def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
     for name, unit in (
         ("save, 128 in flight: CPU", "µs/update"),
         ("save, 128 in flight: rate", "updates/s"),
+        ("saves to each INSERT of pgbench", "times"),
         ("GET of the latest 100: rate", "requests/s"),
         ("one delivery, of 1000: CPU", "µs"),
         ("one update to the last of 1000 watchers: median", "ms"),

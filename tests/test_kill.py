@@ -30,6 +30,7 @@ from tests.load import (
     check_stored,
     is_running,
     postmaster,
+    sending,
 )
 from tests.running import Database, Process
 
@@ -68,7 +69,7 @@ async def kill_again_and_again(server: Server, random: Random, rounds: int, afte
     tally = Tally()
     await server.start()
     bots: list[Bot] = [kind(server.where, Random(random.random()), tally) for kind in BOTS]
-    try:
+    async with sending(bots):
         for number in range(rounds):
             await tally.more(random.randrange(20, 100))
             await asyncio.sleep(random.random() / 50)  # somewhere in a commit, not right after an answer
@@ -76,11 +77,6 @@ async def kill_again_and_again(server: Server, random: Random, rounds: int, afte
             await asyncio.to_thread(after_kill, number)
             await server.start()
         await tally.more(50)
-        for bot in bots:
-            await bot.stop()
-    finally:
-        for bot in bots:
-            await bot.kill()
     return tally
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from contextlib import closing
 from random import Random
 
@@ -13,8 +14,8 @@ import pytest
 import protocol
 from tests.conftest import MakeService
 from tests.load import updates
-from tests.running import SNAPSHOTS, Database
-from tests.traps import UPDATE
+from tests.running import SNAPSHOTS, Database, Service
+from tests.traps import UPDATE, until
 from tests.wire import SocketClient
 
 pytestmark = pytest.mark.gen_test
@@ -31,20 +32,40 @@ POST = (
 @pytest.mark.parametrize("begun", [b"", b"GET", POST[:-1], GET], ids=["nothing", "a line", "a body", "one request"])
 async def test_who_sends_no_whole_request_is_closed_in_time(make_service: MakeService, begun: bytes) -> None:
     service = await make_service()
-    service.app._http.request_s_max = 0.2
+    http = service.app._http
+    if begun.startswith(b"POST"):
+        http.body_s_max = 0.2
+    else:
+        http.head_s_max = 0.2
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(begun)
     async with asyncio.timeout(15):
         answer = await reader.read()
     assert answer[:12] == (b"HTTP/1.1 200" if begun is GET else b"")
     writer.close()
-    assert not service.app._http._requests, "nothing is kept of it"
+    await until(lambda: not http._arrivals)  # nothing is kept of it
+
+
+async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:
+    http = service.app._http
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    await until(lambda: bool(http._arrivals))
+    writer.write(POST[:-1])
+    (arrival,) = http._arrivals.values()
+    await until(lambda: arrival.has_head)
+    http.head_s_max = 0.0
+    swept = arrival.since + 2.5  # two sweeps
+    await until(lambda: time.monotonic() > swept)
+    writer.write(POST[-1:])
+    async with asyncio.timeout(15):
+        assert (await reader.read(12)) == b"HTTP/1.1 201"
+    writer.close()
 
 
 async def test_who_waits_for_an_answer_is_not_closed(make_service: MakeService, database: Database) -> None:
     service = await make_service()
     watcher = await SocketClient.connect(service.url)
-    service.app._http.request_s_max = 0.2
+    service.app._http.head_s_max = service.app._http.body_s_max = 0.2
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     with psycopg.connect(database.url) as session:
         session.execute("SELECT FROM balance_feed FOR UPDATE")

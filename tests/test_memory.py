@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from bench.clients import WebSocket
 from tests.running import Database, Process, Service
+from tests.test_pipelined import memory_kb
 from tests.traps import until
 from tests.wire import SocketClient
 
@@ -23,18 +23,13 @@ def test_an_idle_watcher_costs_no_more_than_it_may(processes: Callable[..., Proc
         return [WebSocket(port) for _ in range(count)]
 
     watchers = connect(100)  # what is made once, for the first of them
-    before = resident_kib(server.pid)
+    before = memory_kb(server.pid, "VmRSS")
     watchers += connect(400)
-    used = (resident_kib(server.pid) - before) / 400
+    used = (memory_kb(server.pid, "VmRSS") - before) / 400
     for watcher in watchers:
         watcher.socket.close()
     assert server.terminate() == 0
     assert used < KIB_MAX
-
-
-def resident_kib(pid: int) -> int:
-    """Memory that a process has resident."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
 
 
 @pytest.mark.gen_test

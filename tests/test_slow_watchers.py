@@ -31,7 +31,7 @@ from tests.test_pipelined import RawClient, check_answers, check_order, frame_of
 from tests.traps import LARGE_UPDATE, UPDATE, until
 from tests.wire import PollingClient, SocketClient
 
-asynchronous = pytest.mark.gen_test(timeout=60)
+asynchronous = pytest.mark.gen_test
 CUT_OFF = "cut off client"
 LIMIT = 65_536
 PARCEL = len(protocol.dumps(LARGE_UPDATE))  # of one snapshot, and a little less than its frame

@@ -23,7 +23,7 @@ import pytest
 from tornado.websocket import WebSocketClientConnection
 
 import protocol
-from tests.load import Bot, PollingBot, RestBot, SocketBot, Tally, Watcher, check_seen, updates
+from tests.load import Bot, PollingBot, RestBot, SocketBot, Tally, Watcher, check_seen, sending, updates
 from tests.running import SNAPSHOTS, Database, Process, request
 from tests.test_pipelined import memory_kb
 from tests.wire import Http, PollingClient, SocketClient, open_websocket
@@ -224,13 +224,8 @@ async def visit(url: str, random: Random, visits: int, stay: list[Watcher], data
 
     before = stay[0].seq
     bots: list[Bot] = [kind(where, Random(random.random()), tally) for kind in (RestBot, SocketBot, PollingBot)]
-    try:
+    async with sending(bots):
         await Visitors(url, random, tally, stay[0]).come(visits)
-        for bot in bots:
-            await bot.stop()
-    finally:
-        for bot in bots:
-            await bot.kill()
     assert not tally.refused
     acknowledged = {update["id"] for update in tally.acknowledged}
     stored = {str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot WHERE seq > %s", before)}

@@ -31,6 +31,7 @@ IMPORTS = {
         "rest",
         "service",
         "store",
+        "threads",
         "web",
         "writer",
     },

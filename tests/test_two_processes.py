@@ -20,7 +20,19 @@ from random import Random
 import psycopg
 import pytest
 
-from tests.load import Bot, PollingBot, RestBot, SocketBot, Tally, Watcher, Where, check_seen, check_stored, updates
+from tests.load import (
+    Bot,
+    PollingBot,
+    RestBot,
+    SocketBot,
+    Tally,
+    Watcher,
+    Where,
+    check_seen,
+    check_stored,
+    sending,
+    updates,
+)
 from tests.running import SNAPSHOTS, Answer, Database, Process, request
 from tests.wire import PollingClient, SocketClient
 
@@ -89,13 +101,8 @@ async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order
     tally = Tally()
     with watched(database) as moments:
         bots = bots_of(urls, tally)
-        try:
+        async with sending(bots):
             await tally.more(500, 30)
-            for bot in bots:
-                await bot.stop()
-        finally:
-            for bot in bots:
-                await bot.kill()
     assert not tally.refused
     assert len(moments) > 20, "it was looked at under load"
     for count, highest, last in moments:

@@ -6,8 +6,9 @@ a client, or does not answer the heartbeat, is ended by one sweep for all.
 
 Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`,
 `._bad_request`, `._log_error_once`; `AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`,
-`._send_ping`; `WebSocket.tornado_handler`. That a session is given up when its reader or its writer has had nothing to
-do for a heartbeat and its timeout, tests/test_short_way.py pins.
+`._send_ping`; `WebSocket.tornado_handler`, `.handler`; that of a handshake's environ no more than `tornado.handler` is
+used once the WebSocket is handed over, and that an OSError of `WebSocket.wait` is the end. That a session is given up
+when its reader or its writer has had nothing to do for a heartbeat and its timeout, tests/test_short_way.py pins.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.reader = asyncio.ensure_future(self._serve())
 
     def forget_request(self) -> None:
-        """Drop what was only for the upgrade: it would live as long as the connection."""
+        """Drop what was only for the upgrade: it would live as long as the connection, and be ten kilobytes."""
         self.request.headers = self._headers = NO_HEADERS
         self.request.arguments = self.request.query_arguments = self.request.body_arguments = {}
         self.request.connection = self.request.server_connection = None
@@ -190,9 +190,10 @@ class EngineHandler(Answers, WebSocketHandler):
     def on_close(self) -> None:
         self._inbox.end()
 
-    def get_websocket_protocol(self) -> FrameReader | None:
+    def get_websocket_protocol(self) -> FrameReader:
         made = super().get_websocket_protocol()
-        return FrameReader(self, made.mask_outgoing, made.params) if isinstance(made, WebSocketProtocol13) else None
+        assert isinstance(made, WebSocketProtocol13), "any other version was refused before"
+        return FrameReader(self, made.mask_outgoing, made.params)
 
     def check_origin(self, origin: str) -> bool:
         """Whether the origin may call was decided in `prepare`, as for every other request."""

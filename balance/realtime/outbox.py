@@ -106,7 +106,7 @@ class Outbox:
 
     def is_clear(self) -> bool:
         """Tell whether nothing is on its way to the client, so that something may go past the queue."""
-        return not self.unsent_bytes and self._getter is not None and not self._getter.done()
+        return not self.unsent_bytes and self.is_idle()
 
     @property
     def has_at_once(self) -> bool:
