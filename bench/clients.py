@@ -1,18 +1,20 @@
 """Clients that cost less than the servers they load: raw sockets on one epoll, frames counted and not parsed.
 
 A `WebSocket` has done Socket.IO's handshake and counts the frames that come by the first bytes of each; an `Http`
-connection has one request in flight at a time. `Loop` runs any number of them in one thread.
+connection has one request in flight at a time. `Loop` runs any number of them in one thread; a `Crowd` is one that
+sends, and many that watch.
 """
 
 from __future__ import annotations
 
 import json
-import selectors
+import select
 import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 HANDSHAKE = (
@@ -50,14 +52,23 @@ class Loop:
     """Reads whatever can be read, until something is so."""
 
     def __init__(self) -> None:
-        self._selector = selectors.EpollSelector()
+        self._epoll = select.epoll()
+        self._clients: dict[int, Client] = {}
 
     def add(self, client: Client) -> None:
-        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self._clients[client.socket.fileno()] = client
+        self._epoll.register(client.socket, select.EPOLLIN)
 
     def remove(self, client: Client) -> None:
-        self._selector.unregister(client.socket)
+        del self._clients[client.socket.fileno()]
+        self._epoll.unregister(client.socket)
         client.socket.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for client in list(self._clients.values()):
+            self.remove(client)
+        self._epoll.close()
 
     def until(self, true: Callable[[], bool], seconds: float = 120.0) -> None:
         """Read until `true`. Raises TimeoutError, and ConnectionError if a server hangs up."""
@@ -65,8 +76,8 @@ class Loop:
         while not true():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not done within {seconds} s")
-            for key, _ in self._selector.select(1.0):
-                key.data.read()
+            for descriptor, _ in self._epoll.poll(1.0):
+                self._clients[descriptor].read()
 
 
 class Client:
@@ -78,7 +89,7 @@ class Client:
         self._buffer = b""
 
     def read(self) -> None:
-        data = self.socket.recv(262_144)
+        data = self.socket.recv(65_536)
         if not data:
             raise ConnectionError("the server hung up")
         self._buffer += data
@@ -95,8 +106,8 @@ class WebSocket(Client):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self.heard: Counter[bytes] = Counter()
-        self.on_ack: Callable[[], None] = lambda: None
-        self.on_snapshot: Callable[[], None] = lambda: None
+        self.on_acks: Callable[[int], None] = lambda count: None  # of one read
+        self.on_snapshots: Callable[[int], None] = lambda count: None
         self.socket.sendall(HANDSHAKE.encode())
         self._await(b"\r\n\r\n")
         self.socket.sendall(frame_of(b"40"))
@@ -117,6 +128,7 @@ class WebSocket(Client):
 
     def _take(self) -> None:
         buffer, at, end = self._buffer, 0, len(self._buffer)
+        acks = snapshots = 0
         while end - at >= 2:
             size, start = buffer[at + 1], at + 2
             if size == 126:
@@ -127,16 +139,71 @@ class WebSocket(Client):
                 break
             head = buffer[start : start + HEAD] if size > HEAD else buffer[start : start + size]
             at = start + size
-            self.heard[head] += 1
-            if head == ACK:
-                self.on_ack()
-            elif head == SNAPSHOT:
-                self.on_snapshot()
+            if head == SNAPSHOT:
+                snapshots += 1
+            elif head == ACK:
+                acks += 1
             elif head == b"2":
                 self.send(frame_of(b"3"))
             elif head == ERROR:
                 raise ConnectionError(f"an update was refused: {buffer[start : start + size]!r}")
         self._buffer = buffer[at:]
+        if snapshots:
+            self.heard[SNAPSHOT] += snapshots
+            self.on_snapshots(snapshots)
+        if acks:
+            self.heard[ACK] += acks
+            self.on_acks(acks)
+
+
+class Crowd:
+    """A client that sends, and others that watch, which may become more; it watches too."""
+
+    def __init__(self, port: int, watchers: int = 0) -> None:
+        self._port = port
+        self._loop = Loop()
+        self._heard = 0  # snapshots, by all of them together
+        self._clients: list[WebSocket] = []
+        self.grow(watchers)
+
+    def grow(self, watchers: int) -> None:
+        """Connect until so many watch beside the sender."""
+        while len(self._clients) < watchers + 1:
+            client = WebSocket(self._port)
+            client.on_snapshots = self._on_snapshots
+            self._clients.append(client)
+            self._loop.add(client)
+
+    def send(self, frames: Sequence[bytes], in_flight: int) -> None:
+        """Send updates, so many unanswered at a time, until each is acknowledged and has reached everyone once."""
+        sender, rest = self._clients[0], iter(frames)
+        before = [(client.heard[SNAPSHOT], client.heard[ACK]) for client in self._clients]
+        wanted = self._heard + len(frames) * len(self._clients)
+        sender.on_acks = lambda count: sender.send(b"".join(islice(rest, count)))
+        sender.send(b"".join(islice(rest, in_flight)))
+        self._loop.until(lambda: sender.heard[ACK] - before[0][1] == len(frames))
+        self._loop.until(lambda: self._heard == wanted)
+        for client, (snapshots, acks) in zip(self._clients, before, strict=True):
+            assert client.heard[SNAPSHOT] - snapshots == len(frames), "lost, or shown twice"
+            assert client.heard[ACK] - acks == (len(frames) if client is sender else 0), "one answer to each"
+
+    def show(self, updates: int) -> list[float]:
+        """Send updates, each when the one before has reached everyone; return the seconds that each took."""
+        took = []
+        for frame in [event_of(number) for number in range(updates)]:
+            wanted = self._heard + len(self._clients)
+            began = time.perf_counter()
+            self._clients[0].send(frame)
+            self._loop.until(lambda wanted=wanted: self._heard == wanted)
+            took.append(time.perf_counter() - began)
+        return took
+
+    def close(self) -> None:
+        """End every connection."""
+        self._loop.close()
+
+    def _on_snapshots(self, count: int) -> None:
+        self._heard += count
 
 
 class Http(Client):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
 from balance.migrate import migrate
-from bench.clients import GET, SNAPSHOT, Http, Loop, WebSocket, event_of
+from bench.clients import GET, Crowd, Http, Loop, event_of
 from bench.report import Figure
 from bench.sides import Side, running
 
@@ -103,21 +103,10 @@ def _read_pages(side: Side, pages: int) -> None:
         loop.add(client)
         client.ask()
     loop.until(lambda: all(client.done for client in clients))
-    for client in clients:
-        loop.remove(client)
+    loop.close()
 
 
 def _save(side: Side, updates: int, own_ids: bool) -> None:
-    loop, client, acknowledged = Loop(), WebSocket(side.port), 0
-    loop.add(client)
-    frames = (event_of(number, str(uuid4()) if own_ids else None) for number in range(updates))
-
-    def on_ack() -> None:
-        nonlocal acknowledged
-        acknowledged += 1
-        client.send(next(frames, b""))
-
-    client.on_ack = on_ack
-    client.send(b"".join(islice(frames, IN_FLIGHT)))
-    loop.until(lambda: acknowledged == client.heard[SNAPSHOT] == updates)
-    loop.remove(client)
+    crowd = Crowd(side.port)
+    crowd.send([event_of(number, str(uuid4()) if own_ids else None) for number in range(updates)], IN_FLIGHT)
+    crowd.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 
-from bench.clients import Loop, WebSocket, event_of
+from bench.clients import Crowd, WebSocket
 from bench.report import Figure
 from bench.sides import Side
 
@@ -40,13 +39,13 @@ def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure
 
     What a delivery costs is the CPU above that of an update that nobody but its sender sees.
     """
-    crowd = Crowd(side)
+    crowd = Crowd(side.port)
     crowd.show(deliveries // steps[0] // 10)  # so that the first step does not find everything cold
-    alone, _ = crowd.cost(deliveries // steps[0])
+    alone, _ = _cost(side, crowd, deliveries // steps[0])
     costs, took = [], 0.0
     for watchers in steps:
         crowd.grow(watchers)
-        cpu, took = crowd.cost(max(deliveries // watchers, UPDATES_MIN))
+        cpu, took = _cost(side, crowd, max(deliveries // watchers, UPDATES_MIN))
         costs.append((cpu - alone) / watchers * 1e6)
     crowd.close()
     side.settle()
@@ -63,44 +62,8 @@ def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure
     ]  # fmt: skip
 
 
-class Crowd:
-    """A sender, and watchers that become more."""
-
-    def __init__(self, side: Side) -> None:
-        self._side = side
-        self._loop = Loop()
-        self._heard = 0  # snapshots, by all of them together
-        self._clients: list[WebSocket] = []
-        self.grow(0)
-
-    def grow(self, watchers: int) -> None:
-        """Connect until there are so many beside the sender."""
-        while len(self._clients) < watchers + 1:
-            client = WebSocket(self._side.port)
-            client.on_snapshot = self._on_snapshot
-            self._clients.append(client)
-            self._loop.add(client)
-
-    def show(self, updates: int) -> list[float]:
-        """Send updates, each when the one before has reached everyone; return the seconds that each took."""
-        took = []
-        for number in range(updates):
-            self._heard = 0
-            began = time.perf_counter()
-            self._clients[0].send(event_of(number))
-            self._loop.until(lambda: self._heard == len(self._clients))
-            took.append(time.perf_counter() - began)
-        return took
-
-    def cost(self, updates: int) -> tuple[float, float]:
-        """Show updates; return the server's seconds of CPU for each, and the median of the seconds that each took."""
-        before = self._side.cpu_s
-        took = self.show(updates)
-        return (self._side.cpu_s - before) / updates, median(took)
-
-    def close(self) -> None:
-        for client in self._clients:
-            self._loop.remove(client)
-
-    def _on_snapshot(self) -> None:
-        self._heard += 1
+def _cost(side: Side, crowd: Crowd, updates: int) -> tuple[float, float]:
+    """Show updates; return the server's seconds of CPU for each, and the median of the seconds that each took."""
+    before = side.cpu_s
+    took = crowd.show(updates)
+    return (side.cpu_s - before) / updates, median(took)

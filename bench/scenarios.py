@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from statistics import quantiles
 
-from bench.clients import GET, SNAPSHOT, Http, Loop, WebSocket, event_of, post_of
+from bench.clients import GET, Crowd, Http, Loop, event_of, post_of
 from bench.report import Figure
 from bench.sides import Side
 
@@ -19,11 +19,7 @@ SAVE_RATE = "save, 128 in flight: rate"
 
 def saving(side: Side, updates: int) -> list[Figure]:
     """One client keeps 128 updates in flight."""
-    loop, client = Loop(), WebSocket(side.port)
-    loop.add(client)
-    took, cpu = _send(loop, client, side, updates, 128)
-    loop.until(lambda: client.heard[SNAPSHOT] == updates)
-    loop.remove(client)
+    took, cpu = _send(side, updates, 0, 128)
     return [
         Figure("save, 128 in flight: CPU", "µs/update", cpu / updates * 1e6, "≤ 0.5"),
         Figure(SAVE_RATE, "updates/s", updates / took, "≥ 3"),
@@ -38,34 +34,16 @@ def beside_pgbench(figures: Sequence[Figure], single_inserts: float) -> list[Fig
 
 def broadcasting(side: Side, updates: int, watchers: int, in_flight: int) -> list[Figure]:
     """Some updates in flight, each shown to many."""
-    loop, sender = Loop(), WebSocket(side.port)
-    clients = [WebSocket(side.port) for _ in range(watchers)]
-    for client in (sender, *clients):
-        loop.add(client)
-    before = side.cpu_s
-    _send(loop, sender, side, updates, in_flight)
-    loop.until(lambda: all(client.heard[SNAPSHOT] == updates for client in clients))
-    cpu = side.cpu_s - before
-    for client in (sender, *clients):
-        loop.remove(client)
+    _, cpu = _send(side, updates, watchers, in_flight)
     what = f"broadcast to {watchers}, {in_flight} in flight: CPU"
     return [Figure(what, "µs/delivery", cpu / updates / watchers * 1e6, "≤ 0.25" if in_flight > 1 else "≤ 0.8")]
 
 
 def last_of(side: Side, updates: int, watchers: int) -> list[Figure]:
-    """One update at a time: from the acknowledgement to the last of many watchers."""
-    loop, sender = Loop(), WebSocket(side.port)
-    clients = [WebSocket(side.port) for _ in range(watchers)]
-    for client in (sender, *clients):
-        loop.add(client)
-    took = []
-    for number in range(1, updates + 1):
-        began = time.perf_counter()
-        sender.send(event_of(number))
-        loop.until(lambda number=number: all(client.heard[SNAPSHOT] == number for client in clients))
-        took.append(time.perf_counter() - began)
-    for client in (sender, *clients):
-        loop.remove(client)
+    """One update at a time: from the moment it is sent, to the last of many watchers."""
+    crowd = Crowd(side.port, watchers)
+    took = crowd.show(updates)
+    crowd.close()
     p99 = quantiles(took, n=100)[98] if len(took) > 1 else took[0]
     return [Figure(f"update to the last of {watchers} watchers: p99", "ms", p99 * 1e3, "≤ 1")]
 
@@ -81,24 +59,15 @@ def listing(side: Side, requests: int, connections: int) -> list[Figure]:
     return [_http(side, "GET of the latest 100", "≥ 2", requests, connections, lambda: GET, b"200")]
 
 
-def _send(loop: Loop, client: WebSocket, side: Side, updates: int, in_flight: int) -> tuple[float, float]:
-    """Send updates, so many in flight, until all are acknowledged; return the seconds that passed, and those of CPU."""
+def _send(side: Side, updates: int, watchers: int, in_flight: int) -> tuple[float, float]:
+    """Send updates, so many in flight, and show them to watchers; return the seconds that passed, and those of CPU."""
     frames = [event_of(number) for number in range(updates)]
-    rest = iter(frames[in_flight:])
-    acknowledged = 0
-
-    def on_ack() -> None:
-        nonlocal acknowledged
-        acknowledged += 1
-        frame = next(rest, None)
-        if frame is not None:
-            client.send(frame)
-
-    client.on_ack = on_ack
+    crowd = Crowd(side.port, watchers)
     began, cpu = time.perf_counter(), side.cpu_s
-    client.send(b"".join(frames[:in_flight]))
-    loop.until(lambda: acknowledged == updates)
-    return time.perf_counter() - began, side.cpu_s - cpu
+    crowd.send(frames, in_flight)
+    took, cpu = time.perf_counter() - began, side.cpu_s - cpu
+    crowd.close()
+    return took, cpu
 
 
 def _http(
@@ -113,7 +82,6 @@ def _http(
         client.ask()
     loop.until(lambda: all(client.done for client in clients))
     took = time.perf_counter() - began
-    for client in clients:
-        loop.remove(client)
+    loop.close()
     assert sum(client.answered for client in clients) == sum(shares)
     return Figure(f"{name}: rate", "requests/s", sum(shares) / took, goal)

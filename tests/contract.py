@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -24,7 +24,7 @@ from engineio.packet import MESSAGE
 import protocol
 from balance.realtime.engine import Engine
 from balance.realtime.events import Realtime
-from balance.realtime.outbox import Parcel
+from balance.realtime.outbox import Outbox, Parcel
 from balance.realtime.server import SocketServer
 from balance.web import Answers
 from protocol import events, operations, registry
@@ -320,10 +320,10 @@ def install() -> None:
         deliver(self, sid, parcel)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, sids: Collection[str], parcel: Parcel) -> None:
-        for sid in sids:
+    def checked_broadcast(self: Engine, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
+        for sid in outboxes:
             look_at(self, sid, parcel)
-        broadcast(self, sids, parcel)
+        broadcast(self, outboxes, parcel)
 
     @wraps(hear)
     async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:

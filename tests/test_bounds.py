@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
-from engineio.packet import MESSAGE, Packet
 
-from balance.realtime import outbox as outboxes
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database, Service
 from tests.traps import UPDATE, until
@@ -78,30 +75,3 @@ async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may
         while (await service.get("?limit=1")).status != 200:
             await asyncio.sleep(0.02)
     writer.close()
-
-
-def test_who_had_nothing_to_read_for_an_hour_has_his_time_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(outboxes, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    outbox = outboxes.Outbox()
-    packet = Packet(MESSAGE, "x" * 1000)
-    outbox.put_nowait(packet)
-    outbox.taken(1001)
-    clock.now = 3600.0
-    for _ in range(3):
-        outbox.put_nowait(packet)
-    assert not outbox.is_stuck(1000), "over the bound, but since this very moment"
-    clock.now += outboxes.STALL_S / 2
-    outbox.taken(1001)
-    clock.now += outboxes.STALL_S
-    assert not outbox.is_stuck(1000), "it took something within the time"
-    clock.now += 0.1
-    assert outbox.is_stuck(1000)
-    assert not outbox.is_stuck(2002), "within the bound it may take all the time it wants"
-
-
-def test_far_over_the_bound_is_too_much_however_well_it_reads() -> None:
-    outbox = outboxes.Outbox()
-    for _ in range(outboxes.STRETCH + 1):
-        outbox.put_nowait(Packet(MESSAGE, "x" * 1000))
-    assert outbox.is_stuck(1000)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -81,14 +83,21 @@ frames = st.one_of(
 )
 
 
-async def read(reader: type[WebSocketProtocol13], pieces: list[bytes]) -> tuple[list[object], bytes]:
+def frame_reader(*arguments: Any, on_write: Callable[[], None] = lambda: None) -> FrameReader:
+    """A reader of whose own writes nobody needs to know."""
+    return FrameReader(*arguments, on_write=on_write)
+
+
+async def read(
+    reader: Callable[[Any, bool, _WebSocketParams], WebSocketProtocol13], pieces: list[bytes]
+) -> tuple[list[object], bytes]:
     """Let a WebSocket read what arrives in these pieces; return what its handler was told, and what it answered."""
     ours, theirs = socket.socketpair()
     with closing(theirs):
         theirs.setblocking(False)
         handler, stream, loop = Handler(), IOStream(ours), asyncio.get_running_loop()
         parameters = _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX)
-        websocket = reader(handler, False, parameters)  # type: ignore[arg-type]
+        websocket = reader(handler, False, parameters)
         websocket.stream = stream
         reading = asyncio.ensure_future(websocket._receive_frame_loop())
         for piece in pieces:
@@ -130,7 +139,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 @given(st.lists(frames, max_size=12), st.lists(st.integers(1, 200), max_size=12))
 def test_it_reads_what_tornado_reads(sent: list[bytes], places: list[int]) -> None:
     pieces = cut(b"".join(sent), places)
-    assert asyncio.run(read(FrameReader, pieces)) == asyncio.run(read(WebSocketProtocol13, pieces))
+    assert asyncio.run(read(frame_reader, pieces)) == asyncio.run(read(WebSocketProtocol13, pieces))
 
 
 @pytest.mark.gen_test
@@ -146,7 +155,7 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
             turns += 1
 
     other = asyncio.ensure_future(others())
-    told, _ = await read(FrameReader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
+    told, _ = await read(frame_reader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
     other.cancel()
     await asyncio.wait([other])
     assert told[:-1] == texts
@@ -156,7 +165,7 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
 @pytest.mark.gen_test
 async def test_nothing_is_held_while_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
-    websocket = FrameReader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
+    websocket = frame_reader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
     websocket.stream = IOStream(ours)
     reading = asyncio.ensure_future(websocket._receive_frame_loop())
     theirs.sendall(frame(FINAL | TEXT, b"x" * 10_000))

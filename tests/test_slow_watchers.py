@@ -21,7 +21,6 @@ import pytest
 
 import protocol
 from balance.realtime import EngineHandler
-from balance.realtime import outbox as outboxes
 from balance.realtime.inbox import FRAMES_MAX as INBOX_FRAMES_MAX
 from tests.conftest import MakeService
 from tests.load import Watcher, check_seen, updates
@@ -69,15 +68,10 @@ def cut_off(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.expects_log(CUT_OFF)
-@pytest.mark.parametrize(
-    ("stall_s", "times"), [(0.0, 1), (3600.0, outboxes.STRETCH)], ids=["once-it-has-stalled", "in-a-rush"]
-)
 @asynchronous
 async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_one_snapshot(
-    stall_s: float, times: int, make_service: MakeService, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(outboxes, "STALL_S", stall_s)
+    make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
     deaf, sender = await deaf_client(service), await SocketClient.connect(service.url)
@@ -86,7 +80,7 @@ async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_one_snapshot(
     while not engine.evictions:
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
         waited.append(session.queue.unsent_bytes)
-    assert LIMIT * times - 2 * PARCEL < max(waited) < LIMIT * times + 2 * PARCEL
+    assert LIMIT < max(waited) < LIMIT + 2 * PARCEL
     await until(lambda: deaf.handshake["sid"] not in engine.websockets)
     assert session.queue.unsent_bytes == 0, "what waited is given back"
     for _ in range(3):
@@ -99,9 +93,8 @@ async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_one_snapshot(
 @pytest.mark.expects_log(CUT_OFF)
 @asynchronous
 async def test_each_watcher_that_reads_nothing_is_cut_off_once_and_who_reads_sees_all(
-    make_service: MakeService, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outboxes, "STALL_S", 0.0)
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     watcher, deaf = await Watcher.connect(service.url), [await deaf_client(service) for _ in range(5)]
     while service.app.server.eio.evictions < len(deaf):
@@ -116,12 +109,49 @@ async def test_each_watcher_that_reads_nothing_is_cut_off_once_and_who_reads_see
     check_seen(watcher, database)
 
 
+@asynchronous
+async def test_who_reads_is_not_cut_off_because_one_snapshot_is_larger_than_the_bound(
+    service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.app.server.eio, "_unsent_bytes_max", PARCEL // 8)
+    watcher = await Watcher.connect(service.url)
+    keep_small(server_end(service, watcher.client.handshake["sid"]))
+    for _ in range(50):
+        assert (await service.post(LARGE_UPDATE)).status == 201
+    await watcher.until(database.count())
+    await watcher.close()
+    check_seen(watcher, database)
+    assert service.app.server.eio.evictions == 0
+
+
+@asynchronous
+async def test_what_tornado_writes_itself_is_not_torn_by_a_snapshot_that_goes_straight_out(service: Service) -> None:
+    watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
+    outbox = service.app.server.eio.sockets[watcher.client.handshake["sid"]].queue
+
+    async def show() -> None:
+        assert (await sender.call("balance:update", UPDATE))[0]["success"]
+        await watcher.until(watcher.seq + 1)
+
+    await show()
+    assert outbox.way is not None, "nothing is before it"
+    handler = service.app.server.eio.websockets[watcher.client.handshake["sid"]]
+    assert handler.ws_connection is not None
+    handler.ws_connection.write_ping(b"half of this may wait")
+    assert outbox.way is None
+    await show()
+    assert outbox.way is not None, "it has been seen that the ping is out"
+    handler.close()
+    assert outbox.way is None, "nothing may follow a close frame"
+    await watcher.close()
+    await sender.close()
+
+
 @pytest.mark.expects_log(CUT_OFF)
 @asynchronous
 async def test_the_official_client_that_was_cut_off_connects_again_by_itself(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outboxes, "STALL_S", 0.0)
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
     async with run_node(FOLDER / "deaf.js", service.url) as process:

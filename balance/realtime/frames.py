@@ -5,12 +5,14 @@ what was read here.
 
 Relied on inside Tornado 6, pinned by tests/test_frames.py: that `WebSocketProtocol13._receive_frame` reads one frame by
 `_read_bytes` and hands it to `_handle_message`, is called until the connection ends, and keeps in
-`_fragmented_message_buffer` what it has of a fragmented message.
+`_fragmented_message_buffer` what it has of a fragmented message; that `_write_frame` writes whatever Tornado sends of
+its own accord.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from tornado.util import _websocket_mask
@@ -28,10 +30,15 @@ HEAD_BYTES, MASK_BYTES = 2, 4
 class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
-    __slots__ = ("_arrived", "_taken")  # beside Tornado's attributes, whose dict would else grow by a kilobyte
+    __slots__ = (
+        "_arrived",
+        "_on_write",
+        "_taken",
+    )  # beside Tornado's attributes, whose dict would else grow by a kilobyte
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, on_write: Callable[[], None]) -> None:
         super().__init__(*arguments)
+        self._on_write = on_write  # is called before Tornado writes a frame of its own: a pong, a close
         self._arrived = b""
         self._taken = 0  # bytes of it
 
@@ -40,6 +47,10 @@ class FrameReader(WebSocketProtocol13):
             await self._read_more()
         if not await self._take_plain():
             await super()._receive_frame()
+
+    def _write_frame(self, fin: bool, opcode: int, data: bytes, flags: int = 0) -> asyncio.Future[None]:
+        self._on_write()
+        return super()._write_frame(fin, opcode, data, flags)
 
     async def _read_bytes(self, n: int) -> bytes:
         while len(self._arrived) - self._taken < n:

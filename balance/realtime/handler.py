@@ -193,7 +193,12 @@ class EngineHandler(Answers, WebSocketHandler):
     def get_websocket_protocol(self) -> FrameReader:
         made = super().get_websocket_protocol()
         assert isinstance(made, WebSocketProtocol13), "any other version was refused before"
-        return FrameReader(self, made.mask_outgoing, made.params)
+        return FrameReader(self, made.mask_outgoing, made.params, on_write=self._forget_way)
+
+    def _forget_way(self) -> None:
+        """Let nothing into the midst of a frame that Tornado writes, and nothing after the one that closes."""
+        if self.client is not None:
+            self.client.queue.way = None
 
     def check_origin(self, origin: str) -> bool:
         """Whether the origin may call was decided in `prepare`, as for every other request."""

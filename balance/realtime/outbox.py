@@ -9,11 +9,9 @@ import asyncio
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 
 from engineio.packet import NOOP, Packet
-
-STALL_S = 5.0  # over its bound, a client that has taken nothing for so long is cut off; a slow link takes seconds
-STRETCH = 8  # times its bound is too much, however well it reads
 
 
 class Outbox:
@@ -23,9 +21,12 @@ class Outbox:
     library's `wait_for` would make a task for each client and packet.
     """
 
+    __slots__ = ("_at_once", "_ended", "_getter", "_packets", "_waiting_since", "unsent_bytes", "way")
+
     def __init__(self) -> None:
         self.unsent_bytes = 0
-        self._taken_at = 0.0
+        self.way: Callable[[bytes], int] | None = None
+        """Hands bytes to the operating system, while nothing is before them: forgotten whenever anything else is."""
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._at_once: list[bytes] = []
         self._getter: asyncio.Future[Packet | None] | None = None
@@ -36,6 +37,7 @@ class Outbox:
         """Add a packet; None ends the writer of a WebSocket. After the end nothing is added."""
         if self._ended:
             return
+        self.way = None
         if packet is not None:
             self.add_unsent(len(packet.encode()))
         if self._getter is not None and not self._getter.done():
@@ -85,20 +87,12 @@ class Outbox:
         It is answered by an error, so that every client knows its session to be lost and makes a new one.
         """
         self._ended = True
+        self.way = None
         self._packets = ()
         self._at_once.clear()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
-
-    def is_stuck(self, bytes_max: int) -> bool:
-        """Tell whether too much waits: over the bound and nothing taken of late, or far over it.
-
-        One batch may be larger than the bound, and who reads gets the time to read it.
-        """
-        if self.unsent_bytes <= bytes_max:
-            return False
-        return time.monotonic() - self._taken_at > STALL_S or self.unsent_bytes > bytes_max * STRETCH
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits and the writer of the WebSocket waits for more."""
@@ -115,6 +109,7 @@ class Outbox:
 
     def add_at_once(self, frames: bytes) -> None:
         """Add to what goes out past the queue."""
+        self.way = None
         self._at_once.append(frames)
         self.unsent_bytes += len(frames)
 
@@ -127,18 +122,15 @@ class Outbox:
 
     def add_unsent(self, count: int) -> None:
         """Note that so many bytes wait for the client's side to take them."""
-        if not self.unsent_bytes:
-            self._taken_at = time.monotonic()  # who had nothing to take has its time from now
+        self.way = None
         self.unsent_bytes += count
 
     def taken(self, count: int) -> None:
         """Note that the client's side has taken so many bytes."""
         self.unsent_bytes = max(0, self.unsent_bytes - count)  # the end has set it to 0
-        self._taken_at = time.monotonic()
 
     def settle(self) -> None:
         """Count anew, after a poll has taken packets along."""
-        self._taken_at = time.monotonic()
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 

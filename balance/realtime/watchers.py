@@ -10,7 +10,7 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.outbox import Parcel
+from balance.realtime.outbox import Outbox, Parcel
 from balance.snapshot import Snapshot
 
 
@@ -19,7 +19,7 @@ class Watchers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._joined: set[str] = set()
+        self._joined: dict[str, Outbox] = {}
 
     def __len__(self) -> int:
         return len(self._joined)
@@ -29,11 +29,11 @@ class Watchers:
 
     def add(self, eio_sid: str) -> None:
         """Show a client every snapshot that is published from now on."""
-        self._joined.add(eio_sid)
+        self._joined[eio_sid] = self._engine.sockets[eio_sid].queue
 
     def discard(self, eio_sid: str) -> None:
         """Show a client no more."""
-        self._joined.discard(eio_sid)
+        self._joined.pop(eio_sid, None)
 
     def send(self, eio_sid: str, event: str, payload: object) -> None:
         """Send one event to one client."""
