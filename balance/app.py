@@ -24,6 +24,7 @@ from balance.places import Places
 from balance.pool import DatabaseError, Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Service
+from balance.short_post import ShortPost
 from balance.store import Store
 from balance.threads import in_thread
 from balance.web import DISCARD_BYTES_MAX, Origins, log_request
@@ -77,7 +78,7 @@ class App:
         self.document_places = Places(config.reads_in_flight_max, "documents")
         self.realtime = Realtime(self.server, self.watchers, self.service)
         self._http = Listener(
-            self._routes(),
+            ShortPost(self._routes(), self.service, body_bytes_max=config.body_bytes_max),
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger

@@ -35,6 +35,20 @@ class _Arrival:
     has_head: bool = False
 
 
+class Stream(IOStream):
+    """A connection without Nagle's delay (RFC 896): each answer is written whole, and has nothing to wait for.
+
+    Tornado would tell the operating system so, and take it back, for every request.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        super().set_nodelay(True)
+
+    def set_nodelay(self, value: bool) -> None:
+        """Leave it as it is."""
+
+
 class Listener(HTTPServer):
     """An HTTP server that closes a connection at once when few descriptors are left.
 
@@ -54,7 +68,7 @@ class Listener(HTTPServer):
         if 0 < self.descriptors_max - DESCRIPTORS_KEPT < stream.socket.fileno():
             stream.close()
         else:
-            super().handle_stream(stream, address)
+            super().handle_stream(Stream(stream.socket, max_buffer_size=stream.max_buffer_size), address)
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         self._arrivals[server_conn] = _Arrival(request_conn, time.monotonic())

@@ -11,10 +11,12 @@ from tornado.iostream import StreamClosedError
 
 import protocol
 from balance.service import Service
+from balance.snapshot import Saved
 from balance.web import Answers, Origins
 from protocol.operations import SNAPSHOTS
 
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
+CHARSET = re.compile(r'\s*charset\s*=\s*"?([^";]*)"?\s*')
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
@@ -31,7 +33,7 @@ class RestHandler(Answers):
     def read_json(self) -> Any:
         """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
         content_type, _, parameters = self.request.headers.get("Content-Type", "").lower().partition(";")
-        charset = re.fullmatch(r'\s*charset\s*=\s*"?([^";]*)"?\s*', parameters)
+        charset = CHARSET.fullmatch(parameters)
         if content_type.strip() != "application/json" or (parameters.strip() and not charset):
             raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
         if charset and charset[1] not in ("utf-8", "utf8"):
@@ -60,19 +62,22 @@ class RestHandler(Answers):
         raise NotImplementedError
 
 
+def saved_answer(saved: Saved) -> tuple[int, str, dict[str, Any]]:
+    """Say by status, `Location` and body what a POST has saved."""
+    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
+    location = f"{SNAPSHOTS}/{saved.snapshot.id}"
+    return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)
+
+
 class SnapshotsHandler(RestHandler):
     """`/api/balance/snapshot`: save one, list many."""
 
     methods = ("GET", "HEAD", "POST", "OPTIONS")
 
     async def on_post(self) -> None:
-        saved = await self.service.save(self.read_json())
-        body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
-        self.set_header("Location", f"{SNAPSHOTS}/{saved.snapshot.id}")
-        if saved.duplicate:
-            self.answer({**body, "duplicate": True}, 200)
-        else:
-            self.answer(body, 201)
+        status, location, body = saved_answer(await self.service.save(self.read_json()))
+        self.set_header("Location", location)
+        self.answer(body, status)
 
     async def read(self, *_path: str) -> dict[str, Any]:
         page = await self.service.list(self._read_query())

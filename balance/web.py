@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, format_timestamp
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
@@ -117,7 +119,6 @@ class Answers(RequestHandler):
     def let_page_read(self) -> bool:
         """Tell the browser that the page which asks may read the answer, if it may, and say whether it may."""
         origin = self.request.headers.get("Origin")
-        self.set_header("Vary", "Origin")
         allowed = self.origins.allows(origin, self.request.host)
         if allowed and origin is not None:
             self.set_header("Access-Control-Allow-Origin", origin)
@@ -136,14 +137,14 @@ class Answers(RequestHandler):
     def answer(self, body: object, status: int = 200) -> asyncio.Future[None]:
         """Finish with a JSON body; the future is done when the operating system has taken it."""
         self.set_status(status)
-        self.set_header("Content-Type", "application/json")
+        self._headers["Content-Type"] = "application/json"
         return self.finish(protocol.dumps(body))
 
-    def set_default_headers(self) -> None:
-        """Keep balances out of caches, and bodies from being taken for something else (OWASP REST)."""
-        self.clear_header("Server")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("X-Content-Type-Options", "nosniff")
+    def clear(self) -> None:
+        """Begin an answer. Tornado would write the date anew for each, and check each header by three patterns."""
+        self._headers = first_headers()
+        self._write_buffer: list[bytes] = []
+        self.set_status(200)
 
     def compute_etag(self) -> str | None:
         """Nothing is cached unless a handler says so, and no hash of each body is made."""
@@ -163,6 +164,21 @@ class Answers(RequestHandler):
         """Log what is our own fault, and nothing of what is the caller's."""
         if not isinstance(value, (protocol.ServiceError, HTTPError)):
             log.error("%s %s", self.request.method, self.request.path, exc_info=value)
+
+
+def first_headers() -> HTTPHeaders:
+    """Begin an answer: keep balances out of caches, and bodies from being taken for something else (OWASP REST)."""
+    headers = HTTPHeaders()
+    headers["Date"] = _date(int(time.time()))
+    headers["Cache-Control"] = "no-store"
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Vary"] = "Origin"
+    return headers
+
+
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    return format_timestamp(seconds)
 
 
 def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:

@@ -1,7 +1,7 @@
 """Group commit: many saves, one transaction, one order.
 
-One flush is in flight at a time; what arrives meanwhile goes into the next one. After the commit each sender
-is answered first, and then the snapshots are published, in `seq` order and without a gap.
+One flush is in flight at a time; what arrives meanwhile goes into the next one, and of much one half. After the commit
+each sender is answered first, and then the snapshots are published, in `seq` order and without a gap.
 
 Threads: all of it runs on the event loop; only what it calls of the store runs in a worker thread, the only one.
 
@@ -35,6 +35,7 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
+COMPANY = 16  # so many share a commit well enough; fewer wait a moment for others to come along
 EXPIRY_S = 1.0  # between two looks at a flush that is late
 
 
@@ -131,12 +132,14 @@ class Writer:
                 if not self._waiting:
                     await self._catch_up()
                     continue
-                size = min(len(self._waiting), self._batch_max)
+                waiting = len(self._waiting)
+                # Of many, half: it is committed while the event loop has to do with the other half.
+                size = min(waiting if waiting < 2 * COMPANY else waiting // 2, self._batch_max)
                 self._flying = [save for save in (self._waiting.popleft() for _ in range(size)) if _is_open(save)]
                 if self._flying:
                     await self._flush(self._flying)
                 self._flying = []
-                if self._waiting:
+                if 0 < len(self._waiting) < COMPANY:
                     # What came in while that went out goes with these: in the first turn the event loop finds that
                     # there is something to be read, in the second it has been read.
                     await asyncio.sleep(0)

@@ -20,14 +20,17 @@ from weakref import WeakKeyDictionary
 
 import jsonschema_rs
 from engineio.packet import MESSAGE
+from tornado.httputil import HTTPHeaders
 
 import protocol
 from balance.realtime.engine import Engine
 from balance.realtime.events import Realtime
 from balance.realtime.outbox import Outbox, Parcel
 from balance.realtime.server import SocketServer
+from balance.short_post import Request
 from balance.web import Answers
 from protocol import events, operations, registry
+from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.contract")
 
@@ -304,7 +307,7 @@ def install() -> None:
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
     hear, finish = SocketServer._handle_eio_message, Answers.finish
-    begin_update = Realtime.begin_update
+    begin_update, answer = Realtime.begin_update, Request.answer
 
     def with_client(engine: Engine, sid: str) -> Conversation:
         return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
@@ -350,6 +353,12 @@ def install() -> None:
             _report(found, f"{request.method} {request.path}: {body[:300]!r}")
         return done
 
+    @wraps(answer)
+    def checked_answer(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
+        answer(self, status, headers, body)
+        _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
+
+    Request.answer = checked_answer  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
     SocketServer._handle_eio_message = checked_hear  # type: ignore[method-assign]
     Realtime.begin_update, Answers.finish = checked_begin, checked_finish  # type: ignore[method-assign]

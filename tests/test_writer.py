@@ -18,7 +18,7 @@ import protocol
 from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
-from balance.writer import Busy, Writer
+from balance.writer import COMPANY, Busy, Writer
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -94,21 +94,28 @@ def rig() -> Iterator[Rig]:
         rig.store.go.set()
 
 
+@pytest.mark.parametrize(
+    ("arriving", "groups"),
+    [(2 * COMPANY - 1, [2 * COMPANY - 1]), (4 * COMPANY, [2 * COMPANY, COMPANY, COMPANY])],
+    ids=["few", "many"],
+)
 @pytest.mark.gen_test
-async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) -> None:
+async def test_what_arrives_during_a_flush_goes_into_the_next_one_and_of_many_half(
+    arriving: int, groups: list[int], rig: Rig
+) -> None:
     writer = rig.writer()
     rig.store.go.clear()
     saves = [asyncio.ensure_future(writer.save(snapshot()))]
     while not rig.store.groups:
         await asyncio.sleep(0)
-    saves += [asyncio.ensure_future(writer.save(snapshot())) for _ in range(50)]
+    saves += [asyncio.ensure_future(writer.save(snapshot())) for _ in range(arriving)]
     await asyncio.sleep(0)
     rig.store.go.set()
     results = await asyncio.gather(*saves)
-    assert rig.store.groups == [1, 50]
-    assert [stored.seq for stored, _ in results] == list(range(1, 52))
+    assert rig.store.groups == [1, *groups]
+    assert [stored.seq for stored, _ in results] == list(range(1, arriving + 2))
     await writer.drain(5)
-    assert rig.published == list(range(1, 52))
+    assert rig.published == list(range(1, arriving + 2))
 
 
 @pytest.mark.gen_test

@@ -48,6 +48,8 @@ class Watchers:
 
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
+        if not self._joined:
+            return
         parcel = Parcel(*[_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
         self._engine.broadcast(self._joined, parcel)
 

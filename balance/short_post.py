@@ -1,0 +1,131 @@
+"""The short way of a POST: from its head and body to the service, past the routing, the handler and the task that
+Tornado has for each request.
+
+It takes the plain case only, one update as JSON whose length is told, from no web page. Whatever is not plain, or is
+refused before it is saved, goes the long way, by `rest`; a property test holds the two to the same bytes. Built on
+Tornado's public interface for servers (`tornado.httputil.HTTPServerConnectionDelegate`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable
+from functools import partial
+from http.client import responses
+from typing import Any
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+import protocol
+from balance.rest import saved_answer
+from balance.service import Saving, Service
+from balance.web import first_headers, to_service_error
+from protocol.operations import SNAPSHOTS
+
+log = logging.getLogger("balance.web")
+
+HOST = re.compile(r"[0-9A-Za-z.-]+(:[0-9]+)?")  # what else a host may be, the long way knows
+NOT_PLAIN = ("Origin", "Content-Encoding", "Transfer-Encoding")
+
+
+class ShortPost(HTTPServerConnectionDelegate):
+    """Stands before an application, and answers plain POSTs in its place."""
+
+    def __init__(self, application: HTTPServerConnectionDelegate, service: Service, *, body_bytes_max: int) -> None:
+        self.application = application
+        self.service = service
+        self._body_bytes_max = body_bytes_max
+
+    def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
+        """Take a request; which way it goes shows when its head is there."""
+        return Request(self, server_conn, request_conn)
+
+    def is_plain(self, start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
+        """Tell by its head whether a request may go the short way."""
+        if start_line.method != "POST" or start_line.path != SNAPSHOTS or start_line.version != "HTTP/1.1":
+            return False
+        length = headers.get("Content-Length", "")
+        return (
+            headers.get("Content-Type") == "application/json"
+            and len(length) < 10
+            and length.isdecimal()
+            and int(length) <= self._body_bytes_max
+            and HOST.fullmatch(headers.get("Host", "")) is not None
+            and not any(name in headers for name in NOT_PLAIN)
+        )
+
+
+class Request(HTTPMessageDelegate):
+    """One request, and where it goes."""
+
+    def __init__(self, ways: ShortPost, server_conn: object, connection: HTTP1Connection) -> None:
+        self._ways = ways
+        self._server_conn = server_conn
+        self._connection = connection
+        self._long: HTTPMessageDelegate | None = None
+        self.body = b""
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        if self._ways.is_plain(start_line, headers):
+            self._head = start_line, headers
+            return None
+        return self._take_the_long_way().headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._long is not None:
+            return self._long.data_received(chunk)
+        self.body += chunk
+        return None
+
+    def finish(self) -> None:
+        if self._long is not None:
+            self._long.finish()
+            return
+        try:
+            update = protocol.loads(self.body)
+            saving = self._ways.service.begin(update)
+        except Exception:  # the long way finds it again, and has the words for it
+            long = self._take_the_long_way()
+            long.headers_received(*self._head)
+            long.data_received(self.body)
+            long.finish()
+        else:
+            saving.add_done_callback(partial(self._end, update))
+
+    def on_connection_close(self) -> None:
+        if self._long is not None:
+            self._long.on_connection_close()
+
+    def _take_the_long_way(self) -> HTTPMessageDelegate:
+        self._long = self._ways.application.start_request(self._server_conn, self._connection)
+        return self._long
+
+    def _end(self, update: object, saving: Saving) -> None:
+        """Tell what became of an update."""
+        headers = first_headers()
+        try:
+            status, headers["Location"], body = saved_answer(self._ways.service.finish(update, saving))
+        except Exception as failure:
+            error = to_service_error(failure, 500)
+            if not isinstance(failure, protocol.ServiceError):
+                log.error("POST %s", SNAPSHOTS, exc_info=failure)
+            if error.retry_after_s is not None:
+                headers["Retry-After"] = str(error.retry_after_s)
+            status, body = error.status, error.body()
+        if not self._connection.stream.closed():
+            self.answer(status, headers, protocol.dumps(body).encode())
+
+    def answer(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
+        """Answer with a JSON body."""
+        headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(len(body))
+        self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
+        self._connection.finish()
