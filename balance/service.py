@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import protocol
 from balance.places import Places
 from balance.pool import StoreUnavailable
+from balance.saving import Saving
 from balance.sharing import Shared
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.store import Position, Store
@@ -26,11 +28,9 @@ from balance.threads import in_thread
 from balance.writer import Busy, Writer
 
 T = TypeVar("T")
-Saving = asyncio.Future[tuple[Snapshot, bool]]
-"""A save that has begun: it gives what stands under the id then, and whether this update put it there."""
-
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # a cursor counts from here: no moment that can be stored comes before
 SLOW = "the database did not answer in time"
+VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # of a UUID, of any digit: its first two bits are 10
 LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 
 
@@ -156,7 +156,22 @@ class Service:
 
 def now() -> datetime:
     """Read the clock, in whole milliseconds: the form of every timestamp in SEED.md."""
-    return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
+    return _moment(time.time_ns() // 1_000_000)
+
+
+@lru_cache(1)  # many updates come within one
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _random_bits() -> Iterator[bytes]:
+    """Ten random bytes at a time, of those that the operating system is asked for by the kilobyte."""
+    while True:
+        pool = os.urandom(1_280)
+        yield from (pool[at : at + 10] for at in range(0, 1_280, 10))
+
+
+_bits = _random_bits()
 
 
 def new_id() -> str:
@@ -164,9 +179,15 @@ def new_id() -> str:
 
     Ids that grow with time keep the index of a large table dense.
     """
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    digits = f"{value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    digits = next(_bits).hex()
+    first = _first_digits(time.time_ns() // 1_000_000)
+    return f"{first}{digits[:3]}-{VARIANT[digits[3]]}{digits[4:7]}-{digits[7:19]}"
+
+
+@lru_cache(1)
+def _first_digits(milliseconds: int) -> str:
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"
 
 
 def to_cursor(ts: datetime, seq: int) -> str:

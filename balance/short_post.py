@@ -26,7 +26,8 @@ from tornado.httputil import (
 
 import protocol
 from balance.rest import saved_answer
-from balance.service import Saving, Service
+from balance.saving import Saving
+from balance.service import Service
 from balance.web import first_headers, to_service_error
 from protocol.operations import SNAPSHOTS
 
@@ -90,7 +91,7 @@ class Request(HTTPMessageDelegate):
             self._long.finish()
             return
         try:
-            update = protocol.loads(self.body)
+            update = protocol.loads_update(self.body)
             saving = self._ways.service.begin(update)
         except Exception:  # the long way finds it again, and has the words for it
             long = self._take_the_long_way()
@@ -98,7 +99,7 @@ class Request(HTTPMessageDelegate):
             long.data_received(self.body)
             long.finish()
         else:
-            saving.add_done_callback(partial(self._end, update))
+            saving.on_end(partial(self._end, update))
 
     def on_connection_close(self) -> None:
         if self._long is not None:
@@ -121,7 +122,7 @@ class Request(HTTPMessageDelegate):
                 headers["Retry-After"] = str(error.retry_after_s)
             status, body = error.status, error.body()
         if not self._connection.stream.closed():
-            self.answer(status, headers, protocol.dumps(body).encode())
+            self.answer(status, headers, protocol.encode(body))
 
     def answer(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
         """Answer with a JSON body."""

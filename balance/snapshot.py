@@ -103,7 +103,9 @@ def format_ts(ts: datetime) -> str:
     return ts.isoformat("T", "microseconds" if ts.microsecond % 1000 else "milliseconds")[: -len("+00:00")] + "Z"
 
 
-def _to_ledger(ledger: Mapping[str, Amount]) -> protocol.Encoded:
+def _to_ledger(ledger: Mapping[str, Amount] | protocol.Encoded) -> protocol.Encoded:
+    if isinstance(ledger, protocol.Encoded):
+        return ledger  # of a protocol.PlainUpdate
     # In the order in which jsonb gives the assets back, the shorter name first; no name has a sign to be escaped.
     assets = sorted(sorted(ledger), key=len)
     return protocol.Encoded("{" + ",".join([f'"{asset}":{_spell(ledger[asset])}' for asset in assets]) + "}")

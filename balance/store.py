@@ -26,7 +26,7 @@ from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.pool import Pool
-from balance.snapshot import Snapshot, format_ts
+from balance.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ class Store:
 
 def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position:
     """Store snapshots, in one statement, at the end of the feed; return where that was before."""
-    rows = protocol.dumps([_to_row(snapshot) for snapshot in snapshots])
+    rows = protocol.dumps(list(snapshots))
     cursor = connection.cursor(row_factory=class_row(Position))
     return _only(cursor.execute(INSERT, {"rows": rows, "count": len(snapshots)}).fetchone())
 
@@ -156,12 +156,6 @@ def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapsh
         if new:
             _insert(connection, new)
     return Appended(feed.epoch, [known[id_] for id_ in ids], {snapshot.seq for snapshot in new})
-
-
-def _to_row(snapshot: Snapshot) -> dict[str, Any]:
-    row = snapshot.to_wire()
-    row["received_at"] = format_ts(snapshot.received_at)
-    return row
 
 
 def _only(row: T | None) -> T:

@@ -138,7 +138,7 @@ class Answers(RequestHandler):
         """Finish with a JSON body; the future is done when the operating system has taken it."""
         self.set_status(status)
         self._headers["Content-Type"] = "application/json"
-        return self.finish(protocol.dumps(body))
+        return self.finish(protocol.encode(body))
 
     def clear(self) -> None:
         """Begin an answer. Tornado would write the date anew for each, and check each header by three patterns."""

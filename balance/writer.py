@@ -1,7 +1,8 @@
 """Group commit: many saves, one transaction, one order.
 
-One flush is in flight at a time; what arrives meanwhile goes into the next one, and of much one half. After the commit
-each sender is answered first, and then the snapshots are published, in `seq` order and without a gap.
+One flush is in flight at a time; what arrives meanwhile goes into the next one. After the commit each sender is
+answered first, and then the snapshots are published, in `seq` order and without a gap; where many wait already, the
+next flush begins before that, so that the database and the event loop work at once.
 
 Threads: all of it runs on the event loop; only what it calls of the store runs in a worker thread, the only one.
 
@@ -22,11 +23,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 from balance.pool import StoreUnavailable
+from balance.saving import Saving
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
 from balance.threads import in_thread
@@ -35,7 +36,7 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
-COMPANY = 16  # so many share a commit well enough; fewer wait a moment for others to come along
+COMPANY = 32  # so many share a commit well enough; fewer wait for others to come along
 EXPIRY_S = 1.0  # between two looks at a flush that is late
 
 
@@ -53,13 +54,6 @@ class Log(Protocol):
     def position(self) -> Position: ...
 
     def cut_dead(self) -> None: ...
-
-
-@dataclass(slots=True)
-class _Save:
-    snapshot: Snapshot
-    deadline: float  # of the event loop's clock
-    outcome: asyncio.Future[tuple[Snapshot, bool]]
 
 
 class Writer:
@@ -81,9 +75,9 @@ class Writer:
         self._batch_max = batch_max
         self._waiting_max = waiting_max
         self._save_s_max = save_ms_max / 1000
-        self._waiting: deque[_Save] = deque()
+        self._waiting: deque[Saving] = deque()
         self._arrived = asyncio.Event()
-        self._flying: list[_Save] = []
+        self._flying: list[Saving] = []
         self._flushing: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -95,25 +89,25 @@ class Writer:
         assert self.position is None, "started once"
         self.position = position
 
-    def save(self, snapshot: Snapshot) -> asyncio.Future[tuple[Snapshot, bool]]:
-        """Append a snapshot; the future gives what stands under its id then, and whether this call put it there.
+    def save(self, snapshot: Snapshot) -> Saving:
+        """Begin to append a snapshot.
 
         Raises Busy when it was not taken in, StoreUnavailable when it is not known to be committed; the latter also
-        by the future.
+        by the outcome.
         """
         if self._closed or self.position is None:
             raise StoreUnavailable("the server is stopping" if self._closed else "the database is not there yet")
         if len(self._waiting) + len(self._flying) >= self._waiting_max:
             raise Busy(f"{self._waiting_max} updates wait already")
         loop = asyncio.get_running_loop()
-        save = _Save(snapshot, loop.time() + self._save_s_max, loop.create_future())
+        save = Saving(snapshot, loop.time() + self._save_s_max)
         self._waiting.append(save)
         self._arrived.set()
         if self._flushing is None:
             self._flushing = loop.create_task(self._flush_all())
         if self._expiry is None:
             self._expiry = loop.call_at(save.deadline, self._expire)
-        return save.outcome
+        return save
 
     async def drain(self, seconds_max: float) -> None:
         """Take nothing more in and wait until all that was taken in is answered and published."""
@@ -122,60 +116,78 @@ class Writer:
         if self._flushing is not None:
             await asyncio.wait([self._flushing], timeout=seconds_max)
         for save in (*self._flying, *self._waiting):
-            _fail(save, StoreUnavailable("the server is stopping"))
+            save.fail(StoreUnavailable("the server is stopping"))
         if self._expiry is not None:
             self._expiry.cancel()
 
     async def _flush_all(self) -> None:
+        """Append group after group; what became of one is told while the next is appended, if many wait for that."""
+        done: tuple[list[Saving], Appended] | None = None
         try:
-            while self._waiting or (self._behind and not self._closed):
-                if not self._waiting:
+            while done or self._waiting or (self._behind and not self._closed):
+                if done and len(self._waiting) < COMPANY:
+                    await self._tell(*done)
+                    done = None
+                    if self._waiting:
+                        # What came in while that went out goes with these: in the first turn the event loop finds that
+                        # there is something to be read, in the second it has been read.
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
+                elif self._waiting:
+                    if not (group := self._take_group()):
+                        continue
+                    self._flying, appending = group, self._append(group)
+                    if done:
+                        await self._tell(*done)
+                    appended = await self._outcome(group, appending)
+                    done = (group, appended) if appended else None
+                    self._flying = []
+                else:
                     await self._catch_up()
-                    continue
-                waiting = len(self._waiting)
-                # Of many, half: it is committed while the event loop has to do with the other half.
-                size = min(waiting if waiting < 2 * COMPANY else waiting // 2, self._batch_max)
-                self._flying = [save for save in (self._waiting.popleft() for _ in range(size)) if _is_open(save)]
-                if self._flying:
-                    await self._flush(self._flying)
-                self._flying = []
-                if 0 < len(self._waiting) < COMPANY:
-                    # What came in while that went out goes with these: in the first turn the event loop finds that
-                    # there is something to be read, in the second it has been read.
-                    await asyncio.sleep(0)
-                    await asyncio.sleep(0)
         finally:
             self._flushing = None
             self._flying = []
 
-    async def _flush(self, batch: list[_Save]) -> None:
-        """Append one group and answer it; what it may raise is answered, never thrown."""
+    def _take_group(self) -> list[Saving]:
+        """Take what goes next: all that waits, up to the bound of a group."""
+        size = min(len(self._waiting), self._batch_max)
+        return [save for save in (self._waiting.popleft() for _ in range(size)) if save.is_open]
+
+    def _append(self, group: list[Saving]) -> asyncio.Future[Appended]:
+        """Begin to append a group."""
+        return in_thread(self._thread, self._store.append, [save.snapshot for save in group])
+
+    async def _outcome(self, group: list[Saving], appending: asyncio.Future[Appended]) -> Appended | None:
+        """Wait until a group is appended. If it fails, that is answered, never thrown, and there is no outcome."""
         try:
-            appended = await in_thread(self._thread, self._store.append, [save.snapshot for save in batch])
+            return await appending
         except StoreUnavailable as error:
             self._behind = True  # it may have been committed
-            for save in batch:
-                _fail(save, StoreUnavailable(str(error)))
+            for save in group:
+                save.fail(StoreUnavailable(str(error)))
         except Exception as error:
-            if len(batch) > 1:  # one that the database can not take must not take the others with it
-                for save in batch:
-                    await self._flush([save])
-            else:
-                _fail(batch[0], error)
-        else:
-            fresh = set(appended.fresh)
-            for save, stored in zip(batch, appended.snapshots, strict=True):
-                # The first of two equal ids in one group is the one that was stored.
-                is_fresh = stored.seq in fresh
-                fresh.discard(stored.seq)
-                if _is_open(save):
-                    save.outcome.set_result((stored, is_fresh))
-            # Whoever was just answered runs before this goes on: the answer comes first, then the broadcast.
-            await asyncio.sleep(0)
-            try:
-                await self._publish_group(appended)
-            except Exception:  # it is saved, and answered, whatever becomes of the broadcast
-                log.exception("what was saved could not be published")
+            if len(group) == 1:
+                group[0].fail(error)
+            else:  # one that the database can not take must not take the others with it
+                for save in group:
+                    if appended := await self._outcome([save], self._append([save])):
+                        await self._tell([save], appended)
+        return None
+
+    async def _tell(self, group: list[Saving], appended: Appended) -> None:
+        """Answer a group that was appended, and publish it."""
+        fresh = set(appended.fresh)
+        for save, stored in zip(group, appended.snapshots, strict=True):
+            # The first of two equal ids in one group is the one that was stored.
+            is_fresh = stored.seq in fresh
+            fresh.discard(stored.seq)
+            save.end((stored, is_fresh))
+        # Whoever awaits one of these runs before this goes on: the answer comes first, then the broadcast.
+        await asyncio.sleep(0)
+        try:
+            await self._publish_group(appended)
+        except Exception:  # it is saved, and answered, whatever becomes of the broadcast
+            log.exception("what was saved could not be published")
 
     async def _publish_group(self, appended: Appended) -> None:
         """Publish the feed from where it was left to the last snapshot of the group."""
@@ -238,19 +250,10 @@ class Writer:
         while self._waiting and self._waiting[0].deadline <= loop.time():
             late.append(self._waiting.popleft())
         for save in late:
-            _fail(save, StoreUnavailable("the database did not answer in time"))
+            save.fail(StoreUnavailable("the database did not answer in time"))
         if late:
             self._store.cut_dead()
-        deadlines = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if _is_open(save)]
+        deadlines = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if save.is_open]
         if self._flying:
             deadlines.append(loop.time() + EXPIRY_S)
         self._expiry = loop.call_at(min(deadlines), self._expire) if deadlines else None
-
-
-def _is_open(save: _Save) -> bool:
-    return not save.outcome.done()
-
-
-def _fail(save: _Save, error: Exception) -> None:
-    if not save.outcome.done():
-        save.outcome.set_exception(error)

@@ -11,7 +11,7 @@ Schemas. `protocol.documents` puts them together as what a client team takes awa
 """
 
 from protocol.check import check
-from protocol.codec import Encoded, dumps, loads
+from protocol.codec import Encoded, dumps, encode, loads
 from protocol.errors import (
     ERRORS,
     Busy,
@@ -43,6 +43,7 @@ from protocol.events import (
     Event,
 )
 from protocol.operations import OPERATIONS, Operation
+from protocol.quick import PlainUpdate, loads_update
 from protocol.registry import names, schema
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "NotFound",
     "Operation",
     "PayloadTooLarge",
+    "PlainUpdate",
     "RateLimited",
     "ServiceError",
     "Unauthorized",
@@ -77,7 +79,9 @@ __all__ = [
     "UnsupportedMediaType",
     "check",
     "dumps",
+    "encode",
     "loads",
+    "loads_update",
     "names",
     "schema",
 ]

@@ -1,7 +1,7 @@
 """JSON with exact numbers.
 
 `loads` gives an int for every number written without point and exponent, a Decimal for every other, never a
-float; `dumps` writes them back to the last digit. Neither lets NaN or Infinity through. Duplicate keys: the
+float; `dumps` and `encode` write them back to the last digit. None lets NaN or Infinity through. Duplicate keys: the
 last one wins, as in JavaScript.
 
 The module is handed to python-socketio as `json=`, hence the names and the ignored keyword arguments. Safe to
@@ -46,15 +46,20 @@ def loads(data: str | bytes, **_ignored: object) -> Any:
 
 
 def dumps(value: Any, **_ignored: object) -> str:
-    """Encode a value of str, int, Decimal, float, bool, None, UUID, list, tuple, dict and Encoded as compact JSON.
+    """Encode a value as compact JSON, as `encode` does."""
+    return encode(value).decode()
+
+
+def encode(value: Any) -> bytes:
+    """Encode str, int, Decimal, float, bool, None, UUID, list, tuple, dict, Encoded, and structs of these, as JSON.
 
     Raises ValueError for NaN, Infinity and half a surrogate pair, TypeError for what has no JSON form.
     """
-    text = _encoder.encode(value).decode()
+    data = _encoder.encode(value)
     # msgspec writes Decimal("NaN") as NaN and float("nan") as null, and finds nothing wrong with it.
-    if "NaN" in text or "Infinity" in text or "null" in text:
+    if b"NaN" in data or b"Infinity" in data or b"null" in data:
         _refuse_not_finite(value)
-    return text
+    return data
 
 
 def _decode(data: str | bytes) -> Any:

@@ -337,7 +337,9 @@ def install() -> None:
     def checked_begin(self: Realtime, eio_sid: str, ack_id: int | None, update: Any, done: Callable[[], None]) -> None:
         event = protocol.EVENTS[protocol.BALANCE_UPDATE]
         id_ = "" if ack_id is None else str(ack_id)
-        with_client(self._server.eio, eio_sid).hear_event(event, fits(event.schema, update), id_)
+        with_client(self._server.eio, eio_sid).hear_event(
+            event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
+        )
         begin_update(self, eio_sid, ack_id, update, done)
 
     @wraps(finish)

@@ -31,7 +31,7 @@ from protocol import (
     registry,
 )
 from protocol.check import _MEANINGS, _is_plain, _is_valid
-from protocol.quick import is_plain_update
+from protocol.quick import read_plain_update
 
 ROOT = pathlib.Path(__file__).parent.parent
 GROUPS = loads((ROOT / "tests/cases/balance_update.json").read_bytes())
@@ -322,9 +322,88 @@ def assert_one_verdict(name: str, payload: object) -> None:
         assert refusal(name, payload) == refusal(name, payload)
 
 
-@pytest.mark.parametrize("update", protocol.schema("balance_update")["examples"])
-def test_the_updates_that_bots_send_get_a_quick_yes(update):
-    assert is_plain_update(update)
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["as-javascript-writes", "as-python-writes"])
+@pytest.mark.parametrize("update", [*protocol.schema("balance_update")["examples"], UPDATE])
+def test_the_updates_that_bots_send_are_read_and_checked_at_once(update, separators):
+    text = json.dumps(protocol.loads(protocol.dumps(update)), separators=separators, default=float)
+    assert type(protocol.loads_update(text)) is protocol.PlainUpdate
+
+
+def assert_read_alike(text: str) -> None:
+    """Assert that a text which is read as a plain update fits the schema, and says the same read the long way."""
+    plain = read_plain_update(text)
+    if plain is None:
+        return
+    update = protocol.loads(text)
+    assert next(registry.slow("balance_update").iter_errors(update), None) is None
+    assert protocol.loads(protocol.dumps(plain)) == {"pid": None, "ts": None, "id": None, **update}
+    for ledger in ("onchain", "onsite"):
+        assert b" " not in bytes(plain[ledger])
+        assert list(protocol.loads(bytes(plain[ledger]))) == sorted(sorted(update[ledger]), key=len)
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated_updates())
+def test_what_is_read_at_once_fits_the_schema_and_says_the_same(update):
+    assert_read_alike(protocol.dumps(update))
+    assert_read_alike(protocol.dumps({field: update[field] for field in sorted(update)}))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_no_text_is_read_at_once_that_does_not_fit_the_schema(data):
+    text = protocol.dumps(UPDATE)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, cut = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 3))
+        text = text[:at] + data.draw(st.text('0123456789[]{}",:.-+eE/ab_\\ ', max_size=3)) + text[at + cut :]
+    assert_read_alike(text)
+
+
+@pytest.mark.parametrize(
+    ("amount", "is_plain"),
+    [
+        ("0", True),
+        ("0." + "0" * 29, True),
+        ("0." + "0" * 28 + "1", True),
+        ("9" * 30 + "." + "9" * 29, True),
+        ("1" + "0" * 30, False),
+        ("0." + "0" * 29 + "1", False),
+        ("1e5", False),
+        ("-0", False),
+        ("01", False),
+        ("1.", False),
+        ("١", False),
+    ],
+)
+def test_an_amount_is_plain_where_its_digits_alone_show_that_it_fits(amount, is_plain):
+    text = f'{{"onchain":{{"rlb":{amount},"usdt":1}},"onsite":{{"rlb":1,"usd":1}}}}'
+    assert (read_plain_update(text) is not None) == is_plain
+    assert_read_alike(text)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "is_plain"),
+    [
+        ('{"rlb":1,"usdt":2}', True),
+        ('{"rlb": 1, "usdt": 2}', True),
+        ('{"rlb":1,"usdt":2,"aaaaa":3}', True),
+        ('{"a":3,"rlb":1,"usdt":2}', True),
+        ('{"usdt":2,"rlb":1}', False),
+        ('{"rlb":1,"rlb":1,"usdt":2}', False),
+        ('{"rlb":1,"usdt":2,"r lb":3}', False),
+        ('{"rlb":1}', False),
+        ('{"rlb":1 ,"usdt":2}', False),
+        ('{"rlb":1,"usdt":2,' + ",".join(f'"a{number:04}":1' for number in range(62)) + "}", True),
+        ('{"rlb":1,"usdt":2,' + ",".join(f'"a{number:04}":1' for number in range(63)) + "}", False),
+        ("{}", False),
+        ("[]", False),
+        ("null", False),
+    ],
+)
+def test_a_ledger_is_plain_that_stands_in_the_servers_own_order_with_each_asset_once(ledger, is_plain):
+    text = f'{{"onchain":{ledger},"onsite":{{"rlb":1,"usd":1}}}}'
+    assert (read_plain_update(text) is not None) == is_plain
+    assert_read_alike(text)
 
 
 @settings(max_examples=200, deadline=None)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 import protocol
-from balance.service import Saving, Service
+from balance.saving import Saving
+from balance.service import Service
 from balance.short_post import ShortPost
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database
@@ -189,6 +190,6 @@ async def test_of_a_client_that_leaves_before_it_is_answered_what_it_sent_is_kep
     async with Connection.to(service.port) as one:
         await one.send(PLAIN)
         await until(lambda: bool(saving))
-    await asyncio.wait(saving)
+    await until(lambda: not saving[0].is_open)
     assert database.count() == 1
     assert (await service.post(UPDATE)).status == 201, "and nobody else is any the worse"

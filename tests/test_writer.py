@@ -94,15 +94,9 @@ def rig() -> Iterator[Rig]:
         rig.store.go.set()
 
 
-@pytest.mark.parametrize(
-    ("arriving", "groups"),
-    [(2 * COMPANY - 1, [2 * COMPANY - 1]), (4 * COMPANY, [2 * COMPANY, COMPANY, COMPANY])],
-    ids=["few", "many"],
-)
+@pytest.mark.parametrize("arriving", [COMPANY - 1, 2 * COMPANY], ids=["few", "many"])
 @pytest.mark.gen_test
-async def test_what_arrives_during_a_flush_goes_into_the_next_one_and_of_many_half(
-    arriving: int, groups: list[int], rig: Rig
-) -> None:
+async def test_what_arrives_during_a_flush_goes_into_one_next_flush(arriving: int, rig: Rig) -> None:
     writer = rig.writer()
     rig.store.go.clear()
     saves = [asyncio.ensure_future(writer.save(snapshot()))]
@@ -112,10 +106,27 @@ async def test_what_arrives_during_a_flush_goes_into_the_next_one_and_of_many_ha
     await asyncio.sleep(0)
     rig.store.go.set()
     results = await asyncio.gather(*saves)
-    assert rig.store.groups == [1, *groups]
+    assert rig.store.groups == [1, arriving]
     assert [stored.seq for stored, _ in results] == list(range(1, arriving + 2))
     await writer.drain(5)
     assert rig.published == list(range(1, arriving + 2))
+
+
+@pytest.mark.gen_test
+async def test_a_group_is_told_while_the_next_is_appended_if_many_wait_for_that(rig: Rig) -> None:
+    writer = rig.writer(batch_max=COMPANY)
+    rig.store.after = rig.store.go.clear  # the next append waits at its beginning
+    first, second = ([writer.save(snapshot()) for _ in range(COMPANY)] for _ in range(2))
+    while not rig.published or len(rig.store.groups) < 2:
+        await asyncio.sleep(0)
+    assert rig.store.groups == [COMPANY, COMPANY]
+    assert not any(save.is_open for save in first)
+    assert all(save.is_open for save in second)
+    assert rig.published == list(range(1, COMPANY + 1))
+    rig.store.go.set()
+    assert [(await save)[0].seq for save in second] == list(range(COMPANY + 1, 2 * COMPANY + 1))
+    await writer.drain(5)
+    assert rig.published == list(range(1, 2 * COMPANY + 1))
 
 
 @pytest.mark.gen_test

@@ -39,6 +39,7 @@ log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
 NOOP_TEXT = Packet(NOOP).encode()
+PING_PARCEL = Parcel(Packet(PING).encode().encode())
 GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
 
@@ -78,7 +79,7 @@ class Transport(driver.WebSocket):
         try:
             if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
                 raise StreamClosedError
-            written = stream.write(to_frame(message))
+            written = stream.write(to_frame(message.encode()))
             if stream.writing():
                 await written
         except StreamClosedError as error:
@@ -112,7 +113,7 @@ class Engine(engineio.AsyncServer):
 
     async def send_packet(self, sid: str, pkt: Packet) -> None:
         """Send as the library does, by the one way out."""
-        self.deliver(sid, Parcel(pkt))
+        self.deliver(sid, Parcel(pkt.encode().encode()))
 
     def deliver(self, sid: str, parcel: Parcel) -> None:
         """Send packets to a client, or cut it off if it has left too much unread. Never waits.
@@ -278,7 +279,7 @@ class Engine(engineio.AsyncServer):
                 if now >= self._next_ping.get(sid, math.inf):
                     del self._next_ping[sid]
                     client.last_ping = now
-                    self.deliver(sid, Parcel(Packet(PING)))
+                    self.deliver(sid, PING_PARCEL)
 
     async def close(self, seconds_max: float) -> None:
         """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""

@@ -15,7 +15,8 @@ from typing import Any
 import protocol
 from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
-from balance.service import Saving, Service, now
+from balance.saving import Saving
+from balance.service import Service, now
 from balance.snapshot import Saved, format_ts
 
 log = logging.getLogger("balance.realtime")
@@ -73,7 +74,7 @@ class Realtime:
             self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, update), ack_id)
             done()
         else:
-            saving.add_done_callback(partial(self._end_update, eio_sid, ack_id, update, done))
+            saving.on_end(partial(self._end_update, eio_sid, ack_id, update, done))
 
     def _end_update(
         self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None], saving: Saving

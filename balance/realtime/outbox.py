@@ -135,18 +135,23 @@ class Outbox:
 
 
 class Parcel:
-    """Packets that are sent together, in order: framed once, for however many get them."""
+    """Engine.IO packets that are sent together, in order: encoded and framed once, for however many get them."""
 
-    def __init__(self, *packets: Packet) -> None:
-        self.packets = packets
-        self.frames = b"".join([to_frame(packet.encode()) for packet in packets])
+    def __init__(self, *encoded: bytes) -> None:
+        self._encoded = encoded
+        self.frames = b"".join([to_frame(one) for one in encoded])
+
+    @property
+    def packets(self) -> list[Packet]:
+        """The same for a queue."""
+        return [Packet(int(one[:1]), one[1:].decode()) for one in self._encoded]
 
 
-def to_frame(message: str) -> bytes:
+def to_frame(text: bytes) -> bytes:
     """Frame a text as a server sends it: final, unmasked, not compressed (RFC 6455, section 5.2)."""
-    data = message.encode()
-    if len(data) < 126:
-        return struct.pack("!BB", 0x81, len(data)) + data
-    if len(data) < 65_536:
-        return struct.pack("!BBH", 0x81, 126, len(data)) + data
-    return struct.pack("!BBQ", 0x81, 127, len(data)) + data
+    size = len(text)
+    if size < 126:
+        return b"\x81%c%b" % (size, text)
+    if size < 65_536:
+        return struct.pack("!BBH", 0x81, 126, size) + text
+    return struct.pack("!BBQ", 0x81, 127, size) + text

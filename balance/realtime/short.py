@@ -34,7 +34,7 @@ class ShortWay:
         if found is None or len(frame) > self._length_max or frame[-1] != "]" or not self._server.may_begin(eio_sid):
             return False
         try:
-            update: Any = protocol.loads(frame[found.end() : -1])
+            update: Any = protocol.loads_update(frame[found.end() : -1])
         except protocol.MalformedJson:  # no JSON, or more than one payload
             return False
         self._server.begin(eio_sid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE
 from socketio import packet as sio_packet
 
 import protocol
@@ -37,23 +37,23 @@ class Watchers:
 
     def send(self, eio_sid: str, event: str, payload: object) -> None:
         """Send one event to one client."""
-        self._engine.deliver(eio_sid, Parcel(_frame(sio_packet.EVENT, [event, payload])))
+        self._engine.deliver(eio_sid, Parcel(_packet(sio_packet.EVENT, [event, payload])))
 
     def answer(self, eio_sid: str, event: str, payload: object, ack_id: int | None) -> None:
         """Answer what a client sent by an event, and by the acknowledgement if it asked for one."""
-        packets = [_frame(sio_packet.EVENT, [event, payload])]
+        packets = [_packet(sio_packet.EVENT, [event, payload])]
         if ack_id is not None:
-            packets.append(_frame(sio_packet.ACK, [payload], str(ack_id)))
+            packets.append(_packet(sio_packet.ACK, [payload], str(ack_id)))
         self._engine.deliver(eio_sid, Parcel(*packets))
 
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
         if not self._joined:
             return
-        parcel = Parcel(*[_frame(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
+        parcel = Parcel(*[_packet(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
         self._engine.broadcast(self._joined, parcel)
 
 
-def _frame(packet_type: int, data: list[Any], ack_id: str = "") -> Packet:
-    # Built by hand: the library's Packet would first walk through all of `data` in search of bytes.
-    return Packet(MESSAGE, f"{packet_type}{ack_id}{protocol.dumps(data)}")
+def _packet(packet_type: int, data: list[Any], ack_id: str = "") -> bytes:
+    # Encoded by hand: the library's packets would first walk through all of `data` in search of bytes.
+    return f"{MESSAGE}{packet_type}{ack_id}".encode() + protocol.encode(data)
