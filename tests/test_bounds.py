@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -47,6 +48,23 @@ async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_p
     (answer,) = await client.call("balance:update", UPDATE)
     assert answer["success"]
     await client.close()
+
+
+@asynchronous
+async def test_time_in_which_the_service_was_held_up_counts_for_no_client(make_service: MakeService) -> None:
+    service = await make_service(connect_ms_max=1000, ping_interval_s=2, ping_timeout_s=1)
+    joined = await SocketClient.connect(service.url)
+    session = service.app.server.eio.sockets[joined.handshake["sid"]]
+    await until(lambda: session.last_ping)  # a heartbeat is to be answered
+    coming = await SocketClient.open(service.url)
+    time.sleep(1.6)  # noqa: ASYNC251  # what ten thousand clients that leave at once would do
+    await coming.send_raw("40")
+    await coming.take_connect()
+    await coming.expect("connected")
+    (answer,) = await joined.call("balance:update", UPDATE)
+    assert answer["success"]
+    for client in (coming, joined):
+        await client.close()
 
 
 @asynchronous

@@ -85,8 +85,10 @@ async def test_any_other_refusal_is_told_and_the_bot_goes_on(
     language: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
     same_id = {
-        "javascript": "require('node:crypto').randomUUID = () => '4d3b2c1a-0000-4000-8000-000000000001';",
-        "python": "import uuid; uuid.uuid4 = lambda: uuid.UUID('4d3b2c1a-0000-4000-8000-000000000001')",
+        "javascript": "Date.now = () => 0; "
+        "require('node:crypto').randomUUID = () => '4d3b2c1a-0000-4000-8000-000000000001';",
+        "python": "import time, uuid; time.time_ns = lambda: 0; "
+        "uuid.uuid4 = lambda: uuid.UUID('4d3b2c1a-0000-4000-8000-000000000001')",
     }
     args = ("--count", "3", "--interval", "5")  # so that each has a `ts` of its own
     async with run_example(language, service.url, *args, before=same_id[language], folder=tmp_path) as bot:

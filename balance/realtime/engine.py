@@ -100,6 +100,7 @@ class Engine(engineio.AsyncServer):
         self._unsent_bytes_max = watcher_unsent_bytes_max
         self._connect_s_max = connect_ms_max / 1000
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_due = 0.0
         self._ending: set[asyncio.Task[None]] = set()
         self.websockets: dict[str, EngineHandler] = {}  # by session
         self._next_ping: dict[str, float] = {}  # by session, where no answer to the last one is awaited
@@ -260,12 +261,18 @@ class Engine(engineio.AsyncServer):
 
     def start(self) -> None:
         """Begin to end the sessions of clients that are gone or never became one."""
+        self._sweep_due = time.time() + SWEEP_S
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         # In place of the library's own monitor, which wakes up once per client and knows no time to connect.
-        self.start()
         now = time.time()
+        blocked = now - self._sweep_due
+        if blocked > SWEEP_S:  # nobody was heard meanwhile, so it counts for nobody
+            self.nameless = {sid: since + blocked for sid, since in self.nameless.items()}
+            for client in self.sockets.values():
+                client.last_ping = client.last_ping and client.last_ping + blocked
+        self.start()
         for sid, client in list(self.sockets.items()):
             if client.closed:
                 self.sockets.pop(sid, None)
