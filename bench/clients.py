@@ -76,8 +76,12 @@ class Loop:
         while not true():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not done within {seconds} s")
-            for descriptor, _ in self._epoll.poll(1.0):
-                self._clients[descriptor].read()
+            self.read(1.0)
+
+    def read(self, wait_s: float = 0.0) -> None:
+        """Read what is there, or what comes first within the wait."""
+        for descriptor, _ in self._epoll.poll(wait_s):
+            self._clients[descriptor].read()
 
 
 class Client:
@@ -173,6 +177,7 @@ class Crowd:
             client.on_snapshots = self._on_snapshots
             self._clients.append(client)
             self._loop.add(client)
+            self._loop.read()  # thousands take a while, and the first ones have heartbeats to answer
 
     def send(self, frames: Sequence[bytes], in_flight: int) -> None:
         """Send updates, so many unanswered at a time, until each is acknowledged and has reached everyone once."""

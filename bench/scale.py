@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from bench.clients import Crowd, WebSocket
+from bench.clients import Crowd
 from bench.report import Figure
 from bench.sides import Side
 
@@ -19,10 +19,9 @@ UPDATES_MIN = 10
 def idling(side: Side, watchers: int) -> list[Figure]:
     """Watchers that connect, are told nothing, and go all at once."""
     memory, began = side.rss_bytes, side.cpu_s
-    clients = [WebSocket(side.port) for _ in range(watchers)]
+    crowd = Crowd(side.port, watchers - 1)
     memory, came = side.rss_bytes - memory, side.cpu_s
-    for client in clients:
-        client.socket.close()
+    crowd.close()
     side.settle()
     gone = side.cpu_s
     return [
