@@ -173,15 +173,13 @@ class Engine(engineio.AsyncServer):
             self._write(client, parcel.frames, sent)
 
     def _put(self, client: AsyncSocket, parcel: Parcel) -> None:
-        """Queue packets for a client, or cut it off if too much waits: more than its bound, and than these packets.
-
-        Who reads is not to be cut off because one group of snapshots is larger than the bound.
-        """
-        if client.queue.unsent_bytes > max(self._unsent_bytes_max, len(parcel.frames)):
+        """Queue packets for a client, or cut it off."""
+        if client.queue.is_over(self._unsent_bytes_max):
             self.evictions += 1
             log.warning("cut off client %s: %d bytes unread", client.sid, client.queue.unsent_bytes)
             self.end(client)
             return
+        client.queue.begin_group(len(parcel.frames))
         for packet in parcel.packets:
             client.queue.put_nowait(packet)
 
@@ -211,6 +209,7 @@ class Engine(engineio.AsyncServer):
                 sent = stream.socket.send(frames)
                 if sent == len(frames):
                     return
+        client.queue.begin_group(len(frames))
         client.queue.add_unsent(len(frames) - sent)
         rest = stream.write(memoryview(frames)[sent:])
         rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))

@@ -21,7 +21,7 @@ class Outbox:
     library's `wait_for` would make a task for each client and packet.
     """
 
-    __slots__ = ("_at_once", "_ended", "_getter", "_packets", "_waiting_since", "unsent_bytes", "way")
+    __slots__ = ("_at_once", "_ended", "_getter", "_largest", "_packets", "_waiting_since", "unsent_bytes", "way")
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
@@ -30,6 +30,7 @@ class Outbox:
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._at_once: list[bytes] = []
         self._getter: asyncio.Future[Packet | None] | None = None
+        self._largest = 0
         self._waiting_since = 0.0
         self._ended = False
 
@@ -93,6 +94,17 @@ class Outbox:
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
+
+    def begin_group(self, size: int) -> None:
+        """Note that what is added next belongs together, and how many bytes it is."""
+        self._largest = max(size, self._largest) if self.unsent_bytes else size
+
+    def is_over(self, bytes_max: int) -> bool:
+        """Tell whether more waits than its bound, beside the largest group that may be in it.
+
+        Who reads is not to be cut off because one group is larger than the bound.
+        """
+        return self.unsent_bytes > bytes_max + self._largest
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits and the writer of the WebSocket waits for more."""
