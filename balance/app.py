@@ -95,7 +95,9 @@ class App:
             "is_ready": lambda: self.service.position is not None and not self._stopping,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
-            "take_update": ShortWay(self.server, self.realtime, body_bytes_max=self._config.body_bytes_max).take,
+            "take_update": ShortWay(
+                self.server, self.watchers, self.realtime, body_bytes_max=self._config.body_bytes_max
+            ).take,
         }
         limits = Limits(
             update_bytes_max=self._config.body_bytes_max,

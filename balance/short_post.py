@@ -1,9 +1,9 @@
 """The short way of a POST: from its head and body to the service, past the routing, the handler and the task that
 Tornado has for each request.
 
-It takes the plain case only, one update as JSON whose length is told, from no web page. Whatever is not plain, or is
-refused before it is saved, goes the long way, by `rest`; a property test holds the two to the same bytes. Built on
-Tornado's public interface for servers (`tornado.httputil.HTTPServerConnectionDelegate`).
+It takes the plain case only, one update as JSON whose length is told, from no web page. Whatever is not plain goes the
+long way, by `rest`; a property test holds the two to the same bytes. Built on Tornado's public interface for servers
+(`tornado.httputil.HTTPServerConnectionDelegate`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import protocol
 from balance.rest import saved_answer
 from balance.saving import Saving
 from balance.service import Service
-from balance.web import first_headers, to_service_error
+from balance.web import first_headers, to_refusal
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
@@ -67,18 +67,18 @@ class ShortPost(HTTPServerConnectionDelegate):
 class Request(HTTPMessageDelegate):
     """One request, and where it goes."""
 
-    def __init__(self, ways: ShortPost, server_conn: object, connection: HTTP1Connection) -> None:
-        self._ways = ways
+    def __init__(self, door: ShortPost, server_conn: object, connection: HTTP1Connection) -> None:
+        self._door = door
         self._server_conn = server_conn
         self._connection = connection
         self._long: HTTPMessageDelegate | None = None
         self.body = b""
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        if self._ways.is_plain(start_line, headers):
-            self._head = start_line, headers
+        if self._door.is_plain(start_line, headers):
             return None
-        return self._take_the_long_way().headers_received(start_line, headers)
+        self._long = self._door.application.start_request(self._server_conn, self._connection)
+        return self._long.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._long is not None:
@@ -92,12 +92,9 @@ class Request(HTTPMessageDelegate):
             return
         try:
             update = protocol.loads_update(self.body)
-            saving = self._ways.service.begin(update)
-        except Exception:  # the long way finds it again, and has the words for it
-            long = self._take_the_long_way()
-            long.headers_received(*self._head)
-            long.data_received(self.body)
-            long.finish()
+            saving = self._door.service.begin(update)
+        except Exception as failure:
+            self._refuse(failure)
         else:
             saving.on_end(partial(self._end, update))
 
@@ -105,27 +102,29 @@ class Request(HTTPMessageDelegate):
         if self._long is not None:
             self._long.on_connection_close()
 
-    def _take_the_long_way(self) -> HTTPMessageDelegate:
-        self._long = self._ways.application.start_request(self._server_conn, self._connection)
-        return self._long
-
     def _end(self, update: object, saving: Saving) -> None:
         """Tell what became of an update."""
         headers = first_headers()
         try:
-            status, headers["Location"], body = saved_answer(self._ways.service.finish(update, saving))
+            status, headers["Location"], body = saved_answer(self._door.service.finish(update, saving))
         except Exception as failure:
-            error = to_service_error(failure, 500)
-            if not isinstance(failure, protocol.ServiceError):
-                log.error("POST %s", SNAPSHOTS, exc_info=failure)
-            if error.retry_after_s is not None:
-                headers["Retry-After"] = str(error.retry_after_s)
-            status, body = error.status, error.body()
-        if not self._connection.stream.closed():
-            self.answer(status, headers, protocol.encode(body))
+            self._refuse(failure)
+        else:
+            self._answer(status, headers, body)
 
-    def answer(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        """Answer with a JSON body."""
+    def _refuse(self, failure: Exception) -> None:
+        if not isinstance(failure, protocol.ServiceError):
+            log.error("POST %s", SNAPSHOTS, exc_info=failure)
+        headers = first_headers()
+        error = to_refusal(failure, 500, headers)
+        self._answer(error.status, headers, error.body())
+
+    def _answer(self, status: int, headers: HTTPHeaders, body: object) -> None:
+        if not self._connection.stream.closed():
+            self.write(status, headers, protocol.encode(body))
+
+    def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
+        """Write an answer whose body is JSON."""
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
         self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)

@@ -152,12 +152,10 @@ class Answers(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Turn whatever ended a handler into the error of `protocol.errors` that it is."""
-        error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        error = to_refusal(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code, self._headers)
         self.let_page_read()  # an error that a page may not read is of no use to it
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
-        if error.retry_after_s is not None:
-            self.set_header("Retry-After", str(error.retry_after_s))
         self.answer(error.body(), error.status)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
@@ -179,6 +177,14 @@ def first_headers() -> HTTPHeaders:
 @lru_cache(1)
 def _date(seconds: int) -> str:
     return format_timestamp(seconds)
+
+
+def to_refusal(error: BaseException | None, status: int, headers: HTTPHeaders) -> protocol.ServiceError:
+    """Name the service's error for an exception, and put into the headers of its answer what goes with it."""
+    refusal = to_service_error(error, status)
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    return refusal
 
 
 def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:

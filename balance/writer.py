@@ -36,7 +36,7 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
-COMPANY = 32  # so many share a commit well enough; fewer wait for others to come along
+GROUP_MIN = 32  # so many share a commit well enough; fewer wait for others to come along
 EXPIRY_S = 1.0  # between two looks at a flush that is late
 
 
@@ -125,7 +125,7 @@ class Writer:
         done: tuple[list[Saving], Appended] | None = None
         try:
             while done or self._waiting or (self._behind and not self._closed):
-                if done and len(self._waiting) < COMPANY:
+                if done and len(self._waiting) < GROUP_MIN:
                     await self._tell(*done)
                     done = None
                     if self._waiting:
@@ -169,7 +169,7 @@ class Writer:
             if len(group) == 1:
                 group[0].fail(error)
             else:  # one that the database can not take must not take the others with it
-                for save in group:
+                for save in [one for one in group if one.is_open]:
                     if appended := await self._outcome([save], self._append([save])):
                         await self._tell([save], appended)
         return None

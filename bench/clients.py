@@ -13,7 +13,8 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -166,7 +167,7 @@ class Crowd:
     def __init__(self, port: int, watchers: int = 0) -> None:
         self._port = port
         self._loop = Loop()
-        self._heard = 0  # snapshots, by all of them together
+        self._heard = self._wanted = 0  # snapshots, by all of them together
         self._clients: list[WebSocket] = []
         self.grow(watchers)
 
@@ -182,30 +183,46 @@ class Crowd:
     def send(self, frames: Sequence[bytes], in_flight: int) -> None:
         """Send updates, so many unanswered at a time, until each is acknowledged and has reached everyone once."""
         sender, rest = self._clients[0], iter(frames)
-        before = [(client.heard[SNAPSHOT], client.heard[ACK]) for client in self._clients]
-        wanted = self._heard + len(frames) * len(self._clients)
-        sender.on_acks = lambda count: sender.send(b"".join(islice(rest, count)))
-        sender.send(b"".join(islice(rest, in_flight)))
-        self._loop.until(lambda: sender.heard[ACK] - before[0][1] == len(frames))
-        self._loop.until(lambda: self._heard == wanted)
-        for client, (snapshots, acks) in zip(self._clients, before, strict=True):
-            assert client.heard[SNAPSHOT] - snapshots == len(frames), "lost, or shown twice"
-            assert client.heard[ACK] - acks == (len(frames) if client is sender else 0), "one answer to each"
+
+        def send(count: int) -> None:
+            for frame in islice(rest, count):
+                sender.send(frame)
+
+        sender.on_acks = send
+        with self._verifying(len(frames)):
+            send(in_flight)
+            self._await(len(frames))
+        sender.on_acks = lambda count: None
 
     def show(self, updates: int) -> list[float]:
         """Send updates, each when the one before has reached everyone; return the seconds that each took."""
         took = []
-        for frame in [event_of(number) for number in range(updates)]:
-            wanted = self._heard + len(self._clients)
-            began = time.perf_counter()
-            self._clients[0].send(frame)
-            self._loop.until(lambda wanted=wanted: self._heard == wanted)
-            took.append(time.perf_counter() - began)
+        with self._verifying(updates):
+            for frame in [event_of(number) for number in range(updates)]:
+                began = time.perf_counter()
+                self._clients[0].send(frame)
+                self._await(1)
+                took.append(time.perf_counter() - began)
         return took
 
     def close(self) -> None:
         """End every connection."""
         self._loop.close()
+
+    def _await(self, updates: int) -> None:
+        """Wait until so many more have reached everyone."""
+        self._wanted += updates * len(self._clients)
+        self._loop.until(lambda: self._heard == self._wanted)
+
+    @contextmanager
+    def _verifying(self, updates: int) -> Iterator[None]:
+        """Wait for the answers too, then check that each update was answered once, and seen once by everyone."""
+        sender, before = self._clients[0], [client.heard.copy() for client in self._clients]
+        yield
+        self._loop.until(lambda: sender.heard[ACK] - before[0][ACK] == updates)
+        for client, heard in zip(self._clients, before, strict=True):
+            assert client.heard[SNAPSHOT] - heard[SNAPSHOT] == updates, "lost, or shown twice"
+            assert client.heard[ACK] - heard[ACK] == (updates if client is sender else 0), "one answer to each"
 
     def _on_snapshots(self, count: int) -> None:
         self._heard += count

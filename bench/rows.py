@@ -67,9 +67,9 @@ def growing(small: str, large: str, rows: int, updates: int, pages: int) -> list
     figures: list[Figure] = []
     for what, work, times in (
         ("first page", _read_pages, pages),
-        ("save", partial(_save, new_id=lambda: None), updates),
-        ("save, client's id", partial(_save, new_id=new_id), updates),
-        (RANDOM, partial(_save, new_id=lambda: str(uuid4())), updates),
+        ("save", partial(_save, make_id=lambda: None), updates),
+        ("save, client's id", partial(_save, make_id=new_id), updates),
+        (RANDOM, partial(_save, make_id=lambda: str(uuid4())), updates),
     ):
         few, many = (_measure(url, work, times) for url in (small, large))
         for where, cost in (("all but empty", few), (f"{rows:.0e} rows".replace("e+0", "e"), many)):
@@ -110,7 +110,7 @@ def _read_pages(side: Side, pages: int) -> None:
     loop.close()
 
 
-def _save(side: Side, updates: int, new_id: Callable[[], str | None]) -> None:
+def _save(side: Side, updates: int, make_id: Callable[[], str | None]) -> None:
     crowd = Crowd(side.port)
-    crowd.send([event_of(number, new_id()) for number in range(updates)], IN_FLIGHT)
+    crowd.send([event_of(number, make_id()) for number in range(updates)], IN_FLIGHT)
     crowd.close()

@@ -51,9 +51,10 @@ def dumps(value: Any, **_ignored: object) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """Encode str, int, Decimal, float, bool, None, UUID, list, tuple, dict, Encoded, and structs of these, as JSON.
+    """Encode str, int, Decimal, float, bool, None, UUID, datetime, list, tuple, dict, Encoded and structs as JSON.
 
-    Raises ValueError for NaN, Infinity and half a surrogate pair, TypeError for what has no JSON form.
+    Raises ValueError for NaN and Infinity (but within structs, which declare what they hold) and half a surrogate
+    pair, TypeError for what has no JSON form.
     """
     data = _encoder.encode(value)
     # msgspec writes Decimal("NaN") as NaN and float("nan") as null, and finds nothing wrong with it.

@@ -7,6 +7,7 @@ holds it to that. What it does not read is for `codec` and the schema. The bound
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -39,12 +40,16 @@ class _Update(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
 
 
+def _in_order(names: Iterable[bytes]) -> list[bytes]:
+    return sorted(sorted(names), key=len)
+
+
 class _Ledger:
     """What is plain in one of the two ledgers."""
 
     def __init__(self, name: str) -> None:
         schema = registry.schema(name)
-        self._required = sorted(asset.encode() for asset in schema["required"])
+        self._required = _in_order(asset.encode() for asset in schema["required"])
         self._assets_max = schema["maxProperties"]
 
     def read(self, ledger: Encoded) -> Encoded | None:
@@ -54,9 +59,7 @@ class _Ledger:
             return None
         names = _NAME.findall(text)
         if names != self._required and not (
-            set(names).issuperset(self._required)
-            and len(names) <= self._assets_max
-            and names == sorted(sorted(set(names)), key=len)
+            set(names).issuperset(self._required) and len(names) <= self._assets_max and names == _in_order(set(names))
         ):
             return None
         return Encoded(text.replace(b" ", b""))
@@ -75,7 +78,9 @@ def loads_update(data: str | bytes) -> Any:
 def read_plain_update(data: str | bytes) -> PlainUpdate | None:
     """Read an update that is plain; None when it is not, or is none."""
     try:
-        update = _decoder.decode(data)
+        update = _decoder.decode(
+            data if isinstance(data, str) else data.decode()
+        )  # it would skip over what is no UTF-8
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     pid, ts, id_ = update.pid, update.ts, update.id

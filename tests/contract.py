@@ -307,7 +307,7 @@ def install() -> None:
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
     hear, finish = SocketServer._handle_eio_message, Answers.finish
-    begin_update, answer = Realtime.begin_update, Request.answer
+    begin_update, write = Realtime.begin_update, Request.write
 
     def with_client(engine: Engine, sid: str) -> Conversation:
         return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
@@ -355,12 +355,12 @@ def install() -> None:
             _report(found, f"{request.method} {request.path}: {body[:300]!r}")
         return done
 
-    @wraps(answer)
-    def checked_answer(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        answer(self, status, headers, body)
+    @wraps(write)
+    def checked_write(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
+        write(self, status, headers, body)
         _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
 
-    Request.answer = checked_answer  # type: ignore[method-assign]
+    Request.write = checked_write  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
     SocketServer._handle_eio_message = checked_hear  # type: ignore[method-assign]
     Realtime.begin_update, Answers.finish = checked_begin, checked_finish  # type: ignore[method-assign]

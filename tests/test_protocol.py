@@ -349,6 +349,22 @@ def test_what_is_read_at_once_fits_the_schema_and_says_the_same(update):
     assert_read_alike(protocol.dumps({field: update[field] for field in sorted(update)}))
 
 
+PLAIN_LEDGERS = b'"onchain":{"rlb":1,"usdt":1},"onsite":{"rlb":1,"usd":1}}'
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b'"onchain":"\xff",', b'"onchain":"\\ud800",', b'"\xff":1,'],
+    ids=["no-utf8", "half-a-surrogate", "no-utf8-in-a-name"],
+)
+def test_what_a_later_field_of_the_same_name_hides_is_looked_at_all_the_same(before):
+    text = b"{" + before + PLAIN_LEDGERS
+    with pytest.raises(protocol.ServiceError):
+        protocol.check("balance_update", protocol.loads(text))
+    with pytest.raises(protocol.ServiceError):
+        protocol.check("balance_update", protocol.loads_update(text))
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_no_text_is_read_at_once_that_does_not_fit_the_schema(data):

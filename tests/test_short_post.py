@@ -67,6 +67,8 @@ ODD = [
     request("POST", SNAPSHOTS, b""),
     request("POST", SNAPSHOTS, b"{"),
     request("POST", SNAPSHOTS, b"\xff"),
+    request("POST", SNAPSHOTS, b'{"onchain":"\xff",' + BODY[1:]),
+    request("POST", SNAPSHOTS, b'{"onchain":"\\ud800",' + BODY[1:]),
 ]
 
 

@@ -18,7 +18,7 @@ import protocol
 from balance.pool import StoreUnavailable
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
-from balance.writer import COMPANY, Busy, Writer
+from balance.writer import GROUP_MIN, Busy, Writer
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -94,7 +94,7 @@ def rig() -> Iterator[Rig]:
         rig.store.go.set()
 
 
-@pytest.mark.parametrize("arriving", [COMPANY - 1, 2 * COMPANY], ids=["few", "many"])
+@pytest.mark.parametrize("arriving", [GROUP_MIN - 1, 2 * GROUP_MIN], ids=["few", "many"])
 @pytest.mark.gen_test
 async def test_what_arrives_during_a_flush_goes_into_one_next_flush(arriving: int, rig: Rig) -> None:
     writer = rig.writer()
@@ -114,19 +114,19 @@ async def test_what_arrives_during_a_flush_goes_into_one_next_flush(arriving: in
 
 @pytest.mark.gen_test
 async def test_a_group_is_told_while_the_next_is_appended_if_many_wait_for_that(rig: Rig) -> None:
-    writer = rig.writer(batch_max=COMPANY)
+    writer = rig.writer(batch_max=GROUP_MIN)
     rig.store.after = rig.store.go.clear  # the next append waits at its beginning
-    first, second = ([writer.save(snapshot()) for _ in range(COMPANY)] for _ in range(2))
+    first, second = ([writer.save(snapshot()) for _ in range(GROUP_MIN)] for _ in range(2))
     while not rig.published or len(rig.store.groups) < 2:
         await asyncio.sleep(0)
-    assert rig.store.groups == [COMPANY, COMPANY]
+    assert rig.store.groups == [GROUP_MIN, GROUP_MIN]
     assert not any(save.is_open for save in first)
     assert all(save.is_open for save in second)
-    assert rig.published == list(range(1, COMPANY + 1))
+    assert rig.published == list(range(1, GROUP_MIN + 1))
     rig.store.go.set()
-    assert [(await save)[0].seq for save in second] == list(range(COMPANY + 1, 2 * COMPANY + 1))
+    assert [(await save)[0].seq for save in second] == list(range(GROUP_MIN + 1, 2 * GROUP_MIN + 1))
     await writer.drain(5)
-    assert rig.published == list(range(1, 2 * COMPANY + 1))
+    assert rig.published == list(range(1, 2 * GROUP_MIN + 1))
 
 
 @pytest.mark.gen_test

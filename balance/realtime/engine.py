@@ -174,12 +174,11 @@ class Engine(engineio.AsyncServer):
 
     def _put(self, client: AsyncSocket, parcel: Parcel) -> None:
         """Queue packets for a client, or cut it off."""
-        if client.queue.is_over(self._unsent_bytes_max):
+        if not client.queue.begin_group(len(parcel.frames), self._unsent_bytes_max):
             self.evictions += 1
             log.warning("cut off client %s: %d bytes unread", client.sid, client.queue.unsent_bytes)
             self.end(client)
             return
-        client.queue.begin_group(len(parcel.frames))
         for packet in parcel.packets:
             client.queue.put_nowait(packet)
 
@@ -209,7 +208,7 @@ class Engine(engineio.AsyncServer):
                 sent = stream.socket.send(frames)
                 if sent == len(frames):
                     return
-        client.queue.begin_group(len(frames))
+        client.queue.begin_group(len(frames), self._unsent_bytes_max)
         client.queue.add_unsent(len(frames) - sent)
         rest = stream.write(memoryview(frames)[sent:])
         rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))

@@ -133,7 +133,6 @@ class EngineHandler(Answers, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         assert self.ws_connection is not None
         self.iostream = self.ws_connection.stream
-        self.set_nodelay(True)
         self.reader = asyncio.ensure_future(self._serve())
 
     def forget_request(self) -> None:

@@ -10,6 +10,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 
 from engineio.packet import NOOP, Packet
 
@@ -95,16 +96,16 @@ class Outbox:
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
 
-    def begin_group(self, size: int) -> None:
-        """Note that what is added next belongs together, and how many bytes it is."""
-        self._largest = max(size, self._largest) if self.unsent_bytes else size
+    def begin_group(self, size: int, bytes_max: int) -> bool:
+        """Begin a group of so many bytes; tell whether what waits is within its bound, beside the largest group in it.
 
-    def is_over(self, bytes_max: int) -> bool:
-        """Tell whether more waits than its bound, beside the largest group that may be in it.
-
-        Who reads is not to be cut off because one group is larger than the bound.
+        That one does not count: who reads is not to be cut off because a group is larger than the bound.
         """
-        return self.unsent_bytes > bytes_max + self._largest
+        if not self.unsent_bytes:
+            self._largest = 0
+        fits = self.unsent_bytes <= bytes_max + self._largest
+        self._largest = max(size, self._largest)
+        return fits
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits and the writer of the WebSocket waits for more."""
@@ -153,9 +154,9 @@ class Parcel:
         self._encoded = encoded
         self.frames = b"".join([to_frame(one) for one in encoded])
 
-    @property
+    @cached_property
     def packets(self) -> list[Packet]:
-        """The same for a queue."""
+        """The same for a queue; made once for all of them."""
         return [Packet(int(one[:1]), one[1:].decode()) for one in self._encoded]
 
 

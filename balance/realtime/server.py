@@ -171,11 +171,9 @@ class SocketServer(socketio.AsyncServer):
         finally:
             self.end_one(eio_sid)
 
-    def may_begin(self, eio_sid: str) -> bool:
-        """Tell whether a client is connected and may have one more event in flight."""
-        sid = self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE)
-        connected: bool = self.manager.is_connected(sid, protocol.NAMESPACE)
-        return connected and self._in_flight.get(eio_sid, 0) < self._in_flight_max
+    def has_room(self, eio_sid: str) -> bool:
+        """Tell whether a client may have one more event in flight."""
+        return self._in_flight.get(eio_sid, 0) < self._in_flight_max
 
     def begin(self, eio_sid: str) -> None:
         """Count an event of a client as in flight, until `end_one`."""

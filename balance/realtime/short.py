@@ -16,6 +16,7 @@ from typing import Any
 import protocol
 from balance.realtime.events import Realtime
 from balance.realtime.server import SocketServer
+from balance.realtime.watchers import Watchers
 
 PLAIN = re.compile(r'42([0-9]{0,15})\["' + re.escape(protocol.BALANCE_UPDATE) + r'",')
 
@@ -23,15 +24,22 @@ PLAIN = re.compile(r'42([0-9]{0,15})\["' + re.escape(protocol.BALANCE_UPDATE) + 
 class ShortWay:
     """Takes updates out of frames."""
 
-    def __init__(self, server: SocketServer, events: Realtime, *, body_bytes_max: int) -> None:
+    def __init__(self, server: SocketServer, watchers: Watchers, events: Realtime, *, body_bytes_max: int) -> None:
         self._server = server
+        self._watchers = watchers
         self._events = events
         self._length_max = body_bytes_max // 4  # in characters: UTF-8 takes at most four bytes for each
 
     def take(self, eio_sid: str, frame: str) -> bool:
         """Save the update that a frame holds, and answer it; say whether it was one to be taken here."""
         found = PLAIN.match(frame)
-        if found is None or len(frame) > self._length_max or frame[-1] != "]" or not self._server.may_begin(eio_sid):
+        if (
+            found is None
+            or len(frame) > self._length_max
+            or frame[-1] != "]"
+            or eio_sid not in self._watchers
+            or not self._server.has_room(eio_sid)
+        ):
             return False
         try:
             update: Any = protocol.loads_update(frame[found.end() : -1])
