@@ -183,14 +183,9 @@ class Crowd:
     def send(self, frames: Sequence[bytes], in_flight: int) -> None:
         """Send updates, so many unanswered at a time, until each is acknowledged and has reached everyone once."""
         sender, rest = self._clients[0], iter(frames)
-
-        def send(count: int) -> None:
-            for frame in islice(rest, count):
-                sender.send(frame)
-
-        sender.on_acks = send
+        sender.on_acks = lambda count: sender.send(b"".join(islice(rest, count)))
         with self._verifying(len(frames)):
-            send(in_flight)
+            sender.send(b"".join(islice(rest, in_flight)))
             self._await(len(frames))
         sender.on_acks = lambda count: None
 
