@@ -188,7 +188,7 @@ def to_refusal(error: BaseException | None, status: int, headers: HTTPHeaders) -
 
 
 def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:
-    """Name the service's error for an exception that Tornado caught; what we do not know is our own fault."""
+    """Name the service's error for whatever ended a request; what we do not know is our own fault."""
     if isinstance(error, protocol.ServiceError):
         return error
     if status == 405:

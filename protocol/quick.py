@@ -78,9 +78,8 @@ def loads_update(data: str | bytes) -> Any:
 def read_plain_update(data: str | bytes) -> PlainUpdate | None:
     """Read an update that is plain; None when it is not, or is none."""
     try:
-        update = _decoder.decode(
-            data if isinstance(data, str) else data.decode()
-        )  # it would skip over what is no UTF-8
+        # As text: bytes that are no UTF-8 msgspec would skip over, where a later field of the same name hides them.
+        update = _decoder.decode(data if isinstance(data, str) else data.decode())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     pid, ts, id_ = update.pid, update.ts, update.id
