@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -307,7 +307,8 @@ def install() -> None:
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
     hear, finish = SocketServer._handle_eio_message, Answers.finish
-    begin_update, write = Realtime.begin_update, Request.write
+    on_update, write = Realtime.on_update, Request.write
+    being_heard: set[str] = set()  # of whom a packet goes the long way
 
     def with_client(engine: Engine, sid: str) -> Conversation:
         return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
@@ -331,16 +332,22 @@ def install() -> None:
     @wraps(hear)
     async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
         with_client(self.eio, eio_sid).hear(data)
-        await hear(self, eio_sid, data)
+        being_heard.add(eio_sid)
+        try:
+            await hear(self, eio_sid, data)
+        finally:
+            being_heard.discard(eio_sid)
 
-    @wraps(begin_update)
-    def checked_begin(self: Realtime, eio_sid: str, ack_id: int | None, update: Any, done: Callable[[], None]) -> None:
-        event = protocol.EVENTS[protocol.BALANCE_UPDATE]
-        id_ = "" if ack_id is None else str(ack_id)
-        with_client(self._server.eio, eio_sid).hear_event(
-            event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
-        )
-        begin_update(self, eio_sid, ack_id, update, done)
+    @wraps(on_update)
+    def checked_update(self: Realtime, eio_sid: str, ack_id: int | None, payloads: Any, done: Any) -> None:
+        if eio_sid not in being_heard:
+            (update,) = payloads
+            event = protocol.EVENTS[protocol.BALANCE_UPDATE]
+            id_ = "" if ack_id is None else str(ack_id)
+            with_client(self._server.eio, eio_sid).hear_event(
+                event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
+            )
+        on_update(self, eio_sid, ack_id, payloads, done)
 
     @wraps(finish)
     def checked_finish(self: Answers, chunk: Any = None) -> Any:
@@ -363,7 +370,7 @@ def install() -> None:
     Request.write = checked_write  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
     SocketServer._handle_eio_message = checked_hear  # type: ignore[method-assign]
-    Realtime.begin_update, Answers.finish = checked_begin, checked_finish  # type: ignore[method-assign]
+    Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

@@ -32,10 +32,10 @@ class Realtime:
         self._watchers = watchers
         self._service = service
         server.on_joined = self._on_joined
+        server.on_update = self.on_update
         server.on_refused = self._on_refused
         server.check_auth = partial(protocol.check, "connect_auth")
         server.on("disconnect", self._on_disconnect)
-        server.on(protocol.BALANCE_UPDATE, self._on_update)
         server.on(protocol.PING, self._on_ping)
 
     def _on_joined(self, eio_sid: str, sid: str) -> None:
@@ -54,21 +54,15 @@ class Realtime:
     async def _on_disconnect(self, sid: str, reason: str) -> None:
         self._watchers.discard(self._session(sid))
 
-    async def _on_update(self, sid: str, *arguments: Any) -> dict[str, Any]:
-        """Save an update and answer it. Whatever happens, the sender hears of it: a bot that hears nothing
-        can only guess, and python-socketio says nothing of an exception."""
-        payload = arguments[0] if arguments else None
-        try:
-            if len(arguments) != 1:
-                raise protocol.InvalidPayload(f"takes one payload, not {len(arguments)}", protocol.BALANCE_UPDATE)
-            saved = await self._service.save(payload)
-        except Exception as error:
-            return self._answer(sid, protocol.BALANCE_ERROR, _refusal(error, payload))
-        return self._answer(sid, protocol.BALANCE_ACK, _ack(saved))
+    def on_update(self, eio_sid: str, ack_id: int | None, payloads: list[Any], done: Callable[[], None]) -> None:
+        """Save an update and answer it, in the order in which a client sent them; call `done` after the answer.
 
-    def begin_update(self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None]) -> None:
-        """Save an update and answer it as `_on_update` does, without a task for it; call `done` after the answer."""
+        Whatever happens, the sender hears of it: a bot that hears nothing can only guess.
+        """
+        update = payloads[0] if payloads else None
         try:
+            if len(payloads) != 1:
+                raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             saving = self._service.begin(update)
         except Exception as error:
             self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, update), ack_id)
@@ -90,8 +84,6 @@ class Realtime:
         return self._answer(sid, protocol.PONG, {"timestamp": format_ts(now())})
 
     def _on_refused(self, eio_sid: str, ack_id: int | None, error: protocol.ServiceError) -> None:
-        if eio_sid not in self._watchers:
-            return  # it has not joined, so no event is meant for it; if it does not join, its session ends
         self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, None), ack_id)
 
     def _answer(self, sid: str, event: str, payload: dict[str, Any]) -> dict[str, Any]:

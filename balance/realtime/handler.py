@@ -158,10 +158,11 @@ class EngineHandler(Answers, WebSocketHandler):
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
         if isinstance(message, bytes):
             return None  # part of a binary event, which is refused already
-        if message[:1] not in FROM_CLIENT:
+        kind = message[:1]
+        if kind not in FROM_CLIENT:
             self.close(PROTOCOL_ERROR, "not an Engine.IO packet")
             return None
-        if message[:1] == CLOSE:
+        if kind == CLOSE:
             self.close()  # of the library's own close the WebSocket would hear nothing
             return None
         if self.client is not None and self.client.last_ping:

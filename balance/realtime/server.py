@@ -50,8 +50,9 @@ class SocketServer(socketio.AsyncServer):
     """Socket.IO, with a bound on unanswered events and a word for whatever is wrong with a packet.
 
     Of the events only those in `events` are handed on. `check_auth(auth)` raises if a client may not connect;
-    `on_joined(engine_sid, sid)` is called when one is connected and has been told so, and
-    `on_refused(engine_sid, ack_id, error)` for a packet that is no event in `events`.
+    `on_joined(engine_sid, sid)` is called when one is connected and has been told so,
+    `on_update(engine_sid, ack_id, payloads, done)` for a `balance:update`, and `on_refused(engine_sid, ack_id, error)`
+    for a packet that is no event in `events`.
     """
 
     eio: Engine
@@ -67,6 +68,9 @@ class SocketServer(socketio.AsyncServer):
         self._room: dict[str, asyncio.Future[None]] = {}
         self.check_auth: Callable[[object], None] = lambda auth: None
         self.on_joined: Callable[[str, str], None] = lambda eio_sid, sid: None
+        self.on_update: Callable[[str, int | None, list[Any], Callable[[], None]], None] = (
+            lambda eio_sid, ack_id, payloads, done: done()
+        )
         self.on_refused: Callable[[str, int | None, protocol.ServiceError], None] = lambda eio_sid, ack_id, error: None
 
     def _engineio_server_class(self) -> type[Engine]:
@@ -163,7 +167,11 @@ class SocketServer(socketio.AsyncServer):
             )
             return
         self.begin(eio_sid)
-        await super()._handle_event(eio_sid, namespace, id, data)
+        if data[0] == protocol.BALANCE_UPDATE:
+            # Without a task of its own, so that it is answered in its place among those that went the short way.
+            self.on_update(eio_sid, id, data[1:], lambda: self.end_one(eio_sid))
+        else:
+            await super()._handle_event(eio_sid, namespace, id, data)
 
     async def _handle_event_internal(self, server: Any, sid: str, eio_sid: str, *rest: Any) -> None:
         try:

@@ -46,7 +46,7 @@ class ShortWay:
         except protocol.MalformedJson:  # no JSON, or more than one payload
             return False
         self._server.begin(eio_sid)
-        self._events.begin_update(
-            eio_sid, int(found[1]) if found[1] else None, update, lambda: self._server.end_one(eio_sid)
+        self._events.on_update(
+            eio_sid, int(found[1]) if found[1] else None, [update], lambda: self._server.end_one(eio_sid)
         )
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from engineio.packet import MESSAGE
 from socketio import packet as sio_packet
@@ -12,6 +11,9 @@ import protocol
 from balance.realtime.engine import Engine
 from balance.realtime.outbox import Outbox, Parcel
 from balance.snapshot import Snapshot
+
+# How a packet begins. They are encoded by hand: the library's would first walk through a payload in search of bytes.
+EVENT, ACK = (f"{MESSAGE}{packet_type}".encode() for packet_type in (sio_packet.EVENT, sio_packet.ACK))
 
 
 class Watchers:
@@ -37,23 +39,27 @@ class Watchers:
 
     def send(self, eio_sid: str, event: str, payload: object) -> None:
         """Send one event to one client."""
-        self._engine.deliver(eio_sid, Parcel(_packet(sio_packet.EVENT, [event, payload])))
+        self._engine.deliver(eio_sid, Parcel(_event(event, payload)))
 
     def answer(self, eio_sid: str, event: str, payload: object, ack_id: int | None) -> None:
-        """Answer what a client sent by an event, and by the acknowledgement if it asked for one."""
-        packets = [_packet(sio_packet.EVENT, [event, payload])]
+        """Answer what a client sent by an event, and by the acknowledgement if it asked for one.
+
+        Not if it has not joined, or has left: then no event is meant for it.
+        """
+        if eio_sid not in self._joined:
+            return
+        packets = [_event(event, payload)]
         if ack_id is not None:
-            packets.append(_packet(sio_packet.ACK, [payload], str(ack_id)))
+            packets.append(b"%b%d%b" % (ACK, ack_id, protocol.encode([payload])))
         self._engine.deliver(eio_sid, Parcel(*packets))
 
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
         if not self._joined:
             return
-        parcel = Parcel(*[_packet(sio_packet.EVENT, [protocol.BALANCE_SNAPSHOT, one.to_wire()]) for one in snapshots])
+        parcel = Parcel(*[_event(protocol.BALANCE_SNAPSHOT, one.to_wire()) for one in snapshots])
         self._engine.broadcast(self._joined, parcel)
 
 
-def _packet(packet_type: int, data: list[Any], ack_id: str = "") -> bytes:
-    # Encoded by hand: the library's packets would first walk through all of `data` in search of bytes.
-    return f"{MESSAGE}{packet_type}{ack_id}".encode() + protocol.encode(data)
+def _event(event: str, payload: object) -> bytes:
+    return EVENT + protocol.encode([event, payload])
