@@ -57,8 +57,9 @@ def encode(value: Any) -> bytes:
     pair, TypeError for what has no JSON form.
     """
     data = _encoder.encode(value)
-    # msgspec writes Decimal("NaN") as NaN and float("nan") as null, and finds nothing wrong with it.
-    if b"NaN" in data or b"Infinity" in data or b"null" in data:
+    # msgspec writes Decimal("NaN") as NaN and float("nan") as null, and finds nothing wrong with it. A letter is found
+    # ten times faster than a word, and most data has neither of these.
+    if b"N" in data or b"I" in data or b"null" in data:
         _refuse_not_finite(value)
     return data
 
