@@ -56,13 +56,13 @@ class App:
         )
         self.store = Store(pool)
         # One thread saves: there is one flush at a time. The others read.
-        self._saver = ThreadPoolExecutor(1, "balance-save")
+        self._save_thread = ThreadPoolExecutor(1, "balance-save")
         self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
         self.server = _socket_server(config)
         self.watchers = Watchers(self.server.eio)
         self.writer = Writer(
             self.store,
-            self._saver,
+            self._save_thread,
             self.watchers.publish,
             batch_max=config.save_batch_max,
             waiting_max=config.saves_waiting_max,
@@ -133,7 +133,7 @@ class App:
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
         try:
-            self.writer.start(await in_thread(self._saver, self.store.open))
+            self.writer.start(await in_thread(self._save_thread, self.store.open))
         except StoreUnavailable as error:
             log.warning("the database is away, until it comes everything is answered `unavailable`: %s", error)
             self._opening = loop.create_task(self._open_later(unfit))
@@ -145,7 +145,7 @@ class App:
     async def _open_later(self, unfit: asyncio.Future[None]) -> None:
         while True:
             try:
-                self.writer.start(await in_thread(self._saver, self.store.open))
+                self.writer.start(await in_thread(self._save_thread, self.store.open))
             except (StoreUnavailable, DatabaseError):  # it runs already: what needs a person may still be put right
                 await asyncio.sleep(RETRY_S)
             except Exception as error:
@@ -174,7 +174,7 @@ class App:
         await asyncio.to_thread(self._close_store)
 
     def _close_store(self) -> None:
-        threads = (self._saver, self._readers)
+        threads = (self._save_thread, self._readers)
         for executor in threads:
             executor.shutdown(wait=False, cancel_futures=True)
         self.store.close()  # which ends what a thread still waits for

@@ -1,10 +1,11 @@
 """Group commit: many saves, one transaction, one order.
 
-One flush is in flight at a time; what arrives meanwhile goes into the next one. After the commit each sender is
+One group is appended at a time; what arrives meanwhile goes into the next one. After the commit each sender is
 answered first, and then the snapshots are published, in `seq` order and without a gap; where many wait already, the
-next flush begins before that, so that the database and the event loop work at once.
+appender's thread has been told to go on with them, so that the database and the event loop work at once.
 
-Threads: all of it runs on the event loop; only what it calls of the store runs in a worker thread, the only one.
+Threads: all of it runs on the event loop; only what it calls of the store and the appender runs in a worker thread, the
+only one.
 
 Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
 once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
@@ -23,9 +24,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Protocol
 
+from balance.appender import GROUP_MIN, Appender, Group, Table
 from balance.pool import StoreUnavailable
 from balance.saving import Saving
 from balance.snapshot import Snapshot
@@ -36,7 +38,6 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
-GROUP_MIN = 32  # so many share a commit well enough; fewer wait for others to come along
 EXPIRY_S = 1.0  # between two looks at a flush that is late
 
 
@@ -44,10 +45,8 @@ class Busy(Exception):
     """Too many saves wait already; this one was not taken in."""
 
 
-class Log(Protocol):
+class Log(Table, Protocol):
     """What the writer needs of the store."""
-
-    def append(self, snapshots: Sequence[Snapshot]) -> Appended: ...
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
 
@@ -72,12 +71,11 @@ class Writer:
         self._store = store
         self._thread = thread
         self._publish = publish
-        self._batch_max = batch_max
         self._waiting_max = waiting_max
         self._save_s_max = save_ms_max / 1000
-        self._waiting: deque[Saving] = deque()
+        self._appender = Appender(store, thread, batch_max=batch_max)
+        self._begun: deque[asyncio.Future[list[Group]]] = deque()  # appends: the one that runs, and one behind it
         self._arrived = asyncio.Event()
-        self._flying: list[Saving] = []
         self._flushing: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
@@ -88,6 +86,7 @@ class Writer:
         """Begin at `position`: what comes after it is published from now on."""
         assert self.position is None, "started once"
         self.position = position
+        self._loop = asyncio.get_running_loop()  # kept, since asking for it takes a call of the operating system
 
     def save(self, snapshot: Snapshot) -> Saving:
         """Begin to append a snapshot.
@@ -97,16 +96,17 @@ class Writer:
         """
         if self._closed or self.position is None:
             raise StoreUnavailable("the server is stopping" if self._closed else "the database is not there yet")
-        if len(self._waiting) + len(self._flying) >= self._waiting_max:
+        if len(self._appender.open) >= self._waiting_max:
             raise Busy(f"{self._waiting_max} updates wait already")
-        loop = asyncio.get_running_loop()
-        save = Saving(snapshot, loop.time() + self._save_s_max)
-        self._waiting.append(save)
+        save = Saving(snapshot, self._loop.time() + self._save_s_max)
+        self._appender.add(save)
         self._arrived.set()
         if self._flushing is None:
-            self._flushing = loop.create_task(self._flush_all())
+            self._flushing = self._loop.create_task(self._flush_all())
+        elif len(self._begun) == 1:
+            self._begin_behind()
         if self._expiry is None:
-            self._expiry = loop.call_at(save.deadline, self._expire)
+            self._expiry = self._loop.call_at(save.deadline, self._expire)
         return save
 
     async def drain(self, seconds_max: float) -> None:
@@ -115,73 +115,61 @@ class Writer:
         self._arrived.set()
         if self._flushing is not None:
             await asyncio.wait([self._flushing], timeout=seconds_max)
-        for save in (*self._flying, *self._waiting):
+        for save in self._appender.open:
             save.fail(StoreUnavailable("the server is stopping"))
         if self._expiry is not None:
             self._expiry.cancel()
 
     async def _flush_all(self) -> None:
-        """Append group after group; what became of one is told while the next is appended, if many wait for that."""
-        done: tuple[list[Saving], Appended] | None = None
+        """Append group after group, and tell what became of each."""
         try:
-            while done or self._waiting or (self._behind and not self._closed):
-                if done and len(self._waiting) < GROUP_MIN:
-                    await self._tell(*done)
-                    done = None
-                    if self._waiting:
+            while True:
+                if not self._begun and len(self._appender):
+                    self._begun.append(self._appender.begin())
+                if self._begun:
+                    groups = await self._begun[0]
+                    self._begun.popleft()
+                    self._begin_behind()
+                    for group in groups:
+                        await self._tell(group)
+                    if not self._begun and len(self._appender):
                         # What came in while that went out goes with these: in the first turn the event loop finds that
                         # there is something to be read, in the second it has been read.
                         await asyncio.sleep(0)
                         await asyncio.sleep(0)
-                elif self._waiting:
-                    if not (group := self._take_group()):
-                        continue
-                    self._flying, appending = group, self._append(group)
-                    if done:
-                        await self._tell(*done)
-                    appended = await self._outcome(group, appending)
-                    done = (group, appended) if appended else None
-                    self._flying = []
-                else:
+                elif self._behind and not self._closed:
                     await self._catch_up()
+                else:
+                    break
         finally:
             self._flushing = None
-            self._flying = []
 
-    def _take_group(self) -> list[Saving]:
-        """Take what goes next: all that waits, up to the bound of a group."""
-        size = min(len(self._waiting), self._batch_max)
-        return [save for save in (self._waiting.popleft() for _ in range(size)) if save.is_open]
+    def _begin_behind(self) -> None:
+        """Have the appender's thread go on at once, behind what it does now, with what waits, if that is many."""
+        if len(self._appender) >= GROUP_MIN:
+            self._begun.append(self._appender.begin())
 
-    def _append(self, group: list[Saving]) -> asyncio.Future[Appended]:
-        """Begin to append a group."""
-        return in_thread(self._thread, self._store.append, [save.snapshot for save in group])
-
-    async def _outcome(self, group: list[Saving], appending: asyncio.Future[Appended]) -> Appended | None:
-        """Wait until a group is appended. If it fails, that is answered, never thrown, and there is no outcome."""
-        try:
-            return await appending
-        except StoreUnavailable as error:
+    async def _tell(self, group: Group) -> None:
+        """Say to a group's senders what became of it, and publish it if it was appended."""
+        if isinstance(group.outcome, Appended):
+            await self._tell_appended(group.saves, group.outcome)
+            return
+        if isinstance(group.outcome, StoreUnavailable):
             self._behind = True  # it may have been committed
-            for save in group:
-                save.fail(StoreUnavailable(str(error)))
-        except Exception as error:
-            if len(group) == 1:
-                group[0].fail(error)
-            else:  # one that the database can not take must not take the others with it
-                for save in [one for one in group if one.is_open]:
-                    if appended := await self._outcome([save], self._append([save])):
-                        await self._tell([save], appended)
-        return None
+            for save in group.saves:
+                save.fail(StoreUnavailable(str(group.outcome)))  # one each: they are raised, each in its place
+        else:
+            group.saves[0].fail(group.outcome)
+        self._appender.forget_ended()
 
-    async def _tell(self, group: list[Saving], appended: Appended) -> None:
-        """Answer a group that was appended, and publish it."""
+    async def _tell_appended(self, saves: list[Saving], appended: Appended) -> None:
         fresh = set(appended.fresh)
-        for save, stored in zip(group, appended.snapshots, strict=True):
+        for save, stored in zip(saves, appended.snapshots, strict=True):
             # The first of two equal ids in one group is the one that was stored.
             is_fresh = stored.seq in fresh
             fresh.discard(stored.seq)
             save.end((stored, is_fresh))
+        self._appender.forget_ended()
         # Whoever awaits one of these runs before this goes on: the answer comes first, then the broadcast.
         await asyncio.sleep(0)
         try:
@@ -245,15 +233,14 @@ class Writer:
 
     def _expire(self) -> None:
         """Answer every save whose time is up, give up a line that is dead, and come back for what is left."""
-        loop = asyncio.get_running_loop()
-        late = [save for save in self._flying if save.deadline <= loop.time()]
-        while self._waiting and self._waiting[0].deadline <= loop.time():
-            late.append(self._waiting.popleft())
+        now = self._loop.time()
+        late = list(takewhile(lambda save: save.deadline <= now, self._appender.open))
         for save in late:
             save.fail(StoreUnavailable("the database did not answer in time"))
-        if late:
+        self._appender.forget_ended()
+        if late or self._begun:
             self._store.cut_dead()
-        deadlines = [save.deadline for save in (*self._flying, *islice(self._waiting, 1)) if save.is_open]
-        if self._flying:
-            deadlines.append(loop.time() + EXPIRY_S)
-        self._expiry = loop.call_at(min(deadlines), self._expire) if deadlines else None
+        deadlines = [save.deadline for save in islice(self._appender.open, 1)]
+        if self._begun:
+            deadlines.append(now + min(EXPIRY_S, self._save_s_max))  # before that of any save that is still to come
+        self._expiry = self._loop.call_at(min(deadlines), self._expire) if deadlines else None

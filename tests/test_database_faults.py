@@ -459,7 +459,7 @@ async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
         reading = [asyncio.ensure_future(service.get()) for _ in range(3)]
         await until(lambda: is_waited_for(database))
         await until(lambda: service.app.service.reads._taken == 3)
-        await until(lambda: len(service.app.writer._waiting) + len(service.app.writer._flying) == 4)
+        await until(lambda: len(service.app.writer._appender.open) == 4)
         await check_refused(service, client, ("busy",), seconds=0.5)
         await check_reads_refused(service, ("busy",))
     assert {answer.status for answer in await asyncio.gather(*waiting)} == {201}

@@ -23,6 +23,7 @@ import protocol
 from tests.conftest import MakeService
 from tests.load import Watcher, check_seen, check_stored, updates
 from tests.running import Database, Process
+from tests.test_database_faults import LOCK_TABLES, is_waited_for, locked
 from tests.traps import until
 from tests.wire import PATH, Dropped, PollingClient, SocketClient
 
@@ -255,12 +256,20 @@ async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobod
 async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound(
     make_service: MakeService, database: Database
 ) -> None:
-    """At the defaults one transaction may hold 256 updates of 16 kB, four times watcher_unsent_bytes_max."""
-    service = await make_service()
+    """At the defaults one transaction may hold 256 updates of 16 kB, four times watcher_unsent_bytes_max.
+
+    Here the first group is one update, the next 60, and the rest comes at once behind them: 93 at most are before the
+    last group, which the bound and the largest group allow also to who had no time to read.
+    """
+    service = await make_service(watcher_unsent_bytes_max=600_000)
     watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]
-    sent = [enlarged(update, 15_000) for update in islice(updates(Random(SEED)), 300)]
-    for answer in await asyncio.gather(*(service.post(update) for update in sent)):
-        assert answer.status == 201
+    sent = [enlarged(update, 15_000) for update in islice(updates(Random(SEED)), 121)]
+    with locked(database, LOCK_TABLES):
+        posts = [asyncio.ensure_future(service.post(sent[0]))]
+        await until(lambda: is_waited_for(database))
+        posts += [asyncio.ensure_future(service.post(update)) for update in sent[1:]]
+        await until(lambda: len(service.app.writer._appender.open) == len(sent))
+    assert {answer.status for answer in await asyncio.gather(*posts)} == {201}
     for watcher in watchers:
         await watcher.until(len(sent))
         await watcher.close()

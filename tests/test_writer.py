@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from random import Random
 from uuid import uuid4
 
 import pytest
 
 import protocol
+from balance.appender import GROUP_MIN
 from balance.pool import StoreUnavailable
+from balance.saving import Saving
 from balance.snapshot import Snapshot
 from balance.store import Appended, Position
-from balance.writer import GROUP_MIN, Busy, Writer
+from balance.writer import Busy, Writer
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -73,6 +78,11 @@ class Rig:
         self.store = FakeStore()
         self.published: list[int] = []
 
+    async def until_appending(self, groups: int) -> None:
+        """Wait until the store has begun to append so many groups."""
+        while len(self.store.groups) < groups:
+            await asyncio.sleep(0)
+
     def writer(self, *, batch_max: int = 100, waiting_max: int = 1000, save_ms_max: int = 5000) -> Writer:
         made = Writer(
             self.store,
@@ -94,22 +104,112 @@ def rig() -> Iterator[Rig]:
         rig.store.go.set()
 
 
-@pytest.mark.parametrize("arriving", [GROUP_MIN - 1, 2 * GROUP_MIN], ids=["few", "many"])
 @pytest.mark.gen_test
-async def test_what_arrives_during_a_flush_goes_into_one_next_flush(arriving: int, rig: Rig) -> None:
+async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) -> None:
     writer = rig.writer()
     rig.store.go.clear()
-    saves = [asyncio.ensure_future(writer.save(snapshot()))]
-    while not rig.store.groups:
-        await asyncio.sleep(0)
-    saves += [asyncio.ensure_future(writer.save(snapshot())) for _ in range(arriving)]
+    saves = [writer.save(snapshot())]
+    await rig.until_appending(1)
+    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    rig.store.go.set()
+    assert [(await save)[0].seq for save in saves] == list(range(1, GROUP_MIN + 2))
+    assert rig.store.groups == [1, GROUP_MIN]
+    await writer.drain(5)
+    assert rig.published == list(range(1, GROUP_MIN + 2))
+
+
+@pytest.mark.gen_test
+async def test_many_who_send_again_when_they_are_answered_do_not_end_up_in_one_group(rig: Rig) -> None:
+    writer = rig.writer(batch_max=1000)
+    many = 4 * GROUP_MIN
+
+    async def send() -> None:
+        for _ in range(20):
+            await writer.save(snapshot())
+
+    rig.store.go.clear()
+    sending = [asyncio.create_task(send()) for _ in range(many)]
     await asyncio.sleep(0)
     rig.store.go.set()
-    results = await asyncio.gather(*saves)
-    assert rig.store.groups == [1, arriving]
-    assert [stored.seq for stored, _ in results] == list(range(1, arriving + 2))
+    await asyncio.gather(*sending)
+    assert max(rig.store.groups) == many // 2
     await writer.drain(5)
-    assert rig.published == list(range(1, arriving + 2))
+    assert rig.published == list(range(1, 20 * many + 1))
+
+
+@pytest.mark.gen_test
+async def test_the_store_goes_on_without_the_event_loop_if_many_wait(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    saves = [writer.save(snapshot())]
+    await rig.until_appending(1)
+    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    both = threading.Event()
+    rig.store.after = lambda: both.set() if len(rig.store.groups) == 2 else None
+    rig.store.go.set()
+    assert both.wait(10)  # and the event loop with it
+    assert all(save.is_open for save in saves)
+    await writer.drain(5)
+    assert rig.published == list(range(1, GROUP_MIN + 2))
+
+
+@pytest.mark.gen_test
+async def test_what_was_committed_without_an_answer_is_published_before_the_group_behind_it(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    lost = writer.save(snapshot())
+    await rig.until_appending(1)
+    saves = [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+
+    def lose_the_first_answer() -> None:
+        if len(rig.store.groups) == 1:
+            raise StoreUnavailable("connection lost in COMMIT")
+
+    rig.store.after = lose_the_first_answer
+    rig.store.go.set()
+    with pytest.raises(StoreUnavailable, match="connection lost"):
+        await lost
+    assert [(await save)[0].seq for save in saves] == list(range(2, GROUP_MIN + 2))
+    await writer.drain(5)
+    assert rig.published == list(range(1, GROUP_MIN + 2))
+
+
+@pytest.mark.gen_test
+async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig: Rig) -> None:
+    writer = rig.writer(save_ms_max=50)
+    rig.store.go.clear()
+    first = writer.save(snapshot())
+    await rig.until_appending(1)
+    late = [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    for save in (first, *late):
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await save
+    rig.store.go.set()
+    assert (await writer.save(snapshot()))[0].seq == 2
+    await writer.drain(5)
+    assert rig.published == [1, 2]
+
+
+@pytest.mark.gen_test
+async def test_every_save_ends_once_and_what_is_stored_is_published_whenever_the_store_stalls(rig: Rig) -> None:
+    """Appends that take as long as a save may, so that saves run out while they are being taken."""
+    random = Random(4)
+    writer = rig.writer(batch_max=50, waiting_max=100_000, save_ms_max=20)
+    rig.store.before = lambda snapshots: time.sleep(random.choice([0, 0.001, 0.02, 0.025]))
+    ended: Counter[Saving] = Counter()
+    saves = []
+    for _ in range(300):
+        for _ in range(random.randrange(60)):
+            saves.append(writer.save(snapshot()))
+            saves[-1].on_end(lambda save: ended.update([save]))
+        await asyncio.sleep(0.001)
+    await writer.drain(10)
+    assert len(ended) == len(saves)
+    assert set(ended.values()) == {1}
+    acknowledged = {save.result()[0].id for save in saves if save._error is None}
+    assert 0 < len(acknowledged) < len(saves)
+    assert acknowledged <= {row.id for row in rig.store.rows}
+    assert rig.published == list(range(1, len(rig.store.rows) + 1))
 
 
 @pytest.mark.gen_test
@@ -168,9 +268,11 @@ async def test_over_the_bound_a_save_is_refused_at_once(rig: Rig) -> None:
 async def test_while_the_store_hangs_every_save_is_answered_in_time_and_room_is_made(rig: Rig) -> None:
     writer = rig.writer(batch_max=1, waiting_max=3, save_ms_max=50)
     rig.store.go.clear()
+    began = time.monotonic()
     for _ in range(3):
         answers = await asyncio.gather(*[writer.save(snapshot()) for _ in range(2)], return_exceptions=True)
         assert all(isinstance(answer, StoreUnavailable | Busy) for answer in answers)
+    assert time.monotonic() - began < 1
     rig.store.go.set()
     while True:
         try:
