@@ -5,7 +5,7 @@ was appended, and the database need not wait for a turn of the event loop betwee
 no more than half of them, so that one half is answered, and sends again, while the other is appended. All together
 would leave the event loop idle first, and then the database.
 
-Threads: what is public is for the event loop. Only the thread takes; a lock keeps it from that while `forget_ended`
+Threads: the methods are for the event loop. Only the thread takes; a lock keeps it from that while `forget_ended`
 looks.
 """
 
@@ -50,6 +50,7 @@ class Appender:
         self.open: deque[Saving] = deque()
         """All that have been taken in and not answered, in their order."""
         self._waiting: deque[Saving] = deque()  # those of them that the thread has not taken
+        self._apart = 0  # so many of these go one by one
         self._taking = threading.Lock()
 
     def __len__(self) -> int:
@@ -61,8 +62,8 @@ class Appender:
         self.open.append(save)
         self._waiting.append(save)
 
-    def begin(self) -> asyncio.Future[list[Group]]:
-        """Append what waits when the thread comes to it: nothing, a group, or one by one what fails together."""
+    def begin(self) -> asyncio.Future[Group | None]:
+        """Append what waits when the thread comes to it; None if that is nothing, or can not be appended together."""
         return in_thread(self._thread, self._append_waiting)
 
     def forget_ended(self) -> None:
@@ -72,21 +73,27 @@ class Appender:
                 while saves and not saves[0].is_open:
                     saves.popleft()
 
-    def _append_waiting(self) -> list[Group]:
-        return self._append([save for save in self._take() if save.is_open])
+    def _append_waiting(self) -> Group | None:
+        saves = [save for save in self._take() if save.is_open]
+        if not saves:
+            return None
+        try:
+            return Group(saves, self._store.append([save.snapshot for save in saves]))
+        except Exception as error:
+            if len(saves) == 1 or isinstance(error, StoreUnavailable):
+                return Group(saves, error)
+            self._put_back(saves)  # one that the database can not take must not take the others with it
+            return None
 
     def _take(self) -> list[Saving]:
         with self._taking:
-            size = min(len(self._waiting), self._batch_max, max(len(self.open) // 2, GROUP_MIN))
-            return [self._waiting.popleft() for _ in range(size)]
+            most = 1 if self._apart else min(max(len(self.open) // 2, GROUP_MIN), self._batch_max)
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
+            self._apart = max(0, self._apart - len(taken))
+            return taken
 
-    def _append(self, saves: list[Saving]) -> list[Group]:
-        if not saves:
-            return []
-        try:
-            return [Group(saves, self._store.append([save.snapshot for save in saves]))]
-        except Exception as error:
-            if len(saves) == 1 or isinstance(error, StoreUnavailable):
-                return [Group(saves, error)]
-            # One that the database can not take must not take the others with it.
-            return [group for save in saves if save.is_open for group in self._append([save])]
+    def _put_back(self, saves: list[Saving]) -> None:
+        """Let saves go one by one, before all others."""
+        with self._taking:
+            self._waiting.extendleft(reversed(saves))
+            self._apart = len(saves)

@@ -1,11 +1,10 @@
 """Group commit: many saves, one transaction, one order.
 
-One group is appended at a time; what arrives meanwhile goes into the next one. After the commit each sender is
-answered first, and then the snapshots are published, in `seq` order and without a gap; where many wait already, the
-appender's thread has been told to go on with them, so that the database and the event loop work at once.
+One group is appended at a time, and what arrives meanwhile waits for the next. After the commit each sender is answered
+first, and then the snapshots are published, in `seq` order and without a gap. Where many wait, the appender has been
+told to go on with them before, so that the database and the event loop work at once.
 
-Threads: all of it runs on the event loop; only what it calls of the store and the appender runs in a worker thread, the
-only one.
+Threads: all of it runs on the event loop; the store is called in one worker thread, here and by the appender.
 
 Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
 once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
@@ -74,12 +73,13 @@ class Writer:
         self._waiting_max = waiting_max
         self._save_s_max = save_ms_max / 1000
         self._appender = Appender(store, thread, batch_max=batch_max)
-        self._begun: deque[asyncio.Future[list[Group]]] = deque()  # appends: the one that runs, and one behind it
+        self._begun: deque[asyncio.Future[Group | None]] = deque()  # appends that are not told: one, and one behind it
         self._arrived = asyncio.Event()
         self._flushing: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
         self._behind = False  # something may have been committed that was not published
+        self._overdue = False  # a save has run out of time while the store has not answered
         self.position: Position | None = None  # the last snapshot that was published; None before `start`
 
     def start(self, position: Position) -> None:
@@ -103,7 +103,7 @@ class Writer:
         self._arrived.set()
         if self._flushing is None:
             self._flushing = self._loop.create_task(self._flush_all())
-        elif len(self._begun) == 1:
+        else:
             self._begin_behind()
         if self._expiry is None:
             self._expiry = self._loop.call_at(save.deadline, self._expire)
@@ -124,13 +124,14 @@ class Writer:
         """Append group after group, and tell what became of each."""
         try:
             while True:
+                self._overdue = False
                 if not self._begun and len(self._appender):
                     self._begun.append(self._appender.begin())
                 if self._begun:
-                    groups = await self._begun[0]
+                    group = await self._begun[0]
                     self._begun.popleft()
                     self._begin_behind()
-                    for group in groups:
+                    if group is not None:
                         await self._tell(group)
                     if not self._begun and len(self._appender):
                         # What came in while that went out goes with these: in the first turn the event loop finds that
@@ -143,10 +144,13 @@ class Writer:
                     break
         finally:
             self._flushing = None
+            if self._begun:  # it was cancelled, or failed by a mistake of ours
+                self._begun.clear()
+                self._behind = True
 
     def _begin_behind(self) -> None:
-        """Have the appender's thread go on at once, behind what it does now, with what waits, if that is many."""
-        if len(self._appender) >= GROUP_MIN:
+        """Have the appender go on at once, behind what it does now, with what waits, if that is many."""
+        if len(self._begun) < 2 and len(self._appender) >= GROUP_MIN:
             self._begun.append(self._appender.begin())
 
     async def _tell(self, group: Group) -> None:
@@ -214,6 +218,7 @@ class Writer:
         self._arrived.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._arrived.wait(), CATCH_UP_PAUSE_S)
+        if self._arrived.is_set():
             return  # what has arrived goes first, and its flush sees the gap as well
         self._behind = False
         try:
@@ -238,9 +243,10 @@ class Writer:
         for save in late:
             save.fail(StoreUnavailable("the database did not answer in time"))
         self._appender.forget_ended()
-        if late or self._begun:
+        self._overdue = self._overdue or bool(late)
+        if self._overdue:
             self._store.cut_dead()
         deadlines = [save.deadline for save in islice(self._appender.open, 1)]
-        if self._begun:
+        if self._flushing is not None:
             deadlines.append(now + min(EXPIRY_S, self._save_s_max))  # before that of any save that is still to come
         self._expiry = self._loop.call_at(min(deadlines), self._expire) if deadlines else None

@@ -57,7 +57,7 @@ class _Ledger:
     def read(self, ledger: Encoded) -> Encoded | None:
         """Give a ledger without its spaces, or None when it is not plain."""
         if self._usual.fullmatch(ledger):
-            return ledger
+            return ledger.copy()  # or it would keep the whole message
         text = bytes(ledger)
         if not _LEDGER.fullmatch(text):
             return None

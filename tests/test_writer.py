@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from uuid import uuid4
 import pytest
 
 import protocol
-from balance.appender import GROUP_MIN
+from balance.appender import GROUP_MIN, Appender, Group
 from balance.pool import StoreUnavailable
 from balance.saving import Saving
 from balance.snapshot import Snapshot
@@ -41,6 +41,7 @@ class FakeStore:
         self.epoch = EPOCH
         self.rows: list[Snapshot] = []
         self.groups: list[int] = []  # the size of each append
+        self.cuts = 0
         self.go = threading.Event()
         self.go.set()
         self.before: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None
@@ -67,7 +68,8 @@ class FakeStore:
         return Position(self.epoch, len(self.rows))
 
     def cut_dead(self) -> None:
-        """Nothing here is dead, only slow."""
+        """Count it; nothing here is dead, only slow."""
+        self.cuts += 1
 
 
 class Rig:
@@ -77,6 +79,12 @@ class Rig:
         self.thread = thread
         self.store = FakeStore()
         self.published: list[int] = []
+        self.taking = threading.Event()
+
+    def finish_begun(self) -> None:
+        """Let the store do what has been asked of it, while the event loop stands still."""
+        self.store.go.set()
+        self.thread.submit(lambda: None).result(10)
 
     async def until_appending(self, groups: int) -> None:
         """Wait until the store has begun to append so many groups."""
@@ -119,38 +127,66 @@ async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) ->
 
 
 @pytest.mark.gen_test
-async def test_many_who_send_again_when_they_are_answered_do_not_end_up_in_one_group(rig: Rig) -> None:
+async def test_half_of_all_that_are_open_is_appended_while_the_other_half_sends_again(rig: Rig) -> None:
     writer = rig.writer(batch_max=1000)
-    many = 4 * GROUP_MIN
+    half, is_over = 3 * GROUP_MIN, False
 
-    async def send() -> None:
-        for _ in range(20):
-            await writer.save(snapshot())
+    def send(_answered: Saving | None = None) -> None:
+        if not is_over:
+            writer.save(snapshot()).on_end(send)
 
     rig.store.go.clear()
-    sending = [asyncio.create_task(send()) for _ in range(many)]
-    await asyncio.sleep(0)
+    rig.store.after = rig.store.go.clear
+    writer.save(snapshot())
+    await rig.until_appending(1)
+    for _ in range(2 * half):
+        send()
+    for groups in range(2, 8):
+        rig.store.go.set()
+        await rig.until_appending(groups)
+        while len(rig.published) < sum(rig.store.groups[:-1]):
+            await asyncio.sleep(0)
+    # A little more or less where the store takes what it finds while those before are being told.
+    assert all(half * 2 // 3 < size < half * 3 // 2 for size in rig.store.groups[1:])
+    is_over = True
+    rig.store.after = lambda: None
     rig.store.go.set()
-    await asyncio.gather(*sending)
-    assert max(rig.store.groups) == many // 2
     await writer.drain(5)
-    assert rig.published == list(range(1, 20 * many + 1))
+    assert rig.published == list(range(1, len(rig.store.rows) + 1))
 
 
 @pytest.mark.gen_test
-async def test_the_store_goes_on_without_the_event_loop_if_many_wait(rig: Rig) -> None:
-    writer = rig.writer()
+async def test_the_store_goes_on_without_the_event_loop_as_long_as_many_wait(rig: Rig) -> None:
+    writer = rig.writer(batch_max=GROUP_MIN)
     rig.store.go.clear()
     saves = [writer.save(snapshot())]
     await rig.until_appending(1)
-    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
-    both = threading.Event()
-    rig.store.after = lambda: both.set() if len(rig.store.groups) == 2 else None
-    rig.store.go.set()
-    assert both.wait(10)  # and the event loop with it
+    saves += [writer.save(snapshot()) for _ in range(2 * GROUP_MIN)]
+    rig.finish_begun()  # and the event loop stands still meanwhile
+    assert rig.store.groups == [1, GROUP_MIN]
     assert all(save.is_open for save in saves)
+    rig.store.go.clear()
+    while not rig.published:
+        await asyncio.sleep(0)
+    rig.finish_begun()
+    assert rig.store.groups == [1, GROUP_MIN, GROUP_MIN]
     await writer.drain(5)
-    assert rig.published == list(range(1, GROUP_MIN + 2))
+    assert rig.published == list(range(1, 2 * GROUP_MIN + 2))
+
+
+@pytest.mark.gen_test
+async def test_few_wait_until_those_before_them_are_told(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    first = writer.save(snapshot())
+    await rig.until_appending(1)
+    few = [writer.save(snapshot()) for _ in range(GROUP_MIN - 1)]
+    rig.finish_begun()
+    assert rig.store.groups == [1]
+    await first
+    assert [(await save)[0].seq for save in few] == list(range(2, GROUP_MIN + 1))
+    assert rig.store.groups == [1, GROUP_MIN - 1]
+    await writer.drain(5)
 
 
 @pytest.mark.gen_test
@@ -176,14 +212,18 @@ async def test_what_was_committed_without_an_answer_is_published_before_the_grou
 
 @pytest.mark.gen_test
 async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig: Rig) -> None:
-    writer = rig.writer(save_ms_max=50)
+    writer = rig.writer()
     rig.store.go.clear()
     first = writer.save(snapshot())
     await rig.until_appending(1)
     late = [writer.save(snapshot()) for _ in range(GROUP_MIN)]
     for save in (first, *late):
+        save.deadline = 0
+    writer._expire()
+    for save in (first, *late):
         with pytest.raises(StoreUnavailable, match="in time"):
-            await save
+            save.result()
+    assert not writer._appender.open
     rig.store.go.set()
     assert (await writer.save(snapshot()))[0].seq == 2
     await writer.drain(5)
@@ -191,25 +231,118 @@ async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig:
 
 
 @pytest.mark.gen_test
-async def test_every_save_ends_once_and_what_is_stored_is_published_whenever_the_store_stalls(rig: Rig) -> None:
-    """Appends that take as long as a save may, so that saves run out while they are being taken."""
+async def test_a_dead_line_is_cut_again_and_again_until_the_store_answers_and_never_while_none_is_late(
+    rig: Rig,
+) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    save = writer.save(snapshot())
+    await rig.until_appending(1)
+    writer._expire()
+    assert rig.store.cuts == 0
+    save.deadline = 0
+    for cuts in (1, 2, 3):
+        writer._expire()
+        assert rig.store.cuts == cuts
+        assert writer._expiry is not None, "it comes back by itself"
+    rig.store.go.set()
+    assert (await writer.save(snapshot()))[0].seq == 2
+    writer._expire()
+    assert rig.store.cuts == 3
+    await writer.drain(5)
+
+
+@pytest.mark.gen_test
+async def test_nobody_takes_a_save_while_those_that_have_ended_are_forgotten(rig: Rig) -> None:
+    appender = Appender(rig.store, rig.thread, batch_max=100)
+    ended, still_open = Saving(snapshot(), 0), Saving(snapshot(), 0)
+
+    class Meddled(deque[Saving]):
+        def popleft(self) -> Saving:
+            if threading.current_thread() is threading.main_thread():
+                taking.append(appender.begin())
+                assert not rig.taking.wait(0.05)
+            return super().popleft()
+
+    taking: list[asyncio.Future[Group | None]] = []
+    rig.store.before = lambda snapshots: rig.taking.set()
+    appender._waiting = Meddled()
+    for save in (ended, still_open):
+        appender.add(save)
+    ended.fail(StoreUnavailable("late"))
+    appender.forget_ended()
+    group = await taking[0]
+    assert group is not None
+    assert group.saves == [still_open]
+
+
+@pytest.mark.gen_test
+async def test_every_save_ends_and_what_is_stored_is_published_whatever_the_store_does(rig: Rig) -> None:
+    """Appends that take as long as a save may, that fail before or after the commit, and that take no poison."""
     random = Random(4)
     writer = rig.writer(batch_max=50, waiting_max=100_000, save_ms_max=20)
-    rig.store.before = lambda snapshots: time.sleep(random.choice([0, 0.001, 0.02, 0.025]))
-    ended: Counter[Saving] = Counter()
-    saves = []
-    for _ in range(300):
+    poisons = set()
+
+    def before(snapshots: Sequence[Snapshot]) -> None:
+        time.sleep(random.choice([0, 0.001, 0.02, 0.025]))
+        if poisons.intersection(one.id for one in snapshots):
+            raise ValueError("not for this table")
+
+    def after() -> None:
+        if random.random() < 0.1:
+            raise StoreUnavailable("connection lost in COMMIT")
+
+    rig.store.before, rig.store.after = before, after
+    saves: list[Saving] = []
+    for _ in range(200):
         for _ in range(random.randrange(60)):
             saves.append(writer.save(snapshot()))
-            saves[-1].on_end(lambda save: ended.update([save]))
+            if random.random() < 0.01:
+                poisons.add(saves[-1].snapshot.id)
+        await asyncio.sleep(0.001)
+    rig.store.before, rig.store.after = lambda snapshots: None, lambda: None
+    while writer._flushing is not None:  # until it has caught up
         await asyncio.sleep(0.001)
     await writer.drain(10)
-    assert len(ended) == len(saves)
-    assert set(ended.values()) == {1}
+    assert not any(save.is_open for save in saves)
     acknowledged = {save.result()[0].id for save in saves if save._error is None}
     assert 0 < len(acknowledged) < len(saves)
     assert acknowledged <= {row.id for row in rig.store.rows}
     assert rig.published == list(range(1, len(rig.store.rows) + 1))
+
+
+@pytest.mark.gen_test
+async def test_after_a_flush_that_was_given_up_the_next_save_goes_on_and_publishes_what_it_left(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    writer.save(snapshot())
+    await rig.until_appending(1)
+    for _ in range(GROUP_MIN):
+        writer.save(snapshot())
+    assert writer._flushing is not None
+    writer._flushing.cancel()
+    await asyncio.wait([writer._flushing])
+    rig.store.go.set()
+    assert (await writer.save(snapshot()))[0].seq == GROUP_MIN + 2
+    await writer.drain(5)
+    assert rig.published == list(range(1, GROUP_MIN + 3))
+
+
+@pytest.mark.gen_test
+async def test_what_could_not_be_appended_before_the_end_is_refused_and_not_stored_later(rig: Rig) -> None:
+    writer = rig.writer()
+    rig.store.go.clear()
+    saves = [writer.save(snapshot())]
+    await rig.until_appending(1)
+    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    await writer.drain(0.01)
+    for save in saves:
+        with pytest.raises(StoreUnavailable, match="stopping"):
+            save.result()
+    rig.finish_begun()
+    assert writer._flushing is not None
+    await writer._flushing
+    assert [row.id for row in rig.store.rows] == [saves[0].snapshot.id]
 
 
 @pytest.mark.gen_test
@@ -268,11 +401,12 @@ async def test_over_the_bound_a_save_is_refused_at_once(rig: Rig) -> None:
 async def test_while_the_store_hangs_every_save_is_answered_in_time_and_room_is_made(rig: Rig) -> None:
     writer = rig.writer(batch_max=1, waiting_max=3, save_ms_max=50)
     rig.store.go.clear()
-    began = time.monotonic()
     for _ in range(3):
-        answers = await asyncio.gather(*[writer.save(snapshot()) for _ in range(2)], return_exceptions=True)
-        assert all(isinstance(answer, StoreUnavailable | Busy) for answer in answers)
-    assert time.monotonic() - began < 1
+        saves = [writer.save(snapshot()) for _ in range(2)]
+        assert writer._expiry is not None
+        assert writer._expiry.when() <= saves[0].deadline
+        answers = await asyncio.gather(*saves, return_exceptions=True)
+        assert all(isinstance(answer, StoreUnavailable) for answer in answers)
     rig.store.go.set()
     while True:
         try:
@@ -326,6 +460,31 @@ async def test_two_of_one_id_in_one_group_are_one_snapshot_published_once(rig: R
 
 @pytest.mark.gen_test
 async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: Rig) -> None:
+    writer = rig.writer(batch_max=GROUP_MIN)
+    poison = snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if poison.id in [one.id for one in snapshots]:
+            raise ValueError("not for this table")
+
+    rig.store.before = refuse
+    first, *group = [snapshot() for _ in range(GROUP_MIN)]
+    behind = [snapshot() for _ in range(GROUP_MIN)]
+    rig.store.go.clear()
+    saves = [writer.save(first)]
+    await rig.until_appending(1)
+    saves += [writer.save(one) for one in (*group, poison, *behind)]
+    rig.store.go.set()
+    results = await asyncio.gather(*saves, return_exceptions=True)
+    assert isinstance(results[GROUP_MIN], ValueError)
+    await writer.drain(5)
+    assert [row.id for row in rig.store.rows] == [one.id for one in (first, *group, *behind)]
+    assert rig.published == list(range(1, 2 * GROUP_MIN + 1))
+    assert rig.store.groups == [1, GROUP_MIN, *[1] * GROUP_MIN, GROUP_MIN]
+
+
+@pytest.mark.gen_test
+async def test_beside_one_that_can_not_be_stored_each_is_told_as_soon_as_it_is_stored(rig: Rig) -> None:
     writer = rig.writer()
     poison = snapshot()
 
@@ -334,12 +493,17 @@ async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: R
             raise ValueError("not for this table")
 
     rig.store.before = refuse
-    group = [snapshot(), poison, snapshot()]
-    results = await asyncio.gather(*[writer.save(one) for one in group], return_exceptions=True)
-    assert isinstance(results[1], ValueError)
+    rig.store.after = rig.store.go.clear
+    first, second, last = (writer.save(one) for one in (snapshot(), snapshot(), poison))
+    assert (await first)[0].seq == 1
+    assert second.is_open
+    assert last.is_open
+    rig.store.go.set()
+    assert (await second)[0].seq == 2
+    rig.store.go.set()
+    with pytest.raises(ValueError, match="not for this table"):
+        await last
     await writer.drain(5)
-    assert [row.id for row in rig.store.rows] == [group[0].id, group[2].id]
-    assert rig.published == [1, 2]
 
 
 @pytest.mark.expects_log("the feed is another one now")

@@ -55,7 +55,7 @@ class Realtime:
         self._watchers.discard(self._session(sid))
 
     def on_update(self, eio_sid: str, ack_id: int | None, payloads: list[Any], done: Callable[[], None]) -> None:
-        """Save an update and answer it, in the order in which a client sent them; call `done` after the answer.
+        """Save an update, in its place among those of its client, and answer it; call `done` after the answer.
 
         Whatever happens, the sender hears of it: a bot that hears nothing can only guess.
         """
