@@ -37,7 +37,7 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
-EXPIRY_S = 1.0  # between two looks at a flush that is late
+EXPIRY_S = 1.0  # between two looks at the saves that are open, at most
 
 
 class Busy(Exception):

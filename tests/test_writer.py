@@ -91,6 +91,13 @@ class Rig:
         while len(self.store.groups) < groups:
             await asyncio.sleep(0)
 
+    async def hold(self, writer: Writer, *, behind: int) -> list[Saving]:
+        """Begin a save whose append waits in the store, and so many more behind it."""
+        self.store.go.clear()
+        first = writer.save(snapshot())
+        await self.until_appending(1)
+        return [first, *(writer.save(snapshot()) for _ in range(behind))]
+
     def writer(self, *, batch_max: int = 100, waiting_max: int = 1000, save_ms_max: int = 5000) -> Writer:
         made = Writer(
             self.store,
@@ -115,10 +122,7 @@ def rig() -> Iterator[Rig]:
 @pytest.mark.gen_test
 async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    saves = [writer.save(snapshot())]
-    await rig.until_appending(1)
-    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    saves = await rig.hold(writer, behind=GROUP_MIN)
     rig.store.go.set()
     assert [(await save)[0].seq for save in saves] == list(range(1, GROUP_MIN + 2))
     assert rig.store.groups == [1, GROUP_MIN]
@@ -158,10 +162,7 @@ async def test_half_of_all_that_are_open_is_appended_while_the_other_half_sends_
 @pytest.mark.gen_test
 async def test_the_store_goes_on_without_the_event_loop_as_long_as_many_wait(rig: Rig) -> None:
     writer = rig.writer(batch_max=GROUP_MIN)
-    rig.store.go.clear()
-    saves = [writer.save(snapshot())]
-    await rig.until_appending(1)
-    saves += [writer.save(snapshot()) for _ in range(2 * GROUP_MIN)]
+    saves = await rig.hold(writer, behind=2 * GROUP_MIN)
     rig.finish_begun()  # and the event loop stands still meanwhile
     assert rig.store.groups == [1, GROUP_MIN]
     assert all(save.is_open for save in saves)
@@ -177,10 +178,7 @@ async def test_the_store_goes_on_without_the_event_loop_as_long_as_many_wait(rig
 @pytest.mark.gen_test
 async def test_few_wait_until_those_before_them_are_told(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    first = writer.save(snapshot())
-    await rig.until_appending(1)
-    few = [writer.save(snapshot()) for _ in range(GROUP_MIN - 1)]
+    first, *few = await rig.hold(writer, behind=GROUP_MIN - 1)
     rig.finish_begun()
     assert rig.store.groups == [1]
     await first
@@ -192,10 +190,7 @@ async def test_few_wait_until_those_before_them_are_told(rig: Rig) -> None:
 @pytest.mark.gen_test
 async def test_what_was_committed_without_an_answer_is_published_before_the_group_behind_it(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    lost = writer.save(snapshot())
-    await rig.until_appending(1)
-    saves = [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    lost, *saves = await rig.hold(writer, behind=GROUP_MIN)
 
     def lose_the_first_answer() -> None:
         if len(rig.store.groups) == 1:
@@ -213,14 +208,11 @@ async def test_what_was_committed_without_an_answer_is_published_before_the_grou
 @pytest.mark.gen_test
 async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    first = writer.save(snapshot())
-    await rig.until_appending(1)
-    late = [writer.save(snapshot()) for _ in range(GROUP_MIN)]
-    for save in (first, *late):
+    late = await rig.hold(writer, behind=GROUP_MIN)
+    for save in late:
         save.deadline = 0
     writer._expire()
-    for save in (first, *late):
+    for save in late:
         with pytest.raises(StoreUnavailable, match="in time"):
             save.result()
     assert not writer._appender.open
@@ -235,9 +227,7 @@ async def test_a_dead_line_is_cut_again_and_again_until_the_store_answers_and_ne
     rig: Rig,
 ) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    save = writer.save(snapshot())
-    await rig.until_appending(1)
+    (save,) = await rig.hold(writer, behind=0)
     writer._expire()
     assert rig.store.cuts == 0
     save.deadline = 0
@@ -314,11 +304,7 @@ async def test_every_save_ends_and_what_is_stored_is_published_whatever_the_stor
 @pytest.mark.gen_test
 async def test_after_a_flush_that_was_given_up_the_next_save_goes_on_and_publishes_what_it_left(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    writer.save(snapshot())
-    await rig.until_appending(1)
-    for _ in range(GROUP_MIN):
-        writer.save(snapshot())
+    await rig.hold(writer, behind=GROUP_MIN)
     assert writer._flushing is not None
     writer._flushing.cancel()
     await asyncio.wait([writer._flushing])
@@ -331,10 +317,7 @@ async def test_after_a_flush_that_was_given_up_the_next_save_goes_on_and_publish
 @pytest.mark.gen_test
 async def test_what_could_not_be_appended_before_the_end_is_refused_and_not_stored_later(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.go.clear()
-    saves = [writer.save(snapshot())]
-    await rig.until_appending(1)
-    saves += [writer.save(snapshot()) for _ in range(GROUP_MIN)]
+    saves = await rig.hold(writer, behind=GROUP_MIN)
     await writer.drain(0.01)
     for save in saves:
         with pytest.raises(StoreUnavailable, match="stopping"):

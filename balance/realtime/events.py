@@ -81,15 +81,13 @@ class Realtime:
         done()
 
     async def _on_ping(self, sid: str, *_ignored: Any) -> dict[str, Any]:
-        return self._answer(sid, protocol.PONG, {"timestamp": format_ts(now())})
+        """Answer by an event; what is returned goes out as the acknowledgement, if one was asked for."""
+        pong = {"timestamp": format_ts(now())}
+        self._watchers.send(self._session(sid), protocol.PONG, pong)
+        return pong
 
     def _on_refused(self, eio_sid: str, ack_id: int | None, error: protocol.ServiceError) -> None:
         self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, None), ack_id)
-
-    def _answer(self, sid: str, event: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send the answer as an event; what is returned goes out as the acknowledgement, if one was asked for."""
-        self._watchers.send(self._session(sid), event, payload)
-        return payload
 
     def _session(self, sid: str) -> str:
         return self._server.manager.eio_sid_from_sid(sid, protocol.NAMESPACE) or ""
