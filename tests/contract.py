@@ -242,10 +242,7 @@ class Conversation:
                 yield from check_event(text)
                 yield from self._check_was_asked(*protocol.loads(text)[:2])
             case "3":
-                if not self._asked.get(id_):
-                    yield "an acknowledgement that nobody asked for"
-                else:
-                    yield from check_acknowledgement(*self._asked[id_].pop(0), protocol.loads(text))
+                yield from self._check_acknowledgement(self._asked.get(id_, []), protocol.loads(text))
             case "4":
                 yield from errors(events.CONNECT_ERROR.schema, protocol.loads(text))
                 code = protocol.loads(text)["data"]["code"] if text.startswith("{") else ""
@@ -253,6 +250,22 @@ class Conversation:
                     yield f"connect_error has the code {code!r}"
             case _:
                 yield "a packet of a type that this server does not send"
+
+    def _check_acknowledgement(
+        self, asked: list[tuple[protocol.Event | None, bool]], payloads: list[Any]
+    ) -> Iterator[str]:
+        """Take what this answers off what was asked under its id, and yield what is wrong with it.
+
+        A client that gives one id to several events is answered as each is done: a refusal comes before what is saved.
+        """
+        if not asked:
+            yield "an acknowledgement that nobody asked for"
+            return
+        refused = "code" in payloads[0] if payloads and isinstance(payloads[0], dict) else False
+        wrong = [list(check_acknowledgement(*one, payloads)) for one in asked]
+        nearest = min(range(len(asked)), key=lambda at: (bool(wrong[at]), asked[at][1] is refused))
+        del asked[nearest]
+        yield from wrong[nearest]
 
     def _check_was_asked(self, name: str, payload: Any = None) -> Iterator[str]:
         """Yield if an answer was not due: an update that does not fit was taken."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partialmethod
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,11 @@ def test_a_bad_update_that_was_taken_is_told() -> None:
     ]
 
 
-def said(*packets: str, heard: str = "") -> list[str]:
-    """What is said of packets to a client that sent one before."""
+def said(*packets: str, heard: str | tuple[str, ...] = "") -> list[str]:
+    """What is said of packets to a client that sent one before, or several."""
     conversation = contract.Conversation()
-    if heard:
-        conversation.hear(heard)
+    for packet in [heard] if isinstance(heard, str) else heard:
+        conversation.hear(packet)
     return [text for packet in packets for text in conversation.say(packet)]
 
 
@@ -133,6 +134,20 @@ def test_packets_that_are_right_are_passed() -> None:
     assert said(f"37[{ACK}]", heard=GOOD) == []
     assert said(f"37[{ERROR}]", heard=BAD) == []
     assert said(f"37[{protocol.dumps(protocol.Busy().body())}]", heard=GOOD) == []
+
+
+PING, PONG = '27["ping"]', '37[{"timestamp":"2025-11-07T00:45:08.603Z"}]'
+
+
+@pytest.mark.parametrize("heard", list(permutations((GOOD, BAD, '27["surprise"]', PING))))
+def test_packets_that_share_an_id_may_be_answered_in_any_order(heard: tuple[str, ...]) -> None:
+    right = f"37[{ACK}]", f"37[{ERROR}]", f"37[{ERROR}]", PONG
+    for answers in permutations(right):
+        assert said(*answers, heard=heard) == []
+    assert said(*right, f"37[{ERROR}]", heard=heard) == ["an acknowledgement that nobody asked for"]
+    assert said(*right[1:], f"37[{ERROR}]", heard=heard) == [
+        "a payload that fits its schema was refused by invalid_payload"
+    ]
 
 
 @pytest.mark.parametrize(
