@@ -1,4 +1,4 @@
-"""Run both servers in turn, the same work on each, and print what each took and the ratio.
+"""Run the servers in turn, the same work on each, and print what each took and the ratio.
 
 python -m bench             five rounds, the full sizes
 python -m bench --quick     three rounds, smaller: under two minutes
@@ -20,16 +20,17 @@ from pathlib import Path
 
 from balance.embedded import EmbeddedPostgres
 from bench import rows, scale, scenarios
-from bench.report import OURS, Figure, Round, lines
+from bench.report import BARE, NODE, OURS, Figure, Round, lines
 from bench.rows import ROWS_FEW
-from bench.sides import CORE_OF_LOAD, SIDES, Side, install_peer, pgbench, running, url_for
+from bench.sides import CORE_OF_LOAD, Side, install_peer, pgbench, running, url_for
 
 Scenario = Callable[[Side], list[Figure]]
-ROWS = "rows"
+SIDES = (OURS, NODE, BARE)
+ROWS = "rows"  # stands beside the scenarios, since it has tables of its own
 
 
-def scenarios_of(quick: bool) -> dict[str, Scenario]:
-    """The scenarios beside Node, by the names that --only takes, in the order in which they run."""
+def work_of(quick: bool) -> dict[str, Scenario]:
+    """The scenarios of the services, by the names that --only takes, in the order in which they run."""
     part = 4 if quick else 1
     return {
         "memory": lambda side: scale.idling(side, 10_000 // part),
@@ -42,27 +43,27 @@ def scenarios_of(quick: bool) -> dict[str, Scenario]:
     }
 
 
-def scale_of(quick: bool) -> dict[str, Scenario]:
-    """The scenarios of ours alone; and --only takes ROWS, which stands beside them since it has tables of its own."""
-    steps, deliveries = ((100, 1_000), 10_000) if quick else ((10, 100, 1_000, 10_000), 40_000)
+def delivery_of(quick: bool) -> dict[str, Scenario]:
+    """The scenarios of every side."""
+    steps, deliveries = ((10, 100, 1_000), 20_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
     return {"delivery": lambda side: scale.delivering(side, steps, deliveries)}
 
 
 def main() -> int:
     """Measure, and print the table."""
-    names = [*scenarios_of(False), *scale_of(False), ROWS]
+    names = [*work_of(False), *delivery_of(False), ROWS]
     parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
     parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
     parser.add_argument("--rounds", type=int, help="how often; the median counts [5, or 3 with --quick]")
     parser.add_argument("--only", nargs="*", metavar="SCENARIO", choices=names, help=f"of {', '.join(names)}")
-    parser.add_argument("--side", choices=SIDES, help="measure only one")
+    parser.add_argument("--side", nargs="*", choices=SIDES, help="measure only these")
     arguments = parser.parse_args()
     picked = arguments.only or names
-    sides = [arguments.side] if arguments.side else list(SIDES)
+    sides = arguments.side or SIDES
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.sched_setaffinity(0, {CORE_OF_LOAD})
-    if "node" in sides:
+    if NODE in sides:
         install_peer()
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
         Path(folder).chmod(0o755)  # the system's user of the embedded PostgreSQL has to get in
@@ -84,19 +85,20 @@ def main() -> int:
 
 def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: int, quick: bool) -> list[Round]:
     """Run what was picked on each server in turn, each time with an empty database; ROWS with --quick only once."""
-    many = 100_000 if quick else 10_000_000
+    many, sizes = (100_000, (2_000, 240)) if quick else (10_000_000, (20_000, 1_600))
     large = rows.make(postgres, "large", many) if ROWS in picked and OURS in sides else None
     measured = []
     for number in range(rounds):
         one: Round = {}
         for name in sides:
-            every = scenarios_of(quick) | (scale_of(quick) if name == OURS else {})
-            url = rows.make(postgres, f"{name}_{number}", 0)
-            with running(name, url_for(name, url)) as side:
-                one[name] = [figure for key, scenario in every.items() if key in picked for figure in scenario(side)]
+            every = delivery_of(quick) if name == BARE else work_of(quick) | delivery_of(quick)
+            if wanted := [scenario for key, scenario in every.items() if key in picked]:
+                url = rows.make(postgres, f"{name}_{number}", 0)
+                with running(name, url_for(name, url)) as side:
+                    one[name] = [figure for scenario in wanted for figure in scenario(side)]
         if large is not None and (not quick or number == 0):
             small = rows.make(postgres, f"small_{number}", ROWS_FEW)
-            one[OURS] += rows.growing(small, large, many, *((2_000, 240) if quick else (20_000, 1_600)))
+            one[OURS] = one.get(OURS, []) + rows.growing(small, large, many, *sizes)
         measured.append(one)
     return measured
 

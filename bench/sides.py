@@ -1,7 +1,8 @@
-"""The two servers that are measured, each as a process of its own on a core of its own."""
+"""The servers that are measured, each as a process of its own on a core of its own."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -15,13 +16,13 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from bench.report import BARE, NODE, OURS
+
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "bench" / "peer"
 CORE_OF_SERVER = 0
 CORE_OF_LOAD = 1  # and of PostgreSQL
-SIDES = ("ours", "node")
 IDLE = 0.03  # seconds of CPU in half a second; heartbeats take some
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Side:
@@ -35,12 +36,12 @@ class Side:
         if not line.startswith("listening on "):
             raise RuntimeError(f"{name} does not start: {line}{process.stdout.read()}")
         self.port = int(line.rpartition(":")[2])
+        self._cpu_clock = _cpu_clock(process.pid)
 
     @property
     def cpu_s(self) -> float:
         """Seconds of CPU that it has used, all its threads together."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return time.clock_gettime(self._cpu_clock)
 
     def settle(self) -> None:
         """Wait until it has nothing more to do: what it still did would count for what is measured next."""
@@ -56,12 +57,21 @@ class Side:
         return int(text.partition("VmRSS:")[2].split()[0]) * 1024
 
 
+def _cpu_clock(pid: int) -> int:
+    """Find the clock of what a process uses, clock_getcpuclockid(3); /proc tells it in hundredths of a second only."""
+    clock = ctypes.c_int()
+    if error := ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
+        raise OSError(error, os.strerror(error))
+    return clock.value
+
+
 @contextmanager
 def running(name: str, database: str) -> Iterator[Side]:
-    """Run `ours` or `node` on a database of its own."""
+    """Run one side on a database of its own, of which BARE makes no use."""
     commands = {
-        "ours": [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
-        "node": ["node", str(PEER / "server.js")],
+        OURS: [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
+        NODE: ["node", str(PEER / "server.js")],
+        BARE: [sys.executable, "-m", "bench.bare"],
     }
     process = subprocess.Popen(
         ["taskset", "-c", str(CORE_OF_SERVER), *commands[name]],
@@ -87,7 +97,7 @@ def install_peer() -> None:
 def url_for(name: str, conninfo: str) -> str:
     """Write a database's address as a server wants it: node's `pg` takes a folder of the socket only this way."""
     parts = conninfo_to_dict(conninfo)
-    if name == "ours":
+    if name != NODE:
         return conninfo
     return f"socket:{parts['host']}?db={parts['dbname']}&user={parts['user']}&port={parts['port']}"
 

@@ -11,13 +11,13 @@ import pytest
 from bench.report import Figure, lines
 from tests.running import ROOT
 
-OURS_ONCE = ("--quick", "--rounds", "1", "--side", "ours")
+WITHOUT_NODE = ("--quick", "--rounds", "1", "--side", "ours", "bare")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
 def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *OURS_ONCE, "--only", "save", "list", "delivery"],
+        [sys.executable, "-m", "bench", *WITHOUT_NODE, "--only", "save", "list", "delivery"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -31,7 +31,8 @@ def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
         ("save, 128 in flight: rate", "updates/s"),
         ("saves to each INSERT of pgbench", "times"),
         ("GET of the latest 100: rate", "requests/s"),
-        ("one delivery, of 1000: CPU", "µs"),
+        ("one delivery, 100 to 1000 watchers: CPU", "µs"),
+        ("one delivery, the last of these to the first", "times"),
         ("one update to the last of 1000 watchers: median", "ms"),
         ("pgbench, 16 clients: single-row INSERTs", "rows/s"),
     ):
@@ -53,6 +54,16 @@ def test_each_figure_is_the_median_and_says_whether_what_is_wanted_is_reached() 
         ["b", "KiB", "30.0", "≤", "25", "missed"],
         ["c", "/s", "7.00", "ratio", "≥", "3"],
     ]
+
+
+def test_what_grows_on_every_server_is_judged_by_the_bare_sends() -> None:
+    def told(ours: float) -> list[str]:
+        sides = {"ours": ours, "bare": 2.0}
+        _, line = lines([{side: [Figure("a", "times", value, floor="≤ 1.3")] for side, value in sides.items()}])
+        return line.split()
+
+    assert told(2.5) == ["a", "times", "2.50", "2.00", "≤", "1.3", "x", "bare", "ok"]
+    assert told(2.7) == ["a", "times", "2.70", "2.00", "≤", "1.3", "x", "bare", "missed"]
 
 
 def test_of_one_side_alone_no_ratio_is_told() -> None:

@@ -1,0 +1,60 @@
+"""A server that does nothing but send: what a delivery costs the kernel alone, which no server can do without.
+
+It answers a handshake by rote, and whatever comes then by one acknowledgement and one ready snapshot to everyone, a
+`send` each. Nothing is read, checked or stored, so the updates must come whole and one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+from collections.abc import Callable
+
+from bench.clients import update_of
+
+SNAPSHOT = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}
+
+
+def frame_of(*event: object) -> bytes:
+    """Frame an event as a server does."""
+    text = b"42" + json.dumps(event, separators=(",", ":")).encode()
+    return b"\x81" + (bytes([len(text)]) if len(text) < 126 else b"\x7e" + struct.pack("!H", len(text))) + text
+
+
+CONNECTED = frame_of("connected", {})
+ANSWER = frame_of("balance:ack", {"success": True})
+SHOWN = frame_of("balance:snapshot", SNAPSHOT | update_of(1_132_978))
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve until the process is ended."""
+    epoll = select.epoll()
+    epoll.register(listener, select.EPOLLIN)
+    clients: dict[int, socket.socket] = {}
+    greetings: dict[int, list[bytes]] = {}  # that each has still to hear, the next one last
+    sends: dict[int, Callable[[bytes], int]] = {}
+    while True:
+        for descriptor, _ in epoll.poll():
+            if descriptor == listener.fileno():
+                client, _ = listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                clients[client.fileno()], sends[client.fileno()] = client, client.send
+                greetings[client.fileno()] = [CONNECTED, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+                epoll.register(client, select.EPOLLIN)
+            elif not clients[descriptor].recv(65_536):
+                del sends[descriptor], greetings[descriptor]
+                clients.pop(descriptor).close()
+            elif greetings[descriptor]:
+                sends[descriptor](greetings[descriptor].pop())
+            else:
+                sends[descriptor](ANSWER)
+                for send in sends.values():
+                    send(SHOWN)
+
+
+if __name__ == "__main__":
+    bound = socket.create_server(("127.0.0.1", 0))
+    print(f"listening on http://127.0.0.1:{bound.getsockname()[1]}", flush=True)
+    serve(bound)
