@@ -24,6 +24,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# The package's own list names fixed folders, whatever TMPDIR is; and a browser that finds no font at all dies.
+FONTS = "<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>"
 MEDIA_TYPES = {
     "": "text/html; charset=utf-8",
     "/": "text/html; charset=utf-8",
@@ -41,8 +43,10 @@ MEDIA_TYPES = {
 
 @pytest.fixture(scope="session")
 def browser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the browser is unpacked, once, and keeps what it keeps."""
-    return tmp_path_factory.mktemp("browser")
+    """Where the browser and its fonts are unpacked, once, and keep what they keep."""
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "fonts.conf").write_text(FONTS.format(folder=folder))
+    return folder
 
 
 async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
@@ -51,7 +55,8 @@ async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
     Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
     """
     # By the name of that runtime the package lays the libraries beside its browser that a bare machine has not got.
-    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", "TMPDIR": str(folder), "HOME": str(folder)}
+    places = dict.fromkeys(("TMPDIR", "HOME", "FONTCONFIG_PATH"), str(folder))
+    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **places}
     async with run_node(FOLDER / "docs.mjs", page, service.url, UPDATE, env=environment) as process:
         out, err = await asyncio.wait_for(process.communicate(), BROWSE_S_MAX)
     assert process.returncode == 0, err.decode()
