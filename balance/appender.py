@@ -5,8 +5,8 @@ was appended, and the database need not wait for a turn of the event loop betwee
 no more than half of them, so that one half is answered, and sends again, while the other is appended. All together
 would leave the event loop idle first, and then the database.
 
-Threads: the methods are for the event loop. Only the thread takes; a lock keeps it from that while `forget_ended`
-looks.
+Threads: the methods are for the event loop. Only the thread takes, and puts back; a lock keeps it from that while
+`forget_ended` looks. `add` needs none: it adds at the end, which a deque does in one step.
 """
 
 from __future__ import annotations
@@ -69,9 +69,11 @@ class Appender:
     def forget_ended(self) -> None:
         """Make room: forget those at the front that have ended."""
         with self._taking:
-            for saves in (self.open, self._waiting):
-                while saves and not saves[0].is_open:
-                    saves.popleft()
+            while self.open and not self.open[0].is_open:
+                self.open.popleft()
+            while self._waiting and not self._waiting[0].is_open:
+                self._waiting.popleft()
+                self._apart = max(0, self._apart - 1)
 
     def _append_waiting(self) -> Group | None:
         saves = [save for save in self._take() if save.is_open]

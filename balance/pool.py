@@ -58,6 +58,7 @@ class Pool:
         self._conninfo = to_conninfo(url)
         # Since when, and a descriptor of its own for the connection's socket, so that it can be shut down.
         self._lent: dict[Connection[TupleRow], tuple[float, socket.socket]] = {}
+        self._left: set[int] = set()  # the sessions, by their process, of connections that were given up
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
             min_size=1,
@@ -111,20 +112,32 @@ class Pool:
                 line.shutdown(socket.SHUT_RDWR)
         return len(lines)
 
+    def is_settled(self) -> bool:
+        """Tell whether each session of the database whose connection was given up has ended. Raises StoreUnavailable.
+
+        It hears of that only when it has done what it was asked; until then it may still commit.
+        """
+        if left := self._left.copy():
+            with self.connection() as connection:
+                found = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s)", ([*left],))
+                self._left -= left - {pid for (pid,) in found}
+        return not self._left
+
     @contextmanager
     def connection(self) -> Iterator[Connection[TupleRow]]:
         """Lend a connection in autocommit. Raises StoreUnavailable."""
         connection = self._take()
-        line = socket.socket(fileno=os.dup(connection.fileno()))
-        self._lent[connection] = time.monotonic(), line
+        session = connection.pgconn.backend_pid
         try:
-            yield connection
-        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
+            with socket.socket(fileno=os.dup(connection.fileno())) as line:
+                self._lent[connection] = time.monotonic(), line
+                yield connection
+        except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, OSError) as error:
             connection.close()  # a standby that was promoted, or was not, is another server: connect anew
+            self._left.add(session)
             raise StoreUnavailable(_one_line(error)) from error
         finally:
-            del self._lent[connection]
-            line.close()
+            self._lent.pop(connection, None)
             self._pool.putconn(connection)
 
     def _take(self) -> Connection[TupleRow]:

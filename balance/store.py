@@ -81,6 +81,10 @@ class Store:
         with self._pool.connection() as connection:
             return _only(connection.cursor(row_factory=class_row(Position)).execute(POSITION).fetchone())
 
+    def is_settled(self) -> bool:
+        """Tell whether no call that has raised StoreUnavailable can commit any more. Raises it too."""
+        return self._pool.is_settled()
+
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
 

@@ -16,11 +16,16 @@ T = TypeVar("T")
 
 
 def in_thread(threads: Executor, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
-    """Call a function in a worker thread; the future is done, on the loop that runs now, when it returns or raises."""
+    """Call a function in a worker thread; the future is done, on the loop that runs now, when it returns or raises.
+
+    It is not called any more if the future has been cancelled before its turn came.
+    """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
     def run() -> None:
+        if outcome.cancelled():
+            return
         try:
             result = function(*arguments)
         except Exception as error:

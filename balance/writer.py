@@ -4,7 +4,8 @@ One group is appended at a time, and what arrives meanwhile waits for the next. 
 first, and then the snapshots are published, in `seq` order and without a gap. Where many wait, the appender has been
 told to go on with them before, so that the database and the event loop work at once.
 
-Threads: all of it runs on the event loop; the store is called in one worker thread, here and by the appender.
+Threads: all that stands here runs on the event loop; the store is called in one worker thread, here and by the
+appender.
 
 Promises: `save` ends within `save_ms_max`, whatever the database does, and a queue that is full refuses at
 once with Busy. What ends in Unavailable may have been committed or not; the sender finds out by sending it
@@ -50,6 +51,8 @@ class Log(Table, Protocol):
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
 
     def position(self) -> Position: ...
+
+    def is_settled(self) -> bool: ...
 
     def cut_dead(self) -> None: ...
 
@@ -213,7 +216,10 @@ class Writer:
             self._move(missed)
 
     async def _catch_up(self) -> None:
-        """After a commit of which nothing is known: find out, once the database answers, and publish what it left."""
+        """After a commit of which nothing is known: find out, once the database answers, and publish what it left.
+
+        And again, while what was given up may still be committed.
+        """
         assert self.position is not None
         self._arrived.clear()
         with suppress(TimeoutError):
@@ -222,9 +228,11 @@ class Writer:
             return  # what has arrived goes first, and its flush sees the gap as well
         self._behind = False
         try:
+            is_settled = await in_thread(self._thread, self._store.is_settled)
             position = await in_thread(self._thread, self._store.position)
             if position.epoch == self.position.epoch:
                 await self._publish_from_store(position.seq)
+            self._behind = self._behind or not is_settled
         except StoreUnavailable:
             self._behind = True
         except Exception:

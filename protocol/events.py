@@ -74,7 +74,11 @@ EVENTS: dict[str, Event] = {
 """Every event by its name."""
 
 CONNECT = Event(
-    "connect", "client_to_server", "connect_auth", (CONNECTED, "connect_error"), (MalformedJson, InvalidPayload)
+    "connect",
+    "client_to_server",
+    "connect_auth",
+    (CONNECTED, "connect_error"),
+    (MalformedJson, InvalidPayload, PayloadTooLarge),
 )
 """Not an event but the packet by which Socket.IO itself connects; its payload is the option `auth` of a client."""
 CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")

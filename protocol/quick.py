@@ -19,7 +19,7 @@ from protocol.codec import Encoded, loads
 _PID = registry.schema("balance_update")["properties"]["pid"]
 _AMOUNT, _ASSET_NAME = registry.schema("amount"), registry.schema("asset_name")["pattern"].strip("^$")
 _TIMESTAMP, _UUID = (re.compile(registry.schema(name)["pattern"], re.ASCII) for name in ("timestamp", "uuid"))
-_DIGITS = Decimal(_AMOUNT["maximum"]).adjusted()  # before the point; and so many after it, less one, are never too few
+_DIGITS = Decimal(_AMOUNT["maximum"]).adjusted()  # a plain amount has no more before its point, and fewer after it
 assert Decimal(_AMOUNT["not"]["exclusiveMaximum"]).adjusted() == -_DIGITS
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.[0-9]{{1,{_DIGITS - 1}}})?"
 _PAIR = rf'"{_ASSET_NAME}": ?{_NUMBER}'

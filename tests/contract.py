@@ -261,7 +261,7 @@ class Conversation:
         if not asked:
             yield "an acknowledgement that nobody asked for"
             return
-        refused = "code" in payloads[0] if payloads and isinstance(payloads[0], dict) else False
+        refused = isinstance(payloads, list) and any(isinstance(one, dict) and "code" in one for one in payloads)
         wrong = [list(check_acknowledgement(*one, payloads)) for one in asked]
         nearest = min(range(len(asked)), key=lambda at: (bool(wrong[at]), asked[at][1] is refused))
         del asked[nearest]
@@ -281,8 +281,8 @@ class Conversation:
 
 def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payloads: list[Any]) -> Iterator[str]:
     """Yield what is wrong with an acknowledgement of an event whose payload was valid, or was not."""
-    if len(payloads) != 1:
-        yield f"an acknowledgement has {len(payloads)} payloads"
+    if not isinstance(payloads, list) or len(payloads) != 1:
+        yield f"an acknowledgement is not one payload but {payloads!r}"
         return
     names = event.answered_by if event else (protocol.BALANCE_ERROR, protocol.PONG)  # where we read it otherwise
     wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in names]

@@ -1,16 +1,20 @@
-"""What a client leaves undone costs the service no more than its bound: a probe without an end, a page unread."""
+"""What a client leaves undone, or sends too much of, costs the service and the others no more than its bound."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from typing import Any
 
 import pytest
 
+from balance.realtime.handler import PACKETS_MAX
+from balance.realtime.server import TURN_PACKETS_MAX
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database, Service
-from tests.traps import UPDATE, until
-from tests.wire import PollingClient, SocketClient, open_websocket
+from tests.traps import UPDATE, check_error, until
+from tests.wire import PollingClient, Refused, SocketClient, open_websocket
 
 asynchronous = pytest.mark.gen_test
 
@@ -65,6 +69,77 @@ async def test_time_in_which_the_service_was_held_up_counts_for_no_client(make_s
     assert answer["success"]
     for client in (coming, joined):
         await client.close()
+
+
+@asynchronous
+@pytest.mark.parametrize("seconds", [-60, 60])
+async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    service = await make_service(ping_interval_s=1, ping_timeout_s=1)
+    client, clock, beats = await SocketClient.connect(service.url), time.time, []
+    send = client.send_raw
+
+    async def answer(frame: str | bytes) -> None:
+        beats.append(frame)
+        await send(frame)
+
+    monkeypatch.setattr(client, "send_raw", answer)
+    monkeypatch.setattr(time, "time", lambda: clock() + seconds)
+    await until(lambda: len(beats) == 3)
+    assert not client.closed.done()
+    await client.close()
+
+
+@asynchronous
+async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_others_their_turn(service: Service) -> None:
+    client, turn, taken = await PollingClient.connect(service.url), 0, Counter[int]()
+    refuse = service.app.server.on_refused
+
+    def count(*arguments: Any) -> None:
+        taken[turn] += 1
+        refuse(*arguments)
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    service.app.server.on_refused = count
+    other = asyncio.ensure_future(others())
+    assert (await client.post(*["4no packet"] * 3000)).code == 200
+    other.cancel()
+    assert taken.total() == 3000
+    assert max(taken.values()) <= TURN_PACKETS_MAX
+    await client.close()
+
+
+@asynchronous
+async def test_a_request_of_more_packets_than_may_be_read_at_once_is_refused(service: Service) -> None:
+    client = await PollingClient.connect(service.url)
+    answer = await client.post(*["3"] * (PACKETS_MAX + 1))
+    assert answer.code == 413
+    check_error(answer.body, "payload_too_large")
+    assert (await client.post(*["3"] * PACKETS_MAX)).code == 200
+    await client.close()
+
+
+@asynchronous
+async def test_a_packet_that_is_too_large_is_refused_before_it_is_read_whatever_its_type(service: Service) -> None:
+    large = "[" * 8_000 + "]" * 8_000 + " " * 1_000
+    client = await SocketClient.open(service.url)
+    await client.send_raw("40" + large)
+    with pytest.raises(Refused) as refused:
+        await client.take_connect()
+    check_error(refused.value.payload["data"], "payload_too_large")
+    await client.send_raw("40")
+    await client.take_connect()
+    await client.expect("connected")
+    for packet_type in "123":
+        await client.send_raw(f"4{packet_type}{large}")
+        check_error(await client.expect("balance:error"), "payload_too_large")
+    await client.close()
 
 
 @asynchronous

@@ -12,6 +12,7 @@ by `check_refused`. The database is one of these tests' own, since it is stopped
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -56,6 +57,8 @@ QUICK = {
 REFUSED_S_MAX = 2.0  # with the settings above, on a machine that does other things too
 PONG_S_MAX = 1.0
 BACK_S_MAX = 1.0  # issue 2, Database faults
+
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 PSYCOPG = "error ignored in rollback"  # psycopg's word on a transaction whose connection is gone
 
@@ -448,6 +451,25 @@ async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_tim
 
 
 @pytest.mark.gen_test
+async def test_a_machine_without_descriptors_costs_the_service_no_connection(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, source = await make_service(**QUICK, pool_max=2), updates(Random(SEED + 3))
+
+    def dup(descriptor: int) -> int:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    with monkeypatch.context() as without:
+        without.setattr(os, "dup", dup)
+        for _ in range(3):
+            answer = await service.post(next(source))
+            assert (answer.status, answer.body["code"]) == (503, "unavailable")
+    for _ in range(3):
+        assert (await service.post(next(source))).status == 201
+    assert database.count() == 3
+
+
+@pytest.mark.gen_test
 async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
     database: Database, make_service: MakeService
 ) -> None:
@@ -641,6 +663,39 @@ async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailab
             await watcher.close()
             check_seen(watcher, database)
         await service.stop()
+
+
+@pytest.mark.expects_log(PSYCOPG)
+@pytest.mark.gen_test
+async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavailable_reaches_every_watcher(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = updates(Random(SEED + 2))
+    service = await make_service(**QUICK)
+    watcher = await Watcher.connect(service.url, SocketClient)
+    assert (await service.post(next(source))).status == 201
+    looks: list[bool] = []
+    is_settled = service.app.store.is_settled
+
+    def look() -> bool:
+        looks.append(is_settled())
+        return looks[-1]
+
+    monkeypatch.setattr(service.app.store, "is_settled", look)
+    sessions = [row["pid"] for row in database.rows(SESSIONS)]
+    for pid in sessions:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = await service.post(next(source))
+        assert (answer.status, answer.body["code"]) == (503, "unavailable")
+        await until(lambda: len(looks) == 2)
+    finally:
+        for pid in sessions:
+            os.kill(pid, signal.SIGCONT)
+    await watcher.until(2)
+    await watcher.close()
+    check_seen(watcher, database)
+    await until(lambda: looks[-1])
 
 
 @pytest.mark.expects_log(PSYCOPG)

@@ -303,7 +303,7 @@ def test_asyncapi_says_how_a_connection_begins_and_may_be_refused() -> None:
     assert channel["bindings"]["ws"]["query"]["properties"]["EIO"]["const"] == "4"
     assert server["x-socketio"]["auth"] == {"$ref": "#/components/schemas/ConnectAuth"}
     sizes = {one["title"]: one.get("x-bytes-max") for one in ASYNC["operations"].values()}
-    assert {name for name, size in sizes.items() if size == 16_384} == {"balance:update", "ping"}
+    assert {name for name, size in sizes.items() if size == 16_384} == {"connect", "balance:update", "ping"}
 
 
 @asynchronous

@@ -42,6 +42,8 @@ class FakeStore:
         self.rows: list[Snapshot] = []
         self.groups: list[int] = []  # the size of each append
         self.cuts = 0
+        self.settled = True
+        self.looks = 0
         self.go = threading.Event()
         self.go.set()
         self.before: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None
@@ -67,6 +69,10 @@ class FakeStore:
     def position(self) -> Position:
         return Position(self.epoch, len(self.rows))
 
+    def is_settled(self) -> bool:
+        self.looks += 1
+        return self.settled
+
     def cut_dead(self) -> None:
         """Count it; nothing here is dead, only slow."""
         self.cuts += 1
@@ -86,10 +92,15 @@ class Rig:
         self.store.go.set()
         self.thread.submit(lambda: None).result(10)
 
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Let the event loop run until something is so."""
+        async with asyncio.timeout(10):
+            while not true():
+                await asyncio.sleep(0)
+
     async def until_appending(self, groups: int) -> None:
         """Wait until the store has begun to append so many groups."""
-        while len(self.store.groups) < groups:
-            await asyncio.sleep(0)
+        await self.until(lambda: len(self.store.groups) >= groups)
 
     async def hold(self, writer: Writer, *, behind: int) -> list[Saving]:
         """Begin a save whose append waits in the store, and so many more behind it."""
@@ -203,6 +214,25 @@ async def test_what_was_committed_without_an_answer_is_published_before_the_grou
     assert [(await save)[0].seq for save in saves] == list(range(2, GROUP_MIN + 2))
     await writer.drain(5)
     assert rig.published == list(range(1, GROUP_MIN + 2))
+
+
+@pytest.mark.gen_test
+async def test_what_was_given_up_is_looked_for_until_it_can_be_committed_no_more(rig: Rig) -> None:
+    given_up: list[Snapshot] = []
+
+    def give_up(snapshots: Sequence[Snapshot]) -> None:
+        given_up.extend(snapshots)
+        raise StoreUnavailable("the database did not answer in time")
+
+    writer, rig.store.before, rig.store.settled = rig.writer(), give_up, False
+    with pytest.raises(StoreUnavailable):
+        await writer.save(snapshot())
+    await rig.until(lambda: rig.store.looks == 2)
+    rig.store.rows.append(given_up[0].at(1))
+    await rig.until(lambda: rig.published == [1])
+    rig.store.settled = True
+    await rig.until(lambda: writer._flushing is None)
+    await writer.drain(5)
 
 
 @pytest.mark.gen_test

@@ -265,11 +265,12 @@ class Engine(engineio.AsyncServer):
     def _sweep(self) -> None:
         # In place of the library's own monitor, which wakes up once per client and knows no time to connect.
         now = time.time()
-        blocked = now - self._sweep_due
-        if blocked > SWEEP_S:  # nobody was heard meanwhile, so it counts for nobody
-            self.nameless = {sid: since + blocked for sid, since in self.nameless.items()}
+        lost = now - self._sweep_due
+        if abs(lost) > SWEEP_S:  # nobody was heard meanwhile, or the clock was set: it counts for nobody
+            self.nameless = {sid: since + lost for sid, since in self.nameless.items()}
+            self._next_ping = {sid: due + lost for sid, due in self._next_ping.items()}
             for client in self.sockets.values():
-                client.last_ping = client.last_ping and client.last_ping + blocked
+                client.last_ping = client.last_ping and client.last_ping + lost
         self.start()
         for sid, client in list(self.sockets.items()):
             if client.closed:

@@ -25,6 +25,7 @@ log = logging.getLogger("balance.realtime")
 
 NO_HEADERS = HTTPHeaders()
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
+PACKETS_MAX = 16_384  # in one polling request, which the library reads at once; as many updates would be larger
 SEPARATOR = "\x1e"  # between the packets of one polling request
 CLOSE = "1"
 NOOP = "6"
@@ -107,6 +108,8 @@ class EngineHandler(Answers, WebSocketHandler):
             packets = self.read_body().decode().split(SEPARATOR)
         except UnicodeDecodeError as error:
             raise protocol.MalformedJson("is not valid UTF-8", "payload") from error
+        if len(packets) > PACKETS_MAX:
+            raise protocol.PayloadTooLarge(f"holds more than {PACKETS_MAX} packets", "payload")
         # A binary packet follows the event it belongs to, which is refused already.
         packets = [packet for packet in packets if not packet.startswith("b")]
         if not all(packet[:1] in FROM_POLLING_CLIENT for packet in packets):

@@ -5,9 +5,8 @@ library's. Unanswered events of one client are bounded: over the bound its conne
 
 Relied on inside python-socketio 5, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
 `_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`, `_handle_event`,
-`_handle_event_internal`, and
-that `AsyncManager.connect` is called when the CONNECT packet has been sent and enters the room None and one of the
-client's own by `basic_enter_room`.
+`_handle_event_internal`, and that `AsyncManager.connect` is called when the CONNECT packet has been sent and enters the
+room None and one of the client's own by `basic_enter_room`.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from socketio import packet as sio_packet
 import protocol
 from balance.realtime.engine import Engine
 
+TURN_PACKETS_MAX = 64  # then the others have their turn
 ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
 
 
@@ -64,6 +64,7 @@ class SocketServer(socketio.AsyncServer):
         self._events = frozenset(events)
         self._body_bytes_max = body_bytes_max
         self._in_flight_max = updates_in_flight_max
+        self._taken = 0  # packets, of all clients
         self._in_flight: dict[str, int] = {}
         self._room: dict[str, asyncio.Future[None]] = {}
         self.check_auth: Callable[[object], None] = lambda auth: None
@@ -90,6 +91,9 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
         """Take one Socket.IO packet; every road that does not lead to an event leads to `on_refused`."""
+        self._taken += 1
+        if self._taken % TURN_PACKETS_MAX == 0:  # a polling request may bring thousands
+            await asyncio.sleep(0)
         if eio_sid not in self.environ:
             return  # its session ended while this waited to be read
         try:
@@ -98,10 +102,9 @@ class SocketServer(socketio.AsyncServer):
             packet_type = data[:1]
             if packet_type in ("5", "6"):
                 raise protocol.InvalidPayload("must not hold binary data", "payload")
-            if packet_type == "2":
-                self._check_size(data)
             if packet_type not in ("0", "1", "2", "3"):
                 raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
+            self._check_size(data)
             packet = self.packet_class(encoded_packet=data)
         except protocol.ServiceError as error:
             await self._refuse(eio_sid, data, error)
@@ -142,7 +145,7 @@ class SocketServer(socketio.AsyncServer):
             await super()._handle_connect(eio_sid, namespace, data)
 
     def _check_size(self, data: str) -> None:
-        """Refuse an event whose payload has more bytes than a REST body may have."""
+        """Refuse a packet whose payload has more bytes than a REST body may have."""
         if len(data) * 4 <= self._body_bytes_max:  # UTF-8 takes at most four bytes a character
             return
         head = data.find(",", data.find("["))
