@@ -74,6 +74,8 @@ def main() -> int:
     for one in measured:
         if OURS in one:
             one[OURS] += scenarios.beside_pgbench(one[OURS], single_inserts)
+        if {OURS, BARE} <= one.keys():
+            one[OURS] += scale.beside_bare(one[OURS], one[BARE])
     print("\n".join(lines(measured)))
     print(f"{'pgbench, 16 clients: single-row INSERTs':50} {'rows/s':10} {single_inserts:10.1f}")
     print(f"\nmedian of {rounds} rounds; server on one core, load and PostgreSQL on another")
@@ -93,8 +95,8 @@ def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: 
         for name in sides:
             every = delivery_of(quick) if name == BARE else work_of(quick) | delivery_of(quick)
             if wanted := [scenario for key, scenario in every.items() if key in picked]:
-                url = rows.make(postgres, f"{name}_{number}", 0)
-                with running(name, url_for(name, url)) as side:
+                database = "" if name == BARE else url_for(name, rows.make(postgres, f"{name}_{number}", 0))
+                with running(name, database) as side:
                     one[name] = [figure for scenario in wanted for figure in scenario(side)]
         if large is not None and (not quick or number == 0):
             small = rows.make(postgres, f"small_{number}", ROWS_FEW)

@@ -1,4 +1,4 @@
-"""A server that does nothing but send: what a delivery costs the kernel alone, which no server can do without.
+"""A server that does nothing but send: one `send` for each watcher, which no server can do without.
 
 It answers a handshake by rote, and whatever comes then by one acknowledgement and one ready snapshot to everyone, a
 `send` each. Nothing is read, checked or stored, so the updates must come whole and one at a time.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from bench.clients import update_of
 
-SNAPSHOT = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}
+STORED = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}
 
 
 def frame_of(*event: object) -> bytes:
@@ -25,7 +25,7 @@ def frame_of(*event: object) -> bytes:
 
 CONNECTED = frame_of("connected", {})
 ANSWER = frame_of("balance:ack", {"success": True})
-SHOWN = frame_of("balance:snapshot", SNAPSHOT | update_of(1_132_978))
+SHOWN = frame_of("balance:snapshot", STORED | update_of(1_132_978))
 
 
 def serve(listener: socket.socket) -> None:

@@ -20,8 +20,6 @@ class Figure:
     """What the ratio to Node's must be: `≤ 0.5`, `≥ 3`."""
     limit: str = ""
     """What our value itself must be, whatever Node's is, in its unit: `≤ 25`."""
-    floor: str = ""
-    """What the ratio to that of the bare sends must be: `≤ 1.3`."""
 
 
 Round = dict[str, list[Figure]]
@@ -38,20 +36,14 @@ def lines(rounds: Sequence[Round]) -> list[str]:
 
 def _line(figure: Figure, rounds: Sequence[Round]) -> str:
     values = {side: _median(figure.name, [one.get(side, []) for one in rounds]) for side in rounds[0]}
-    ours = values.get(OURS)
-    ratio, of_bare = _ratio(ours, values.get(NODE)), _ratio(ours, values.get(BARE))
+    ours, node = values.get(OURS), values.get(NODE)
+    ratio = ours / node if ours is not None and node else None
     if figure.limit:
         wanted, verdict = figure.limit, _verdict(ours, figure.limit)
-    elif figure.floor:
-        wanted, verdict = f"{figure.floor} x bare", _verdict(of_bare, figure.floor)
     else:
         wanted, verdict = f"ratio {figure.goal}" if figure.goal else "", _verdict(ratio, figure.goal)
     shown = [_number(values[side]) for side in values] + [f"{'' if ratio is None else f'{ratio:.2f}':>7}"]
     return f"{figure.name:50} {figure.unit:10} {' '.join(shown)}  {wanted:12} {verdict}".rstrip()
-
-
-def _ratio(value: float | None, other: float | None) -> float | None:
-    return value / other if value is not None and other else None
 
 
 def _number(value: float | None) -> str:

@@ -13,8 +13,9 @@ from bench.sides import Side
 MEMORY_KIB_MAX = 25  # for a watcher to whom nothing is said
 REACH_MS_MAX = 400  # for one snapshot to so many watchers:
 REACHED = 10_000
-FLAT = 1.3  # times the growth of a bare send's cost is still the same cost; what is left is noise
-UPDATES_MIN, UPDATES_MAX = 20, 4_000  # at each step
+FLAT = 1.3  # times the cost at the small size is still the same cost; what is left is noise
+DELIVERY = "one delivery, "
+UPDATES_MAX = 4_000  # at each step
 
 
 def idling(side: Side, watchers: int) -> list[Figure]:
@@ -35,32 +36,40 @@ def idling(side: Side, watchers: int) -> list[Figure]:
 
 
 def delivering(side: Side, steps: Sequence[int], deliveries: int) -> list[Figure]:
-    """One update at a time to more and more watchers, about so many deliveries at each step.
+    """One update at a time to more and more watchers, at most so many deliveries at each step.
 
-    What a delivery costs is the CPU that an update takes more than at the step before, for each watcher that came. It
-    grows on every server, since the kernel's caches do not hold the sockets of thousands; ours must not add to that.
+    What a delivery costs is the CPU that an update takes more than at the step before, for each watcher that came.
     """
     crowd = Crowd(side.port, steps[0])
     crowd.show(UPDATES_MAX)  # so that the first step does not find everything cold
     costs, took = [], 0.0
     for watchers in steps:
         crowd.grow(watchers)
-        cost, took = _cost(side, crowd, min(max(deliveries // watchers, UPDATES_MIN), UPDATES_MAX))
+        side.settle()
+        cost, took = _cost(side, crowd, min(deliveries // watchers, UPDATES_MAX))
         costs.append(cost)
     crowd.close()
     side.settle()
-    each = [
-        (f"one delivery, {few} to {many} watchers: CPU", (cost - before) / (many - few) * 1e6)
-        for (few, before), (many, cost) in pairwise(zip(steps, costs, strict=True))
-    ]
     return [
-        *(Figure(name, "µs", cost) for name, cost in each),
-        Figure("one delivery, the last of these to the first", "times", each[-1][1] / each[0][1], floor=f"≤ {FLAT}"),
+        *(
+            Figure(f"{DELIVERY}{few} to {many} watchers: CPU", "µs", (cost - before) / (many - few) * 1e6)
+            for (few, before), (many, cost) in pairwise(zip(steps, costs, strict=True))
+        ),
         Figure(
             f"one update to the last of {steps[-1]} watchers: median", "ms", took * 1e3,
             limit=f"≤ {REACH_MS_MAX}" if steps[-1] == REACHED else "",
         ),
     ]  # fmt: skip
+
+
+def beside_bare(ours: Sequence[Figure], bare: Sequence[Figure]) -> list[Figure]:
+    """How many times the first of our deliveries the dearest costs, but for what a bare `send` costs more there.
+
+    A `send` grows on every server: the processor's caches do not hold the sockets of thousands.
+    """
+    deliveries, sends = ([one.value for one in figures if one.name.startswith(DELIVERY)] for figures in (ours, bare))
+    growth = [(delivery - (send - sends[0])) / deliveries[0] for delivery, send in zip(deliveries, sends, strict=True)]
+    return [Figure("growth of a delivery, less that of a bare send", "times", max(growth[1:]), limit=f"≤ {FLAT}")]
 
 
 def _cost(side: Side, crowd: Crowd, updates: int) -> tuple[float, float]:

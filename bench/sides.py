@@ -67,7 +67,7 @@ def _cpu_clock(pid: int) -> int:
 
 @contextmanager
 def running(name: str, database: str) -> Iterator[Side]:
-    """Run one side on a database of its own, of which BARE makes no use."""
+    """Run one side, on a database of its own; BARE has none."""
     commands = {
         OURS: [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
         NODE: ["node", str(PEER / "server.js")],

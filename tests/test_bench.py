@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bench.report import Figure, lines
+from bench.scale import DELIVERY, beside_bare
 from tests.running import ROOT
 
 WITHOUT_NODE = ("--quick", "--rounds", "1", "--side", "ours", "bare")
@@ -32,7 +33,7 @@ def test_it_measures_what_was_done_and_prints_a_line_for_each_figure() -> None:
         ("saves to each INSERT of pgbench", "times"),
         ("GET of the latest 100: rate", "requests/s"),
         ("one delivery, 100 to 1000 watchers: CPU", "µs"),
-        ("one delivery, the last of these to the first", "times"),
+        ("growth of a delivery, less that of a bare send", "times"),
         ("one update to the last of 1000 watchers: median", "ms"),
         ("pgbench, 16 clients: single-row INSERTs", "rows/s"),
     ):
@@ -56,14 +57,15 @@ def test_each_figure_is_the_median_and_says_whether_what_is_wanted_is_reached() 
     ]
 
 
-def test_what_grows_on_every_server_is_judged_by_the_bare_sends() -> None:
-    def told(ours: float) -> list[str]:
-        sides = {"ours": ours, "bare": 2.0}
-        _, line = lines([{side: [Figure("a", "times", value, floor="≤ 1.3")] for side, value in sides.items()}])
-        return line.split()
+def test_a_delivery_is_flat_when_it_grows_by_no_more_than_a_bare_send() -> None:
+    def growth(ours: list[float], bare: list[float]) -> float:
+        sides = ([Figure(f"{DELIVERY}{step}", "µs", cost) for step, cost in enumerate(side)] for side in (ours, bare))
+        (figure,) = beside_bare(*sides)
+        return figure.value
 
-    assert told(2.5) == ["a", "times", "2.50", "2.00", "≤", "1.3", "x", "bare", "ok"]
-    assert told(2.7) == ["a", "times", "2.70", "2.00", "≤", "1.3", "x", "bare", "missed"]
+    assert growth([8.0, 9.0, 10.0], [4.0, 4.0, 6.0]) == 1.125
+    assert growth([8.0, 12.0, 10.0], [4.0, 4.0, 6.0]) == 1.5
+    assert growth([8.0, 8.0, 12.0], [4.0, 4.0, 8.0]) == 1.0
 
 
 def test_of_one_side_alone_no_ratio_is_told() -> None:

@@ -164,7 +164,10 @@ class Engine(engineio.AsyncServer):
                 self._begin_way(client, parcel, sent)
 
     def _begin_way(self, client: AsyncSocket, parcel: Parcel, sent: int) -> None:
-        """Send what a broadcast could not, past the queue if nothing is before it: then the next goes straight out."""
+        """Send what a broadcast could not, past the queue if nothing is before it: then the next goes straight out.
+
+        Of what went in part the rest never comes to the queue: it had a `way`, so nothing was before it, nor is now.
+        """
         stream = self._stream(client) if client.upgraded and client.queue.is_clear() else None
         if stream is None or stream.writing():
             self._put(client, parcel)
