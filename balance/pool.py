@@ -58,7 +58,8 @@ class Pool:
         self._conninfo = to_conninfo(url)
         # Since when, and a descriptor of its own for the connection's socket, so that it can be shut down.
         self._lent: dict[Connection[TupleRow], tuple[float, socket.socket]] = {}
-        self._left: set[int] = set()  # the sessions, by their process, of connections that were given up
+        # The sessions, by their process, whose connection was given up while they stored something, and when.
+        self._left: dict[int, float] = {}
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
             min_size=1,
@@ -113,19 +114,25 @@ class Pool:
         return len(lines)
 
     def is_settled(self) -> bool:
-        """Tell whether each session of the database whose connection was given up has ended. Raises StoreUnavailable.
+        """Tell whether each session whose connection was given up while it stored something has ended.
 
-        It hears of that only when it has done what it was asked; until then it may still commit.
+        It hears of that only when it has done what it was asked; until then it may still commit. Raises
+        StoreUnavailable.
         """
-        if left := self._left.copy():
+        for pid, since in list(self._left.items()):
             with self.connection() as connection:
-                found = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s)", ([*left],))
-                self._left -= left - {pid for (pid,) in found}
+                parameters = {"pid": pid, "seconds": time.monotonic() - since}
+                try:
+                    found = connection.execute(IS_LEFT, parameters).fetchone()
+                except psycopg.errors.InsufficientPrivilege:  # then we never know
+                    found = None
+            if found is None:
+                del self._left[pid]
         return not self._left
 
     @contextmanager
-    def connection(self) -> Iterator[Connection[TupleRow]]:
-        """Lend a connection in autocommit. Raises StoreUnavailable."""
+    def connection(self, *, stores: bool = False) -> Iterator[Connection[TupleRow]]:
+        """Lend a connection in autocommit; say so if it `stores` something. Raises StoreUnavailable."""
         connection = self._take()
         session = connection.pgconn.backend_pid
         try:
@@ -134,7 +141,8 @@ class Pool:
                 yield connection
         except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction, OSError) as error:
             connection.close()  # a standby that was promoted, or was not, is another server: connect anew
-            self._left.add(session)
+            if stores:
+                self._left[session] = time.monotonic()
             raise StoreUnavailable(_one_line(error)) from error
         finally:
             self._lent.pop(connection, None)
@@ -202,6 +210,12 @@ def _stands(connection: Connection[TupleRow]) -> bool:
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
+
+# Not one that began later: then another session has got the number of that process.
+IS_LEFT: LiteralString = """
+SELECT 1 FROM pg_stat_activity
+WHERE pid = %(pid)s AND backend_start < clock_timestamp() - make_interval(secs => %(seconds)s)
+"""
 
 SESSION: LiteralString = """
 SELECT set_config('timezone', 'UTC', false),

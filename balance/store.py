@@ -91,7 +91,7 @@ class Store:
         One whose id is stored already, by an earlier call or earlier in this one, is not stored again.
         Raises StoreUnavailable.
         """
-        with self._pool.connection() as connection:
+        with self._pool.connection(stores=True) as connection:
             try:
                 feed = _insert(connection, snapshots)
             except psycopg.errors.UniqueViolation:  # so rare that all else need not look for it first

@@ -38,6 +38,7 @@ log = logging.getLogger("balance.writer")
 
 CATCH_UP_ROWS_MAX = 100  # read at once when the feed has moved on without us
 CATCH_UP_PAUSE_S = 0.25  # between two looks at a database of which an answer was lost
+UNSETTLED_PAUSE_S = 1.0  # and between two more, while what it was asked may still be committed
 EXPIRY_S = 1.0  # between two looks at the saves that are open, at most
 
 
@@ -82,6 +83,7 @@ class Writer:
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
         self._behind = False  # something may have been committed that was not published
+        self._unsettled = False  # and may still be, later
         self._overdue = False  # a save has run out of time while the store has not answered
         self.position: Position | None = None  # the last snapshot that was published; None before `start`
 
@@ -223,16 +225,17 @@ class Writer:
         assert self.position is not None
         self._arrived.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), CATCH_UP_PAUSE_S)
+            await asyncio.wait_for(self._arrived.wait(), UNSETTLED_PAUSE_S if self._unsettled else CATCH_UP_PAUSE_S)
         if self._arrived.is_set():
             return  # what has arrived goes first, and its flush sees the gap as well
-        self._behind = False
+        self._behind = self._unsettled = False
         try:
             is_settled = await in_thread(self._thread, self._store.is_settled)
             position = await in_thread(self._thread, self._store.position)
             if position.epoch == self.position.epoch:
                 await self._publish_from_store(position.seq)
-            self._behind = self._behind or not is_settled
+            self._unsettled = not is_settled
+            self._behind = self._behind or self._unsettled
         except StoreUnavailable:
             self._behind = True
         except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from typing import Any
@@ -85,8 +86,14 @@ async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
         await send(frame)
 
     monkeypatch.setattr(client, "send_raw", answer)
+    coming = await SocketClient.open(service.url)
     monkeypatch.setattr(time, "time", lambda: clock() + seconds)
+    come = await SocketClient.open(service.url)
     await until(lambda: len(beats) == 3)
+    for joining in (coming, come):
+        await joining.send_raw("40")
+        await joining.take_connect()
+        await joining.close()
     assert not client.closed.done()
     await client.close()
 
@@ -125,14 +132,27 @@ async def test_a_request_of_more_packets_than_may_be_read_at_once_is_refused(ser
     await client.close()
 
 
+LARGE = {
+    "nested": "[" * 8_500 + "]" * 8_500,
+    "with a list at its end": '{"pad":"' + "x" * 17_000 + '","list":[1,2]}',
+    "with a long name": '["' + "x" * 17_000 + '",1]',
+}
+
+
 @asynchronous
-async def test_a_packet_that_is_too_large_is_refused_before_it_is_read_whatever_its_type(service: Service) -> None:
-    large = "[" * 8_000 + "]" * 8_000 + " " * 1_000
+@pytest.mark.parametrize("large", LARGE.values(), ids=LARGE)
+async def test_a_packet_that_is_too_large_is_refused_before_it_is_read_whatever_its_type(
+    service: Service, large: str
+) -> None:
     client = await SocketClient.open(service.url)
     await client.send_raw("40" + large)
     with pytest.raises(Refused) as refused:
         await client.take_connect()
     check_error(refused.value.payload["data"], "payload_too_large")
+    await client.send_raw("40/other," + large)
+    refusal = str(await client.next_frame())
+    assert refusal.startswith("44/other,{"), "of / a client would take it for the end of its connection"
+    check_error(json.loads(refusal.removeprefix("44/other,"))["data"], "payload_too_large")
     await client.send_raw("40")
     await client.take_connect()
     await client.expect("connected")

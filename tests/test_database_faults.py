@@ -31,6 +31,7 @@ from tornado.httpclient import HTTPClientError
 
 from balance.embedded import EmbeddedPostgres
 from balance.migrate import migrate
+from balance.pool import Pool
 from tests.conftest import MakeService
 from tests.load import (
     Bot,
@@ -696,6 +697,16 @@ async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavaila
     await watcher.close()
     check_seen(watcher, database)
     await until(lambda: looks[-1])
+
+
+def test_a_session_that_began_after_one_was_given_up_is_not_taken_for_it(database: Database) -> None:
+    pool = Pool(database.url, pool_max=1, pool_wait_ms_max=1000, statement_ms_max=1000)
+    pool.open()
+    with psycopg.connect(database.url) as session:
+        for given_up_before_s, is_settled in ((0, False), (60, True)):
+            pool._left = {session.info.backend_pid: time.monotonic() - given_up_before_s}
+            assert pool.is_settled() is is_settled
+    pool.close()
 
 
 @pytest.mark.expects_log(PSYCOPG)

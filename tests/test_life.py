@@ -416,7 +416,7 @@ def held(service: Service) -> dict[str, int]:
         "tasks": len(asyncio.all_tasks()),
         "sessions": len(realtime.eio.sockets),
         "websockets": len(realtime.eio.websockets),
-        "nameless": len(realtime.eio.nameless),
+        "nameless": len(realtime.eio._nameless),
         "watchers": len(service.app.watchers),
         "rooms": len(realtime.manager.rooms.get("/", {})),
         "in flight": len(realtime._in_flight),

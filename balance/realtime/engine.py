@@ -103,8 +103,11 @@ class Engine(engineio.AsyncServer):
         self._sweep_due = 0.0
         self._ending: set[asyncio.Task[None]] = set()
         self.websockets: dict[str, EngineHandler] = {}  # by session
-        self._next_ping: dict[str, float] = {}  # by session, where no answer to the last one is awaited
-        self.nameless: dict[str, float] = {}  # sessions that have not sent CONNECT, and since when
+        # By session, all of the clock that nobody sets: when the next heartbeat is due, or since when an answer to the
+        # last one is awaited; and since when it has been without CONNECT.
+        self._next_ping: dict[str, float] = {}
+        self._unanswered: dict[str, float] = {}
+        self._nameless: dict[str, float] = {}
         self._to_flush: list[AsyncSocket] = []  # for whom `_flush` has something
         self.evictions = 0
 
@@ -239,8 +242,23 @@ class Engine(engineio.AsyncServer):
         """
         if getattr(target, "__func__", None) is not AsyncSocket._send_ping:
             return super().start_background_task(target, *args, **kwargs)
-        self._next_ping[target.__self__.sid] = time.time() + self.ping_interval
+        sid = target.__self__.sid
+        self._unanswered.pop(sid, None)
+        self._next_ping[sid] = time.monotonic() + self.ping_interval
         return None
+
+    def note_alive(self, sid: str) -> None:
+        """Take what a client has sent for a sign of life: the answer to a heartbeat may wait behind it."""
+        if sid in self._unanswered:
+            self._unanswered[sid] = time.monotonic()
+
+    def await_name(self, sid: str) -> None:
+        """End a session if it does not send CONNECT in time."""
+        self._nameless[sid] = time.monotonic()
+
+    def note_named(self, sid: str) -> None:
+        """Note that a session has sent CONNECT."""
+        self._nameless.pop(sid, None)
 
     def forget(self, sid: str) -> None:
         """Drop what is kept for a session that has ended, and end its poll."""
@@ -248,8 +266,8 @@ class Engine(engineio.AsyncServer):
             self.sockets[sid].queue.end()
             if sid in self.websockets:
                 self.websockets[sid].abort()  # a probe that never came to its end
-        self.nameless.pop(sid, None)
-        self._next_ping.pop(sid, None)
+        for times in (self._nameless, self._next_ping, self._unanswered):
+            times.pop(sid, None)
 
     def _log_error_once(self, message: str, message_key: str) -> None:
         log.debug("%s", message)  # what clients do wrong they are told; the library would log the first as an error
@@ -262,32 +280,31 @@ class Engine(engineio.AsyncServer):
 
     def start(self) -> None:
         """Begin to end the sessions of clients that are gone or never became one."""
-        self._sweep_due = time.time() + SWEEP_S
+        self._sweep_due = time.monotonic() + SWEEP_S
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         # In place of the library's own monitor, which wakes up once per client and knows no time to connect.
-        now = time.time()
-        lost = now - self._sweep_due
-        if abs(lost) > SWEEP_S:  # nobody was heard meanwhile, or the clock was set: it counts for nobody
-            self.nameless = {sid: since + lost for sid, since in self.nameless.items()}
-            self._next_ping = {sid: due + lost for sid, due in self._next_ping.items()}
-            for client in self.sockets.values():
-                client.last_ping = client.last_ping and client.last_ping + lost
+        now = time.monotonic()
+        blocked = now - self._sweep_due
+        if blocked > SWEEP_S:  # nobody was heard meanwhile, so it counts for nobody
+            for times in (self._nameless, self._unanswered):
+                times.update({sid: since + blocked for sid, since in times.items()})
         self.start()
         for sid, client in list(self.sockets.items()):
             if client.closed:
                 self.sockets.pop(sid, None)
-            elif client.last_ping and now - client.last_ping > self.ping_timeout:
+            elif now - self._unanswered.get(sid, now) > self.ping_timeout:
                 self.end(client, self.reason.PING_TIMEOUT)
-            elif now - self.nameless.get(sid, now) > self._connect_s_max:
+            elif now - self._nameless.get(sid, now) > self._connect_s_max:
                 self.end(client)
             else:
                 if client.upgraded:
                     client.queue.wake(self.ping_interval)
                 if now >= self._next_ping.get(sid, math.inf):
                     del self._next_ping[sid]
-                    client.last_ping = now
+                    self._unanswered[sid] = now
+                    client.last_ping = time.time()  # without it the library would take no answer
                     self.deliver(sid, PING_PARCEL)
 
     async def close(self, seconds_max: float) -> None:

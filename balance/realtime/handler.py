@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -25,7 +24,7 @@ log = logging.getLogger("balance.realtime")
 
 NO_HEADERS = HTTPHeaders()
 PROTOCOL_ERROR = 1002  # RFC 6455, section 7.4.1
-PACKETS_MAX = 16_384  # in one polling request, which the library reads at once; as many updates would be larger
+PACKETS_MAX = 16_384  # in one polling request: the library takes all of them apart at once
 SEPARATOR = "\x1e"  # between the packets of one polling request
 CLOSE = "1"
 NOOP = "6"
@@ -104,12 +103,13 @@ class EngineHandler(Answers, WebSocketHandler):
 
     def _check_packets(self) -> None:
         """Refuse a polling request that holds no packets; the library would drop all of it and answer 200."""
+        body = self.read_body()
+        if body.count(SEPARATOR.encode()) >= PACKETS_MAX:
+            raise protocol.PayloadTooLarge(f"holds more than {PACKETS_MAX} packets", "payload")
         try:
-            packets = self.read_body().decode().split(SEPARATOR)
+            packets = body.decode().split(SEPARATOR)
         except UnicodeDecodeError as error:
             raise protocol.MalformedJson("is not valid UTF-8", "payload") from error
-        if len(packets) > PACKETS_MAX:
-            raise protocol.PayloadTooLarge(f"holds more than {PACKETS_MAX} packets", "payload")
         # A binary packet follows the event it belongs to, which is refused already.
         packets = [packet for packet in packets if not packet.startswith("b")]
         if not all(packet[:1] in FROM_POLLING_CLIENT for packet in packets):
@@ -168,8 +168,8 @@ class EngineHandler(Answers, WebSocketHandler):
         if kind == CLOSE:
             self.close()  # of the library's own close the WebSocket would hear nothing
             return None
-        if self.client is not None and self.client.last_ping:
-            self.client.last_ping = time.time()  # who sends is alive; its pong may wait behind what it sent
+        if self.client is not None:
+            self.server.eio.note_alive(self.client.sid)
         if self._inbox.is_awaited and self.client is not None and self.take_update(self.client.sid, message):
             if self._inbox.awaited_s <= self.server.eio.ping_interval:
                 return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -23,7 +22,9 @@ from socketio import packet as sio_packet
 import protocol
 from balance.realtime.engine import Engine
 
+HEAD_LENGTH_MAX = 160  # of an event, up to its payload: an acknowledgement id has up to 100 digits
 TURN_PACKETS_MAX = 64  # then the others have their turn
+NAMESPACE = re.compile("/[^,?]{0,100}")
 ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
 
 
@@ -37,7 +38,7 @@ class Manager(socketio.AsyncManager):
     async def connect(self, sid: str, namespace: str) -> None:
         await super().connect(sid, namespace)
         eio_sid = self.eio_sid_from_sid(sid, namespace)
-        self._server.eio.nameless.pop(eio_sid, None)
+        self._server.eio.note_named(eio_sid)
         self._server.on_joined(eio_sid, sid)
 
     def basic_enter_room(self, sid: str, namespace: str, room: str | None, eio_sid: str | None = None) -> None:
@@ -78,7 +79,7 @@ class SocketServer(socketio.AsyncServer):
         return Engine
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
-        self.eio.nameless[eio_sid] = time.time()
+        self.eio.await_name(eio_sid)
         environ["tornado.handler"].client = self.eio.sockets[eio_sid]
         # Of the request only this is kept: the rest of it would live as long as the connection.
         await super()._handle_eio_connect(eio_sid, {"REMOTE_ADDR": environ["tornado.handler"].request.remote_ip})
@@ -116,14 +117,14 @@ class SocketServer(socketio.AsyncServer):
             elif packet.packet_type == sio_packet.DISCONNECT:
                 await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
                 if self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE) is None:
-                    self.eio.nameless[eio_sid] = time.time()
+                    self.eio.await_name(eio_sid)
             elif packet.packet_type == sio_packet.EVENT:
                 await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
 
     async def _refuse(self, eio_sid: str, data: Any, error: protocol.ServiceError) -> None:
         """Answer a packet that can not be read: a CONNECT by CONNECT_ERROR, anything else by way of `on_refused`."""
         if isinstance(data, str) and data[:1] == "0":
-            await self._refuse_connect(eio_sid, None, error)
+            await self._refuse_connect(eio_sid, _namespace(data), error)
         else:
             self.on_refused(eio_sid, _ack_id(data), error)
 
@@ -148,8 +149,9 @@ class SocketServer(socketio.AsyncServer):
         """Refuse a packet whose payload has more bytes than a REST body may have."""
         if len(data) * 4 <= self._body_bytes_max:  # UTF-8 takes at most four bytes a character
             return
-        head = data.find(",", data.find("["))
-        if len(data[head + 1 : -1].encode("utf-8", "surrogatepass")) > self._body_bytes_max:
+        head = data.find(",", data.find("["), HEAD_LENGTH_MAX) if data[0] == "2" else -1
+        payload = data[head + 1 : -1] if head >= 0 else data
+        if len(payload.encode("utf-8", "surrogatepass")) > self._body_bytes_max:
             raise protocol.PayloadTooLarge(f"is larger than {self._body_bytes_max} bytes", "payload")
 
     async def _handle_event(self, eio_sid: str, namespace: str | None, id: int | None, data: Any) -> None:
@@ -200,6 +202,12 @@ class SocketServer(socketio.AsyncServer):
         room = self._room.pop(eio_sid, None)
         if room is not None and not room.done():
             room.set_result(None)
+
+
+def _namespace(data: str) -> str | None:
+    """Find the namespace of a packet that could not be read."""
+    found = NAMESPACE.match(data, 1)
+    return found[0] if found else None
 
 
 def _ack_id(data: Any) -> int | None:
