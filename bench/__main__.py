@@ -33,7 +33,7 @@ def work_of(quick: bool) -> dict[str, Scenario]:
     """The scenarios of the services, by the names that --only takes, in the order in which they run."""
     part = 4 if quick else 1
     return {
-        "memory": lambda side: scale.idling(side, 10_000 // part),
+        "memory": lambda side: scale.idling(side, 1_250 if quick else 10_000),
         "save": lambda side: scenarios.saving(side, 20_000 // part),
         "broadcast": lambda side: scenarios.broadcasting(side, 400 // part, 500, 4),
         "single": lambda side: scenarios.broadcasting(side, 200 // part, 500, 1),
@@ -45,7 +45,7 @@ def work_of(quick: bool) -> dict[str, Scenario]:
 
 def delivery_of(quick: bool) -> dict[str, Scenario]:
     """The scenarios of every side."""
-    steps, deliveries = ((10, 100, 1_000), 20_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
+    steps, deliveries = ((10, 100, 500), 10_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
     return {"delivery": lambda side: scale.delivering(side, steps, deliveries)}
 
 
@@ -68,14 +68,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
         Path(folder).chmod(0o755)  # the system's user of the embedded PostgreSQL has to get in
         with EmbeddedPostgres.start(Path(folder) / "data") as postgres:
-            single_inserts = pgbench(postgres.url)
+            single_inserts = pgbench(postgres.url, 2 if arguments.quick else 5)
             rounds = arguments.rounds or (3 if arguments.quick else 5)
             measured = measure(postgres.url, sides, picked, rounds, arguments.quick)
     for one in measured:
         if OURS in one:
             one[OURS] += scenarios.beside_pgbench(one[OURS], single_inserts)
         if {OURS, BARE} <= one.keys():
-            one[OURS] += scale.beside_bare(one[OURS], one[BARE])
+            one[OURS] += scale.beside_bare(one[OURS], one[BARE], quick=arguments.quick)
     print("\n".join(lines(measured)))
     print(f"{'pgbench, 16 clients: single-row INSERTs':50} {'rows/s':10} {single_inserts:10.1f}")
     print(f"\nmedian of {rounds} rounds; server on one core, load and PostgreSQL on another")

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "bench" / "peer"
 CORE_OF_SERVER = 0
 CORE_OF_LOAD = 1  # and of PostgreSQL
-IDLE = 0.03  # seconds of CPU in half a second; heartbeats take some
+LOOK_S = 0.1
+IDLE = 0.1  # of that, in CPU; heartbeats take some
 
 
 class Side:
@@ -46,9 +47,9 @@ class Side:
     def settle(self) -> None:
         """Wait until it has nothing more to do: what it still did would count for what is measured next."""
         before = -1.0
-        while (now := self.cpu_s) - before > IDLE:
+        while (now := self.cpu_s) - before > IDLE * LOOK_S:
             before = now
-            time.sleep(0.5)
+            time.sleep(LOOK_S)
 
     @property
     def rss_bytes(self) -> int:
@@ -102,7 +103,7 @@ def url_for(name: str, conninfo: str) -> str:
     return f"socket:{parts['host']}?db={parts['dbname']}&user={parts['user']}&port={parts['port']}"
 
 
-def pgbench(conninfo: str, seconds: int = 5) -> float:
+def pgbench(conninfo: str, seconds: int) -> float:
     """Single-row INSERTs a second that PostgreSQL's own tool reaches with 16 clients, each commit flushed."""
     parts = conninfo_to_dict(conninfo)
     with psycopg.connect(conninfo, autocommit=True) as admin:
