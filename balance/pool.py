@@ -134,7 +134,7 @@ class Pool:
     def connection(self, *, stores: bool = False) -> Iterator[Connection[TupleRow]]:
         """Lend a connection in autocommit; say so if it `stores` something. Raises StoreUnavailable."""
         connection = self._take()
-        session = connection.pgconn.backend_pid
+        session = connection.pgconn.backend_pid  # asked now: of a broken connection it is 0
         try:
             with socket.socket(fileno=os.dup(connection.fileno())) as line:
                 self._lent[connection] = time.monotonic(), line

@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import select
 import socket
-import struct
 from collections.abc import Callable
 
+from balance.realtime.outbox import to_frame
 from bench.clients import update_of
 
 STORED = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}
 
 
-def frame_of(*event: object) -> bytes:
+def event_frame(*event: object) -> bytes:
     """Frame an event as a server does."""
-    text = b"42" + json.dumps(event, separators=(",", ":")).encode()
-    return b"\x81" + (bytes([len(text)]) if len(text) < 126 else b"\x7e" + struct.pack("!H", len(text))) + text
+    return to_frame(b"42" + json.dumps(event, separators=(",", ":")).encode())
 
 
-CONNECTED = frame_of("connected", {})
-ANSWER = frame_of("balance:ack", {"success": True})
-SHOWN = frame_of("balance:snapshot", STORED | update_of(1_132_978))
+CONNECTED = event_frame("connected", {})
+ANSWER = event_frame("balance:ack", {"success": True})
+SHOWN = event_frame("balance:snapshot", STORED | update_of(1_132_978))
 
 
 def serve(listener: socket.socket) -> None:

@@ -102,7 +102,8 @@ class EngineHandler(Answers, WebSocketHandler):
             raise protocol.InvalidPayload("version 13 and a key are required (RFC 6455)", "Sec-WebSocket-Key")
 
     def _check_packets(self) -> None:
-        """Refuse a polling request that holds no packets; the library would drop all of it and answer 200."""
+        """Refuse a polling request that holds too many packets, or what is none: the library would drop all of it and
+        answer 200."""
         body = self.read_body()
         if body.count(SEPARATOR.encode()) >= PACKETS_MAX:
             raise protocol.PayloadTooLarge(f"holds more than {PACKETS_MAX} packets", "payload")
