@@ -33,6 +33,8 @@ hypothesis.settings.load_profile("repeatable")
 
 MakeService = Callable[..., Awaitable[Service]]
 
+THREAD_S_MAX = 5.0  # a worker of the pool ends after its attempt to connect, which may take three seconds
+
 contract.install()
 
 
@@ -92,7 +94,10 @@ def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
         io_loop.run_sync(service.stop, timeout=20)
     left = _own_tasks(io_loop)
     assert not left, f"tasks left running: {left}"
-    leaked = [thread.name for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio")]
+    started = [thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio")]
+    for thread in started:
+        thread.join(THREAD_S_MAX)
+    leaked = [thread.name for thread in started if thread.is_alive()]
     assert not leaked, f"threads left running: {leaked}"
 
 
