@@ -19,6 +19,7 @@ import protocol
 from balance import docs, rest
 from balance.config import Config
 from balance.contract import DocumentHandler, with_slashes
+from balance.cors import Hosts, Origins, is_loopback
 from balance.listener import Listener
 from balance.places import Places
 from balance.pool import DatabaseError, Pool, StoreUnavailable
@@ -27,7 +28,7 @@ from balance.service import Service
 from balance.short_post import ShortPost
 from balance.store import Store
 from balance.threads import in_thread
-from balance.web import DISCARD_BYTES_MAX, Origins, log_request
+from balance.web import DISCARD_BYTES_MAX, HostNotServed, log_request
 from balance.writer import Writer
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
@@ -77,8 +78,9 @@ class App:
         )
         self.document_places = Places(config.reads_in_flight_max, "documents")
         self.realtime = Realtime(self.server, self.watchers, self.service)
+        hosts = Hosts(config.hosts)
         self._http = Listener(
-            ShortPost(self._routes(), self.service, body_bytes_max=config.body_bytes_max),
+            ShortPost(self._routes(hosts), self.service, hosts, body_bytes_max=config.body_bytes_max),
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
@@ -86,8 +88,10 @@ class App:
         self._opening: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def _routes(self) -> Application:
-        origins = Origins(self._config.cors_origins)
+    def _routes(self, hosts: Hosts) -> Application:
+        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
+        for_own_machine = is_loopback(self._config.host) and not self._config.trusted_proxies
+        origins = Origins(self._config.cors_origins, for_own_machine=for_own_machine)
         common = {"service": self.service, "origins": origins, "body_bytes_max": self._config.body_bytes_max}
         engine = {
             "server": self.server,
@@ -109,6 +113,7 @@ class App:
         pages = {**common, "places": self.document_places, "documents": with_slashes(docs.pages(limits))}
         return Application(
             [
+                (HostNotServed(hosts), rest.MisdirectedHandler, common),
                 (SNAPSHOTS, rest.SnapshotsHandler, common),
                 (f"{SNAPSHOTS}/([^/]+)", rest.SnapshotHandler, common),
                 (f"{protocol.SOCKET_PATH}/?", EngineHandler, engine),
@@ -201,7 +206,7 @@ def _socket_server(config: Config) -> SocketServer:
         allow_upgrades=True,
         http_compression=False,  # events are small
         cookie=None,
-        cors_allowed_origins=[],  # `web.Origins` decides, for both transports and for REST alike
+        cors_allowed_origins=[],  # `cors.Origins` decides, for both transports and for REST alike
         cors_credentials=False,
         monitor_clients=False,  # `Engine` has a sweep of its own
         logger=library_log,

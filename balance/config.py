@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
+from balance.cors import normal_host, normal_origin
 from protocol.limits import DEFAULT
 
 
@@ -28,9 +29,6 @@ def setting(default: Any, text: str, low: int | None = None, high: int | None = 
     return field(default=default, metadata={"help": text, "low": low, "high": high}, **more)
 
 
-ORIGIN = re.compile(r"https?://[^/\s,?#]+")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Every setting of the service, with its default."""
@@ -41,11 +39,10 @@ class Config:
         "", "PostgreSQL 14 or newer, as postgresql://…; without it the embedded one starts", repr=False
     )
     data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
-    cors_origins: tuple[str, ...] = setting(
-        (),
-        "origins of web pages that may call, comma-separated, or *; "
-        "pages of the same IP address and of a loopback host always may",
+    hosts: tuple[str, ...] = setting(
+        (), "names by which it may be called, beside those that nobody can register: comma-separated, or *"
     )
+    cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call, comma-separated, or *")
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is believed")
 
     body_bytes_max: int = setting(DEFAULT.update_bytes_max, "one update, as JSON", 1_024, DEFAULT.update_bytes_max)
@@ -75,9 +72,8 @@ class Config:
             value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{flag(one)}: {value} is not within {low} and {high}")
-        for origin in self.cors_origins:
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ConfigError(f"--cors-origins: {origin!r} is not an origin such as https://dashboard.example")
+        self._normalise("hosts", normal_host)
+        self._normalise("cors_origins", normal_origin)
         for address in self.trusted_proxies:
             try:
                 ip_address(address)
@@ -85,6 +81,17 @@ class Config:
                 raise ConfigError(f"--trusted-proxies: {address!r} is not an IP address") from error
         if not self.host:
             raise ConfigError("--host: must not be empty")
+
+    def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
+        """Write each part of a setting as it will be compared. Raises ConfigError for what could never match."""
+        (one,) = (one for one in fields(self) if one.name == name)
+        values = []
+        for text in getattr(self, name):
+            try:
+                values.append(normal(text))
+            except ValueError as error:
+                raise ConfigError(f"{flag(one)}: {text!r} {error}") from error
+        object.__setattr__(self, name, tuple(values))
 
     @classmethod
     def read(cls, argv: Sequence[str], env: Mapping[str, str]) -> Config:
@@ -118,7 +125,7 @@ def _parse(one: Field[Any], text: str) -> Any:
             raise ConfigError(f"{flag(one)}: {text!r} is not a whole number")
         return int(text)
     if isinstance(one.default, tuple):
-        return tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     return Path(text) if isinstance(one.default, Path) else text
 
 

@@ -21,6 +21,7 @@ HTML = "text/html"
 class DocumentHandler(RestHandler):
     """Some addresses at each of which is a document."""
 
+    is_public = True  # there is nothing here that is not for everybody
     allowed_headers = "If-None-Match"
     exposed_headers = "ETag, Retry-After"
 
@@ -33,18 +34,12 @@ class DocumentHandler(RestHandler):
         self._headers_of_all = headers
         self._etag: str | None = None
 
-    def let_page_read(self) -> bool:
-        """Let every page read: there is nothing here that is not for everybody."""
-        self.set_header("Access-Control-Allow-Origin", "*")
-        self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
-        return True
-
     async def respond(self, *_path: str) -> asyncio.Future[None]:
         document = self._find(unquote(self.request.path))
         data, self._etag = document.data, document.etag
         self.set_header("Content-Type", document.media_type)
         self.set_header("Cache-Control", "no-cache")  # keep it, and ask by its ETag whether it is still the same
-        self.set_header("Vary", "Accept-Encoding")
+        self.set_header("Vary", "Accept-Encoding, Origin")
         if takes_gzip(self.request.headers.get("Accept-Encoding", "")):
             if "gzipped" not in vars(document):  # the largest takes a tenth of a second, once
                 await asyncio.to_thread(lambda: document.gzipped)

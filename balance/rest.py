@@ -8,11 +8,13 @@ from typing import Any
 
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError
 
 import protocol
+from balance.cors import Origins
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web import Answers, Origins
+from balance.web import Answers
 from protocol.operations import SNAPSHOTS
 
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
@@ -120,3 +122,18 @@ class NotFoundHandler(RestHandler):
         raise protocol.NotFound("there is nothing at this address", self.request.path[:100])
 
     get = head = post = put = patch = delete = options = handle
+
+
+class MisdirectedHandler(RestHandler):
+    """Every address, of a host that is none of this server's (RFC 9110, section 15.5.20)."""
+
+    async def handle(self, *path: str) -> None:
+        raise HTTPError(protocol.MisdirectedRequest.status)
+
+    get = head = post = put = patch = delete = options = handle
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Refuse alike whatever was asked, also by a method that Tornado does not know."""
+        host = self.request.host[:100]
+        error = protocol.MisdirectedRequest(f"{host!r} is none of this server's hosts; see --hosts", "Host")
+        super().write_error(error.status, exc_info=(type(error), error, None))

@@ -25,6 +25,7 @@ from tornado.httputil import (
 )
 
 import protocol
+from balance.cors import Hosts
 from balance.rest import saved_answer
 from balance.saving import Saving
 from balance.service import Service
@@ -40,9 +41,12 @@ NOT_PLAIN = ("Origin", "Content-Encoding", "Transfer-Encoding")
 class ShortPost(HTTPServerConnectionDelegate):
     """Stands before an application, and answers plain POSTs in its place."""
 
-    def __init__(self, application: HTTPServerConnectionDelegate, service: Service, *, body_bytes_max: int) -> None:
+    def __init__(
+        self, application: HTTPServerConnectionDelegate, service: Service, hosts: Hosts, *, body_bytes_max: int
+    ) -> None:
         self.application = application
         self.service = service
+        self._hosts = hosts
         self._body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
@@ -53,13 +57,14 @@ class ShortPost(HTTPServerConnectionDelegate):
         """Tell by its head whether a request may go the short way."""
         if start_line.method != "POST" or start_line.path != SNAPSHOTS or start_line.version != "HTTP/1.1":
             return False
-        length = headers.get("Content-Length", "")
+        length, host = headers.get("Content-Length", ""), headers.get("Host", "")
         return (
             headers.get("Content-Type") == "application/json"
             and len(length) < 10
             and length.isdecimal()
             and int(length) <= self._body_bytes_max
-            and HOST.fullmatch(headers.get("Host", "")) is not None
+            and HOST.fullmatch(host) is not None
+            and self._hosts.serves(host)
             and not any(name in headers for name in NOT_PLAIN)
         )
 

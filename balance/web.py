@@ -6,55 +6,33 @@ Both kinds of handlers, REST (`rest`) and Socket.IO (`realtime.handler`), mix `A
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import time
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, format_timestamp
+from tornado.routing import Matcher
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
+from balance.cors import Hosts, Origins
 
 log = logging.getLogger("balance.web")
 
 PREFLIGHT_S = "600"
+CREDENTIALS = "Access-Control-Allow-Credentials"
 DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
 
-class Origins:
-    """Says which web pages may call (Fetch standard, CORS protocol; RFC 6454).
+class HostNotServed(Matcher):
+    """A route that takes each request, at any address, for a host that is none of this server's."""
 
-    Always: a page of the very address that is called, if that is an IP address (a name could have been made to point
-    here by whoever owns it: DNS rebinding); a page of a loopback host (a dashboard under development); and whoever
-    sends no Origin, since that is not a web page. Others: those that the setting names, or all by `*`.
-    """
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
 
-    def __init__(self, allowed: Sequence[str]) -> None:
-        self._allowed = frozenset(origin.lower() for origin in allowed)
-
-    def allows(self, origin: str | None, host: str) -> bool:
-        """Tell whether a page of `origin` may call this server, which it knows as `host`."""
-        if origin is None or "*" in self._allowed or origin.lower() in self._allowed:
-            return True
-        try:
-            parts = urlsplit(origin.lower())
-            address = _address(parts.hostname)
-            own = address is not None and parts.netloc == host.lower()
-            loopback = address.is_loopback if address else f".{parts.hostname}".endswith(".localhost")
-            return parts.scheme in ("http", "https") and (own or loopback)
-        except ValueError:
-            return False
-
-
-def _address(hostname: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(hostname or "")
-    except ValueError:
-        return None
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        return None if self._hosts.serves(request.host) else {}
 
 
 @stream_request_body
@@ -63,7 +41,8 @@ class Answers(RequestHandler):
 
     origins: Origins
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
-    allowed_headers = "Content-Type"  # that a web page may send
+    is_public = False  # whether any web page may read what is here
+    allowed_headers = "Content-Type"  # that any web page may send
     exposed_headers = "Location, Retry-After"  # that a web page may read
     body_bytes_max: int
 
@@ -117,22 +96,39 @@ class Answers(RequestHandler):
             raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
 
     def let_page_read(self) -> bool:
-        """Tell the browser that the page which asks may read the answer, if it may, and say whether it may."""
+        """Tell the browser that the page which asks may read the answer, if it may, and say whether it may.
+
+        A page that only `*` lets in gets no credentials: the browser would send those of its user for any stranger.
+        """
         origin = self.request.headers.get("Origin")
-        allowed = self.origins.allows(origin, self.request.host)
-        if allowed and origin is not None:
+        if origin is not None and self.origins.trusts(origin, self.request.host):
             self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
-        return allowed
+            self.set_header(CREDENTIALS, "true")
+        elif self.is_public or self.origins.any_may_call:
+            self.set_header("Access-Control-Allow-Origin", "*")
+        else:
+            return origin is None
+        self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
+        return True
 
     def answer_preflight(self) -> None:
-        """Answer OPTIONS: what may be called here, and by which methods and headers."""
+        """Answer OPTIONS: what may be called here, and by which methods and headers.
+
+        A page of an origin that is trusted may send any header, and call a server of a private network.
+        """
         self.set_status(204)
         self.set_header("Allow", ", ".join(self.methods))
-        if "Access-Control-Request-Method" in self.request.headers:
-            self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods))
-            self.set_header("Access-Control-Allow-Headers", self.allowed_headers)
-            self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
+        asked = self.request.headers
+        if "Access-Control-Request-Method" not in asked:
+            return
+        headers = self.allowed_headers
+        if CREDENTIALS in self._headers:
+            headers = asked.get("Access-Control-Request-Headers") or headers
+            if "Access-Control-Request-Private-Network" in asked:
+                self.set_header("Access-Control-Allow-Private-Network", "true")
+        self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods))
+        self.set_header("Access-Control-Allow-Headers", headers)
+        self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
 
     def answer(self, body: object, status: int = 200) -> asyncio.Future[None]:
         """Finish with a JSON body; the future is done when the operating system has taken it."""

@@ -119,6 +119,14 @@ class UnsupportedMediaType(ServiceError):
     example = ("must be application/json", "Content-Type")
 
 
+class MisdirectedRequest(ServiceError):
+    """The request names a host that is none of this server's."""
+
+    code = "misdirected_request"
+    status = 421
+    example = ("'snapshots.example' is none of this server's hosts; see --hosts", "Host")
+
+
 class RateLimited(ServiceError):
     """Too many requests, slow down."""
 

@@ -12,6 +12,7 @@ from protocol.errors import (
     InternalError,
     InvalidPayload,
     MalformedJson,
+    MisdirectedRequest,
     PayloadTooLarge,
     ServiceError,
     Unavailable,
@@ -83,5 +84,5 @@ CONNECT = Event(
 """Not an event but the packet by which Socket.IO itself connects; its payload is the option `auth` of a client."""
 CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")
 """The packet by which Socket.IO itself refuses that."""
-HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (InvalidPayload, Forbidden, Busy, Unavailable)
+HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (InvalidPayload, Forbidden, MisdirectedRequest, Busy, Unavailable)
 """By what the HTTP request that begins a connection may be refused, before there is any Socket.IO."""

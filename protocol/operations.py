@@ -18,6 +18,7 @@ from protocol.errors import (
     InternalError,
     InvalidPayload,
     MalformedJson,
+    MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
     ServiceError,
@@ -86,14 +87,14 @@ HEADERS: dict[str, str] = {
 """What each response header says."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_READ = (InvalidPayload, Forbidden, Busy, Unavailable, InternalError)
+_READ = (InvalidPayload, Forbidden, MisdirectedRequest, Busy, Unavailable, InternalError)
 
 
 def _document(id_: str, path: str, summary: str, found: Reply, **more: Any) -> Operation:
     """Describe a document of the contract: the same for everybody, open to every web page, cached by its ETag."""
     unchanged = Reply("If-None-Match names it: it is still the same.", media_type="", headers=("ETag",))
     parameters = {"header": "document_headers", **more.get("parameters", {})}
-    errors = (*more.get("errors", ()), Busy, InternalError)
+    errors = (*more.get("errors", ()), MisdirectedRequest, Busy, InternalError)
     description = "Any web page may read it. Ask again with If-None-Match, and it is sent only if it has changed."
     return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
 
@@ -120,7 +121,7 @@ OPERATIONS: dict[str, Operation] = {
             },
             (
                 *(MalformedJson, InvalidPayload, Forbidden, Conflict, PayloadTooLarge, UnsupportedMediaType),
-                *(Busy, Unavailable, InternalError),
+                *(MisdirectedRequest, Busy, Unavailable, InternalError),
             ),
             body="balance_update",
         ),

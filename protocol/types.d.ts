@@ -231,6 +231,7 @@ export type ErrorCode =
   | "method_not_allowed"
   | "payload_too_large"
   | "unsupported_media_type"
+  | "misdirected_request"
   | "rate_limited"
   | "busy"
   | "unavailable"

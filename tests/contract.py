@@ -40,7 +40,7 @@ PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,100})(.*)", re.
 BEYOND_THE_SCHEMA = {"conflict", "payload_too_large", "busy", "unavailable", "internal_error"}
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
 # What may be told where no operation is, and what at the path of Socket.IO beside the errors of the handshake.
-NOWHERE = {"not_found", "method_not_allowed", "forbidden", "busy"}
+NOWHERE = {"not_found", "method_not_allowed", "forbidden", "misdirected_request", "busy"}
 ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
     *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
 }

@@ -202,6 +202,7 @@ def test_the_table_of_errors_is_the_closed_list_that_the_schema_names():
         "method_not_allowed": 405,
         "payload_too_large": 413,
         "unsupported_media_type": 415,
+        "misdirected_request": 421,
         "rate_limited": 429,
         "busy": 503,
         "unavailable": 503,

@@ -29,7 +29,7 @@ READS = "GET, HEAD, OPTIONS"
 @pytest.fixture(scope="module")
 def stand(postgres: str, template: str) -> Iterator[Standing]:
     """One service for all that leaves no trace in it."""
-    with standing(postgres, template, cors_origins=("https://dashboard.example",)) as one:
+    with standing(postgres, template) as one:
         yield one
 
 
@@ -317,66 +317,6 @@ def test_head_has_the_headers_of_get_and_no_body(stand: Standing) -> None:
         assert head.status == get.status
         assert {**head.headers, "Date": ""} == {**get.headers, "Date": ""}
         assert int(head.headers["Content-Length"]) == len(get.raw)
-
-
-NAME = "snapshots.example:3000"
-ALLOWED = [
-    "https://dashboard.example",
-    "http://localhost:5173",
-    "http://127.0.0.1",
-    "http://[::1]:8080",
-    "same address",
-]
-FOREIGN = [
-    f"http://{NAME}",  # by name even the server's own: DNS rebinding makes any name its own
-    "https://evil.example",
-    "http://dashboard.example",
-    "https://dashboard.example:444",
-    "http://localhost.evil.example",
-    "http://127.0.0.1.evil.example",
-    "ftp://localhost",
-    "null",
-    "http://[",
-    "",
-]
-PREFLIGHT = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
-
-
-@pytest.mark.parametrize("origin", ALLOWED)
-@pytest.mark.parametrize(("path", "methods"), [(SNAPSHOTS, LISTS), (f"{SNAPSHOTS}/{ID}", READS)])
-def test_a_page_that_may_call_is_told_so_before_and_with_the_answer(
-    stand: Standing, origin: str, path: str, methods: str
-) -> None:
-    host = "203.0.113.7:3000" if origin == "same address" else NAME
-    origin = f"http://{host}" if origin == "same address" else origin
-    before = stand.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT)
-    assert (before.status, before.raw) == (204, b"")
-    assert before.headers["Access-Control-Allow-Methods"] == methods
-    assert before.headers["Access-Control-Allow-Headers"] == "Content-Type"
-    assert int(before.headers["Access-Control-Max-Age"]) > 0
-    answers = [
-        before,
-        stand.ask("GET", path, Origin=origin, Host=host),
-        stand.ask("PUT", path, Origin=origin, Host=host),
-    ]
-    for answer in answers:
-        assert answer.headers["Access-Control-Allow-Origin"] == origin
-        assert "Origin" in answer.headers["Vary"]
-        assert "Location" in answer.headers["Access-Control-Expose-Headers"]
-
-
-@pytest.mark.parametrize("origin", FOREIGN)
-@pytest.mark.parametrize("path", [SNAPSHOTS, f"{SNAPSHOTS}/{ID}", "/nope"])
-def test_a_foreign_page_may_not_call(stand: Standing, origin: str, path: str) -> None:
-    before = stand.stored()
-    for reply in (
-        stand.ask("OPTIONS", path, Origin=origin, Host=NAME, **PREFLIGHT),
-        stand.ask("GET", path, Origin=origin, Host=NAME),
-        stand.ask("POST", path, UPDATE, Origin=origin, Host=NAME),
-    ):
-        check_refused(reply, "forbidden", "Origin: pages of this origin may not call; see --cors-origins")
-        assert "Access-Control-Allow-Origin" not in reply.headers
-    assert stand.stored() == before
 
 
 def test_options_without_an_origin_names_the_methods(stand: Standing) -> None:

@@ -15,10 +15,11 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
+from balance.cors import Origins
 from balance.realtime.frames import FrameReader
 from balance.realtime.inbox import Inbox
 from balance.realtime.server import SocketServer
-from balance.web import Answers, Origins
+from balance.web import Answers
 
 log = logging.getLogger("balance.realtime")
 
@@ -205,7 +206,7 @@ class EngineHandler(Answers, WebSocketHandler):
             self.client.queue.way = None
 
     def check_origin(self, origin: str) -> bool:
-        """Whether the origin may call was decided in `prepare`, as for every other request."""
+        """Whether the origin may call was decided in `check_caller`, as for every other request."""
         return True
 
     def get_compression_options(self) -> None:
