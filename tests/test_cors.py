@@ -192,7 +192,7 @@ def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: Standing
     assert named["Allow-Headers"] == "authorization"
 
 
-def test_a_page_of_a_loopback_host_may_call_only_a_service_of_its_own_machine(postgres: str, template: str) -> None:
+def test_a_page_of_localhost_may_call_only_a_service_of_its_own_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
     for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
         with standing(postgres, template, **settings) as one:

@@ -1,0 +1,50 @@
+"""Connect with python-socketio's synchronous client, save an update, and print what comes as lines of JSON.
+
+    python talk.py URL TRANSPORT[,TRANSPORT] [CERTIFICATE]
+
+Every name leads to 127.0.0.1, as one may in a file of hosts. It runs on python-socketio 5.0 and newer by themselves.
+"""
+
+import json
+import socket
+import sys
+import threading
+
+import requests
+import socketio
+
+UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
+resolve = socket.getaddrinfo
+
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+
+
+def main(url, transports, certificate=None):
+    socket.getaddrinfo = lambda host, *args, **options: resolve("127.0.0.1", *args, **options)
+    session = requests.Session()
+    session.trust_env = False
+    session.verify = certificate or True
+    client = socketio.Client(reconnection=False, http_session=session)
+    connected = threading.Event()
+
+    @client.on("connected")
+    def on_connected(payload):
+        say("connected", payload)
+        connected.set()
+
+    try:
+        client.connect(url, transports=transports.split(","), socketio_path="/api/socket.io")
+    except socketio.exceptions.ConnectionError as error:
+        say("refused", str(error))
+        return
+    try:
+        assert connected.wait(15), "nothing said that it is connected"  # `connect` of 5.0 returns before
+        say("saved", client.call("balance:update", UPDATE, timeout=15))
+        say("transport", client.transport())
+    finally:
+        client.disconnect()
+
+
+main(*sys.argv[1:])
