@@ -78,7 +78,7 @@ class App:
         )
         self.document_places = Places(config.reads_in_flight_max, "documents")
         self.realtime = Realtime(self.server, self.watchers, self.service)
-        hosts = Hosts(config.hosts)
+        hosts = Hosts((*config.hosts, config.host.lower().removesuffix(".")))  # the address that it prints at the start
         self._http = Listener(
             ShortPost(self._routes(hosts), self.service, hosts, body_bytes_max=config.body_bytes_max),
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does

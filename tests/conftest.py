@@ -24,7 +24,7 @@ from tornado.ioloop import IOLoop
 
 from balance.embedded import EmbeddedPostgres
 from balance.migrate import migrate
-from tests import contract
+from tests import browser, contract
 from tests.running import Database, Process, Service
 
 # The same examples in every run, and no folder of earlier ones in the tree.
@@ -131,6 +131,14 @@ def processes(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture(scope="session")
+def browser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the browser and its fonts are unpacked, once, and keep what they keep."""
+    folder = tmp_path_factory.mktemp("browser")
+    browser.prepare(folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

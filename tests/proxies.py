@@ -74,7 +74,7 @@ class Proxy:
 def from_readme() -> tuple[str, str]:
     """What README.md tells nginx: the location, and what stands outside of the server."""
     text = (ROOT / "README.md").read_text()
-    location, outside = re.search(r"```nginx\n(.*?)```", text, re.DOTALL), re.search(r"`(map .*?)`\.", text)
+    location, outside = re.search(r"```nginx\n(.*?)```", text, re.DOTALL), re.search(r"`(map .*?)`", text)
     assert location
     assert outside
     return location[1], outside[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,15 @@ import protocol
 from balance.docs import pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
-from tests.node import FOLDER, run_node
+from tests.browser import run_in_browser
 from tests.running import ROOT, Database, Service
 
 AMOUNT = "100074.9997800000000000000000001"  # 31 digits
 UPDATE = f'{{"onchain": {{"rlb": {AMOUNT}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'
-BROWSE_S_MAX = 60
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# The package's own list names fixed folders, whatever TMPDIR is; and a browser that finds no font at all dies.
-FONTS = "<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>"
 MEDIA_TYPES = {
     "": "text/html; charset=utf-8",
     "/": "text/html; charset=utf-8",
@@ -41,26 +36,12 @@ MEDIA_TYPES = {
 }
 
 
-@pytest.fixture(scope="session")
-def browser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the browser and its fonts are unpacked, once, and keep what they keep."""
-    folder = tmp_path_factory.mktemp("browser")
-    (folder / "fonts.conf").write_text(FONTS.format(folder=folder))
-    return folder
-
-
 async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
     """Read and try a page; return what was seen.
 
     Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
     """
-    # By the name of that runtime the package lays the libraries beside its browser that a bare machine has not got.
-    places = dict.fromkeys(("TMPDIR", "HOME", "FONTCONFIG_PATH"), str(folder))
-    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **places}
-    async with run_node(FOLDER / "docs.mjs", page, service.url, UPDATE, env=environment) as process:
-        out, err = await asyncio.wait_for(process.communicate(), BROWSE_S_MAX)
-    assert process.returncode == 0, err.decode()
-    seen: dict[str, Any] = json.loads(out)
+    seen = await run_in_browser("docs.mjs", page, service.url, UPDATE, folder=folder)
     assert seen["problems"] == []
     elsewhere = [url for url in seen["requests"] if not url.startswith((f"{service.url}/", "data:"))]
     assert elsewhere == []

@@ -179,6 +179,13 @@ def test_a_web_page_that_may_call_can_read_why_it_was_refused(postgres: str, tem
         )
 
 
+def test_the_name_at_which_the_service_listens_is_served(postgres: str, template: str) -> None:
+    with standing(postgres, template, host="Listens.Example.") as one:
+        for host in ("listens.example", f"listens.example:{one.service.port}"):
+            assert one.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
+        assert one.ask("GET", SNAPSHOTS, Host="a.listens.example").status == 421
+
+
 # The setting
 
 

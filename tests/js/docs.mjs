@@ -2,18 +2,11 @@
 //
 //     node docs.mjs rest|events URL UPDATE
 
-import chromium from '@sparticuz/chromium';
-import puppeteer from 'puppeteer-core';
+import { launch } from './browser.mjs';
 
 const [page, url, update] = process.argv.slice(2);
 
-// The package's own list of flags would turn the browser's security off, and with it half of what is looked at here.
-const browser = await puppeteer.launch({
-  executablePath: await chromium.executablePath(),
-  headless: 'shell',
-  args: ['--no-sandbox', '--no-zygote', '--disable-gpu', '--disable-dev-shm-usage', '--disable-background-networking'],
-  pipe: true, // it ends with this script, however this ends
-});
+const browser = await launch();
 const tab = await browser.newPage();
 tab.setDefaultTimeout(15_000);
 const seen = { problems: [], requests: [] };
