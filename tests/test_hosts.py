@@ -37,8 +37,8 @@ TARGETS = [
     "/api/docs/swagger-ui.css",
     "/",
     "/nothing",
-    "*",
 ]
+SERVER = "*"  # may be asked by OPTIONS only (RFC 9112, section 3.2.4)
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -112,7 +112,7 @@ def test_the_addresses_asked_here_reach_every_route(stand: Standing) -> None:
     (_, *routes) = application(stand).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern for rule in routes]
     assert len(patterns) >= 7
-    paths = [target.partition("?")[0] for target in TARGETS]
+    paths = [target.partition("?")[0] for target in (*TARGETS, SERVER)]
     assert [one for one in patterns if not any(re.fullmatch(one, path) for path in paths)] == []
 
 
@@ -123,6 +123,7 @@ def test_a_request_by_a_name_that_a_stranger_could_own_is_refused_everywhere(sta
         check_refused(stand.ask(method, target, body, Host=EVIL), "misdirected_request", REFUSAL)
     check_refused(stand.ask("GET", target, Host=EVIL, **UPGRADE), "misdirected_request", REFUSAL)
     check_refused(stand.ask("GET", target, Host=EVIL, Origin=f"http://{EVIL}"), "misdirected_request", REFUSAL)
+    check_refused(stand.ask("OPTIONS", SERVER, Host=EVIL), "misdirected_request", REFUSAL)
     head = stand.ask("HEAD", target, Host=EVIL)
     assert (head.status, head.raw, head.headers["Vary"]) == (421, b"", "Origin")
     assert stand.stored() == before
