@@ -171,14 +171,14 @@ def parse_origin(text: str) -> Origin:
 
 
 def normal_host(text: str) -> str:
-    """Normalise a value of `--hosts`: `*`, or a host, `*.` before it for all below it, a port behind it for only this.
+    """Normalise a value of `--hosts`. Raises ValueError with the reason.
 
-    Raises ValueError with the reason.
+    It is `*`, or a host; `*.` before it stands for every name below it, a port behind it for this port alone.
     """
     if text == "*":
         return text
     if "/" in text:
-        raise ValueError("is not a host such as balance.example: name it without scheme and path")
+        raise ValueError("is not a host such as balance.example: it has a scheme or a path")
     try:
         return _normal_pattern(text).removesuffix(":*")  # without a port it is at any
     except ValueError as error:
@@ -186,8 +186,9 @@ def normal_host(text: str) -> str:
 
 
 def normal_origin(text: str) -> str:
-    """Normalise a value of `--cors-origins`: `*`, or an origin, in which `*.` may stand before its host for all below
-    it, and `*` for its port. Raises ValueError with the reason.
+    """Normalise a value of `--cors-origins`. Raises ValueError with the reason.
+
+    It is `*`, or an origin; `*.` before its host stands for every name below it, `*` in place of its port for any port.
     """
     if text == "*":
         return text
@@ -227,7 +228,7 @@ def _normal_pattern(text: str) -> str:
     any_port = ":*" if text.endswith(":*") else ""
     bare = text.removeprefix(below).removesuffix(any_port)
     if "*" in bare:
-        raise ValueError("has a * that is neither all before its first dot nor its port")
+        raise ValueError("has a * that is neither its first label nor its port")
     name, port = parse_authority(_to_ascii(bare))
     if below and f".{name}" not in PRIVATE_SUFFIXES and ("." not in name or _is_address(name)):
         raise ValueError(f"would allow all that ends with {name}")

@@ -104,7 +104,7 @@ class Answers(RequestHandler):
         if origin is not None and self.origins.trusts(origin, self.request.host):
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header(CREDENTIALS, "true")
-        elif self.is_public or self.origins.any_may_call:
+        elif self.is_public or (origin is not None and self.origins.any_may_call):
             self.set_header("Access-Control-Allow-Origin", "*")
         else:
             return origin is None

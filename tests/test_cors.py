@@ -187,6 +187,7 @@ def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: Standing
         ):
             assert cors(answer) == {"Allow-Origin": "*", "Expose-Headers": "Location, Retry-After"}
             assert answer.headers["Vary"] == "Origin"
+    assert cors(network.ask("GET", SNAPSHOTS)) == {}, "without Origin it is no page"
     named = cors(network.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, **asked))
     assert (named["Allow-Origin"], named["Allow-Credentials"]) == (DASHBOARD, "true")
     assert named["Allow-Headers"] == "authorization"
