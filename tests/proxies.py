@@ -56,7 +56,7 @@ frontend front
     default_backend balance
 backend balance
     option httpchk GET /api/balance/snapshot?limit=1
-    server one 127.0.0.1:{upstream} check inter 100ms
+    server one 127.0.0.1:{upstream} check inter 2s fall 5
 """
 
 
