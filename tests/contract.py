@@ -319,7 +319,7 @@ def install() -> None:
     """Look at everything that passes through a service of this process, from now on."""
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
-    hear, finish = SocketServer._handle_eio_message, Answers.finish
+    hear, finish = SocketServer.receive, Answers.finish
     on_update, write = Realtime.on_update, Request.write
     being_heard: set[str] = set()  # of whom a packet goes the long way
 
@@ -382,7 +382,7 @@ def install() -> None:
 
     Request.write = checked_write  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
-    SocketServer._handle_eio_message = checked_hear  # type: ignore[method-assign]
+    SocketServer.receive = checked_hear  # type: ignore[method-assign]
     Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 

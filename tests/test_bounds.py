@@ -163,10 +163,11 @@ async def test_a_packet_that_is_too_large_is_refused_before_it_is_read_whatever_
 
 
 @asynchronous
-async def test_leaving_a_namespace_that_it_never_joined_does_not_end_a_client(make_service: MakeService) -> None:
+async def test_leaving_a_namespace_that_it_never_joined_is_answered_and_ends_nothing(make_service: MakeService) -> None:
     service = await make_service(connect_ms_max=100)
     client = await SocketClient.connect(service.url)
     await client.send_raw("41/other,")
+    assert str(await client.next_frame()).startswith("44/other,{")
     await client.expect_silence(1)  # two sweeps
     (answer,) = await client.call("balance:update", UPDATE)
     assert answer["success"]

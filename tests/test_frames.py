@@ -1,4 +1,4 @@
-"""`FrameReader` makes of the bytes of a WebSocket what Tornado's own reader makes of them, however they arrive."""
+"""`FrameReader` reads what Tornado's own reader reads, however it arrives, and closes what breaks RFC 6455."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ class Handler:
     def on_pong(self, data: bytes) -> None:
         self.told.append(("pong", data))
 
+    def log_exception(self, *_: object) -> None:
+        raise AssertionError("nothing here fails")
+
     def on_ws_connection_close(self, code: int | None, reason: str | None) -> None:
         self.told.append(("closed", code, reason))
 
@@ -58,34 +61,88 @@ def frame(head: int, data: bytes, mask: bytes | None = b"\x01\x02\x03\x04") -> b
     return bytes([head]) + size + (mask or b"") + data
 
 
+Frame = tuple[int, bytes, bytes | None]  # the arguments of `frame`
 payloads = st.one_of(
     st.text(max_size=30).map(str.encode),
     st.binary(max_size=8),
     st.sampled_from([b"", b"x" * 125, b"x" * 126, b"y" * 300]),
 )
+HEADS = [TEXT, FINAL, 0, FINAL | BINARY, FINAL | PING, FINAL | PONG, PING, 0xC1, 0x83, 0x8B]
+MASK = b"\x01\x02\x03\x04"
 frames = st.one_of(
-    payloads.map(lambda data: frame(FINAL | TEXT, data)),
-    st.builds(
-        frame,
-        st.sampled_from([FINAL | TEXT] * 4 + [TEXT, FINAL, 0, FINAL | BINARY, FINAL | PING, FINAL | PONG, PING, 0xC1]),
+    st.tuples(st.just(FINAL | TEXT), st.text(max_size=30).map(str.encode), st.just(MASK)),
+    st.tuples(
+        st.sampled_from([FINAL | TEXT] * 4 + HEADS),
         payloads,
-        st.sampled_from([b"\0\0\0\0", b"\x01\x02\x03\x04", b"\xff\x80\x7f\x01", None]),
+        st.sampled_from([b"\0\0\0\0", MASK, b"\xff\x80\x7f\x01"] * 3 + [None]),
     ),
     st.sampled_from(
         [
-            frame(FINAL | CLOSE, b""),
-            frame(FINAL | CLOSE, b"\x03\xe8bye"),
-            frame(FINAL | TEXT, b"z" * MESSAGE_BYTES_MAX, b"\0\0\0\0"),
-            frame(FINAL | TEXT, b"z" * (MESSAGE_BYTES_MAX + 1), b"\0\0\0\0"),
-            b"\x81\xff",  # cut off within its length
+            (FINAL | CLOSE, b"", MASK),
+            (FINAL | CLOSE, b"\x03\xe8bye", MASK),
+            (FINAL | CLOSE, b"\x03", MASK),
+            (FINAL | CLOSE, b"\x03\xedbye", MASK),
+            (FINAL | CLOSE, b"\x03\xe8\xff", MASK),
+            (FINAL | TEXT, b"z" * MESSAGE_BYTES_MAX, b"\0\0\0\0"),
+            (FINAL | TEXT, b"z" * (MESSAGE_BYTES_MAX + 1), b"\0\0\0\0"),
         ]
     ),
 )
 
 
-def frame_reader(*arguments: Any, on_write: Callable[[], None] = lambda: None) -> FrameReader:
-    """A reader of whose own writes nobody needs to know."""
-    return FrameReader(*arguments, on_write=on_write)
+CLOSE_FAULTS = {b"\x03": 1002, b"\x03\xedbye": 1002, b"\x03\xe8\xff": 1007}
+
+
+def first_fault(sent: list[Frame]) -> tuple[int, int] | None:
+    """Find the first frame that breaks RFC 6455: its place, and the close code that it must get."""
+    message: tuple[int, bytes] | None = None  # of a message that has begun: its opcode, and what there is of it
+    for place, (head, data, mask) in enumerate(sent):
+        is_final, opcode = bool(head & FINAL), head & 0x0F
+        is_control = opcode >= CLOSE
+        code = None
+        if head & 0x70 or opcode in (3, 11) or mask is None or (is_control and (len(data) > 125 or not is_final)):
+            code = 1002
+        elif opcode == CLOSE:
+            return (place, CLOSE_FAULTS[data]) if data in CLOSE_FAULTS else None
+        elif not is_control and (message is None) is (opcode == 0):
+            code = 1002
+        elif not is_control:
+            kind, before = message or (opcode, b"")
+            message = kind, before + data
+            if len(message[1]) > MESSAGE_BYTES_MAX:
+                code = 1009
+            elif is_final:
+                code = 1007 if kind == TEXT and not is_utf8(message[1]) else None
+                message = None
+        if code is not None:
+            return place, code
+    return None
+
+
+def is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def check_close(answered: bytes, code: int) -> None:
+    """Check that this is one close frame with the code and a reason."""
+    assert answered[0] == FINAL | CLOSE
+    assert answered[1] == len(answered) - 2
+    assert int.from_bytes(answered[2:4], "big") == code
+    assert " " in answered[4:].decode()
+
+
+def frame_reader(handler: Any, *arguments: Any, on_write: Callable[[], None] = lambda: None) -> FrameReader:
+    """Make a reader that closes for a fault, as the service does."""
+
+    def close(code: int, reason: str) -> None:
+        reader.close(code, reason)
+
+    reader = FrameReader(handler, *arguments, on_fault=close, on_write=on_write)
+    return reader
 
 
 async def read(
@@ -136,10 +193,20 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(frames, max_size=12), st.lists(st.integers(1, 200), max_size=12))
-def test_it_reads_what_tornado_reads(sent: list[bytes], places: list[int]) -> None:
-    pieces = cut(b"".join(sent), places)
-    assert asyncio.run(read(frame_reader, pieces)) == asyncio.run(read(WebSocketProtocol13, pieces))
+@given(st.lists(frames, max_size=12), st.lists(st.integers(1, 200), max_size=12), st.booleans())
+def test_it_reads_what_tornado_reads_and_closes_what_breaks_the_protocol(
+    sent: list[Frame], places: list[int], cut_off: bool
+) -> None:
+    fault = first_fault(sent)
+    whole = [frame(*one) for one in sent]
+    told, answered = asyncio.run(read(frame_reader, cut(b"".join(whole) + b"\x89" * cut_off, places)))
+    good = whole if fault is None else whole[: fault[0]]
+    told_by_tornado, answered_by_tornado = asyncio.run(read(WebSocketProtocol13, cut(b"".join(good), places)))
+    assert told == told_by_tornado
+    if fault is None:
+        assert answered == answered_by_tornado
+    else:
+        check_close(answered.removeprefix(answered_by_tornado), fault[1])
 
 
 @pytest.mark.gen_test

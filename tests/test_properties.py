@@ -471,16 +471,23 @@ def polling_bodies(draw: st.DrawFn) -> bytes:
 
 
 @holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 150)
-async def test_no_polling_request_fails_the_service_or_harms_its_session(stage: Stage, body: bytes) -> None:
+async def test_no_polling_request_fails_the_service_and_one_that_is_refused_ends_its_session(
+    stage: Stage, body: bytes
+) -> None:
     if stage.bad_polling is None:
         stage.bad_polling = PollingSession(stage.stand.service.url)
         await stage.bad_polling.open()
-    assert await stage.bad_polling.post(body) in (200, 400, 413)
+    status = await stage.bad_polling.post(body)
     packets = body.split(SEPARATOR.encode())
-    if any(packet.startswith((b"1", b"41")) for packet in packets):  # CLOSE, DISCONNECT
+    if status == 400:
+        assert (await stage.bad_polling.http.fetch(stage.bad_polling.url)).code == 400
+        stage.bad_polling.http.close()
+        stage.bad_polling = None
+    elif any(packet.startswith((b"1", b"41")) for packet in packets):  # CLOSE, DISCONNECT
         stage.bad_polling.http.close()
         stage.bad_polling = None
     else:
+        assert status in (200, 413)
         try:
             await stage.bad_polling.probe(next(stage.probes))
         except BaseException:

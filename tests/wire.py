@@ -267,6 +267,7 @@ class PollingClient(_Client):
         self.url = f"{base_url}{path}/?EIO=4&transport=polling"
         self.polls = 0  # answered so far
         self._posting = asyncio.Lock()
+        self._pong: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
@@ -335,6 +336,18 @@ class PollingClient(_Client):
         if self._reader:
             # Its request fails by the cut; cancelled before, Tornado would log that nobody heard the failure.
             await asyncio.wait([self._reader], timeout=1)
+        if self._pong:
+            await asyncio.wait([self._pong], timeout=1)
+
+    async def _receive(self, frame: str | bytes) -> None:
+        if frame == "2" and self.answer_pings:  # a poll never waits for a request that is under way
+            self._pong = asyncio.create_task(self._send_pong())
+        else:
+            await super()._receive(frame)
+
+    async def _send_pong(self) -> None:
+        with suppress(HTTPClientError, OSError):
+            await self.send_raw("3")
 
     async def _read(self) -> None:
         with suppress(HTTPClientError, OSError):

@@ -4,8 +4,8 @@ Of python-engineio's `AsyncServer` this overrides what has no bound or no end; t
 Each session has an outbox with a bound in bytes, and who does not read is cut off; a session that never becomes
 a client, or does not answer the heartbeat, is ended by one sweep for all.
 
-Relied on inside python-engineio 4, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`,
-`._bad_request`, `._log_error_once`; `AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.last_ping`,
+Relied on inside python-engineio 4.15, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`,
+`._log_error_once`; `AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.upgrading`, `.last_ping`, `.receive`,
 `._send_ping`; `WebSocket.tornado_handler`, `.handler`; that of a handshake's environ no more than `tornado.handler` is
 used once the WebSocket is handed over, and that an OSError of `WebSocket.wait` is the end. That a session is given up
 when its reader or its writer has had nothing to do for a heartbeat and its timeout, tests/test_short_way.py pins.
@@ -26,10 +26,9 @@ from engineio.async_drivers import tornado as driver
 from engineio.async_socket import AsyncSocket
 from engineio.exceptions import EngineIOError
 from engineio.packet import NOOP, PING, Packet
-from engineio.payload import Payload
 from tornado.iostream import IOStream, StreamClosedError
 
-import protocol
+from balance.realtime.frames import GOING_AWAY, POLICY
 from balance.realtime.outbox import Outbox, Parcel, to_frame
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ SWEEP_S = 0.5
 NOOP_TEXT = Packet(NOOP).encode()
 PING_PARCEL = Parcel(Packet(PING).encode().encode())
 GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
-GOING_AWAY = 1001  # RFC 6455, section 7.4.1
+NO_PONG = (POLICY, "no answer to the heartbeat came in time")
 
 
 class Transport(driver.WebSocket):
@@ -65,10 +64,14 @@ class Transport(driver.WebSocket):
         self.tornado_handler: Any = handler  # as the library names it
         await self.handler(self)
 
-    def wait(self) -> asyncio.Future[str]:
+    def wait(self) -> asyncio.Future[str | bytes]:
         """Give the next frame. It raises OSError, as the library knows it, when there will be none."""
-        frame: asyncio.Future[str] = self.tornado_handler.get_next_message()
+        frame: asyncio.Future[str | bytes] = self.tornado_handler.get_next_message()
         return frame
+
+    async def close(self) -> None:
+        """Close a connection whose reader has had no frame for a heartbeat and its timeout."""
+        self.tornado_handler.close(*NO_PONG)
 
     async def send(self, message: str) -> None:
         """Send one frame. Raises EngineIOError when the client is gone."""
@@ -96,7 +99,6 @@ class Engine(engineio.AsyncServer):
     def __init__(self, *, watcher_unsent_bytes_max: int, connect_ms_max: int, **options: Any) -> None:
         super().__init__(**options)
         self._async: dict[str, Any] = {**self._async, "websocket": Transport}
-        Payload.max_decode_packets = self.max_http_buffer_size  # bytes are the bound, not the 16 packets of old
         self._unsent_bytes_max = watcher_unsent_bytes_max
         self._connect_s_max = connect_ms_max / 1000
         self._sweeper: asyncio.TimerHandle | None = None
@@ -109,6 +111,7 @@ class Engine(engineio.AsyncServer):
         self._unanswered: dict[str, float] = {}
         self._nameless: dict[str, float] = {}
         self._to_flush: list[AsyncSocket] = []  # for whom `_flush` has something
+        self._polling: set[tuple[str, str]] = set()  # polling requests under way, by session and method
         self.evictions = 0
 
     def create_queue(self, *args: Any, **kwargs: Any) -> Outbox:
@@ -224,16 +227,40 @@ class Engine(engineio.AsyncServer):
         if sid in self.sockets:
             self.end(self.sockets[sid])
 
-    def end(self, client: AsyncSocket, reason: str = "transport close") -> None:
-        """End a session at once, whatever its transport is doing."""
+    def end(
+        self, client: AsyncSocket, reason: str = "transport close", *, close: tuple[int, str] | None = None
+    ) -> None:
+        """End a session at once, whatever its transport is doing.
+
+        `close` is the code and the reason to close its WebSocket with; without it the connection is cut, which frees
+        what a client has not read.
+        """
         client.queue.end()
-        if client.upgraded:
-            if client.sid in self.websockets:
-                self.websockets[client.sid].abort()
+        handler = self.websockets.get(client.sid) if client.upgraded else None
+        if handler is not None and close is None:
+            handler.abort()  # its reader ends the session
             return
+        if handler is not None and close is not None:
+            handler.close(*close)
         task = asyncio.ensure_future(client.close(wait=False, abort=True, reason=reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    async def wait_for_polls(self, client: AsyncSocket) -> bool:
+        """Wait until polls have left half of what a client may leave unread, or less; return False if none comes."""
+        is_polling: bool = await client.queue.wait_for_polls(self._unsent_bytes_max // 2)
+        return is_polling
+
+    def acquire_polling(self, sid: str, method: str) -> bool:
+        """Note that a polling request of a session is under way; return False if one of this method is already."""
+        if (sid, method) in self._polling:
+            return False
+        self._polling.add((sid, method))
+        return True
+
+    def release_polling(self, sid: str, method: str) -> None:
+        """Note that the polling request is over for which `acquire_polling` returned True."""
+        self._polling.discard((sid, method))
 
     def start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Start a task as the library asks, but for the next heartbeat, which the sweep sends.
@@ -265,18 +292,12 @@ class Engine(engineio.AsyncServer):
         if sid in self.sockets and not self.sockets[sid].upgraded:
             self.sockets[sid].queue.end()
             if sid in self.websockets:
-                self.websockets[sid].abort()  # a probe that never came to its end
+                self.websockets[sid].close(POLICY, "the session of this upgrade has ended")
         for times in (self._nameless, self._next_ping, self._unanswered):
             times.pop(sid, None)
 
     def _log_error_once(self, message: str, message_key: str) -> None:
         log.debug("%s", message)  # what clients do wrong they are told; the library would log the first as an error
-
-    def _bad_request(self, message: str | None = None) -> dict[str, Any]:
-        # What the library refuses by itself: a poll whose session ends.
-        error = protocol.InvalidPayload("this session is unknown or has ended", "sid")
-        body = protocol.dumps(error.body()).encode()
-        return {"status": "400 Bad Request", "headers": [("Content-Type", "application/json")], "response": body}
 
     def start(self) -> None:
         """Begin to end the sessions of clients that are gone or never became one."""
@@ -295,9 +316,9 @@ class Engine(engineio.AsyncServer):
             if client.closed:
                 self.sockets.pop(sid, None)
             elif now - self._unanswered.get(sid, now) > self.ping_timeout:
-                self.end(client, self.reason.PING_TIMEOUT)
+                self.end(client, self.reason.PING_TIMEOUT, close=NO_PONG)
             elif now - self._nameless.get(sid, now) > self._connect_s_max:
-                self.end(client)
+                self.end(client, close=(POLICY, f"no CONNECT came within {self._connect_s_max:g} s"))
             else:
                 if client.upgraded:
                     client.queue.wake(self.ping_interval)

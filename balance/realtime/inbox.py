@@ -9,7 +9,7 @@ import asyncio
 import time
 
 FRAMES_MAX = 64  # read ahead of the one being handled
-LENGTH_MAX = 1_048_576  # characters in them
+LENGTH_MAX = 1_048_576  # characters or bytes in them
 
 
 class Inbox:
@@ -18,10 +18,10 @@ class Inbox:
     __slots__ = ("_ended", "_frames", "_getter", "_length", "_room", "_waiting_since")
 
     def __init__(self) -> None:
-        self._frames: list[str] = []
+        self._frames: list[str | bytes] = []
         self._length = 0
         self._ended = False
-        self._getter: asyncio.Future[str] | None = None
+        self._getter: asyncio.Future[str | bytes] | None = None
         self._waiting_since = 0.0
         self._room: asyncio.Future[None] | None = None
 
@@ -35,7 +35,7 @@ class Inbox:
         """For how long it has waited."""
         return time.monotonic() - self._waiting_since
 
-    def put(self, frame: str) -> asyncio.Future[None] | None:
+    def put(self, frame: str | bytes) -> asyncio.Future[None] | None:
         """Add a frame; when there are too many, give a future that is done when there is room for the next."""
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(frame)
@@ -47,9 +47,9 @@ class Inbox:
         self._room = asyncio.get_running_loop().create_future()
         return self._room
 
-    def get(self) -> asyncio.Future[str]:
+    def get(self) -> asyncio.Future[str | bytes]:
         """Give the next frame when there is one, or OSError when there will be none."""
-        getter: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        getter: asyncio.Future[str | bytes] = asyncio.get_running_loop().create_future()
         if self._frames:
             frame = self._frames.pop(0)
             self._length -= len(frame)

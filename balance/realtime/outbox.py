@@ -14,6 +14,8 @@ from functools import cached_property
 
 from engineio.packet import NOOP, Packet
 
+POLL_S_MAX = 2  # between two polls of a client that polls
+
 
 class Outbox:
     """What waits to be sent to one client, and how many bytes that is.
@@ -22,7 +24,17 @@ class Outbox:
     library's `wait_for` would make a task for each client and packet.
     """
 
-    __slots__ = ("_at_once", "_ended", "_getter", "_largest", "_packets", "_waiting_since", "unsent_bytes", "way")
+    __slots__ = (
+        "_at_once",
+        "_ended",
+        "_getter",
+        "_largest",
+        "_packets",
+        "_polled",
+        "_waiting_since",
+        "unsent_bytes",
+        "way",
+    )
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
@@ -31,6 +43,7 @@ class Outbox:
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._at_once: list[bytes] = []
         self._getter: asyncio.Future[Packet | None] | None = None
+        self._polled: asyncio.Future[None] | None = None  # done when a poll has taken packets
         self._largest = 0
         self._waiting_since = 0.0
         self._ended = False
@@ -80,6 +93,32 @@ class Outbox:
         self._packets = self._packets or ()
         return packet
 
+    async def take(self, count_max: int) -> list[Packet]:
+        """Wait for packets, and take what there is up to `count_max`. Raises TimeoutError after the end."""
+        taken = [await self.get()]
+        while self._packets and len(taken) < count_max:
+            taken.append(self.get_nowait())
+        packets = [packet for packet in taken if packet is not None]
+        self.taken(sum([len(packet.encode()) for packet in packets]))
+        self._note_polled()
+        return packets
+
+    async def wait_for_polls(self, bytes_max: int) -> bool:
+        """Wait until polls have left no more than `bytes_max`, or until the end; return False if no poll comes."""
+        while self.unsent_bytes > bytes_max:  # 0 after the end
+            self._polled = self._polled or asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait_for(self._polled, POLL_S_MAX)
+            except TimeoutError:
+                self._polled = None
+                return False
+        return True
+
+    def _note_polled(self) -> None:
+        if self._polled is not None:
+            self._polled.set_result(None)
+            self._polled = None
+
     def task_done(self) -> None:
         """Nobody waits for it."""
 
@@ -95,6 +134,7 @@ class Outbox:
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
+        self._note_polled()
 
     def begin_group(self, size: int, bytes_max: int) -> bool:
         """Begin a group of so many bytes; tell whether what waits is within its bound, beside the largest group in it.
@@ -143,7 +183,7 @@ class Outbox:
         self.unsent_bytes = max(0, self.unsent_bytes - count)  # the end has set it to 0
 
     def settle(self) -> None:
-        """Count anew, after a poll has taken packets along."""
+        """Count anew, after the library has taken packets for the answer to a handshake."""
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 

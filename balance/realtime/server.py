@@ -3,7 +3,7 @@
 Of python-socketio's `AsyncServer` this overrides what lets a packet end in silence; the protocol stays the
 library's. Unanswered events of one client are bounded: over the bound its connection is not read.
 
-Relied on inside python-socketio 5, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
+Relied on inside python-socketio 5.18, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
 `_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`, `_handle_event`,
 `_handle_event_internal`, and that `AsyncManager.connect` is called when the CONNECT packet has been sent and enters the
 room None and one of the client's own by `basic_enter_room`.
@@ -21,9 +21,13 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.realtime.engine import Engine
+from balance.realtime.frames import PROTOCOL_ERROR, UNSUPPORTED_DATA
 
 HEAD_LENGTH_MAX = 160  # of an event, up to its payload: an acknowledgement id has up to 100 digits
 TURN_PACKETS_MAX = 64  # then the others have their turn
+PLAIN_TYPES, BINARY_TYPES = frozenset("0123"), frozenset("56")  # of Socket.IO 5 packets from a client
+ATTACHMENTS = re.compile("[56]([0-9]{1,9})-")
+ATTACHMENTS_MAX = 10  # of one event, as in socket.io's own parser
 NAMESPACE = re.compile("/[^,?]{0,100}")
 ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
 
@@ -68,6 +72,7 @@ class SocketServer(socketio.AsyncServer):
         self._taken = 0  # packets, of all clients
         self._in_flight: dict[str, int] = {}
         self._room: dict[str, asyncio.Future[None]] = {}
+        self._attachments: dict[str, int] = {}  # binary packets still to come, of events that were refused
         self.check_auth: Callable[[object], None] = lambda auth: None
         self.on_joined: Callable[[str, str], None] = lambda eio_sid, sid: None
         self.on_update: Callable[[str, int | None, list[Any], Callable[[], None]], None] = (
@@ -88,38 +93,71 @@ class SocketServer(socketio.AsyncServer):
         await super()._handle_eio_disconnect(eio_sid, reason)
         self.eio.forget(eio_sid)
         self._in_flight.pop(eio_sid, None)
+        self._attachments.pop(eio_sid, None)
         self._make_room(eio_sid)
 
     async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
-        """Take one Socket.IO packet; every road that does not lead to an event leads to `on_refused`."""
+        """Take a packet that came over a WebSocket."""
+        try:
+            await self.receive(eio_sid, data)
+        except protocol.InvalidPayload as error:
+            code = UNSUPPORTED_DATA if isinstance(data, bytes) else PROTOCOL_ERROR
+            self.eio.end(self.eio.sockets[eio_sid], close=(code, str(error)))
+
+    async def receive(self, eio_sid: str, data: Any) -> None:
+        """Handle one Socket.IO packet; whatever is wrong with it is answered.
+
+        Raises InvalidPayload if the session must end: its client has sent something else before CONNECT.
+        """
         self._taken += 1
         if self._taken % TURN_PACKETS_MAX == 0:  # a polling request may bring thousands
             await asyncio.sleep(0)
         if eio_sid not in self.environ:
             return  # its session ended while this waited to be read
+        is_connect = isinstance(data, str) and data[:1] == "0"
+        if not is_connect and self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE) is None:
+            raise protocol.InvalidPayload("the first packet must be CONNECT, as text", "payload")
         try:
-            if not isinstance(data, str):
-                raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
-            packet_type = data[:1]
-            if packet_type in ("5", "6"):
-                raise protocol.InvalidPayload("must not hold binary data", "payload")
-            if packet_type not in ("0", "1", "2", "3"):
-                raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
-            self._check_size(data)
-            packet = self.packet_class(encoded_packet=data)
+            packet = self._read(eio_sid, data)
         except protocol.ServiceError as error:
             await self._refuse(eio_sid, data, error)
         except ValueError as error:  # of the library: an acknowledgement id of over 100 digits and the like
             await self._refuse(eio_sid, data, protocol.MalformedJson(str(error), "payload"))
         else:
-            if packet.packet_type == sio_packet.CONNECT:
-                await self._handle_connect(eio_sid, packet.namespace, packet.data)
-            elif packet.packet_type == sio_packet.DISCONNECT:
-                await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
-                if self.manager.sid_from_eio_sid(eio_sid, protocol.NAMESPACE) is None:
-                    self.eio.await_name(eio_sid)
-            elif packet.packet_type == sio_packet.EVENT:
-                await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
+            if packet is not None:
+                await self._handle_packet(eio_sid, packet)
+
+    def _read(self, eio_sid: str, data: Any) -> sio_packet.Packet | None:
+        """Read a packet; None is an attachment of an event that was rejected. Raises ServiceError and ValueError."""
+        if isinstance(data, bytes):
+            if self._attachments.get(eio_sid):
+                self._attachments[eio_sid] -= 1
+                return None
+            raise protocol.InvalidPayload("must be text, not binary", "payload")
+        packet_type = data[:1] if isinstance(data, str) else ""
+        if packet_type in BINARY_TYPES:
+            if found := ATTACHMENTS.match(data):
+                self._attachments[eio_sid] = min(int(found[1]), ATTACHMENTS_MAX)
+            raise protocol.InvalidPayload("must not hold binary data", "payload")
+        if packet_type not in PLAIN_TYPES:
+            raise protocol.MalformedJson("is not a Socket.IO packet", "payload")
+        self._check_size(data)
+        return self.packet_class(encoded_packet=data)
+
+    async def _handle_packet(self, eio_sid: str, packet: sio_packet.Packet) -> None:
+        if packet.packet_type == sio_packet.CONNECT:
+            await self._handle_connect(eio_sid, packet.namespace, packet.data)
+        elif (packet.namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
+            error = protocol.InvalidPayload("is not one that this client is connected to", "namespace")
+            await self._refuse_connect(eio_sid, packet.namespace, error)
+        elif packet.packet_type == sio_packet.DISCONNECT:
+            await self._handle_disconnect(eio_sid, packet.namespace, self.reason.CLIENT_DISCONNECT)
+            self.eio.await_name(eio_sid)
+        elif packet.packet_type == sio_packet.EVENT:
+            await self._handle_event(eio_sid, packet.namespace, packet.id, packet.data)
+        else:
+            error = protocol.InvalidPayload("none was asked for", "acknowledgement")
+            self.on_refused(eio_sid, None, error)
 
     async def _refuse(self, eio_sid: str, data: Any, error: protocol.ServiceError) -> None:
         """Answer a packet that can not be read: a CONNECT by CONNECT_ERROR, anything else by way of `on_refused`."""
@@ -162,10 +200,8 @@ class SocketServer(socketio.AsyncServer):
         while self._in_flight.get(eio_sid, 0) >= self._in_flight_max:
             await self._room.setdefault(eio_sid, asyncio.get_running_loop().create_future())
         sid = self.manager.sid_from_eio_sid(eio_sid, namespace or protocol.NAMESPACE)
-        if not self.manager.is_connected(sid, namespace or protocol.NAMESPACE):
-            error = protocol.InvalidPayload("is not one that this client is connected to", "namespace")
-            await self._refuse_connect(eio_sid, namespace, error)
-            return
+        if sid is None:
+            return  # it left while it waited
         if data[0] not in self._events:  # nor may it pass for `connect`, which is the library's own
             self.on_refused(
                 eio_sid, id, protocol.InvalidPayload(f"{data[0][:40]!r} is not one that this server takes", "event")
