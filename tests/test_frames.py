@@ -15,9 +15,9 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol13, _WebSocketParams
 
 from balance.realtime.frames import READ_BYTES_MAX, TURN_FRAMES_MAX, FrameReader
+from tests.raw import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
 
 MESSAGE_BYTES_MAX = 70_000
-FINAL, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class Handler:
@@ -47,20 +47,6 @@ class Handler:
         self.told.append(("closed", code, reason))
 
 
-def frame(head: int, data: bytes, mask: bytes | None = b"\x01\x02\x03\x04") -> bytes:
-    """Make a frame (RFC 6455, section 5.2); without a mask it is one that only a server may send."""
-    flag = 0x80 if mask else 0
-    if len(data) < 126:
-        size = bytes([flag | len(data)])
-    elif len(data) < 65_536:
-        size = bytes([flag | 126]) + len(data).to_bytes(2, "big")
-    else:
-        size = bytes([flag | 127]) + len(data).to_bytes(8, "big")
-    if mask:
-        data = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
-    return bytes([head]) + size + (mask or b"") + data
-
-
 Frame = tuple[int, bytes, bytes | None]  # the arguments of `frame`
 payloads = st.one_of(
     st.text(max_size=30).map(str.encode),
@@ -68,7 +54,6 @@ payloads = st.one_of(
     st.sampled_from([b"", b"x" * 125, b"x" * 126, b"y" * 300]),
 )
 HEADS = [TEXT, FINAL, 0, FINAL | BINARY, FINAL | PING, FINAL | PONG, PING, 0xC1, 0x83, 0x8B]
-MASK = b"\x01\x02\x03\x04"
 frames = st.one_of(
     st.tuples(st.just(FINAL | TEXT), st.text(max_size=30).map(str.encode), st.just(MASK)),
     st.tuples(

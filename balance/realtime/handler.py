@@ -30,8 +30,8 @@ NO_HEADERS = HTTPHeaders()
 PACKETS_MAX = 16_384  # in one polling request: all of them are taken apart at once
 POLL_PACKETS_MAX = 16  # in one answer: the clients of python-socketio drop the connection over more
 SEPARATOR = "\x1e"  # between the packets of one polling request
+# Engine.IO 4: a client sends CLOSE, PONG, MESSAGE and, by polling, BINARY; NOOP is sent to it.
 CLOSE, PONG, MESSAGE, NOOP, BINARY = "1", "3", "4", "6", "b"
-FROM_CLIENT = frozenset((CLOSE, PONG, MESSAGE))  # Engine.IO 4 packet types that a client sends in a session
 UPGRADE = ("2probe", "5")  # what it sends before, on a WebSocket that takes a session over from its polls
 KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.2.1)
 ENDED = "this session is unknown or has ended"
@@ -274,7 +274,7 @@ class EngineHandler(Answers, WebSocketHandler):
             if self.client is not None:
                 self.server.eio.note_alive(self.client.sid)
             return self._inbox.put(PONG)
-        elif message[:1] == CLOSE:
+        elif message == CLOSE:
             self.close(NORMAL, "the client has ended its session")
         else:
             self.fail(PROTOCOL_ERROR, "a client sends Engine.IO packets of the types 1, 3 and 4 only")
@@ -337,6 +337,6 @@ def read_packet(text: str) -> Packet:
             return Packet(eio_packet.MESSAGE, b64decode(text[1:], validate=True))
         except ValueError as error:
             raise protocol.MalformedJson("is not base64 after the b of a binary packet", "payload") from error
-    if text[:1] not in FROM_CLIENT:
+    if text != CLOSE and text[:1] not in (PONG, MESSAGE):
         raise protocol.MalformedJson("is not a list of Engine.IO packets of the types 1, 3 and 4", "payload")
     return Packet(int(text[0]), text[1:])

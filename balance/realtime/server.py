@@ -29,7 +29,7 @@ PLAIN_TYPES, BINARY_TYPES = frozenset("0123"), frozenset("56")  # of Socket.IO 5
 ATTACHMENTS = re.compile("[56]([0-9]{1,9})-")
 ATTACHMENTS_MAX = 10  # of one event, as in socket.io's own parser
 NAMESPACE = re.compile("/[^,?]{0,100}")
-ACK_ID = re.compile(r"(?:2|[56][0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
+ACK_ID = re.compile(r"(?:2|5[0-9]+-)(?:/[^,]*,)?([0-9]{1,15})(?![0-9])")
 
 
 class Manager(socketio.AsyncManager):
