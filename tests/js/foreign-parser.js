@@ -1,0 +1,11 @@
+// Connects with a parser that the server does not speak, and prints what ends the connection as lines of JSON:
+// ["close", reason, code of the WebSocket or status of HTTP, words of the WebSocket].
+// Usage: node foreign-parser.js URL TRANSPORT
+const [, , url, transport] = process.argv;
+const parser = require('socket.io-msgpack-parser');
+const { io } = require('socket.io-client-4.8');
+
+const socket = io(url, { path: '/api/socket.io', transports: [transport], parser, reconnection: false });
+socket.io.on('close', (reason, { context }) => {
+  console.log(JSON.stringify(['close', reason, context.code ?? context.status, context.reason]));
+});
