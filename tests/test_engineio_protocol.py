@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tornado.httpclient import HTTPClientError
 
 from protocol import dumps, loads
 from tests.conftest import MakeService
@@ -170,6 +171,15 @@ async def test_two_posts_of_one_session_at_once_end_it(service: Service) -> None
         assert (await slow.reply()).status == 400
         await session.check_ended()
     await until(lambda: not service.app.server.eio._polling)
+
+
+async def test_a_poll_that_breaks_off_ends_its_session_and_is_forgotten(service: Service) -> None:
+    async with polling(service) as session:
+        poll = await session.start_poll()
+    with pytest.raises(HTTPClientError):
+        await poll
+    await until(lambda: not service.app.server.eio._polling)
+    await until(lambda: not service.app.server.eio.sockets)
 
 
 async def test_a_post_that_breaks_off_leaves_its_session_to_the_next_one(service: Service) -> None:

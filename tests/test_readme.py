@@ -143,11 +143,15 @@ async def test_its_javascript_saves_and_watches(service: Service, database: Data
 
 
 @pytest.mark.gen_test
-async def test_its_python_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
+async def test_its_python_saves_and_goes_on_watching(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text(code("python", service))
-    async with run_python(tmp_path / "readme.py", env=dict(os.environ)) as process:
-        await Bot(process).line("'success': True")
-    assert database.count() == 1
+    async with run_python(tmp_path / "readme.py", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+        bot = Bot(process)
+        await bot.line("'success': True")
+        assert database.count() == 1
+        assert (await service.post({"onchain": {"rlb": 5, "usdt": 6}, "onsite": {"rlb": 7, "usd": 8}})).status == 201
+        await bot.line("saved by anyone:", "'seq': 2")
+        assert process.returncode is None, "it watches until it is killed"
 
 
 @pytest.mark.gen_test

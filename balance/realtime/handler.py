@@ -292,7 +292,8 @@ class EngineHandler(Answers, WebSocketHandler):
     def on_connection_close(self) -> None:
         super().on_connection_close()
         RequestHandler.on_connection_close(self)  # which Tornado's WebSocketHandler does not call: it ends a body
-        self._release_polling()
+        if self.client is None:  # its body did not come to the end; once it is served, `on_finish` is called
+            self._release_polling()
         if self.client is not None and self.iostream is None and self.request.method == "GET":
             self.server.eio.end(self.client)  # its poll broke off; what the poll took with it is lost
 
