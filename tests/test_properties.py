@@ -471,7 +471,7 @@ def polling_bodies(draw: st.DrawFn) -> bytes:
 
 
 @holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 150)
-async def test_no_polling_request_fails_the_service_and_one_that_is_refused_ends_its_session(
+async def test_no_polling_request_fails_the_service_and_a_refused_one_ends_its_session(
     stage: Stage, body: bytes
 ) -> None:
     if stage.bad_polling is None:

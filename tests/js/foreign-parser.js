@@ -6,6 +6,7 @@ const parser = require('socket.io-msgpack-parser');
 const { io } = require('socket.io-client-4.8');
 
 const socket = io(url, { path: '/api/socket.io', transports: [transport], parser, reconnection: false });
-socket.io.on('close', (reason, { context }) => {
-  console.log(JSON.stringify(['close', reason, context.code ?? context.status, context.reason]));
+socket.io.on('close', (reason, details) => {
+  const { code, status, reason: words } = details?.context ?? {};
+  console.log(JSON.stringify(['close', reason, code ?? status, words]));
 });
