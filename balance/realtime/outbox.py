@@ -115,9 +115,9 @@ class Outbox:
         return True
 
     def _note_polled(self) -> None:
-        if self._polled is not None:
+        if self._polled is not None and not self._polled.done():
             self._polled.set_result(None)
-            self._polled = None
+        self._polled = None
 
     def task_done(self) -> None:
         """Nobody waits for it."""
