@@ -18,7 +18,7 @@ from tornado.web import Application
 import protocol
 from balance import docs, rest
 from balance.config import Config
-from balance.contract import DocumentHandler, with_slashes
+from balance.contract import DocumentHandler, by_target
 from balance.cors import Hosts, Origins, is_loopback
 from balance.listener import Listener
 from balance.places import Places
@@ -109,18 +109,19 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
-        contract = {**common, "places": self.document_places, "documents": with_slashes(documents(limits))}
-        pages = {**common, "places": self.document_places, "documents": with_slashes(docs.pages(limits))}
+        contract = {**common, "places": self.document_places, "documents": by_target(documents(limits))}
+        pages = {**common, "places": self.document_places, "documents": by_target(docs.pages(limits))}
         return Application(
             [
                 (HostNotServed(hosts), rest.MisdirectedHandler, common),
                 (SNAPSHOTS, rest.SnapshotsHandler, common),
                 (f"{SNAPSHOTS}/([^/]+)", rest.SnapshotHandler, common),
-                (f"{protocol.SOCKET_PATH}/?", EngineHandler, engine),
-                (f"{CONTRACT}?.*", DocumentHandler, {**contract, "headers": {}}),
+                (re.escape(protocol.SOCKET_PATH), EngineHandler, engine),
+                (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, {**contract, "headers": {}}),
                 (re.escape(OPENAPI), DocumentHandler, {**contract, "headers": {}}),
                 (re.escape(ASYNCAPI), DocumentHandler, {**contract, "headers": {}}),
                 (f"{DOCS}(?:/.*)?", DocumentHandler, {**pages, "headers": docs.HEADERS}),
+                (r"\*", rest.AllHandler, common),
             ],
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=common,

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import protocol
+from balance.compression import takes_gzip
 from balance.places import Places
 from balance.rest import RestHandler
 from protocol.documents import Document
-
-HTML = "text/html"
 
 
 class DocumentHandler(RestHandler):
@@ -35,7 +33,7 @@ class DocumentHandler(RestHandler):
         self._etag: str | None = None
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
-        document = self._find(unquote(self.request.path))
+        document = self._find(self.request.path)
         data, self._etag = document.data, document.etag
         self.set_header("Content-Type", document.media_type)
         self.set_header("Cache-Control", "no-cache")  # keep it, and ask by its ETag whether it is still the same
@@ -62,16 +60,6 @@ class DocumentHandler(RestHandler):
         return self._etag
 
 
-def with_slashes(documents: Mapping[str, Document]) -> dict[str, Document]:
-    """Add, for each folder and page, its address with the slash at its end or without, as people type either."""
-    typed = [(path, one) for path, one in documents.items() if path.endswith("/") or one.media_type.startswith(HTML)]
-    return {**documents, **{path[:-1] if path.endswith("/") else f"{path}/": one for path, one in typed}}
-
-
-def takes_gzip(accepted: str) -> bool:
-    """Read an Accept-Encoding (RFC 9110, section 12.5.3): is gzip named there, or * and gzip not?"""
-    weights = {}
-    for part in accepted.lower().split(","):
-        coding, _, weight = part.replace(" ", "").partition(";q=")
-        weights[coding] = weight.strip("0.") != "" if weight else True
-    return weights.get("gzip", weights.get("*", False))
+def by_target(documents: Mapping[str, Document]) -> dict[str, Document]:
+    """Return documents by the path of a request for them, which ends in no slash (`balance.targets`)."""
+    return {path.removesuffix("/"): document for path, document in documents.items()}

@@ -3,8 +3,9 @@
 Tornado would time each wait for a request by a timer, and each wait for a body by a task as well, which costs a small
 request a fifth of its time. Here one sweep looks at all connections.
 
-Relied on inside Tornado 6, pinned by tests/test_listener.py: `HTTPServer.conn_params`; of `HTTP1Connection`,
-`_request_start_line`, which is there when the head has come, and `_read_finished`, when the body has.
+Relied on inside Tornado 6, pinned by tests/test_listener.py: `HTTPServer.conn_params`, `HTTPServer._connections` and
+`_HTTPRequestContext`; of `HTTP1Connection`, `_request_start_line`, which is there when the head has come, and
+`_read_finished`, when the body has.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
-from tornado.httpserver import HTTPServer
+from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.httputil import HTTPMessageDelegate
 from tornado.iostream import IOStream
+
+from balance.http_connection import HEAD_BYTES_MAX, Closer, Exchange, RequestStream, ServerConnection
 
 DESCRIPTORS_KEPT = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request to come, on a connection that is new or has been answered
@@ -30,12 +32,12 @@ SWEEP_S = 1.0
 class _Arrival:
     """The request that is awaited on a connection."""
 
-    request: HTTP1Connection
+    request: Exchange
     since: float
     has_head: bool = False
 
 
-class Stream(IOStream):
+class Stream(RequestStream):
     """A connection without Nagle's delay (RFC 896): each answer is written whole, and has nothing to wait for.
 
     Tornado would tell the operating system so, and take it back, for every request.
@@ -58,17 +60,23 @@ class Listener(HTTPServer):
     def initialize(self, *arguments: Any, **options: Any) -> None:
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
+        self.conn_params.max_header_size = HEAD_BYTES_MAX
         self.descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.head_s_max = HEAD_S_MAX
         self.body_s_max = BODY_S_MAX
         self._arrivals: dict[object, _Arrival] = {}  # by connection
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closer = Closer()
 
     def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         if 0 < self.descriptors_max - DESCRIPTORS_KEPT < stream.socket.fileno():
             stream.close()
-        else:
-            super().handle_stream(Stream(stream.socket, max_buffer_size=stream.max_buffer_size), address)
+            return
+        stream = Stream(stream.socket, max_buffer_size=stream.max_buffer_size)
+        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        connection = ServerConnection(stream, self.conn_params, context, self._closer)
+        self._connections.add(connection)
+        connection.start_serving(self)
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         self._arrivals[server_conn] = _Arrival(request_conn, time.monotonic())
@@ -88,6 +96,11 @@ class Listener(HTTPServer):
         if self._sweeper is not None:
             self._sweeper.cancel()
 
+    async def close_all_connections(self) -> None:
+        """Close every connection, also those whose clients still send."""
+        await super().close_all_connections()
+        await self._closer.stop()
+
     def _sweep(self) -> None:
         self.watch()
         now = time.monotonic()
@@ -98,4 +111,4 @@ class Listener(HTTPServer):
             if not arrival.has_head and request._request_start_line is not None:
                 arrival.has_head, arrival.since = True, now
             if now - arrival.since > (self.body_s_max if arrival.has_head else self.head_s_max):
-                request.stream.close()
+                request.time_out()

@@ -114,6 +114,12 @@ class SnapshotHandler(RestHandler):
         return {"success": True, "data": snapshot.to_wire()}
 
 
+class AllHandler(RestHandler):
+    """`OPTIONS *`: whether the server is there (RFC 9110, section 9.3.7)."""
+
+    methods = ("OPTIONS",)
+
+
 class NotFoundHandler(RestHandler):
     """Every other address."""
 

@@ -66,6 +66,16 @@ class InvalidPayload(ServiceError):
     example = ("must be at least 0", "onchain.rlb")
 
 
+class RequestTimeout(InvalidPayload):
+    """The request did not arrive in time.
+
+    A status of its own in HTTP, under the code of its kind: the list of codes is closed.
+    """
+
+    status = 408
+    example = ("did not arrive in time", "payload")
+
+
 class Conflict(ServiceError):
     """Another snapshot was already saved under this id."""
 
@@ -109,6 +119,16 @@ class PayloadTooLarge(ServiceError):
     code = "payload_too_large"
     status = 413
     example = ("is larger than 16384 bytes", "payload")
+
+
+class HeadersTooLarge(PayloadTooLarge):
+    """The head of the request is too large.
+
+    A status of its own in HTTP, under the code of its kind: the list of codes is closed.
+    """
+
+    status = 431
+    example = ("must be at most 16384 bytes", "head")
 
 
 class UnsupportedMediaType(ServiceError):
@@ -164,4 +184,4 @@ class InternalError(ServiceError):
 
 
 ERRORS: dict[str, type[ServiceError]] = {error.code: error for error in ServiceError.__subclasses__()}
-"""Every error by its code."""
+"""Every error by its code; what is told under the code of another error is not among them."""

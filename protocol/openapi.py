@@ -23,7 +23,8 @@ snapshot can not be lost, and everyone who watches has it milliseconds later, in
 where that matters. JavaScript reads numbers as binary floats of about 16 digits.
 
 **Errors** have one shape everywhere, on REST and on Socket.IO: in words for a person, in `code` for a program. What is
-temporary has `Retry-After`; send the very same again. Only what can not be read as HTTP gets a bare 400.
+temporary has `Retry-After`; send the very same again. A request that cannot be read as HTTP/1.1 gets the same shape,
+with 400, 408, 413 or 431, and its connection is closed.
 
 **Sending twice is safe.** The same `id` with the same content is saved once.
 
@@ -76,8 +77,7 @@ def _operation(operation: Operation, limits: Limits) -> Json:
     }
     if operation.body:
         described["requestBody"] = {
-            "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed. A body "
-            "of over 64 MiB is refused by a bare 400.",
+            "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed.",
             "required": True,
             "content": {"application/json": _content(operation.body)},
             "x-bytes-max": limits.update_bytes_max,

@@ -15,12 +15,14 @@ from protocol.errors import (
     Busy,
     Conflict,
     Forbidden,
+    HeadersTooLarge,
     InternalError,
     InvalidPayload,
     MalformedJson,
     MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
+    RequestTimeout,
     ServiceError,
     Unavailable,
     UnsupportedMediaType,
@@ -87,14 +89,15 @@ HEADERS: dict[str, str] = {
 """What each response header says."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_READ = (InvalidPayload, Forbidden, MisdirectedRequest, Busy, Unavailable, InternalError)
+_HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request, whatever it asks for
+_READ = (InvalidPayload, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
 
 
 def _document(id_: str, path: str, summary: str, found: Reply, **more: Any) -> Operation:
     """Describe a document of the contract: the same for everybody, open to every web page, cached by its ETag."""
     unchanged = Reply("If-None-Match names it: it is still the same.", media_type="", headers=("ETag",))
     parameters = {"header": "document_headers", **more.get("parameters", {})}
-    errors = (*more.get("errors", ()), MisdirectedRequest, Busy, InternalError)
+    errors = (InvalidPayload, *more.get("errors", ()), *_HEAD, Busy, InternalError)
     description = "Any web page may read it. Ask again with If-None-Match, and it is sent only if it has changed."
     return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
 
@@ -121,7 +124,7 @@ OPERATIONS: dict[str, Operation] = {
             },
             (
                 *(MalformedJson, InvalidPayload, Forbidden, Conflict, PayloadTooLarge, UnsupportedMediaType),
-                *(MisdirectedRequest, Busy, Unavailable, InternalError),
+                *(*_HEAD, Busy, Unavailable, InternalError),
             ),
             body="balance_update",
         ),

@@ -322,10 +322,13 @@ async def test_the_documents_tell_the_limits_of_the_server_that_serves_them(make
 
 
 @asynchronous
-async def test_only_the_index_and_the_pages_answer_with_and_without_a_slash(service: Service) -> None:
-    for address in (CONTRACT, CONTRACT[:-1], "/api/docs", "/api/docs/", "/api/protocol/v1/%70ong.json"):
-        assert (await service.request("GET", address)).status == 200, address
-    for address in (f"{CONTRACT}/", f"{CONTRACT}pong.json/", f"{OPENAPI}/", "/api/docs/docs.css/", "/api/openapiXjson"):
+async def test_every_document_answers_with_and_without_a_slash(service: Service) -> None:
+    for address in (CONTRACT, "/api/docs", "/api/docs/docs.css", OPENAPI, f"{CONTRACT}pong.json"):
+        plain, slash = [await service.request("GET", address.rstrip("/") + end) for end in ("", "/")]
+        assert plain.status == slash.status == 200, address
+        assert plain.raw == slash.raw
+    assert (await service.request("GET", "/api/protocol/v1/%70ong.json")).status == 200
+    for address in (f"{OPENAPI}//", "/api/openapiXjson", "/api/protocol/v1%2Fpong.json"):
         assert (await service.request("GET", address)).status == 404, address
 
 

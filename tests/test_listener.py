@@ -29,8 +29,14 @@ POST = (
 )
 
 
-@pytest.mark.parametrize("begun", [b"", b"GET", POST[:-1], GET], ids=["nothing", "a line", "a body", "one request"])
-async def test_who_sends_no_whole_request_is_closed_in_time(make_service: MakeService, begun: bytes) -> None:
+@pytest.mark.parametrize(
+    ("begun", "answer"),
+    [(b"", b""), (b"GET", b"HTTP/1.1 408"), (POST[:-1], b"HTTP/1.1 408"), (GET, b"HTTP/1.1 200")],
+    ids=["nothing", "a line", "a body", "one request"],
+)
+async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
+    make_service: MakeService, begun: bytes, answer: bytes
+) -> None:
     service = await make_service()
     http = service.app._http
     if begun.startswith(b"POST"):
@@ -40,10 +46,10 @@ async def test_who_sends_no_whole_request_is_closed_in_time(make_service: MakeSe
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(begun)
     async with asyncio.timeout(15):
-        answer = await reader.read()
-    assert answer[:12] == (b"HTTP/1.1 200" if begun is GET else b"")
+        assert (await reader.read())[:12] == answer
     writer.close()
     await until(lambda: not http._arrivals)  # nothing is kept of it
+    await until(lambda: not http._closer._tasks)
 
 
 async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:

@@ -51,8 +51,12 @@ IMPORTS = {
     "store": {"pool", "protocol", "snapshot"},
     "pool": {"migrate", "protocol"},
     "snapshot": {"protocol"},
-    "contract": {"places", "protocol", "rest"},
-    "listener": set(),
+    "contract": {"compression", "places", "protocol", "rest"},
+    "listener": {"http_connection"},
+    "http_connection": {"http_errors", "protocol", "targets"},
+    "http_errors": {"protocol", "web"},
+    "targets": {"protocol"},
+    "compression": set(),
     "places": {"protocol"},
     "docs": {"protocol"},
     "config": {"cors", "protocol"},  # which refuses a host or an origin that could never match
@@ -65,7 +69,10 @@ IMPORTS = {
 LIBRARIES = {
     "psycopg": {"pool", "store", "migrate", "embedded"},
     "psycopg_pool": {"pool"},
-    "tornado": {"server", "app", "docs", "listener", "rest", "short_post", "web", "realtime"},
+    "tornado": {
+        *("server", "app", "docs", "listener", "rest", "short_post", "web", "realtime"),
+        *("http_connection", "http_errors", "targets"),
+    },
     "socketio": {"realtime"},
     "engineio": {"realtime"},
     "idna": {"cors"},
