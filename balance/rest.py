@@ -102,6 +102,8 @@ class SnapshotsHandler(RestHandler):
                 text = values[0].decode()
             except UnicodeDecodeError as error:
                 raise protocol.InvalidPayload("is not valid UTF-8", name) from error
+            if name not in NUMBERS and " " in text and "+" in self.request.query:
+                raise protocol.InvalidPayload("holds a space, which a + in a query means: write + as %2B", name)
             query[name] = int(text) if name in NUMBERS and WHOLE_NUMBER.fullmatch(text) else text
         return query
 
