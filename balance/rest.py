@@ -11,8 +11,9 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 import protocol
+from balance.compression import GZIP_BYTES_MIN, compressed, takes_gzip
 from balance.cors import Origins
-from balance.service import Service
+from balance.service import Page, Service
 from balance.snapshot import Saved
 from balance.web import Answers
 from protocol.operations import SNAPSHOTS
@@ -71,6 +72,24 @@ def saved_answer(saved: Saved) -> tuple[int, str, dict[str, Any]]:
     return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)
 
 
+def write_plain(page: Page) -> tuple[bytes, bool]:
+    """Write the answer that holds a page (schemas/list_reply.json); it is not compressed."""
+    pagination = {
+        "limit": page.limit,
+        "offset": page.offset,
+        "total": page.total,
+        "hasMore": page.next is not None,
+        "next": page.next,
+    }
+    return protocol.encode({"success": True, "data": page.data, "pagination": pagination}), False
+
+
+def write_zipped(page: Page) -> tuple[bytes, bool]:
+    """Write the answer that holds a page, compressed where it is large, and say whether it is."""
+    body, _ = write_plain(page)
+    return (body, False) if len(body) < GZIP_BYTES_MIN else (compressed(body), True)
+
+
 class SnapshotsHandler(RestHandler):
     """`/api/balance/snapshot`: save one, list many."""
 
@@ -81,16 +100,14 @@ class SnapshotsHandler(RestHandler):
         self.set_header("Location", location)
         self.answer(body, status)
 
-    async def read(self, *_path: str) -> dict[str, Any]:
-        page = await self.service.list(self._read_query())
-        pagination = {
-            "limit": page.limit,
-            "offset": page.offset,
-            "total": page.total,
-            "hasMore": page.next is not None,
-            "next": page.next,
-        }
-        return {"success": True, "data": page.data, "pagination": pagination}
+    async def respond(self, *_path: str) -> asyncio.Future[None]:
+        zips = takes_gzip(self.request.headers.get("Accept-Encoding", ""))
+        body, is_zipped = await self.service.list(self._read_query(), write_zipped if zips else write_plain)
+        self._headers["Content-Type"] = "application/json"
+        self._headers["Vary"] = "Origin, Accept-Encoding"
+        if is_zipped:
+            self._headers["Content-Encoding"] = "gzip"
+        return self.finish(body)
 
     def _read_query(self) -> dict[str, Any]:
         """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import protocol
 from balance.places import Places
@@ -36,13 +36,25 @@ LIMIT_DEFAULT = 100  # SEED.md, GET /api/balance/snapshot
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some snapshots of a list, newest first, and how to go on."""
+    """Some snapshots of a list, and how to go on."""
 
-    data: protocol.Encoded  # an array of schemas/snapshot.json, newest first
+    data: protocol.Encoded  # an array of schemas/snapshot.json, in the order that was asked for
     limit: int
     offset: int
     total: int | None  # None when a filter was given: counting what it leaves would read all of it
     next: str | None  # the cursor of the page after this one
+
+
+class Place(NamedTuple):
+    """A place in a list: after the snapshot of this ts and seq, in a list by seq after the one of this seq."""
+
+    ts: datetime | None  # None in a list by seq
+    seq: int
+
+    @property
+    def order(self) -> str:
+        """The order of the list, as in schemas/list_query.json."""
+        return "seq" if self.ts is None else "ts"
 
 
 class Service:
@@ -54,7 +66,7 @@ class Service:
         self._writer = writer
         self._store = store
         self._threads = threads
-        self._lists: Shared[Page] = Shared()
+        self._lists: Shared[Any] = Shared()
         self.reads = Places(reads_in_flight_max, "reads")
         """Each read holds one, from the question to the last byte of the answer."""
         self.read_s_max = read_ms_max / 1000
@@ -98,34 +110,35 @@ class Service:
             raise protocol.Conflict("another snapshot has this id", "id")
         return Saved(stored, duplicate=not fresh)
 
-    async def list(self, query: Mapping[str, Any]) -> Page:
-        """List snapshots, newest first (schemas/list_query.json).
+    async def list(self, query: Mapping[str, Any], write: Callable[[Page], T]) -> T:
+        """List snapshots (schemas/list_query.json); return what `write` makes of the page, in a worker thread.
 
-        Raises InvalidPayload and Unavailable.
+        Callers that ask for the same with the same `write` share one read. Raises InvalidPayload and Unavailable.
         """
         protocol.check("list_query", query)
-        limit, offset, cursor = query.get("limit", LIMIT_DEFAULT), query.get("offset", 0), query.get("cursor")
+        before = from_cursor(query["cursor"]) if "cursor" in query else None
+        order = before.order if before else query.get("order", "ts")  # a place in one list is none in the other
+        limit, offset, pid = query.get("limit", LIMIT_DEFAULT), query.get("offset", 0), query.get("pid")
         from_ = parse_ts(query["from"]) if "from" in query else None
         to = parse_ts(query["to"]) if "to" in query else None
-        pid = query.get("pid")
+        page_of = self._store.page_by_seq if order == "seq" else self._store.page
 
-        def read() -> Page:
-            before = None if cursor is None else from_cursor(cursor)
-            found = self._store.page(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
+        def read() -> T:
+            found = page_of(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
             total = None
             if from_ is to is pid is None:
                 total = found[0].total if found else self._store.position().seq
             page = found[:limit]
             data = protocol.Encoded(b"[" + b",".join([bytes(entry.shown) for entry in page]) + b"]")
-            return Page(
-                data, limit, offset, total, to_cursor(page[-1].ts, page[-1].seq) if len(found) > limit else None
-            )
+            last = Place(page[-1].ts if order == "ts" else None, page[-1].seq) if len(found) > limit else None
+            return write(Page(data, limit, offset, total, to_cursor(last) if last else None))
 
         try:
             async with asyncio.timeout(self.read_s_max):
-                return await self._lists.get(tuple(sorted(query.items())), lambda: self._read(read))
+                found: T = await self._lists.get((write, *sorted(query.items())), lambda: self._read(read))
         except TimeoutError as error:
             raise protocol.Unavailable(SLOW) from error
+        return found
 
     async def find(self, id_: str) -> Snapshot:
         """Find the snapshot of an id (schemas/get_path.json).
@@ -190,12 +203,13 @@ def _first_digits(milliseconds: int) -> str:
     return f"{digits[:8]}-{digits[8:]}-7"
 
 
-def to_cursor(ts: datetime, seq: int) -> str:
-    """Name the place after a snapshot in the list: its ts in microseconds since the year 1, and its seq."""
-    return f"{(ts - YEAR_ONE) // timedelta(microseconds=1)}_{seq}"
+def to_cursor(place: Place) -> str:
+    """Write a place: its ts in microseconds since the year 1, in a list by seq 0, and its seq."""
+    micros = 0 if place.ts is None else (place.ts - YEAR_ONE) // timedelta(microseconds=1)
+    return f"{micros}_{place.seq}"
 
 
-def from_cursor(cursor: str) -> tuple[datetime, int]:
+def from_cursor(cursor: str) -> Place:
     """Read what `to_cursor` wrote; whatever fits schemas/cursor.json names a place."""
     micros, seq = map(int, cursor.split("_"))
-    return YEAR_ONE + timedelta(microseconds=micros), seq
+    return Place(YEAR_ONE + timedelta(microseconds=micros) if micros else None, seq)

@@ -108,20 +108,32 @@ class Store:
         found = self._read(FIND, ([id_],))
         return found[0] if found else None
 
-    def page(
+    def page(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[Entry]:
+        """Read snapshots newest `ts` first (the later saved first where equal), at most `limit` after `offset`.
+
+        `before` goes on after the snapshot of that ts and seq; from_ ≤ ts < to; `pid`. Raises StoreUnavailable.
+        """
+        return self._page(PAGE, before, **wanted)
+
+    def page_by_seq(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[Entry]:
+        """Read snapshots last saved first, otherwise as `page` does.
+
+        A filter is applied to the newest rows until there are enough, unless its own index promises fewer rows: it
+        reads all rows that were saved after the last one that fits. Raises StoreUnavailable.
+        """
+        return self._page(PAGE_BY_SEQ, before, **wanted)
+
+    def _page(
         self,
+        sql: LiteralString,
+        before: tuple[datetime | None, int] | None,
         *,
         limit: int,
         offset: int = 0,
-        before: tuple[datetime, int] | None = None,
         from_: datetime | None = None,
         to: datetime | None = None,
         pid: int | None = None,
     ) -> list[Entry]:
-        """Read snapshots newest `ts` first (the later saved first where equal), at most `limit`.
-
-        `before` goes on after the snapshot of that ts and seq; from_ ≤ ts < to. Raises StoreUnavailable.
-        """
         before_ts, before_seq = before or (None, None)
         parameters = {
             "limit": limit, "offset": offset, "before_ts": before_ts, "before_seq": before_seq,
@@ -130,7 +142,7 @@ class Store:
         with self._pool.connection() as connection:
             # Never prepared: a plan for any parameters can not use the index that these parameters allow.
             cursor = connection.cursor(row_factory=args_row(Entry))
-            return cursor.execute(PAGE, parameters, prepare=False).fetchall()
+            return cursor.execute(sql, parameters, prepare=False).fetchall()
 
     def _read(self, sql: LiteralString, parameters: Any) -> list[Snapshot]:
         with self._pool.connection() as connection:
@@ -210,4 +222,22 @@ WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timesta
   AND (%(pid)s::bigint IS NULL OR pid = %(pid)s::bigint)
 ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
 ) AS page ORDER BY ts DESC, seq DESC
+"""
+
+PAGE_BY_SEQ: LiteralString = """
+SELECT ts, seq,
+       json_build_object(
+           'id', id, 'seq', seq,
+           'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
+           'pid', pid, 'onchain', onchain, 'onsite', onsite
+       ),
+       (SELECT last_seq FROM balance_feed)
+FROM (
+SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
+WHERE (%(before_seq)s::bigint IS NULL OR seq < %(before_seq)s::bigint)
+  AND (%(from)s::timestamptz IS NULL OR ts >= %(from)s::timestamptz)
+  AND (%(to)s::timestamptz IS NULL OR ts < %(to)s::timestamptz)
+  AND (%(pid)s::bigint IS NULL OR pid = %(pid)s::bigint)
+ORDER BY seq DESC LIMIT %(limit)s OFFSET %(offset)s
+) AS page ORDER BY seq DESC
 """

@@ -133,8 +133,8 @@ OPERATIONS: dict[str, Operation] = {
             "GET",
             SNAPSHOTS,
             "List snapshots",
-            "Newest ts first; of those with the same ts the later saved first. Go on with the cursor that `next` "
-            "names, which stays fast at any depth.",
+            "Newest ts first; of those with the same ts the later saved first. With order=seq the last saved first. "
+            "Go on with the cursor that `next` names, which stays fast at any depth.",
             {200: Reply("A page of snapshots.", "list_reply")},
             _READ,
             {"query": "list_query"},

@@ -204,7 +204,7 @@ export interface ContractReply {
 }
 
 /**
- * Where a page of the list ended: microseconds since the year 1, an underscore, a seq. Hand back what `next` gave; do not build one.
+ * Where a page of the list ended: microseconds since the year 1, or 0 in the order of seq; an underscore; a seq. Hand back what `next` gave; do not build one.
  */
 export type Cursor = string;
 
@@ -288,13 +288,17 @@ export interface ListQuery {
    */
   limit?: number;
   /**
-   * How many snapshots to skip, newest first, from the start or from the cursor. Slow when large: use cursor.
+   * How many snapshots to skip, from the start or from the cursor. Slow when large: use cursor.
    */
   offset?: number;
   /**
-   * The `next` of the page before: go on behind it.
+   * The `next` of the page before: go on behind it, in the order of that page.
    */
   cursor?: Cursor;
+  /**
+   * ts: newest moment first, as the senders' clocks have it. seq: last saved first, whatever ts says; from, to and pid are then looked for in that order, which is slow if the last of them was saved long ago. With a cursor the order is that of its page.
+   */
+  order?: "ts" | "seq";
   /**
    * Only snapshots of this moment or later.
    */

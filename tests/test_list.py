@@ -4,13 +4,18 @@ snapshots arrive; each page is read off an index and the total is known, however
 
 from __future__ import annotations
 
+import asyncio
+import gzip
+import threading
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from balance import store
+from balance.compression import compressed
 from tests.running import SNAPSHOTS, Database, Service
 from tests.standing import Connection, Standing, standing
 
@@ -119,6 +124,53 @@ async def test_the_total_is_known_and_not_counted(service: Service, database: Da
     assert (await service.get()).body["pagination"]["total"] == 123456
 
 
+@pytest.mark.gen_test
+async def test_a_bot_whose_clock_is_ahead_does_not_head_a_list_by_seq(service: Service) -> None:
+    ahead = {**update(), "ts": "2999-01-01T00:00:00Z", "pid": 1}
+    await save_all(service, [update(second(1), pid=2), ahead, update(second(5), pid=1), update(second(3), pid=2)])
+
+    async def seqs(query: str) -> list[int]:
+        return [one["seq"] for one in (await service.get(query)).body["data"]]
+
+    assert await seqs("") == await seqs("?order=ts") == [2, 3, 4, 1]
+    assert await seqs("?order=seq") == [4, 3, 2, 1]
+    assert await seqs("?order=seq&limit=2&offset=1") == [3, 2]
+    assert await seqs("?order=seq&pid=1") == [3, 2]
+    assert await seqs(f"?order=seq&to={second(5)}") == [4, 1]
+    assert await seqs(f"?order=seq&from={second(3)}&limit=2") == [4, 3]
+    page = (await service.get("?order=seq&limit=1")).body["pagination"]
+    assert (page["total"], page["hasMore"]) == (4, True)
+    assert (await service.get("?order=seq&pid=1")).body["pagination"]["total"] is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("order", ["ts", "seq"])
+async def test_a_cursor_goes_on_in_the_order_of_its_page_whatever_else_is_asked(service: Service, order: str) -> None:
+    await save_all(service, [update(second(number)) for number in (5, 1, 9, 5, 3)])
+    whole = (await service.get(f"?order={order}")).body["data"]
+    cursor = (await service.get(f"?order={order}&limit=2")).body["pagination"]["next"]
+    for query in (f"?cursor={cursor}", f"?cursor={cursor}&order=ts", f"?cursor={cursor}&order=seq"):
+        assert (await service.get(query)).body["data"] == whole[2:]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("from=2025-11-07T00:00:00+00:00", "from: holds a space, which a + in a query means: write + as %2B"),
+        ("to=2025-11-07T00:00:00+01:00&limit=1", "to: holds a space, which a + in a query means: write + as %2B"),
+        ("cursor=1+2", "cursor: holds a space, which a + in a query means: write + as %2B"),
+        ("order=s+q", "order: holds a space, which a + in a query means: write + as %2B"),
+        ("order=pid", "order: must be one of ts, seq"),
+        ("order=", "order: must be one of ts, seq"),
+        ("order=SEQ", "order: must be one of ts, seq"),
+    ],
+)
+async def test_a_query_that_is_not_what_it_seems_is_refused_in_words(service: Service, query: str, error: str) -> None:
+    assert (await service.get(f"?{query}")).body == {"success": False, "error": error, "code": "invalid_payload"}
+    assert (await service.get("?from=2025-11-07T00:00:00%2B01:00")).status == 200
+
+
 FIRST = {"limit": 101, "offset": 0, "before_ts": None, "before_seq": None, "from": None, "to": None, "pid": None}
 NEWEST, NEWEST_OF_PID = "balance_snapshot_newest", "balance_snapshot_newest_of_pid"
 
@@ -164,11 +216,20 @@ def test_a_page_is_read_off_its_index(large: Standing, parameters: dict[str, Any
     assert "Rows Removed" not in plan, plan
 
 
-def test_a_large_list_is_walked_to_its_end_without_a_double(large: Standing) -> None:
+@pytest.mark.parametrize("before", [None, 7200])
+def test_a_page_by_seq_is_read_off_the_primary_key(large: Standing, before: int | None) -> None:
+    sql = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE_BY_SEQ
+    plan = "\n".join(row["QUERY PLAN"] for row in large.rows(sql, FIRST | {"before_seq": before}))
+    assert "Index Scan Backward using balance_snapshot_pkey on balance_snapshot (actual rows=101" in plan, plan
+    assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize("order", ["ts", "seq"])
+def test_a_large_list_is_walked_to_its_end_without_a_double(large: Standing, order: str) -> None:
     async def scene() -> list[int]:
         seqs: list[int] = []
         async with Connection.to(large.service.port) as one:
-            target = f"{SNAPSHOTS}?limit=1000"
+            target = f"{SNAPSHOTS}?limit=1000&order={order}"
             while True:
                 page = (await one.ask("GET", target)).body
                 seqs += [snapshot["seq"] for snapshot in page["data"]]
@@ -178,3 +239,61 @@ def test_a_large_list_is_walked_to_its_end_without_a_double(large: Standing) -> 
                 target = f"{SNAPSHOTS}?limit=1000&cursor={page['pagination']['next']}"
 
     assert large.run(scene()) == [*range(20_000, 0, -1)]
+
+
+def test_a_large_list_is_compressed_for_a_client_that_accepts_gzip(large: Standing) -> None:
+    target = f"{SNAPSHOTS}?limit=1000"
+    plain = large.ask("GET", target)
+    for accepted in ("gzip", "gzip, deflate, br, zstd", "*", "identity;q=0.5, gzip", "x-gzip", "br,\tGZIP ; Q=0.1"):
+        reply = large.ask("GET", target, Accept_Encoding=accepted)
+        assert reply.headers["Content-Encoding"] == "gzip", accepted
+        assert gzip.decompress(reply.raw) == plain.raw
+        assert len(reply.raw) < len(plain.raw) / 2
+        assert reply.headers["Content-Type"] == "application/json"
+        head = large.ask("HEAD", target, Accept_Encoding=accepted)
+        assert {**head.headers, "Date": ""} == {**reply.headers, "Date": ""}
+    for accepted in (
+        "",
+        "identity",
+        "gzip;q=0",
+        "*;q=0",
+        "gzip;q=0, *",
+        "gzip;q=x",
+        "identity, gzip;q=0.5",
+        "br",
+        "xgzip",
+    ):
+        reply = large.ask("GET", target, Accept_Encoding=accepted)
+        assert "Content-Encoding" not in reply.headers, accepted
+        assert reply.raw == plain.raw
+    assert plain.headers["Vary"] == reply.headers["Vary"] == "Origin, Accept-Encoding"
+    assert "ETag" not in plain.headers
+
+
+def test_a_small_list_and_a_refusal_stay_as_they_are(large: Standing) -> None:
+    small = large.ask("GET", f"{SNAPSHOTS}?limit=10", Accept_Encoding="gzip")
+    assert "Content-Encoding" not in small.headers
+    assert small.headers["Vary"] == "Origin, Accept-Encoding", "a cache must not give it to others for a larger one"
+    assert large.ask("GET", f"{SNAPSHOTS}?limit=x", Accept_Encoding="gzip").body["code"] == "invalid_payload"
+
+
+def test_clients_that_share_a_read_share_its_compression(large: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def noted(body: bytes) -> bytes:
+        threads.append(threading.current_thread().name)
+        return compressed(body)
+
+    monkeypatch.setattr("balance.rest.compressed", noted)
+
+    async def scene() -> set[bytes]:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(Connection.to(large.service.port)) for _ in range(30)]
+            target = f"{SNAPSHOTS}?limit=1000"
+            return {reply.raw for reply in await asyncio.gather(
+                *(one.ask("GET", target, Accept_Encoding="gzip") for one in clients)
+            )}  # fmt: skip
+
+    assert len(large.run(scene())) == 1
+    assert len(threads) <= 4
+    assert all(name.startswith("balance-read") for name in threads), "outside the event loop"

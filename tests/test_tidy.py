@@ -38,7 +38,7 @@ IMPORTS = {
         "writer",
     },
     "realtime": {"cors", "protocol", "saving", "service", "snapshot", "web"},
-    "rest": {"cors", "protocol", "service", "snapshot", "web"},
+    "rest": {"compression", "cors", "protocol", "service", "snapshot", "web"},
     "short_post": {"cors", "protocol", "rest", "saving", "service", "web"},
     "web": {"cors", "protocol"},
     "cors": set(),
