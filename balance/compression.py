@@ -7,11 +7,14 @@ import re
 
 GZIP_BYTES_MIN = 8_192  # of a body that is compressed for one request: a smaller one saves less than it costs
 LEVEL = 1  # level 6 makes a list a tenth smaller, and takes three times as long
+ACCEPTED_MAX = 512  # characters of an Accept-Encoding; no compression is acceptable to a client that sends more
 QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
 def takes_gzip(accepted: str) -> bool:
     """Read an Accept-Encoding: return whether gzip is acceptable and not liked less than no compression."""
+    if len(accepted) > ACCEPTED_MAX:
+        return False
     weights: dict[str, float] = {}
     for part in accepted.lower().split(","):
         coding, *parameters = (piece.strip() for piece in part.split(";"))

@@ -39,6 +39,7 @@ from balance.targets import to_canonical
 log = logging.getLogger("balance.web")
 
 HEAD_BYTES_MAX = 16_384
+HEADER_LINES_MAX = 100  # of a head or of trailers; parsing one takes longer than reading a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
 FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = re.compile("[0-9]+")
@@ -132,6 +133,7 @@ class Exchange(HTTP1Connection):
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, False, params, context)
         self._closer = closer
+        self._is_refused = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
         """Read a request, hand it to `delegate`, wait for its answer; return whether another request may follow.
@@ -164,7 +166,7 @@ class Exchange(HTTP1Connection):
         except protocol.ServiceError as error:
             self.refuse(error)
         except StreamClosedError:
-            self.close()
+            pass
         except Exception as error:
             log.error("a request could not be handled", exc_info=error)
             self.refuse(protocol.InternalError())
@@ -177,11 +179,16 @@ class Exchange(HTTP1Connection):
         return False
 
     def refuse(self, error: protocol.ServiceError) -> None:
-        """Send an error as the last thing on this connection. If an answer has begun, only close."""
-        if self._response_start_line is not None or self._write_finished:
+        """Send an error as the last thing on this connection. If an answer has begun, only close.
+
+        Of two reasons the first is sent: the time may be up while what has come waits for its turn to be read.
+        """
+        if self._is_refused:
+            return
+        if self._response_start_line is not None:
             self.close()
             return
-        self._write_finished = True
+        self._is_refused = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
         self._closer.close_after(self.stream, write_refusal(error, method))
 
@@ -196,13 +203,18 @@ class Exchange(HTTP1Connection):
 
     def _read_head(self, head: bytes) -> tuple[RequestStartLine, HTTPHeaders]:
         """Parse a head. Raises ServiceError, and StreamClosedError for a client that speaks TLS."""
+        if self._is_refused:
+            raise StreamClosedError
         if len(head) > self.params.max_header_size:
             raise protocol.HeadersTooLarge(f"must be at most {self.params.max_header_size} bytes", "head")
+        if head.count(b"\n") > HEADER_LINES_MAX + 2:
+            raise protocol.HeadersTooLarge(f"must have at most {HEADER_LINES_MAX} header lines", "head")
         try:
             line, headers = self._parse_headers(head)
             start_line = parse_request_start_line(line)
         except HTTPInputError as error:
             if head[0] == TLS_HANDSHAKE:
+                self.close()
                 raise StreamClosedError from error
             raise explain_head(head) from error
         self._request_start_line, self._request_headers = start_line, headers
@@ -255,9 +267,9 @@ class Exchange(HTTP1Connection):
         trailers = b""
         while (line := await self.stream.read_until(b"\r\n", max_bytes=room + 2)) != b"\r\n":
             room -= len(line)
-            if room < 0:
-                raise protocol.HeadersTooLarge("are too long", "trailers")
             trailers += line
+            if room < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:
+                raise protocol.HeadersTooLarge("are too long", "trailers")
         try:
             HTTPHeaders.parse(trailers.decode("latin1"))
         except HTTPInputError as error:

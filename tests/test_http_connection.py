@@ -277,17 +277,26 @@ def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: Stand
         )
     )
 
-    async def scene() -> None:
-        http = stand.service.app._http
-        http.head_s_max = http.body_s_max = 0.0
-        http._sweeper.cancel()
-        http._sweeper = asyncio.get_running_loop().call_later(0.02, http._sweep)
-        answer = await last_answer(stand.service.port, sent or b"x")
-        assert answer.startswith(b"HTTP/1.1 ") or sent[:1] == b"\x16"
+    http = stand.service.app._http
 
-    stand.run(scene())
+    def has_begun() -> bool:
+        requests = [arrival.request for arrival in http._arrivals.values()]
+        return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
+
+    async def scene() -> bytes:
+        answer = asyncio.ensure_future(last_answer(stand.service.port, sent or b"x"))
+        await until(lambda: has_begun() or answer.done())
+        while not answer.done():
+            http._sweeper.cancel()
+            http._sweep()  # as it would go on once a second
+            await asyncio.wait([answer], timeout=0.02)
+        return await answer
+
+    http.head_s_max = http.body_s_max = 0.0
+    answer = stand.run(scene())
+    assert answer.startswith(b"HTTP/1.1 ") or sent[:1] == b"\x16"
+    http.head_s_max = http.body_s_max = 30.0
     assert not stand.noise.records
-    stand.service.app._http.head_s_max = stand.service.app._http.body_s_max = 30.0
     assert stand.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200
 
 
