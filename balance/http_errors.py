@@ -85,8 +85,6 @@ def write_refusal(error: protocol.ServiceError, method: str | None) -> bytes:
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))
     headers["Connection"] = "close"
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
     lines = [f"HTTP/1.1 {error.status} {responses[error.status]}"]
     lines += [f"{name}: {value}" for name, value in headers.get_all()]
     return "\r\n".join([*lines, "", ""]).encode("latin1") + (b"" if method == "HEAD" else body)

@@ -66,16 +66,6 @@ class InvalidPayload(ServiceError):
     example = ("must be at least 0", "onchain.rlb")
 
 
-class RequestTimeout(InvalidPayload):
-    """The request did not arrive in time.
-
-    A status of its own in HTTP, under the code of its kind: the list of codes is closed.
-    """
-
-    status = 408
-    example = ("did not arrive in time", "payload")
-
-
 class Conflict(ServiceError):
     """Another snapshot was already saved under this id."""
 
@@ -121,16 +111,6 @@ class PayloadTooLarge(ServiceError):
     example = ("is larger than 16384 bytes", "payload")
 
 
-class HeadersTooLarge(PayloadTooLarge):
-    """The head of the request is too large.
-
-    A status of its own in HTTP, under the code of its kind: the list of codes is closed.
-    """
-
-    status = 431
-    example = ("must be at most 16384 bytes", "head")
-
-
 class UnsupportedMediaType(ServiceError):
     """The content type must be application/json."""
 
@@ -145,6 +125,22 @@ class MisdirectedRequest(ServiceError):
     code = "misdirected_request"
     status = 421
     example = ("'snapshots.example' is none of this server's hosts; see --hosts", "Host")
+
+
+class RequestTimeout(ServiceError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+    example = ("did not arrive in time", "payload")
+
+
+class HeadersTooLarge(ServiceError):
+    """The head of the request is too large."""
+
+    code = "headers_too_large"
+    status = 431
+    example = ("must be at most 16384 bytes", "head")
 
 
 class RateLimited(ServiceError):
@@ -184,4 +180,4 @@ class InternalError(ServiceError):
 
 
 ERRORS: dict[str, type[ServiceError]] = {error.code: error for error in ServiceError.__subclasses__()}
-"""Every error by its code; what is told under the code of another error is not among them."""
+"""Every error by its code."""

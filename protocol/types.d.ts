@@ -232,6 +232,8 @@ export type ErrorCode =
   | "payload_too_large"
   | "unsupported_media_type"
   | "misdirected_request"
+  | "request_timeout"
+  | "headers_too_large"
   | "rate_limited"
   | "busy"
   | "unavailable"

@@ -53,8 +53,9 @@ async def last_answer(port: int, data: bytes) -> bytes:
 
 
 def check_refusal(reply: Reply, status: int, error: str) -> None:
-    code = {400: "invalid_payload", 408: "invalid_payload", 413: "payload_too_large", 431: "payload_too_large"}[status]
+    code = {400: "invalid_payload", 408: "request_timeout", 413: "payload_too_large", 431: "headers_too_large"}[status]
     assert (reply.status, reply.body) == (status, {"success": False, "error": error, "code": code})
+    assert ("Retry-After" in reply.headers) == protocol.ERRORS[code].temporary
     protocol.check("error_reply", reply.body)
     assert reply.headers["Content-Type"] == "application/json"
     assert reply.headers["Connection"] == "close"

@@ -203,6 +203,8 @@ def test_the_table_of_errors_is_the_closed_list_that_the_schema_names():
         "payload_too_large": 413,
         "unsupported_media_type": 415,
         "misdirected_request": 421,
+        "request_timeout": 408,
+        "headers_too_large": 431,
         "rate_limited": 429,
         "busy": 503,
         "unavailable": 503,
