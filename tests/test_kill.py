@@ -58,7 +58,7 @@ class Server:
     async def kill(self) -> None:
         self._url = asyncio.get_running_loop().create_future()
         await asyncio.to_thread(self.process.kill)
-        assert not self.process.stderr, self.process.stderr
+        assert self.process.complaints == []
 
 
 async def kill_again_and_again(server: Server, random: Random, rounds: int, after_kill: Callable[[int], None]) -> Tally:

@@ -1,0 +1,57 @@
+"""SIGTERM, Ctrl-C and the hangup of a terminal: the process stops, once, whatever it is doing.
+
+What the first one does depends on how far the process is: while it starts, KeyboardInterrupt is raised in the main
+thread; while it serves, an event is set; while it ends, nothing. Later ones do nothing, so that a second Ctrl-C does
+not leave the embedded PostgreSQL running. asyncio's own handlers would restore the default between two of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Self
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StopSignals:
+    """Handles the signals inside its block, in the main thread."""
+
+    def __init__(self) -> None:
+        """Handle nothing yet."""
+        self._asked = False
+        self._act: Callable[[], object] = _interrupt
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in STOP_SIGNALS:
+            self._before[number] = signal.getsignal(number)
+            if number != signal.SIGHUP or self._before[number] != signal.SIG_IGN:  # `nohup` has it ignored
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def set(self, event: asyncio.Event) -> None:
+        """Set the event of the running loop at the first signal, or now if that has come."""
+        loop = asyncio.get_running_loop()
+        self._act = lambda: loop.call_soon_threadsafe(event.set)
+        if self._asked:  # an interpreter that runs a finalizer drops a KeyboardInterrupt
+            event.set()
+
+    def ignore(self) -> None:
+        """Do nothing from now on: the process ends."""
+        self._act = lambda: None
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        is_first, self._asked = not self._asked, True
+        if is_first:
+            self._act()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
