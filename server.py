@@ -21,9 +21,9 @@ import gc
 import logging
 import resource
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from tornado.netutil import bind_sockets
 
@@ -68,10 +68,10 @@ def collect_seldom() -> None:
 
 def run_migrations(config: Config, signals: StopSignals) -> int:
     """Bring the database to this version's schema and say what was done."""
-    with database(config, signals) as (url, _):
+    with database(config, signals) as (url, postgres):
         for name in migrate(url):
             print(f"applied {name}")
-    print("the database is at this version")
+    print("the database is at this version" + (f": {postgres.place}" if postgres else ""))
     return 0
 
 
@@ -82,39 +82,43 @@ def run_server(config: Config, signals: StopSignals) -> int:
         to_conninfo(config.database_url)  # a URL that is none is refused before anything opens
     sockets = bind(config)
     with database(config, signals) as (url, postgres):
+        supervisor = None
         if postgres is not None:
             migrate(url)
+            supervisor = Supervisor(postgres, log.warning)
         collect_seldom()
-        place = database_place(url) if postgres is None else postgres.place
         own = address(config, sockets[0])
-        greeting = f"{start_line(place, own)}\nlistening on {own}"  # at once: who reads may close the pipe in between
-        app = App(config, url)
-        with supervised(postgres, log.warning) as failure:
-            return asyncio.run(serve(app, sockets, signals, failure, greeting))
+        place = postgres.place if postgres is not None else database_place(url)
+        greeting = f"listening on {own}\n{start_line(place, own)}"  # at once: a reader may close the pipe in between
+        return asyncio.run(serve(App(config, url), sockets, signals, supervisor, greeting))
 
 
 async def serve(
-    app: App, sockets: list[socket.socket], signals: StopSignals, failure: Future[None], greeting: str
+    app: App, sockets: list[socket.socket], signals: StopSignals, supervisor: Supervisor | None, greeting: str
 ) -> int:
     """Serve until a signal, then finish what is in flight.
 
-    Raises DatabaseError and SchemaError, and what `failure` fails with: the end of the embedded PostgreSQL.
+    Raises DatabaseError and SchemaError, and EmbeddedError when the embedded PostgreSQL cannot be started again.
     """
     stop = asyncio.Event()
     signals.set(stop)
-    stopped, failed = asyncio.ensure_future(stop.wait()), asyncio.wrap_future(failure)
+    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    if supervisor is not None:
+        supervisor.start()
+        ends.append(asyncio.wrap_future(supervisor.failure))
     try:
         started = asyncio.ensure_future(app.start(sockets))
-        await asyncio.wait((stopped, failed, started), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((*ends, started), return_when=asyncio.FIRST_COMPLETED)
         if started.done():
-            unfit = started.result()
+            ends.append(started.result())
             print(greeting, flush=True)
-            await asyncio.wait((stopped, failed, unfit), return_when=asyncio.FIRST_COMPLETED)
-            if unfit.done():
-                unfit.result()
-        if failed.done():
-            failed.result()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            if end.done():
+                end.result()
     finally:
+        if supervisor is not None:
+            supervisor.stop()  # first: a service manager may send SIGTERM to PostgreSQL as well
         await app.stop()
     return 0
 
@@ -135,20 +139,6 @@ def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, Embedd
     finally:
         signals.ignore()
         postgres.stop()
-
-
-@contextmanager
-def supervised(postgres: EmbeddedPostgres | None, report: Callable[[str], None]) -> Iterator[Future[None]]:
-    """Start the embedded PostgreSQL again when it ends, during the block; the future fails when that is given up."""
-    if postgres is None:
-        yield Future()
-        return
-    supervisor = Supervisor(postgres, report)
-    supervisor.start()
-    try:
-        yield supervisor.failure
-    finally:
-        supervisor.stop()
 
 
 def bind(config: Config) -> list[socket.socket]:

@@ -58,6 +58,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stopped data directory with the number 1 in it, to copy: half the time of making one."""
+    data = tmp_path_factory.mktemp("pristine")
+    with EmbeddedPostgres.start(data) as server, psycopg.connect(server.url) as connection:
+        connection.execute("CREATE TABLE visits AS SELECT 1 AS n")
+    return data
+
+
+@pytest.fixture(scope="session")
 def template(postgres: str) -> Iterator[str]:
     """The name of a database that has been migrated; copying it is faster than migrating anew."""
     name = f"balance_template_{uuid.uuid4().hex}"

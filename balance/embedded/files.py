@@ -92,5 +92,6 @@ def give(descriptor: int, uid: int) -> None:
 
 
 def shown(path: Path) -> str:
-    """Return a path as text that any stream can print, also where a byte of it is not UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    """Return a path as one line that any terminal can show, also where a byte of it is no character."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

@@ -86,5 +86,5 @@ def wait_for_end(folder: int) -> None:
 
     Shared: any number of processes wait, and all of them are woken.
     """
-    with opened(folder, "server.lock") as descriptor:
+    with opened(folder, "server.lock", create=False) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH)

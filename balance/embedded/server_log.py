@@ -32,9 +32,9 @@ class ServerLog:
         self._folder = folder
 
     @contextmanager
-    def opened(self) -> Iterator[int]:
-        """Lend a descriptor that appends."""
-        descriptor = open_file(self._folder, NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    def opened(self, *, create: bool = True) -> Iterator[int]:
+        """Lend a descriptor that appends. Raises FileNotFoundError."""
+        descriptor = open_file(self._folder, NAME, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0))
         try:
             yield descriptor
         finally:
@@ -57,7 +57,7 @@ class ServerLog:
 
     def trim(self) -> None:
         """Put a log that has become long aside. Only one process does; what is added meanwhile may be lost."""
-        with self.opened() as descriptor:
+        with suppress(FileNotFoundError), self.opened(create=False) as descriptor:
             if os.fstat(descriptor).st_size <= LOG_BYTES_MAX:
                 return
             with suppress(BlockingIOError):
@@ -74,5 +74,5 @@ class ServerLog:
 def reason(text: bytes) -> str:
     """Return the first error in what PostgreSQL or one of its programs wrote."""
     lines = text.decode(errors="replace")
-    found = re.search(r"(?:FATAL|PANIC|error): *(.+)", lines) or re.search(r"(.+)", lines)
+    found = re.search(r"(?:FATAL|PANIC|error): *(.+)", lines) or re.search(r"(?:\w+: )?(.+)", lines)
     return found[1] if found else "failed"
