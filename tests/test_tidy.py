@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import balance
 from tests.running import ROOT
 
 # Each part, and exactly the parts of ours that it imports. A part is a module, or a package taken as a whole.
@@ -248,3 +250,7 @@ def test_the_migrations_are_numbered_without_a_gap_and_begin_with_why_and_what_t
         assert head, file.name
         assert "Why:" in head[0], file.name
         assert "Locks:" in head[0], file.name
+
+
+def test_the_version_that_the_start_prints_is_that_of_the_project() -> None:
+    assert balance.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
