@@ -97,7 +97,7 @@ async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: S
         await Bot(process).line("it is valid")
     (tmp_path / "wrong.py").write_text(guide("check.py", service).replace('"usdt": 7656.36', '"usdt": "7656.36"'))
     async with run_python(tmp_path / "wrong.py", env=dict(os.environ)) as process:
-        await Bot(process).line("[\"'7656.36' is not of type 'number'\"]")
+        await Bot(process).line("[\"'7656.36' is not of type 'number'\"")
 
 
 @pytest.mark.gen_test

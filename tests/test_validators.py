@@ -19,7 +19,6 @@ import fastjsonschema
 import jsonschema
 import jsonschema_rs
 import pytest
-import referencing
 
 import protocol
 from protocol.bundle import bundle
@@ -31,6 +30,11 @@ BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client has
 SCHEMAS: dict[str, Any] = BUNDLE["definitions"]
 REPLACEMENTS: list[Any] = [None, True, "", "x", "a\n", 0, -1, 7.0, 1.5, 1e30, 2e30, 1e-31, 2**53, [], [1], {}, {"x": 1}]
 Says = Callable[[str, Any], bool]
+
+
+def pointer(name: str) -> str:
+    """Where a schema stands in the bundle."""
+    return f"#/definitions/{name}"
 
 
 def accepts(name: str, payload: object) -> bool:
@@ -82,25 +86,21 @@ def payloads() -> list[tuple[str, Any]]:
 
 
 def by_jsonschema() -> Says:
-    registry: Any = referencing.Resource.from_contents(BUNDLE) @ referencing.Registry()
-    validators = {
-        name: jsonschema.Draft7Validator({"$ref": schema["$id"]}, registry=registry) for name, schema in SCHEMAS.items()
-    }
+    validators = {name: jsonschema.Draft7Validator({"$ref": pointer(name), "definitions": SCHEMAS}) for name in SCHEMAS}
     return lambda name, payload: validators[name].is_valid(payload)
 
 
 def by_jsonschema_rs() -> Says:
-    known = jsonschema_rs.Registry([(schema["$id"], schema) for schema in SCHEMAS.values()])
-    validators = {name: jsonschema_rs.validator_for(schema, registry=known) for name, schema in SCHEMAS.items()}
+    validators = {
+        name: jsonschema_rs.validator_for({**BUNDLE, "$ref": pointer(name), "$id": f"{BUNDLE['$id']}/{name}"})
+        for name in SCHEMAS
+    }
     return lambda name, payload: validators[name].is_valid(payload)
 
 
 def by_fastjsonschema() -> Says:
-    def fetch(uri: str) -> Any:
-        return deepcopy(SCHEMAS[uri.rpartition("/")[2].removesuffix(".json")])
-
     validators = {
-        name: fastjsonschema.compile(deepcopy(schema), handlers={"http": fetch}) for name, schema in SCHEMAS.items()
+        name: fastjsonschema.compile({"$ref": pointer(name), "definitions": deepcopy(SCHEMAS)}) for name in SCHEMAS
     }
 
     def says(name: str, payload: Any) -> bool:
@@ -117,8 +117,8 @@ def ask_ajv(texts: list[tuple[str, bytes]]) -> list[bool | None]:
     """Ask Ajv about payloads as bytes; None is what is not JSON."""
     question = {
         "bundle": BUNDLE,
-        "schemas": [schema["$id"] for schema in SCHEMAS.values()],
-        "payloads": [(SCHEMAS[name]["$id"], b64encode(text).decode()) for name, text in texts],
+        "schemas": [BUNDLE["$id"] + pointer(name) for name in SCHEMAS],
+        "payloads": [(BUNDLE["$id"] + pointer(name), b64encode(text).decode()) for name, text in texts],
     }
     answer: list[bool | None] = json.loads(ask_node(FOLDER / "validate.mjs", json.dumps(question)))
     return answer
