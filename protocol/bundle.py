@@ -22,6 +22,7 @@ def bundle() -> Schema:
     """Return every schema in one, each under its name in `definitions`.
 
     None of them has an `$id` there: many tools look for what `$id` names at that address, and not in the bundle.
+    Nothing stands beside a `$ref`: draft-07 ignores it, and json-schema-to-typescript makes a copy of the type for it.
     """
     own = registry.schema("pong")["$id"].rpartition("/")[0]
     return {
@@ -29,13 +30,18 @@ def bundle() -> Schema:
         "$id": f"{own}/bundle.json",
         "title": "Bundle",
         "description": "Every schema of the Balance Snapshot System: balance_update is #/definitions/balance_update.",
-        "definitions": {name: _embed(name, "#/definitions/{}".format) for name in registry.names()},
+        "definitions": {
+            name: _embed(name, lambda _, other: {"$ref": f"#/definitions/{other}"}) for name in registry.names()
+        },
     }
 
 
 def embedded() -> dict[str, Schema]:
     """Return every schema by its title, for a document that keeps them at `COMPONENTS`."""
-    return {_title(name): _embed(name, _pointer) for name in registry.names()}
+    return {
+        str(registry.schema(name)["title"]): _embed(name, lambda schema, other: schema | reference(other))
+        for name in registry.names()
+    }
 
 
 def components(document: Any) -> dict[str, Schema]:
@@ -63,23 +69,15 @@ def for_generators(schema: Schema) -> Schema:
 
 def reference(name: str) -> dict[str, str]:
     """Return a reference to the component of a schema. Raises KeyError for a name that is none."""
-    return {"$ref": _pointer(name)}
+    return {"$ref": f"{COMPONENTS}/{registry.schema(name)['title']}"}
 
 
-def _title(name: str) -> str:
-    return str(registry.schema(name)["title"])
-
-
-def _pointer(name: str) -> str:
-    return f"{COMPONENTS}/{_title(name)}"
-
-
-def _embed(name: str, pointer: Callable[[str], str]) -> Schema:
-    """Copy a schema without `$id` and `$schema`, and with `pointer` of a name where it refers to that file."""
+def _embed(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:
+    """Copy a schema without `$id` and `$schema`; `refer` rewrites a part that refers to the file of another name."""
 
     def embed(schema: Schema) -> Schema:
         inner = {keyword: value for keyword, value in schema.items() if keyword not in ("$id", "$schema")}
-        return inner | {"$ref": pointer(inner["$ref"].removesuffix(".json"))} if "$ref" in inner else inner
+        return refer(inner, inner["$ref"].removesuffix(".json")) if "$ref" in inner else inner
 
     copied: Schema = _rewrite(registry.schema(name), embed)
     return copied

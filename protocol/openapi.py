@@ -9,7 +9,7 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import ServiceError
 from protocol.limits import Limits
-from protocol.operations import HEADERS, OPERATIONS, Operation, Reply
+from protocol.operations import HEADERS, OPERATIONS, TEXT, Operation, Reply
 
 Json = dict[str, Any]
 
@@ -133,7 +133,8 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 def _reply(reply: Reply) -> Json:
     described: Json = {"description": reply.description, "headers": _headers(reply.headers)}
     if reply.media_type:
-        content: Json = _content(reply.schema) if reply.schema else {}
+        unnamed = {"schema": {"type": "string" if reply.media_type == TEXT else "object"}}
+        content: Json = _content(reply.schema) if reply.schema else unnamed
         if reply.example is not None:
             content["examples"] = _examples([reply.example])
         described["content"] = {reply.media_type: content}

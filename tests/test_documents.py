@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -353,14 +352,24 @@ async def test_asyncapi_tells_the_path_the_heartbeat_and_the_protocol_that_the_s
 # Taken away
 
 
+def bundled(schema: Any) -> Any:
+    """A schema as it stands in the bundle: each reference leads to a definition, with nothing beside it."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return {"$ref": f"#/definitions/{schema['$ref'].removesuffix('.json')}"}
+        return {key: bundled(item) for key, item in schema.items()}
+    return [bundled(item) for item in schema] if isinstance(schema, list) else schema
+
+
 def test_the_bundle_holds_every_schema_and_refers_only_to_itself() -> None:
     data = DOCUMENTS[f"{CONTRACT}bundle.json"].data
     bundle = protocol.loads(data)
     assert set(bundle["definitions"]) == set(protocol.names())
     for name in protocol.names():
-        schema = protocol.dumps(protocol.schema(name))
-        wanted = protocol.loads(re.sub(r'"\$ref":"(\w+)\.json"', r'"$ref":"#/definitions/\1"', schema))
-        assert bundle["definitions"][name] == {key: wanted[key] for key in wanted if key not in ("$id", "$schema")}
+        schema = protocol.schema(name)
+        assert bundle["definitions"][name] == bundled(
+            {key: schema[key] for key in schema if key not in ("$id", "$schema")}
+        )
     assert bundle["$id"] == protocol.schema("pong")["$id"].replace("pong", "bundle")
     assert data.count(b'"$id"') == 1
 
