@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from protocol import documents as contract
 from protocol import events, registry
 from protocol.operations import ASYNCAPI, CONTRACT, OPENAPI
 from tests.conftest import MakeService
-from tests.node import FOLDER, ask_node
+from tests.node import FOLDER, ask_node, node, node_modules
+from tests.offline import run_offline
 from tests.running import ROOT, SNAPSHOTS, Database, Process, Service
 
 DOCUMENTS = contract.documents()
@@ -253,6 +255,45 @@ def test_schemathesis_finds_nothing(
     assert f"Tested: {tested - 1}" in report, "all but the document that it reads itself"
     assert process.terminate() == 0
     assert not process.stderr
+
+
+def test_redocly_spectral_and_swagger_parser_find_no_error_and_fetch_nothing(tmp_path: Path) -> None:
+    """They follow references, also in examples: an address that cannot be reached is an error."""
+    files = [tmp_path / "openapi.json", tmp_path / "asyncapi.json"]
+    for file, address in zip(files, (OPENAPI, ASYNCAPI), strict=True):
+        file.write_bytes(DOCUMENTS[address].data)
+    node_modules()
+    assert run_offline([node(), FOLDER / "read-documents.mjs", *files]) == ""
+    broken = json.loads(files[0].read_bytes())
+    del broken["security"]
+    broken["paths"][SNAPSHOTS]["get"]["x-example"] = {"$ref": "http://127.0.0.1:1/pong.json"}  # refused at once
+    files[0].write_text(json.dumps(broken))
+    found = run_offline([node(), FOLDER / "read-documents.mjs", *files])
+    assert {json.loads(line)[0] for line in found.splitlines()} == {"redocly", "spectral", "swagger-parser"}
+
+
+def test_no_document_refers_to_an_address_outside_itself() -> None:
+    for document in DOCUMENTS.values():
+        hosts = set(re.findall(rb"https?://([^/\s\"'`<>]+)", document.data))
+        assert hosts <= {b"balance-snapshot.example", b"json-schema.org", b"127.0.0.1:3000", b"{address}"}, (
+            document.path
+        )
+    for address in (OPENAPI, ASYNCAPI, f"{CONTRACT}bundle.json"):
+        text = DOCUMENTS[address].data.decode()
+        assert re.findall(r'"\$ref": "(?!#/)', text) == []
+        assert text.count('"$id"') == (1 if address.endswith("bundle.json") else 0)
+    for value in examples([OPEN, ASYNC, *map(protocol.schema, protocol.names())]):
+        assert not re.search(r'"\$(ref|id)"', protocol.dumps(value))
+
+
+def examples(value: Any) -> Iterator[Any]:
+    """Every example in a document, at any depth."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from [item] if key in ("example", "examples") else examples(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from examples(item)
 
 
 # AsyncAPI
