@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,32 @@ def examples(value: Any) -> Iterator[Any]:
     elif isinstance(value, list):
         for item in value:
             yield from examples(item)
+
+
+@pytest.mark.parametrize("document", [OPEN, ASYNC], ids=["openapi", "asyncapi"])
+def test_code_generators_are_told_the_size_of_numbers_and_the_name_of_every_object(document: dict[str, Any]) -> None:
+    kinds: Counter[str] = Counter()
+    for title, component in document["components"]["schemas"].items():
+        for schema in subschemas(component):
+            types = schema.get("type", [])
+            for kind in [types] if isinstance(types, str) else types:
+                kinds[kind] += 1
+                assert schema.get("format") == {"integer": "int64", "number": "double"}.get(kind, schema.get("format"))
+                assert kind != "boolean" or "const" not in schema, "openapi-generator takes it for a text"
+            assert "type" not in schema.get("not", {}), "Modelina takes it away from the type of the whole"
+            assert schema is component or "properties" not in schema, f"an object without a name in {title}"
+    assert min(kinds["integer"], kinds["number"], kinds["boolean"], kinds["object"]) >= 1
+    text = json.dumps(document)
+    assert {title for title in document["components"]["schemas"] if f'schemas/{title}"' not in text} == set()
+
+
+def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every schema within a schema, itself first."""
+    if isinstance(schema, dict):
+        yield schema
+        inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("allOf", ())]
+        for each in (*inner, *(schema.get(keyword) for keyword in ("items", "additionalProperties", "propertyNames"))):
+            yield from subschemas(each)
 
 
 # AsyncAPI
