@@ -298,7 +298,7 @@ def examples(value: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("document", [OPEN, ASYNC], ids=["openapi", "asyncapi"])
-def test_code_generators_are_told_the_size_of_numbers_and_the_name_of_every_object(document: dict[str, Any]) -> None:
+def test_code_generators_find_the_size_of_each_number_and_the_name_of_each_object(document: dict[str, Any]) -> None:
     kinds: Counter[str] = Counter()
     for title, component in document["components"]["schemas"].items():
         for schema in subschemas(component):

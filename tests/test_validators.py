@@ -170,16 +170,16 @@ def judged() -> list[dict[str, Any]]:
 
 
 def test_the_bundle_is_read_by_hyperjump_z_schema_ajv_2020_and_for_typescript() -> None:
-    cases = judged()
-    payloads = [protocol.loads(body_of(case)) for case in cases]
     node_modules()
-    question = protocol.dumps({"bundle": BUNDLE, "name": "balance_update", "payloads": payloads})
+    updates = [("balance_update", protocol.loads(body_of(case))) for case in judged()]
+    question = protocol.dumps({"bundle": BUNDLE, "payloads": [*updates, *payloads()]})
     read = json.loads(run_offline([node(), FOLDER / "read-bundle.mjs"], question))
     assert set(read.pop("types")) == {"Bundle", *(schema["title"] for schema in SCHEMAS.values())}
     assert set(read) == {"ajv2020", "hyperjump", "z-schema"}
     for library, verdicts in read.items():
-        for case, verdict in zip(cases, verdicts, strict=True):
+        for case, verdict in zip(judged(), verdicts, strict=False):
             assert verdict == expected(case), f"{library}: {case['description']}"
+        check_verdicts(verdicts[len(updates) :])
 
 
 def test_in_python_decimals_get_the_servers_verdict_if_the_schema_is_read_with_decimals_too() -> None:
