@@ -25,7 +25,6 @@ from protocol.limits import Limits
 
 Json = dict[str, Any]
 
-SCHEMAS = "#/components/schemas"
 MESSAGES = "#/components/messages"
 CHANNEL = "#/channels/root"
 MESSAGES_OF_ALL = (CONNECT, CONNECT_ERROR, *EVENTS.values())
@@ -36,13 +35,16 @@ Save balance snapshots and watch everybody's, as they are saved, in one agreed o
 Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event carries one payload. What a
 client sends is answered by an event, and by the acknowledgement callback too if the client gave one.
 
-Amounts are exact, with any number of digits; JavaScript reads them as binary floats of about 16 digits.
+Amounts are exact, with any number of digits; JavaScript reads them as binary floats of about 16 digits. They have the
+format `double` here because generated clients take a number without a format for one of 32 bits, which keeps 7 digits;
+a client that needs all digits must read them with a decimal type. Integers have the format `int64`.
 """
 
 
 def asyncapi(version: str, limits: Limits) -> Json:
     """Build the document for a server; `version` is that of the contract."""
     names = [_key(one) for one in MESSAGES_OF_ALL]
+    messages = {_key(one): _message(one) for one in MESSAGES_OF_ALL}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Balance Snapshot System", "version": version, "description": INTRODUCTION},
@@ -59,10 +61,7 @@ def asyncapi(version: str, limits: Limits) -> Json:
             }
         },
         "operations": {_key(event): _operation(event, limits) for event in MESSAGES_OF_ALL},
-        "components": {
-            "schemas": bundle.embedded(SCHEMAS),
-            "messages": {_key(one): _message(one) for one in MESSAGES_OF_ALL},
-        },
+        "components": {"schemas": bundle.components(messages), "messages": messages},
     }
 
 
@@ -84,7 +83,7 @@ def _server(limits: Limits) -> Json:
             "protocol": 5,
             "engineioProtocol": 4,
             "transports": ["websocket", "polling"],
-            "auth": bundle.reference(CONNECT.schema, SCHEMAS),
+            "auth": bundle.reference(CONNECT.schema),
         },
         "x-heartbeat": {
             "description": "The server pings, the client library answers; a connection without an answer is ended.",
@@ -135,7 +134,7 @@ def _message(event: Event) -> Json:
         "title": schema["title"],
         "summary": schema["description"],
         "contentType": "application/json",
-        "payload": bundle.reference(event.schema, SCHEMAS),
+        "payload": bundle.reference(event.schema),
         "examples": [{"payload": example} for example in schema["examples"] if example is not None],
     }
 

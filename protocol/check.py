@@ -40,7 +40,7 @@ _DIGITS_MAX = 256
 # found before what is wrong with each.
 _ERRORS_MAX = 256
 _NAME_MAX = 40
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,39}|\*")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-][A-Za-z0-9._:/$-]{0,63}|\*")  # every asset name is one
 
 _KINDS = {
     "null": "null",
@@ -55,7 +55,7 @@ _KINDS = {
 # What a `pattern` or a `not` means, by the title of the schema it stands in.
 _MEANINGS = {
     "Amount": "must be 0 or at least 1e-30",
-    "AssetName": "is not an asset name (1 to 32 of a-z 0-9 . _ - with a letter or digit first)",
+    "AssetName": "is not an asset name (1 to 64 of A-Z a-z 0-9 . _ : / $ - with a letter, a digit or $ first)",
     "Cursor": "must be the `next` of an earlier page",
     "Timestamp": "must be a date and time with a zone as RFC 3339 has it, such as 2025-11-07T00:45:08.603Z",
     "UtcTimestamp": "must be a UTC time with three or six fraction digits, such as 2025-11-07T00:45:08.603Z",

@@ -66,7 +66,7 @@ def read_set(path: str | Path) -> dict[str, Schema]:
         schemas = {file.stem: _read(file) for file in sorted(path.glob("*.json"))}
     else:
         bundle = _read(path)
-        schemas = bundle.get("definitions", {}) if isinstance(bundle, dict) else {}
+        schemas = _to_files(bundle.get("definitions", {})) if isinstance(bundle, dict) else {}
     if not schemas:
         raise UnreadableSetError(f"{path}: holds no schemas")
     try:
@@ -132,6 +132,16 @@ def _read(file: Path) -> Schema:
     return schema
 
 
+def _to_files(value: Any) -> Any:
+    """Replace each reference into a bundle by the reference to a file that stands there in a folder of schemas."""
+    if isinstance(value, dict):
+        within = str(value.get("$ref")).startswith(_IN_BUNDLE)
+        inner = {key: _to_files(item) for key, item in value.items()}
+        return inner | {"$ref": f"{value['$ref'].removeprefix(_IN_BUNDLE)}.json"} if within else inner
+    return [_to_files(item) for item in value] if isinstance(value, list) else value
+
+
+_IN_BUNDLE = "#/definitions/"
 # What refuses nothing. `default` is not among them: who leaves the field out gets another one without a word.
 _ANNOTATIONS = {"$id", "$schema", "$comment", "title", "description", "examples", "definitions"}
 _BY_NAME = {"properties", "patternProperties", "dependencies"}

@@ -9,18 +9,22 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import ServiceError
 from protocol.limits import Limits
-from protocol.operations import HEADERS, OPERATIONS, Operation, Reply
+from protocol.operations import HEADERS, OPERATIONS, TEXT, Operation, Reply
 
 Json = dict[str, Any]
 
-PLACE = "#/components/schemas"
+ALL_ERRORS = {error: None for operation in OPERATIONS.values() for error in operation.errors}
 
 INTRODUCTION = """\
 Trading bots hand this service what they hold, on chain and on site. From the moment a bot hears "saved", that
 snapshot can not be lost, and everyone who watches has it milliseconds later, in one agreed order, to the last digit.
 
-**Numbers are exact.** An amount may have any number of digits, and every digit is kept: read it with a decimal type
-where that matters. JavaScript reads numbers as binary floats of about 16 digits.
+**Numbers are exact.** An amount may have any number of digits, and the server keeps and sends every one. It has the
+format `double` here because generated clients take a number without a format for one of 32 bits, which keeps 7 digits;
+a double keeps 15, and 101132.407627 stays 101132.407627. A client that needs all digits must read amounts with a
+decimal type: in Java, generate it with openapi-generator and `--type-mappings=double=BigDecimal`; in Python, read the
+body of the answer with `json.loads(text, parse_float=Decimal)`. JavaScript has doubles only. Integers have the format
+`int64`.
 
 **Errors** have one shape everywhere, on REST and on Socket.IO: in words for a person, in `code` for a program. What is
 temporary has `Retry-After`; send the very same again. A request that cannot be read as HTTP/1.1 gets the same shape,
@@ -39,7 +43,8 @@ def openapi(version: str, limits: Limits) -> Json:
         methods = paths.setdefault(operation.path, {})
         methods[operation.method.lower()] = _operation(operation, limits)
         if operation.method == "GET":
-            methods["head"] = _without_bodies(_operation(operation, limits))
+            methods["head"] = _head(operation, methods["get"])
+    responses = {_response_name(status): _refusal(errors) for status, errors in _by_status(ALL_ERRORS).items()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -52,16 +57,18 @@ def openapi(version: str, limits: Limits) -> Json:
             {"url": "/", "description": "The server that this document comes from."},
             {
                 "url": "http://{address}",
-                "description": "Any other.",
-                "variables": {"address": {"default": limits.address, "description": "Host and port."}},
+                # The variable has no description: swagger-parser takes none there, against OpenAPI 3.1.
+                "description": "Any other, at this host and port.",
+                "variables": {"address": {"default": limits.address}},
             },
         ],
+        "security": [],  # there is no access control
         "tags": [
             {"name": "snapshots", "description": "Save, list and get balance snapshots."},
             {"name": "contract", "description": "What client teams take away: schemas, types and these documents."},
         ],
         "paths": paths,
-        "components": {"schemas": bundle.embedded(PLACE)},
+        "components": {"schemas": bundle.components([paths, responses]), "responses": responses},
     }
 
 
@@ -73,7 +80,11 @@ def _operation(operation: Operation, limits: Limits) -> Json:
         "description": operation.description,
         "parameters": [*_parameters(operation)],
         "responses": {str(status): _reply(reply) for status, reply in sorted(operation.replies.items())}
-        | {str(status): _refusal(errors) for status, errors in _by_status(operation.errors).items()},
+        | {
+            str(status): {"$ref": f"#/components/responses/{_response_name(status)}"}
+            for status in _by_status(operation.errors)
+        },
+        "x-errors": [error.code for error in operation.errors],
     }
     if operation.body:
         described["requestBody"] = {
@@ -85,11 +96,12 @@ def _operation(operation: Operation, limits: Limits) -> Json:
     return described
 
 
-def _without_bodies(get: Json) -> Json:
+def _head(operation: Operation, get: Json) -> Json:
     """Describe HEAD: the same as GET, without the bodies (RFC 9110, section 9.3.2)."""
+    refusals = {str(status): _refusal(errors) for status, errors in _by_status(operation.errors).items()}
     bare = {
         status: {key: value for key, value in response.items() if key != "content"}
-        for status, response in get["responses"].items()
+        for status, response in (get["responses"] | refusals).items()
     }
     return {
         **get,
@@ -106,14 +118,14 @@ def _is_document(operation: Operation) -> bool:
 def _parameters(operation: Operation) -> Iterable[Json]:
     for place, name in operation.parameters.items():
         schema = registry.schema(name)
-        for field, rest in bundle.embedded(PLACE)[schema["title"]]["properties"].items():
+        for field, rest in bundle.embedded()[schema["title"]]["properties"].items():
             inner = {keyword: value for keyword, value in rest.items() if keyword not in ("description", "examples")}
             yield {
                 "name": field,
                 "in": place,
                 "description": rest["description"],
                 "required": field in schema.get("required", ()),
-                "schema": inner,
+                "schema": bundle.for_generators(inner),
                 "examples": _examples(rest["examples"]),
             }
 
@@ -121,7 +133,8 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 def _reply(reply: Reply) -> Json:
     described: Json = {"description": reply.description, "headers": _headers(reply.headers)}
     if reply.media_type:
-        content: Json = _content(reply.schema) if reply.schema else {}
+        unnamed = {"schema": {"type": "string" if reply.media_type == TEXT else "object"}}
+        content: Json = _content(reply.schema) if reply.schema else unnamed
         if reply.example is not None:
             content["examples"] = _examples([reply.example])
         described["content"] = {reply.media_type: content}
@@ -129,22 +142,24 @@ def _reply(reply: Reply) -> Json:
 
 
 def _refusal(errors: list[type[ServiceError]]) -> Json:
-    """Describe a status by which one or several errors are told."""
-    codes = [error.code for error in errors]
-    told = [f"`{error.code}`: {error.message()}." for error in errors]
+    """Describe a status with which one or several errors are sent.
+
+    All operations share it, so that generators make one type of it; `x-errors` of an operation lists its own codes.
+    """
     return {
-        "description": " ".join(told),
+        "description": " ".join(f"`{error.code}`: {error.message()}." for error in errors),
         "headers": _headers(["Retry-After"] if all(error.temporary for error in errors) else []),
         "content": {
             "application/json": {
-                "schema": {
-                    "allOf": [bundle.reference("error_reply", PLACE)],
-                    "properties": {"code": {"enum": codes}},
-                },
+                "schema": bundle.reference("error_reply"),
                 "examples": {error.code: {"summary": error.message(), "value": error.as_example()} for error in errors},
             }
         },
     }
+
+
+def _response_name(status: int) -> str:
+    return f"Error{status}"
 
 
 def _by_status(errors: Iterable[type[ServiceError]]) -> dict[int, list[type[ServiceError]]]:
@@ -155,7 +170,7 @@ def _by_status(errors: Iterable[type[ServiceError]]) -> dict[int, list[type[Serv
 
 
 def _content(name: str) -> Json:
-    return {"schema": bundle.reference(name, PLACE), "examples": _examples(registry.schema(name)["examples"])}
+    return {"schema": bundle.reference(name), "examples": _examples(registry.schema(name)["examples"])}
 
 
 def _examples(values: Iterable[Any]) -> Json:
@@ -167,7 +182,9 @@ def _headers(names: Iterable[str]) -> Json:
         name: {
             "description": HEADERS[name],
             "required": True,
-            "schema": {"type": "integer", "minimum": 0} if name == "Retry-After" else {"type": "string"},
+            "schema": {"type": "integer", "format": "int64", "minimum": 0}
+            if name == "Retry-After"
+            else {"type": "string"},
         }
         for name in names
     }

@@ -19,7 +19,7 @@
 export type Amount = number;
 
 /**
- * The name of an asset: 1 to 32 lower-case letters, digits, dots, underscores and hyphens, a letter or digit first.
+ * The name of an asset: 1 to 64 of the letters A to Z and a to z, the digits, and . _ : / $ -, of which the first is a letter, a digit or $. Case is kept, so USDT and usdt are two assets.
  */
 export type AssetName = string;
 
@@ -148,6 +148,58 @@ export interface Connected {
 }
 
 /**
+ * One schema in the index of the contract.
+ */
+export interface ContractEntry {
+  /**
+   * Its name.
+   */
+  name: string;
+  /**
+   * What it is for.
+   */
+  description: string;
+  /**
+   * Its address.
+   */
+  url: string;
+}
+
+/**
+ * The addresses of all that the contract consists of.
+ */
+export interface ContractIndex {
+  /**
+   * The version of the contract: within it nothing changes that breaks a client.
+   */
+  version: string;
+  /**
+   * A page to read and try everything, with how to check payloads in your language.
+   */
+  docs: string;
+  /**
+   * Every schema in one file.
+   */
+  bundle: string;
+  /**
+   * Every payload and event as TypeScript declarations, for socket.io-client.
+   */
+  types: string;
+  /**
+   * REST as OpenAPI 3.1.
+   */
+  openapi: string;
+  /**
+   * Socket.IO as AsyncAPI 3.0.
+   */
+  asyncapi: string;
+  /**
+   * Every schema by itself.
+   */
+  schemas: ContractEntry[];
+}
+
+/**
  * The index of the contract: where everything is that a client team takes away. Addresses are relative to the index's own.
  */
 export interface ContractReply {
@@ -158,49 +210,7 @@ export interface ContractReply {
   /**
    * The addresses.
    */
-  data: {
-    /**
-     * The version of the contract: within it nothing changes that breaks a client.
-     */
-    version: string;
-    /**
-     * A page to read and try everything, with how to check payloads in your language.
-     */
-    docs: string;
-    /**
-     * Every schema in one file.
-     */
-    bundle: string;
-    /**
-     * Every payload and event as TypeScript declarations, for socket.io-client.
-     */
-    types: string;
-    /**
-     * REST as OpenAPI 3.1.
-     */
-    openapi: string;
-    /**
-     * Socket.IO as AsyncAPI 3.0.
-     */
-    asyncapi: string;
-    /**
-     * Every schema by itself.
-     */
-    schemas: {
-      /**
-       * Its name.
-       */
-      name: string;
-      /**
-       * What it is for.
-       */
-      description: string;
-      /**
-       * Its address.
-       */
-      url: string;
-    }[];
-  };
+  data: ContractIndex;
 }
 
 /**
@@ -282,6 +292,32 @@ export interface GetReply {
 }
 
 /**
+ * The position of one page in a list of snapshots.
+ */
+export interface ListPagination {
+  /**
+   * The limit asked for.
+   */
+  limit: number;
+  /**
+   * The offset asked for.
+   */
+  offset: number;
+  /**
+   * How many snapshots there are; null if only some were asked for (from, to, pid).
+   */
+  total: number | null;
+  /**
+   * Whether there are more behind this page.
+   */
+  hasMore: boolean;
+  /**
+   * The cursor of the next page; null on the last.
+   */
+  next: Cursor | null;
+}
+
+/**
  * The query of GET /api/balance/snapshot, numbers as numbers.
  */
 export interface ListQuery {
@@ -330,28 +366,7 @@ export interface ListReply {
   /**
    * Where this page stands.
    */
-  pagination: {
-    /**
-     * The limit asked for.
-     */
-    limit: number;
-    /**
-     * The offset asked for.
-     */
-    offset: number;
-    /**
-     * How many snapshots there are; null if only some were asked for (from, to, pid).
-     */
-    total: number | null;
-    /**
-     * Whether there are more behind this page.
-     */
-    hasMore: boolean;
-    /**
-     * The cursor of the next page; null on the last.
-     */
-    next: Cursor | null;
-  };
+  pagination: ListPagination;
 }
 
 /**
@@ -414,28 +429,33 @@ export interface SaveReply {
   /**
    * What was saved.
    */
-  data: {
-    /**
-     * The id of the snapshot.
-     */
-    id: Uuid;
-    /**
-     * Its ts.
-     */
-    timestamp: UtcTimestamp;
-    /**
-     * What is held on chain.
-     */
-    onchain: Onchain;
-    /**
-     * What is held on the site.
-     */
-    onsite: Onsite;
-  };
+  data: SavedSnapshot;
   /**
    * Present if this very update was saved before: nothing was saved or broadcast again.
    */
   duplicate?: true;
+}
+
+/**
+ * What POST /api/balance/snapshot returns of the snapshot that it saved.
+ */
+export interface SavedSnapshot {
+  /**
+   * The id of the snapshot.
+   */
+  id: Uuid;
+  /**
+   * Its ts.
+   */
+  timestamp: UtcTimestamp;
+  /**
+   * What is held on chain.
+   */
+  onchain: Onchain;
+  /**
+   * What is held on the site.
+   */
+  onsite: Onsite;
 }
 
 /**

@@ -175,7 +175,7 @@ def _check_refusal(
 
 def operation_of(method: str, path: str) -> protocol.Operation | None:
     """Find the operation that a request asks for."""
-    path += "/" * (f"{path}/" == operations.CONTRACT)
+    path = path.rstrip("/") if path == operations.CONTRACT else path
     found = [
         operation
         for operation in protocol.OPERATIONS.values()

@@ -241,7 +241,7 @@ def test_what_no_table_names_may_be_sent_and_received_and_breaks_both() -> None:
 
 
 def test_a_set_does_not_differ_from_itself_in_another_order_and_under_another_address() -> None:
-    moved = protocol.loads(protocol.dumps(SET).replace("/api/protocol/v1/", "/api/protocol/v2/"))
+    moved = protocol.loads(protocol.dumps(SET).replace("balance-snapshot.example/v1/", "balance-snapshot.example/v2/"))
     assert lines(SET, {name: turned_round(schema) for name, schema in moved.items()}) == []
 
 
@@ -502,7 +502,8 @@ def test_whatever_payload_no_longer_fits_or_newly_fits_a_breaking_change_says_so
 def test_a_set_is_a_folder_or_a_bundle(tmp_path: Path) -> None:
     file = tmp_path / "bundle.json"
     file.write_text(protocol.dumps(bundle()), "utf-8")
-    assert read_set(file) == read_set(CURRENT) == {name: protocol.schema(name) for name in protocol.names()}
+    assert read_set(CURRENT) == {name: protocol.schema(name) for name in protocol.names()}
+    assert set(read_set(file)) == set(protocol.names())
     assert diff(read_set(file), read_set(CURRENT)) == []
 
 

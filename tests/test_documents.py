@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import openapi_spec_validator
 import pytest
@@ -24,7 +25,8 @@ from protocol import documents as contract
 from protocol import events, registry
 from protocol.operations import ASYNCAPI, CONTRACT, OPENAPI
 from tests.conftest import MakeService
-from tests.node import FOLDER, ask_node
+from tests.node import FOLDER, ask_node, node, node_modules
+from tests.offline import run_offline
 from tests.running import ROOT, SNAPSHOTS, Database, Process, Service
 
 DOCUMENTS = contract.documents()
@@ -39,9 +41,9 @@ asynchronous = pytest.mark.gen_test
 
 
 @asynchronous
-async def test_every_schema_is_served_at_the_address_of_its_id_as_it_stands_in_its_file(service: Service) -> None:
+async def test_every_schema_is_served_under_its_name_as_it_stands_in_its_file(service: Service) -> None:
     for name in protocol.names():
-        answer = await service.request("GET", urlsplit(protocol.schema(name)["$id"]).path)
+        answer = await service.request("GET", f"{CONTRACT}{name}.json")
         assert answer.status == 200
         assert answer.raw == (ROOT / "protocol" / "schemas" / f"{name}.json").read_bytes()
         assert answer.headers["Content-Type"] == "application/schema+json"
@@ -168,10 +170,11 @@ def test_openapi_describes_every_operation_with_all_its_errors_examples_and_head
         assert entry["operationId"] == operation.id
         statuses = {str(status) for status in operation.replies} | {str(error.status) for error in operation.errors}
         assert set(entry["responses"]) == statuses
+        assert entry["x-errors"] == [error.code for error in operation.errors]
         for error in operation.errors:
-            response = entry["responses"][str(error.status)]
+            response = resolve(entry["responses"][str(error.status)], OPEN)
             told = response["content"]["application/json"]
-            assert error.code in told["schema"]["properties"]["code"]["enum"]
+            assert told["schema"] == {"$ref": "#/components/schemas/ErrorReply"}
             assert told["examples"][error.code]["value"] == error.as_example()
             assert ("Retry-After" in response["headers"]) == error.temporary
             assert all(header["required"] for header in response["headers"].values())
@@ -216,7 +219,7 @@ def test_the_operations_are_those_of_the_seed_and_of_the_contract() -> None:
         ("POST", "/api/balance/snapshot"),
         ("GET", "/api/balance/snapshot"),
         ("GET", "/api/balance/snapshot/{id}"),
-        ("GET", "/api/protocol/v1/"),
+        ("GET", "/api/protocol/v1"),
         ("GET", "/api/protocol/v1/{name}.json"),
         ("GET", "/api/protocol/v1/types.d.ts"),
         ("GET", "/api/openapi.json"),
@@ -253,6 +256,71 @@ def test_schemathesis_finds_nothing(
     assert f"Tested: {tested - 1}" in report, "all but the document that it reads itself"
     assert process.terminate() == 0
     assert not process.stderr
+
+
+def test_redocly_spectral_and_swagger_parser_find_no_error_and_fetch_nothing(tmp_path: Path) -> None:
+    """They follow references, also in examples: an address that cannot be reached is an error."""
+    files = [tmp_path / "openapi.json", tmp_path / "asyncapi.json"]
+    for file, address in zip(files, (OPENAPI, ASYNCAPI), strict=True):
+        file.write_bytes(DOCUMENTS[address].data)
+    node_modules()
+    assert run_offline([node(), FOLDER / "read-documents.mjs", *files]) == ""
+    broken = json.loads(files[0].read_bytes())
+    del broken["security"]
+    broken["paths"][SNAPSHOTS]["get"]["x-example"] = {"$ref": "http://127.0.0.1:1/pong.json"}  # refused at once
+    files[0].write_text(json.dumps(broken))
+    found = run_offline([node(), FOLDER / "read-documents.mjs", *files])
+    assert {json.loads(line)[0] for line in found.splitlines()} == {"redocly", "spectral", "swagger-parser"}
+
+
+def test_no_document_refers_to_an_address_outside_itself() -> None:
+    for document in DOCUMENTS.values():
+        hosts = set(re.findall(rb"https?://([^/\s\"'`<>]+)", document.data))
+        assert hosts <= {b"balance-snapshot.example", b"json-schema.org", b"127.0.0.1:3000", b"{address}"}, (
+            document.path
+        )
+    for address in (OPENAPI, ASYNCAPI, f"{CONTRACT}bundle.json"):
+        text = DOCUMENTS[address].data.decode()
+        assert re.findall(r'"\$ref": "(?!#/)', text) == []
+        assert text.count('"$id"') == (1 if address.endswith("bundle.json") else 0)
+    for value in examples([OPEN, ASYNC, *map(protocol.schema, protocol.names())]):
+        assert not re.search(r'"\$(ref|id)"', protocol.dumps(value))
+
+
+def examples(value: Any) -> Iterator[Any]:
+    """Every example in a document, at any depth."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from [item] if key in ("example", "examples") else examples(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from examples(item)
+
+
+@pytest.mark.parametrize("document", [OPEN, ASYNC], ids=["openapi", "asyncapi"])
+def test_code_generators_find_the_size_of_each_number_and_the_name_of_each_object(document: dict[str, Any]) -> None:
+    kinds: Counter[str] = Counter()
+    for title, component in document["components"]["schemas"].items():
+        for schema in subschemas(component):
+            types = schema.get("type", [])
+            for kind in [types] if isinstance(types, str) else types:
+                kinds[kind] += 1
+                assert schema.get("format") == {"integer": "int64", "number": "double"}.get(kind, schema.get("format"))
+                assert kind != "boolean" or "const" not in schema, "openapi-generator takes it for a text"
+            assert "type" not in schema.get("not", {}), "Modelina takes it away from the type of the whole"
+            assert schema is component or "properties" not in schema, f"an object without a name in {title}"
+    assert min(kinds["integer"], kinds["number"], kinds["boolean"], kinds["object"]) >= 1
+    text = json.dumps(document)
+    assert {title for title in document["components"]["schemas"] if f'schemas/{title}"' not in text} == set()
+
+
+def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every schema within a schema, itself first."""
+    if isinstance(schema, dict):
+        yield schema
+        inner = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), *schema.get("allOf", ())]
+        for each in (*inner, *(schema.get(keyword) for keyword in ("items", "additionalProperties", "propertyNames"))):
+            yield from subschemas(each)
 
 
 # AsyncAPI
@@ -332,12 +400,12 @@ async def test_every_document_answers_with_and_without_a_slash(service: Service)
         assert (await service.request("GET", address)).status == 404, address
 
 
-def resolve(reference: dict[str, str]) -> Any:
-    """What a reference within the AsyncAPI document leads to."""
-    found: Any = ASYNC
+def resolve(reference: dict[str, str], document: dict[str, Any] = ASYNC) -> Any:
+    """What a reference within a document leads to."""
+    found: Any = document
     for step in reference["$ref"].removeprefix("#/").split("/"):
         found = found[step]
-    return resolve(found) if "$ref" in found else found
+    return resolve(found, document) if "$ref" in found else found
 
 
 @asynchronous
@@ -355,10 +423,26 @@ async def test_asyncapi_tells_the_path_the_heartbeat_and_the_protocol_that_the_s
 # Taken away
 
 
-def test_the_bundle_holds_every_schema_as_it_is() -> None:
-    bundle = protocol.loads(DOCUMENTS[f"{CONTRACT}bundle.json"].data)
-    assert bundle["definitions"] == {name: protocol.schema(name) for name in protocol.names()}
+def bundled(schema: Any) -> Any:
+    """A schema as it stands in the bundle: each reference leads to a definition, with nothing beside it."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return {"$ref": f"#/definitions/{schema['$ref'].removesuffix('.json')}"}
+        return {key: bundled(item) for key, item in schema.items()}
+    return [bundled(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def test_the_bundle_holds_every_schema_and_refers_only_to_itself() -> None:
+    data = DOCUMENTS[f"{CONTRACT}bundle.json"].data
+    bundle = protocol.loads(data)
+    assert set(bundle["definitions"]) == set(protocol.names())
+    for name in protocol.names():
+        schema = protocol.schema(name)
+        assert bundle["definitions"][name] == bundled(
+            {key: schema[key] for key in schema if key not in ("$id", "$schema")}
+        )
     assert bundle["$id"] == protocol.schema("pong")["$id"].replace("pong", "bundle")
+    assert data.count(b'"$id"') == 1
 
 
 def test_the_shell_writes_the_same_documents_to_a_folder(tmp_path: Path) -> None:

@@ -334,7 +334,7 @@ GOOD_LEDGERS = {
     "largest": '{"rlb": 1e30, "usdt": 1, "usd": 1}',
     "smallest": '{"rlb": 1e-30, "usdt": 1, "usd": 1}',
     "forty digits": '{"rlb": 1234567890.123456789012345678901234567890, "usdt": 1, "usd": 1}',
-    "more assets": '{"rlb": 1, "usdt": 1, "usd": 1, "btc": 0.5, "a.b-c_d": 0}',
+    "more assets": '{"rlb": 1, "usdt": 1, "usd": 1, "btc": 0.5, "a.b-c_d": 0, "BTC/USDT:USDT": 1, "$wif": 1}',
 }
 
 

@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError
 
+import protocol
 from tests.running import SNAPSHOTS
 from tests.standing import Connection, Standing, request, standing
 from tests.wire import PATH, SEPARATOR, Http, SocketClient, open_websocket
@@ -119,7 +120,7 @@ def amounts(draw: st.DrawFn) -> str:
 
 @st.composite
 def ledgers(draw: st.DrawFn, *required: str) -> dict[str, str]:
-    names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,31}", fullmatch=True)
+    names = st.from_regex(protocol.schema("asset_name")["pattern"].strip("^$"), fullmatch=True)
     further = draw(st.lists(names, max_size=6, unique=True))
     return {asset: draw(amounts()) for asset in draw(st.permutations(list(dict.fromkeys([*required, *further]))))}
 

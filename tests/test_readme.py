@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -97,7 +99,7 @@ async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: S
         await Bot(process).line("it is valid")
     (tmp_path / "wrong.py").write_text(guide("check.py", service).replace('"usdt": 7656.36', '"usdt": "7656.36"'))
     async with run_python(tmp_path / "wrong.py", env=dict(os.environ)) as process:
-        await Bot(process).line("[\"'7656.36' is not of type 'number'\"]")
+        await Bot(process).line("[\"'7656.36' is not of type 'number'\"")
 
 
 @pytest.mark.gen_test
@@ -132,6 +134,26 @@ def test_the_two_commands_are_one_line_each() -> None:
         found = re.findall(rf"^```sh {name}\n(.*)\n```$", README, re.MULTILINE)
         assert len(found) == 1
         assert found[0].startswith("python3 -m venv .venv && ")
+
+
+def test_its_shell_commands_work_as_they_are_written(tmp_path: Path) -> None:
+    (commands,) = re.findall(r"^```sh shell$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "protocol").symlink_to(ROOT / "protocol")
+    done = [
+        subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        for command in commands.strip().splitlines()
+    ]
+    assert [one.returncode for one in done] == [0, 0, 1, 0, 0]
+    assert [one.stderr for one in done] == ["", "", "onsite: is required\n", "", ""]
+    assert (tmp_path / "contract" / "bundle.json").exists()
+
+
+def test_it_names_the_row_that_an_unedited_try_it_leaves() -> None:
+    example = protocol.schema("balance_update")["examples"][0]
+    assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in README
 
 
 @pytest.mark.gen_test

@@ -1,4 +1,4 @@
-"""The schemas mean the same to Ajv, jsonschema, jsonschema-rs and fastjsonschema as to `check`.
+"""The schemas mean the same to Ajv, z-schema, hyperjump, jsonschema, jsonschema-rs and fastjsonschema as to `check`.
 
 Each is used as a client team would: as it comes, with no plugin, on numbers as its language reads them. Two sets of
 payloads: every good and bad update of cases/balance_update.json, and for every schema its examples with each part of
@@ -19,18 +19,23 @@ import fastjsonschema
 import jsonschema
 import jsonschema_rs
 import pytest
-import referencing
 
 import protocol
 from protocol.bundle import bundle
 from protocol.limits import DEFAULT
-from tests.node import FOLDER, ask_node
+from tests.node import FOLDER, ask_node, node, node_modules
+from tests.offline import run_offline
 from tests.test_same_path import CASES, body_of
 
 BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client has it
 SCHEMAS: dict[str, Any] = BUNDLE["definitions"]
 REPLACEMENTS: list[Any] = [None, True, "", "x", "a\n", 0, -1, 7.0, 1.5, 1e30, 2e30, 1e-31, 2**53, [], [1], {}, {"x": 1}]
 Says = Callable[[str, Any], bool]
+
+
+def pointer(name: str) -> str:
+    """Where a schema stands in the bundle."""
+    return f"#/definitions/{name}"
 
 
 def accepts(name: str, payload: object) -> bool:
@@ -82,25 +87,21 @@ def payloads() -> list[tuple[str, Any]]:
 
 
 def by_jsonschema() -> Says:
-    registry: Any = referencing.Resource.from_contents(BUNDLE) @ referencing.Registry()
-    validators = {
-        name: jsonschema.Draft7Validator({"$ref": schema["$id"]}, registry=registry) for name, schema in SCHEMAS.items()
-    }
+    validators = {name: jsonschema.Draft7Validator({"$ref": pointer(name), "definitions": SCHEMAS}) for name in SCHEMAS}
     return lambda name, payload: validators[name].is_valid(payload)
 
 
 def by_jsonschema_rs() -> Says:
-    known = jsonschema_rs.Registry([(schema["$id"], schema) for schema in SCHEMAS.values()])
-    validators = {name: jsonschema_rs.validator_for(schema, registry=known) for name, schema in SCHEMAS.items()}
+    validators = {
+        name: jsonschema_rs.validator_for({**BUNDLE, "$ref": pointer(name), "$id": f"{BUNDLE['$id']}/{name}"})
+        for name in SCHEMAS
+    }
     return lambda name, payload: validators[name].is_valid(payload)
 
 
 def by_fastjsonschema() -> Says:
-    def fetch(uri: str) -> Any:
-        return deepcopy(SCHEMAS[uri.rpartition("/")[2].removesuffix(".json")])
-
     validators = {
-        name: fastjsonschema.compile(deepcopy(schema), handlers={"http": fetch}) for name, schema in SCHEMAS.items()
+        name: fastjsonschema.compile({"$ref": pointer(name), "definitions": deepcopy(SCHEMAS)}) for name in SCHEMAS
     }
 
     def says(name: str, payload: Any) -> bool:
@@ -117,8 +118,8 @@ def ask_ajv(texts: list[tuple[str, bytes]]) -> list[bool | None]:
     """Ask Ajv about payloads as bytes; None is what is not JSON."""
     question = {
         "bundle": BUNDLE,
-        "schemas": [schema["$id"] for schema in SCHEMAS.values()],
-        "payloads": [(SCHEMAS[name]["$id"], b64encode(text).decode()) for name, text in texts],
+        "schemas": [BUNDLE["$id"] + pointer(name) for name in SCHEMAS],
+        "payloads": [(BUNDLE["$id"] + pointer(name), b64encode(text).decode()) for name, text in texts],
     }
     answer: list[bool | None] = json.loads(ask_node(FOLDER / "validate.mjs", json.dumps(question)))
     return answer
@@ -157,13 +158,40 @@ def test_ajv_gives_every_case_the_servers_verdict() -> None:
 @in_python
 def test_in_python_every_case_gets_the_servers_verdict(library: str) -> None:
     says = IN_PYTHON[library]()
-    judged = 0
-    for case in CASES:
-        if case["valid"] or case["code"] == "invalid_payload":
-            update = as_doubles(protocol.loads(body_of(case)))
-            assert says("balance_update", update) == expected(case), case["description"]
-            judged += 1
-    assert judged > 150
+    assert len(judged()) > 150
+    for case in judged():
+        update = as_doubles(protocol.loads(body_of(case)))
+        assert says("balance_update", update) == expected(case), case["description"]
+
+
+def judged() -> list[dict[str, Any]]:
+    """The cases on which a schema has the last word."""
+    return [case for case in CASES if case["valid"] or case["code"] == "invalid_payload"]
+
+
+def test_the_bundle_is_read_by_hyperjump_z_schema_ajv_2020_and_for_typescript() -> None:
+    node_modules()
+    updates = [("balance_update", protocol.loads(body_of(case))) for case in judged()]
+    question = protocol.dumps({"bundle": BUNDLE, "payloads": [*updates, *payloads()]})
+    read = json.loads(run_offline([node(), FOLDER / "read-bundle.mjs"], question))
+    assert set(read.pop("types")) == {"Bundle", *(schema["title"] for schema in SCHEMAS.values())}
+    assert set(read) == {"ajv2020", "hyperjump", "z-schema"}
+    for library, verdicts in read.items():
+        for case, verdict in zip(judged(), verdicts, strict=False):
+            assert verdict == expected(case), f"{library}: {case['description']}"
+        check_verdicts(verdicts[len(updates) :])
+
+
+def test_in_python_decimals_get_the_servers_verdict_if_the_schema_is_read_with_decimals_too() -> None:
+    exact = json.loads(protocol.dumps(bundle()), parse_float=Decimal)["definitions"]
+    validator = jsonschema.Draft7Validator({"$ref": pointer("balance_update"), "definitions": exact})
+    differing = []
+    for case in judged():
+        update = protocol.loads(body_of(case))
+        if validator.is_valid(update) != case["valid"]:
+            differing.append(update["pid"])
+    assert differing, "no longer: the README may leave out what it says of 7.0"
+    assert all(isinstance(pid, Decimal) and pid == int(pid) for pid in differing), "only integers with a point"
 
 
 def test_ajv_gives_every_mutation_of_every_example_the_servers_verdict() -> None:

@@ -76,7 +76,7 @@ def generate() -> str:
 
 def _payloads() -> str:
     """Declare every schema, each under its title."""
-    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(embedded("#/definitions"))).rstrip("\n") + "\n"
+    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(embedded())).rstrip("\n") + "\n"
 
 
 def _interface(name: str, direction: str, *, callback_required: bool = False) -> str:

@@ -5,13 +5,11 @@ from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from jsonschema import Draft7Validator
-from referencing import Registry, Resource
 
 index = "http://127.0.0.1:3000/api/protocol/v1/"
 contract = json.load(urlopen(index))["data"]
 bundle = json.load(urlopen(urljoin(index, contract["bundle"])))
 
-schema = {"$ref": bundle["$id"].replace("bundle", "balance_update")}
-checker = Draft7Validator(schema, registry=Resource.from_contents(bundle) @ Registry())
+checker = Draft7Validator({"$ref": "#/definitions/balance_update", "definitions": bundle["definitions"]})
 update = {"onchain": {"rlb": 100074.99978, "usdt": 7656.36}, "onsite": {"rlb": 101132.407627, "usd": 7646.96}}
 print([error.message for error in checker.iter_errors(update)] or "it is valid")

@@ -1,4 +1,4 @@
-// Reads schemas by title as JSON from stdin, referring to each other as #/definitions/<title>, and writes the
+// Reads schemas by title as JSON from stdin, referring to each other by pointers that end in the title, and writes the
 // TypeScript declaration of each to stdout. The Node half of tests/typescript.py.
 import { readFileSync } from 'node:fs';
 import { compile } from 'json-schema-to-typescript';
