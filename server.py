@@ -21,13 +21,16 @@ from tornado.netutil import bind_sockets
 from balance.app import App
 from balance.config import Config, ConfigError
 from balance.embedded import EmbeddedError, EmbeddedPostgres
+from balance.log_limit import LimitedHandler
 from balance.migrate import SchemaError, migrate
 from balance.pool import DatabaseError, to_conninfo
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that `argv` names; return the exit status: 0, or 1 after one line that says why."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING, handlers=[LimitedHandler()]
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until `serve` has a better one
     try:
         if argv[:1] == ["migrate"]:

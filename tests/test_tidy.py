@@ -18,7 +18,7 @@ from tests.running import ROOT
 
 # Each part, and exactly the parts of ours that it imports. A part is a module, or a package taken as a whole.
 IMPORTS = {
-    "server": {"app", "config", "embedded", "migrate", "pool"},
+    "server": {"app", "config", "embedded", "log_limit", "migrate", "pool"},
     "app": {
         "config",
         "contract",
@@ -57,6 +57,7 @@ IMPORTS = {
     "http_errors": {"protocol", "web"},
     "targets": {"protocol"},
     "compression": set(),
+    "log_limit": set(),
     "places": {"protocol"},
     "docs": {"protocol"},
     "config": {"cors", "protocol"},  # which refuses a host or an origin that could never match
