@@ -19,7 +19,6 @@ from balance.web import Answers
 from protocol.operations import SNAPSHOTS
 
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
-CHARSET = re.compile(r'\s*charset\s*=\s*"?([^";]*)"?\s*')
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
@@ -35,11 +34,11 @@ class RestHandler(Answers):
 
     def read_json(self) -> Any:
         """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
-        content_type, _, parameters = self.request.headers.get("Content-Type", "").lower().partition(";")
-        charset = CHARSET.fullmatch(parameters)
-        if content_type.strip() != "application/json" or (parameters.strip() and not charset):
+        media_type, _, parameter = self.request.headers.get("Content-Type", "").lower().partition(";")
+        name, _, charset = parameter.partition("=")
+        if media_type.strip() != "application/json" or name.strip() not in ("", "charset") or ";" in parameter:
             raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
-        if charset and charset[1] not in ("utf-8", "utf8"):
+        if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
             raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")

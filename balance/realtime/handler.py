@@ -146,6 +146,8 @@ class EngineHandler(Answers, WebSocketHandler):
         self._check_query()
         if self._upgrades():
             self._check_upgrade()
+            # None is accepted, and Tornado would parse the list of them in a time that grows with its square.
+            self.request.headers.pop("Sec-WebSocket-Extensions", None)
             await WebSocketHandler.get(self)
         elif self.client is not None:
             await self._poll(self.client)
