@@ -15,6 +15,7 @@ from balance.compression import GZIP_BYTES_MIN, compressed, takes_gzip
 from balance.cors import Origins
 from balance.service import Page, Service
 from balance.snapshot import Saved
+from balance.turns import Turns
 from balance.web import Answers
 from protocol.operations import SNAPSHOTS
 
@@ -26,8 +27,9 @@ NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; t
 class RestHandler(Answers):
     """A route of the service."""
 
-    def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
+    def initialize(self, *, service: Service, origins: Origins, turns: Turns, body_bytes_max: int) -> None:
         self.service = service
+        self.turns = turns
         self.places = service.reads
         self.origins = origins
         self.body_bytes_max = body_bytes_max
