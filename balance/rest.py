@@ -47,7 +47,7 @@ class RestHandler(Answers):
         return protocol.loads(self.read_body())
 
     async def on_get(self, *path: str) -> None:
-        with self.places.take():
+        with self.places.take(str(self.request.remote_ip)):
             written = await self.respond(*path)
             try:
                 if not written.done():

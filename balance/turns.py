@@ -18,16 +18,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Generator
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
+from balance.addresses import ADDRESSES_MAX, to_address
+
 T = TypeVar("T")
 TURN_S = 0.005
 WOKEN_MAX = 64  # of one address in one round; those that the time does not suffice for wait on in their places
-ADDRESSES_MAX = 10_000  # of which the time used is kept
 
 
 class Turns:
@@ -150,15 +149,3 @@ class _Driver(Generic[T]):
                 yield awaited
             except BaseException as raised:
                 error = raised
-
-
-@lru_cache(ADDRESSES_MAX)
-def to_address(ip: str) -> str:
-    """Name what shares one turn: an IPv4 address, or the 64 bits of an IPv6 address that one client has (RFC 6177)."""
-    try:
-        parsed = ip_address(ip)
-    except ValueError:
-        return ip
-    if not isinstance(parsed, IPv6Address):
-        return ip
-    return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else parsed.packed[:8].hex()

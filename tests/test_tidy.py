@@ -47,7 +47,8 @@ IMPORTS = {
     "saving": {"snapshot"},
     "sharing": set(),
     "threads": set(),
-    "turns": set(),
+    "turns": {"addresses"},
+    "addresses": set(),
     "writer": {"appender", "pool", "saving", "snapshot", "store", "threads"},
     "appender": {"pool", "saving", "snapshot", "store", "threads"},
     "store": {"pool", "protocol", "snapshot"},
@@ -60,7 +61,7 @@ IMPORTS = {
     "targets": {"protocol"},
     "compression": set(),
     "log_limit": set(),
-    "places": {"protocol"},
+    "places": {"addresses", "protocol"},
     "docs": {"protocol"},
     "config": {"cors", "protocol"},  # which refuses a host or an origin that could never match
     "migrate": set(),
