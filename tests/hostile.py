@@ -46,11 +46,11 @@ def post(target: str, body: bytes, *headers: str) -> bytes:
 
 
 JSON = "Content-Type: application/json"
-BAD_NAMES = update(*[f'"A{n}":1' for n in range(330)])
+BAD_NAMES = update(*[f'"a {n}":1' for n in range(330)])
 TEXTS = update(*[f'"a{n}":"1"' for n in range(1_200)])
 SPACES = f"Content-Type: application/json; charset={' ' * 2_000};"
 HEAD = "".join(f"h{n}:v\r\n" for n in range(1_700))
-PACKETS = "\x1e".join(["4no packet"] * 16_000).encode()
+PACKETS = {"packets": "4no packet", "pong packets": "3"}  # of each thousands in one polling request
 
 # What one connection sends over and over, on a WebSocket that has joined.
 FRAMES = {
@@ -106,13 +106,14 @@ async def requests(kind: str, port: int, begun: asyncio.Event) -> None:
     await send_and_read(*await asyncio.open_connection("127.0.0.1", port), REQUESTS[kind], begun)
 
 
-async def packets(port: int, begun: asyncio.Event) -> None:
+async def packets(kind: str, port: int, begun: asyncio.Event) -> None:
     """Send polling requests of thousands of packets."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {PATH}polling HTTP/1.1\r\n{HOST}\r\n".encode())
     sid = (await reader.readuntil(b"}")).rpartition(b'"sid":"')[2].partition(b'"')[0].decode()
     target = f"{PATH}polling&sid={sid}"
-    await send_and_read(reader, writer, post(target, b"40") + post(target, PACKETS), begun)
+    body = "\x1e".join([PACKETS[kind]] * 16_000).encode()
+    await send_and_read(reader, writer, post(target, b"40") + post(target, body), begun)
 
 
 async def unread(port: int, begun: asyncio.Event) -> None:
@@ -125,7 +126,7 @@ async def unread(port: int, begun: asyncio.Event) -> None:
         writer.transport.abort()
 
 
-KINDS = [*FRAMES, *REQUESTS, "packets", "unread"]
+KINDS = [*FRAMES, *REQUESTS, *PACKETS, "unread"]
 
 
 async def attack(kind: str, port: int, begun: asyncio.Event) -> None:
@@ -134,8 +135,10 @@ async def attack(kind: str, port: int, begun: asyncio.Event) -> None:
         await websocket(kind, port, begun)
     elif kind in REQUESTS:
         await requests(kind, port, begun)
+    elif kind in PACKETS:
+        await packets(kind, port, begun)
     else:
-        await {"packets": packets, "unread": unread}[kind](port, begun)
+        await unread(port, begun)
 
 
 async def again(kind: str, port: int, begun: asyncio.Event) -> None:

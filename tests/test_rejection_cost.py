@@ -41,9 +41,9 @@ def items(*parts: str) -> str:
 
 SAVE = ledger(*[f'"a{n}":0.{"1" * 240}' for n in range(62)])  # the largest number of the longest amounts
 COSTLY = {
-    "bad names": filled('"A{}":1'),
-    "330 bad names": ledger(*[f'"A{n}":1' for n in range(330)]),
-    "62 bad names": ledger(*[f'"A{n}{"x" * 200}":1' for n in range(62)]),
+    "bad names": filled('"a {}":1'),
+    "330 bad names": ledger(*[f'"a {n}":1' for n in range(330)]),
+    "62 bad names": ledger(*[f'"a {n}{"x" * 200}":1' for n in range(62)]),
     "amounts as text": filled('"a{}":"1"'),
     "62 amounts as text": ledger(*[f'"a{n}":"{"1" * 200}"' for n in range(62)]),
     "amounts below zero": filled('"a{}":-1'),
