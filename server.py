@@ -30,6 +30,7 @@ from tornado.netutil import bind_sockets
 from balance.app import App
 from balance.config import Config, ConfigError
 from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
+from balance.log_limit import LimitedHandler
 from balance.migrate import SchemaError, migrate
 from balance.pool import DatabaseError, to_conninfo
 from balance.start_line import database_place, start_line
@@ -40,7 +41,9 @@ log = logging.getLogger("balance.server")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that `argv` names; return the exit status: 0, or 1 after one line that says why."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING, handlers=[LimitedHandler()]
+    )
     is_migration = argv[:1] == ["migrate"]
     with StopSignals() as signals:
         try:

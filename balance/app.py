@@ -28,6 +28,7 @@ from balance.service import Service
 from balance.short_post import ShortPost
 from balance.store import Store
 from balance.threads import in_thread
+from balance.turns import Turns
 from balance.web import DISCARD_BYTES_MAX, HostNotServed, log_request
 from balance.writer import Writer
 from protocol.documents import documents
@@ -59,6 +60,7 @@ class App:
         # One thread saves: there is one flush at a time. The others read.
         self._save_thread = ThreadPoolExecutor(1, "balance-save")
         self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
+        self._turns = Turns()
         self.server = _socket_server(config)
         self.watchers = Watchers(self.server.eio)
         self.writer = Writer(
@@ -80,7 +82,8 @@ class App:
         self.realtime = Realtime(self.server, self.watchers, self.service)
         hosts = Hosts((*config.hosts, config.host.lower().removesuffix(".")))  # the address that it prints at the start
         self._http = Listener(
-            ShortPost(self._routes(hosts), self.service, hosts, body_bytes_max=config.body_bytes_max),
+            ShortPost(self._routes(hosts), self.service, hosts, self._turns, body_bytes_max=config.body_bytes_max),
+            turns=self._turns,
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
@@ -92,10 +95,16 @@ class App:
         # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
         for_own_machine = is_loopback(self._config.host) and not self._config.trusted_proxies
         origins = Origins(self._config.cors_origins, for_own_machine=for_own_machine)
-        common = {"service": self.service, "origins": origins, "body_bytes_max": self._config.body_bytes_max}
+        common = {
+            "service": self.service,
+            "origins": origins,
+            "turns": self._turns,
+            "body_bytes_max": self._config.body_bytes_max,
+        }
         engine = {
             "server": self.server,
             "origins": origins,
+            "turns": self._turns,
             "is_ready": lambda: self.service.position is not None and not self._stopping,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,

@@ -57,7 +57,9 @@ class Config:
     saves_waiting_max: int = setting(10_000, "unanswered updates of all clients; then `busy`", 1, 1_000_000)
     save_batch_max: int = setting(256, "updates saved in one transaction", 1, 10_000)
     save_ms_max: int = setting(5_000, "an update is answered within; then `unavailable`", 100, 600_000)
-    reads_in_flight_max: int = setting(64, "list and get requests at once; then `busy`", 1, 10_000)
+    reads_in_flight_max: int = setting(
+        64, "list and get requests at once, of one address as many as it leaves free; then `busy`", 1, 10_000
+    )
     read_ms_max: int = setting(5_000, "a list or get is answered within; then `unavailable`", 100, 600_000)
     pool_max: int = setting(5, "database connections: one saves, the others read", 2, 100)
     pool_wait_ms_max: int = setting(1_000, "wait for a database connection", 10, 60_000)

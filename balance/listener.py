@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
-from tornado.httputil import HTTPMessageDelegate
+from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 from tornado.iostream import IOStream
 
 from balance.http_connection import HEAD_BYTES_MAX, Closer, Exchange, RequestStream, ServerConnection
+from balance.turns import Turns
 
 DESCRIPTORS_KEPT = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request to come, on a connection that is new or has been answered
@@ -51,6 +52,18 @@ class Stream(RequestStream):
         """Leave it as it is."""
 
 
+class Connection(ServerConnection):
+    """A connection that serves its requests one after the other, in turns with other addresses."""
+
+    def __init__(self, turns: Turns, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turns = turns
+
+    async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
+        assert isinstance(self.context, _HTTPRequestContext)
+        await self._turns.run(self.context.remote_ip, super()._server_request_loop(delegate))
+
+
 class Listener(HTTPServer):
     """An HTTP server that closes a connection at once when few descriptors are left.
 
@@ -58,6 +71,7 @@ class Listener(HTTPServer):
     """
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
+        self._turns: Turns = options.pop("turns")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -74,7 +88,7 @@ class Listener(HTTPServer):
             return
         stream = Stream(stream.socket, max_buffer_size=stream.max_buffer_size)
         context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
-        connection = ServerConnection(stream, self.conn_params, context, self._closer)
+        connection = Connection(self._turns, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)
 

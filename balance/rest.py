@@ -15,11 +15,11 @@ from balance.compression import GZIP_BYTES_MIN, compressed, takes_gzip
 from balance.cors import Origins
 from balance.service import Page, Service
 from balance.snapshot import Saved
+from balance.turns import Turns
 from balance.web import Answers
 from protocol.operations import SNAPSHOTS
 
 SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
-CHARSET = re.compile(r'\s*charset\s*=\s*"?([^";]*)"?\s*')
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
@@ -27,26 +27,27 @@ NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; t
 class RestHandler(Answers):
     """A route of the service."""
 
-    def initialize(self, *, service: Service, origins: Origins, body_bytes_max: int) -> None:
+    def initialize(self, *, service: Service, origins: Origins, turns: Turns, body_bytes_max: int) -> None:
         self.service = service
+        self.turns = turns
         self.places = service.reads
         self.origins = origins
         self.body_bytes_max = body_bytes_max
 
     def read_json(self) -> Any:
         """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
-        content_type, _, parameters = self.request.headers.get("Content-Type", "").lower().partition(";")
-        charset = CHARSET.fullmatch(parameters)
-        if content_type.strip() != "application/json" or (parameters.strip() and not charset):
+        media_type, _, parameter = self.request.headers.get("Content-Type", "").lower().partition(";")
+        name, _, charset = parameter.partition("=")
+        if media_type.strip() != "application/json" or name.strip() not in ("", "charset") or ";" in parameter:
             raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
-        if charset and charset[1] not in ("utf-8", "utf8"):
+        if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
             raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
         if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
         return protocol.loads(self.read_body())
 
     async def on_get(self, *path: str) -> None:
-        with self.places.take():
+        with self.places.take(str(self.request.remote_ip)):
             written = await self.respond(*path)
             try:
                 if not written.done():

@@ -8,6 +8,7 @@ long way, by `rest`; a property test holds the two to the same bytes. Built on T
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Awaitable
@@ -29,6 +30,7 @@ from balance.cors import Hosts
 from balance.rest import saved_answer
 from balance.saving import Saving
 from balance.service import Service
+from balance.turns import Turns
 from balance.web import first_headers, to_refusal
 from protocol.operations import SNAPSHOTS
 
@@ -42,10 +44,17 @@ class ShortPost(HTTPServerConnectionDelegate):
     """Stands before an application, and answers plain POSTs in its place."""
 
     def __init__(
-        self, application: HTTPServerConnectionDelegate, service: Service, hosts: Hosts, *, body_bytes_max: int
+        self,
+        application: HTTPServerConnectionDelegate,
+        service: Service,
+        hosts: Hosts,
+        turns: Turns,
+        *,
+        body_bytes_max: int,
     ) -> None:
         self.application = application
         self.service = service
+        self.turns = turns
         self._hosts = hosts
         self._body_bytes_max = body_bytes_max
 
@@ -76,12 +85,14 @@ class Request(HTTPMessageDelegate):
         self._door = door
         self._server_conn = server_conn
         self._connection = connection
+        self._context: Any = connection.context
         self._long: HTTPMessageDelegate | None = None
         self.body = b""
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
         if self._door.is_plain(start_line, headers):
-            return None
+            # The connection of a trusted proxy carries many clients; on any other this changes nothing.
+            return asyncio.sleep(0) if self._door.turns.charge_to(self._context.remote_ip) else None
         self._long = self._door.application.start_request(self._server_conn, self._connection)
         return self._long.headers_received(start_line, headers)
 

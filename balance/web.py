@@ -1,6 +1,9 @@
 """What every HTTP answer has in common: the one error shape, who may call from a web page, how large a body is.
 
 Both kinds of handlers, REST (`rest`) and Socket.IO (`realtime.handler`), mix `Answers` in.
+
+Relied on inside Tornado 6, pinned by tests/test_turns.py: that `RequestHandler._execute` is the coroutine of a request,
+and of all that is read from a WebSocket.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 import protocol
 from balance.cors import Hosts, Origins
+from balance.turns import Turns
 
 log = logging.getLogger("balance.web")
 
@@ -45,10 +49,14 @@ class Answers(RequestHandler):
     allowed_headers = "Content-Type"  # that any web page may send
     exposed_headers = "Location, Retry-After"  # that a web page may read
     body_bytes_max: int
+    turns: Turns
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
         super().__init__(application, request, **arguments)
+
+    async def _execute(self, *arguments: Any, **more: Any) -> None:
+        await self.turns.run(str(self.request.remote_ip), super()._execute(*arguments, **more))
 
     async def handle(self, *path: str) -> None:
         """Refuse or answer a request whose body has been read; an answer before that would end the connection."""

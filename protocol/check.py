@@ -1,44 +1,25 @@
 """Check a payload against its schema: a quick yes, or the one best error with its path.
 
-A plain update is checked as it is read, by `quick`; whatever else fits gets its yes from jsonschema-rs, in ten
-microseconds or more; only when that says no does jsonschema look for the error, which takes some hundred. All three
-read the same schemas, and property tests hold them to the same verdict.
+A plain update is checked as it is read, by `quick`; any other payload that fits is accepted by jsonschema-rs, in ten
+microseconds or more; only what that does not accept is searched for its error, by `faults`, and that search ends at the
+first one. All three read the same schemas, and property tests hold them to the same verdict.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import islice
-from typing import NamedTuple
-
-import jsonschema
 
 from protocol import registry
 from protocol.errors import InvalidPayload
+from protocol.faults import Fault, first_fault, is_exact
 from protocol.quick import PlainUpdate
 
-Path = tuple[str | int, ...]
-
-
-class _Found(NamedTuple):
-    """One error; the least is the best. jsonschema's order is in part that of a set, new in each process."""
-
-    depth: int
-    rank: int
-    path: Path
-    reason: str
-
-
 _UPDATE = "balance_update"  # the name of a schema
-_FIRST = ("additionalProperties", "required", "type")
 _NEST_MAX = 8  # deeper than any payload of ours
-_DIGITS_MAX = 256
-# Each costs up to 0.1 ms, and 16 kB can hold thousands. A request with so many has too many fields, which is
-# found before what is wrong with each.
-_ERRORS_MAX = 256
+_VALUES_MAX = 512  # more than any request of ours may have
 _NAME_MAX = 40
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_$-][A-Za-z0-9._:/$-]{0,63}|\*")  # every asset name is one
 
@@ -68,17 +49,16 @@ def check(name: str, payload: object) -> None:
 
     Raises InvalidPayload with the path and the reason of one error, always the same one: of the outermost, an
     unknown field before a missing one before a wrong type before a wrong value; of several such, the first by
-    name. Raises KeyError if there is no such schema.
+    path. Raises KeyError if there is no such schema.
     """
     if name == _UPDATE and type(payload) is PlainUpdate:
         return
-    plain = _is_plain(payload, _NEST_MAX)
-    if plain and _is_valid(name, payload):
+    plain = _is_plain(payload)
+    if plain and registry.is_valid(registry.fast(name), payload):
         return
-    errors = islice(_leaves(registry.slow(name).iter_errors(payload)), _ERRORS_MAX)
-    found = min(map(_find, errors), default=None)
-    if found:
-        raise InvalidPayload(found.reason, to_path(found.path))
+    fault = first_fault(name, payload)
+    if fault is not None:
+        raise InvalidPayload(_explain(fault), to_path(fault.path))
     if plain:
         raise InvalidPayload("does not fit its schema", "payload")
 
@@ -88,58 +68,35 @@ def to_path(steps: Iterable[str | int]) -> str:
     return ".".join(map(_name, steps)) or "payload"
 
 
-def _is_valid(name: str, payload: object) -> bool:
-    try:
-        return registry.fast(name).is_valid(payload)
-    except ValueError:  # half a surrogate pair, which `loads` lets nobody send; a set; NaN
-        return False
+def _is_plain(payload: object) -> bool:
+    """Tell whether jsonschema-rs can be trusted with `payload`, and is fast with it: it reads the whole of it first."""
+    level, count = [payload], 0
+    for _ in range(_NEST_MAX):
+        count += len(level)
+        if count > _VALUES_MAX or not all(map(is_exact, level)):
+            return False
+        level = [part for value in level for part in _parts(value)]
+        if not level:
+            return True
+    return False
 
 
-def _is_plain(value: object, nest_max: int) -> bool:
-    """Say whether jsonschema-rs can be trusted with the numbers in `value`.
-
-    It compares a number just above 1e30 through a float (and finds it equal), and 1e-9999 or five thousand
-    digits take it milliseconds. Such numbers are rare, and jsonschema takes both in its stride.
-    """
-    if isinstance(value, Decimal):
-        return -30 < value.adjusted() < 30 and len(str(value)) <= _DIGITS_MAX
+def _parts(value: object) -> Iterable[object]:
     if isinstance(value, dict):
-        return nest_max > 0 and all(_is_plain(item, nest_max - 1) for item in value.values())
-    if isinstance(value, list):
-        return nest_max > 0 and all(_is_plain(item, nest_max - 1) for item in value)
-    return True
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
-def _leaves(errors: Iterable[jsonschema.ValidationError]) -> Iterator[jsonschema.ValidationError]:
-    """Replace each "fits none of these" by what is wrong with the branch that is not just null."""
-    for error in errors:
-        if error.context:
-            yield from _leaves(inner for inner in error.context if inner.validator_value != "null")
-        else:
-            yield error
-
-
-def _find(error: jsonschema.ValidationError) -> _Found:
-    path, reason = _explain(error)
-    rank = _FIRST.index(error.validator) if error.validator in _FIRST else len(_FIRST)
-    return _Found(len(path), rank, path, reason)
-
-
-def _explain(error: jsonschema.ValidationError) -> tuple[Path, str]:
-    """Return where the error is and what is wrong there, in words of ours."""
-    path = tuple(error.absolute_path)
-    value, limit = error.instance, error.validator_value
-    match error.validator:
+def _explain(fault: Fault) -> str:
+    """Say what is wrong, in words of ours."""
+    value, limit = fault.value, fault.limit
+    match fault.keyword:
         case "required":
-            path = (*path, next(field for field in limit if field not in value))
             reason = "is required"
         case "additionalProperties":
-            path = (*path, min(field for field in value if field not in error.schema["properties"]))
             reason = "is not a known field"
         case "pattern" | "not":
-            if "propertyNames" in error.absolute_schema_path:
-                path = (*path, value)
-            reason = _MEANINGS[error.schema["title"]]
+            reason = _MEANINGS[fault.title]
         case "type":
             reason = f"must be {_either(limit)}, not {_kind(value, limit)}"
         case "minimum":
@@ -147,21 +104,22 @@ def _explain(error: jsonschema.ValidationError) -> tuple[Path, str]:
         case "maximum":
             reason = f"must be at most {_number(limit)}"
         case "maxProperties":
+            assert isinstance(value, dict)
             reason = f"must have at most {limit} fields, not {len(value)}"
         case "const":
             reason = f"must be {json.dumps(limit)}"
         case "enum":
             reason = f"must be one of {', '.join(limit)}"
         case _:
-            raise AssertionError(f"the schemas use {error.validator}, which has no words here")
-    return path, reason
+            raise AssertionError(f"the schemas use {fault.keyword}, which has no words here")
+    return reason
 
 
-def _either(types: str | list[str]) -> str:
-    return " or ".join(_KINDS[name] for name in ([types] if isinstance(types, str) else types))
+def _either(types: Sequence[str]) -> str:
+    return " or ".join(_KINDS[name] for name in types)
 
 
-def _kind(value: object, wanted: str | list[str]) -> str:
+def _kind(value: object, wanted: Sequence[str]) -> str:
     """Name the JSON type of `value`; where a number of a kind is wanted, a number by its digits."""
     match value:
         case None:

@@ -101,3 +101,21 @@ def fast(name: str) -> jsonschema_rs.Draft7Validator:
 def slow(name: str) -> jsonschema.protocols.Validator:
     """Return the validator that finds the errors. Raises KeyError for a name that is none."""
     return _Slow(_UNMARKED[name], registry=_SLOW_REGISTRY)
+
+
+def validators(part: Schema) -> tuple[jsonschema.protocols.Validator, jsonschema_rs.Draft7Validator]:
+    """Return both validators, the slow and the fast one, of a part of a schema that has no references."""
+    return _Slow(part), jsonschema_rs.Draft7Validator(part, offline=True)
+
+
+def is_valid(validator: jsonschema_rs.Draft7Validator, payload: object) -> bool:
+    """Ask a fast validator; what it cannot read is not valid."""
+    try:
+        return validator.is_valid(payload)
+    except ValueError:  # half a surrogate pair, which `loads` lets nobody send; a set; NaN
+        return False
+
+
+def is_type(value: object, name: str) -> bool:
+    """Tell whether a value is of a type of JSON Schema, as both validators see it."""
+    return bool(_Slow.TYPE_CHECKER.is_type(value, name))

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from balance.realtime.handler import PACKETS_MAX
-from balance.realtime.server import TURN_PACKETS_MAX
 from tests.conftest import MakeService
 from tests.running import SNAPSHOTS, Database, Service
 from tests.traps import UPDATE, check_error, until
@@ -118,7 +117,7 @@ async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_othe
     assert (await client.post(*["4no packet"] * 3000)).code == 200
     other.cancel()
     assert taken.total() == 3000
-    assert max(taken.values()) <= TURN_PACKETS_MAX
+    assert len(taken) > 10, "it took a hundred milliseconds, of which others had their turn every five"
     await client.close()
 
 

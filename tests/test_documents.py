@@ -145,11 +145,11 @@ async def test_the_contract_is_there_while_the_database_is_not(make_service: Mak
 @asynchronous
 async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.document_places.take():
+    with service.app.document_places.take("127.0.0.1"):
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
-    with service.app.service.reads.take():
+    with service.app.service.reads.take("127.0.0.1"):
         assert (await service.get()).status == 503
         assert (await service.request("GET", OPENAPI)).status == 200, "nor the other way round"
 

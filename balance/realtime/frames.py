@@ -22,7 +22,6 @@ from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketProtocol13
 
 READ_BYTES_MAX = 32_768  # at once: a hundred updates or more
-TURN_FRAMES_MAX = 64  # then the others have their turn
 # RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 OPCODE_BITS, RESERVED_BITS, FINAL = 0x0F, 0x70, 0x80
@@ -41,17 +40,27 @@ class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
     # Beside Tornado's own attributes, whose dict would grow by a kilobyte with these in it.
-    __slots__ = ("_arrived", "_on_fault", "_on_write", "_taken")
+    __slots__ = ("_arrived", "_is_over", "_on_fault", "_on_write", "_taken")
 
-    def __init__(self, *arguments: Any, on_fault: Callable[[int, str], None], on_write: Callable[[], None]) -> None:
-        """`on_fault(code, reason)` must close the connection; `on_write` is called before Tornado writes a frame."""
+    def __init__(
+        self,
+        *arguments: Any,
+        is_over: Callable[[], bool],
+        on_fault: Callable[[int, str], None],
+        on_write: Callable[[], None],
+    ) -> None:
+        """`is_over()` tells whether others must have their turn; `on_fault(code, reason)` must close the connection;
+        `on_write` is called before Tornado writes a frame."""
         super().__init__(*arguments)
+        self._is_over = is_over
         self._on_fault = on_fault
         self._on_write = on_write
         self._arrived = b""
         self._taken = 0  # bytes of it
 
     async def _receive_frame(self) -> None:
+        if self._is_over():
+            await asyncio.sleep(0)
         if self._taken == len(self._arrived):
             await self._read_more()
         if await self._take_plain():
@@ -126,16 +135,15 @@ class FrameReader(WebSocketProtocol13):
 
     async def _take_plain(self) -> bool:
         """Take the plain frames that come next, and say whether there was one."""
-        count = 0
+        has_taken = False
         while not self.client_terminated and (text := self._next_plain()) is not None:
             handled = self._handle_message(TEXT, text)
             if handled is not None:
                 await handled
-            count += 1
-            if count == TURN_FRAMES_MAX:
-                await asyncio.sleep(0)
+            has_taken = True
+            if self._is_over():
                 break
-        return count > 0
+        return has_taken
 
     def _next_plain(self) -> bytes | None:
         data, at = self._arrived, self._taken

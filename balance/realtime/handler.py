@@ -24,6 +24,7 @@ from balance.cors import Origins
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
 from balance.realtime.inbox import Inbox
 from balance.realtime.server import SocketServer
+from balance.turns import Turns
 from balance.web import Answers
 
 NO_HEADERS = HTTPHeaders()
@@ -51,6 +52,7 @@ class EngineHandler(Answers, WebSocketHandler):
         "reader",
         "server",
         "take_update",
+        "turns",
         "watchers_max",
     )
 
@@ -61,6 +63,7 @@ class EngineHandler(Answers, WebSocketHandler):
         *,
         server: SocketServer,
         origins: Origins,
+        turns: Turns,
         is_ready: Callable[[], bool],
         watchers_max: int,
         body_bytes_max: int,
@@ -69,6 +72,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.take_update = take_update
         self.body_bytes_max = body_bytes_max
         self.server = server
+        self.turns = turns
         self.origins = origins
         self.is_ready = is_ready
         self.watchers_max = watchers_max
@@ -146,6 +150,8 @@ class EngineHandler(Answers, WebSocketHandler):
         self._check_query()
         if self._upgrades():
             self._check_upgrade()
+            # None is accepted, and Tornado would parse the list of them in a time that grows with its square.
+            self.request.headers.pop("Sec-WebSocket-Extensions", None)
             await WebSocketHandler.get(self)
         elif self.client is not None:
             await self._poll(self.client)
@@ -196,6 +202,8 @@ class EngineHandler(Answers, WebSocketHandler):
         """
         is_polling = True
         for packet in packets:
+            if self.turns.is_over():
+                await asyncio.sleep(0)
             self.server.eio.note_alive(client.sid)
             is_polling = is_polling and await self.server.eio.wait_for_polls(client)
             if packet.packet_type == eio_packet.MESSAGE:
@@ -218,7 +226,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.iostream = self.ws_connection.stream
         if self.client is not None:
             self._upgrade = UPGRADE
-        self.reader = asyncio.ensure_future(self._serve())
+        self.reader = asyncio.ensure_future(self._serve_in_turns(str(self.request.remote_ip)))
 
     def forget_request(self) -> None:
         """Drop what was only for the upgrade: it would live as long as the connection, and be ten kilobytes."""
@@ -226,6 +234,9 @@ class EngineHandler(Answers, WebSocketHandler):
         self.request.arguments = self.request.query_arguments = self.request.body_arguments = {}
         self.request.connection = self.request.server_connection = None
         self.ui = None  # type: ignore[assignment]
+
+    async def _serve_in_turns(self, ip: str) -> None:
+        await self.turns.run(ip, self._serve())
 
     async def _serve(self) -> None:
         """Carry a session until it ends; a WebSocket that Engine.IO does not take is closed, not left open."""
@@ -303,7 +314,14 @@ class EngineHandler(Answers, WebSocketHandler):
     def get_websocket_protocol(self) -> FrameReader:
         made = super().get_websocket_protocol()
         assert isinstance(made, WebSocketProtocol13), "any other version was refused before"
-        return FrameReader(self, made.mask_outgoing, made.params, on_fault=self.fail, on_write=self._forget_way)
+        return FrameReader(
+            self,
+            made.mask_outgoing,
+            made.params,
+            is_over=self.turns.is_over,
+            on_fault=self.fail,
+            on_write=self._forget_way,
+        )
 
     def _forget_way(self) -> None:
         """Let nothing into the midst of a frame that Tornado writes, and nothing after the one that closes."""

@@ -24,7 +24,6 @@ from balance.realtime.engine import Engine
 from balance.realtime.frames import PROTOCOL_ERROR, UNSUPPORTED_DATA
 
 HEAD_LENGTH_MAX = 160  # of an event, up to its payload: an acknowledgement id has up to 100 digits
-TURN_PACKETS_MAX = 64  # then the others have their turn
 PLAIN_TYPES, BINARY_TYPES = frozenset("0123"), frozenset("56")  # of Socket.IO 5 packets from a client
 ATTACHMENTS = re.compile("[56]([0-9]{1,9})-")
 ATTACHMENTS_MAX = 10  # of one event, as in socket.io's own parser
@@ -69,7 +68,6 @@ class SocketServer(socketio.AsyncServer):
         self._events = frozenset(events)
         self._body_bytes_max = body_bytes_max
         self._in_flight_max = updates_in_flight_max
-        self._taken = 0  # packets, of all clients
         self._in_flight: dict[str, int] = {}
         self._room: dict[str, asyncio.Future[None]] = {}
         self._attachments: dict[str, int] = {}  # binary packets still to come, of events that were refused
@@ -109,9 +107,6 @@ class SocketServer(socketio.AsyncServer):
 
         Raises InvalidPayload if the session must end: its client has sent something else before CONNECT.
         """
-        self._taken += 1
-        if self._taken % TURN_PACKETS_MAX == 0:  # a polling request may bring thousands
-            await asyncio.sleep(0)
         if eio_sid not in self.environ:
             return  # its session ended while this waited to be read
         is_connect = isinstance(data, str) and data[:1] == "0"
