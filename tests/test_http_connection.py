@@ -52,6 +52,24 @@ async def last_answer(port: int, data: bytes) -> bytes:
         return await one.rest()
 
 
+async def swept_answer(service: Service, data: bytes) -> bytes:
+    """Send bytes, and read until the server closes; as soon as any have arrived, it looks for what is late."""
+    http = service.app._http
+
+    def has_begun() -> bool:
+        requests = [arrival.request for arrival in http._arrivals.values()]
+        return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
+
+    answer = asyncio.ensure_future(last_answer(service.port, data))
+    await until(lambda: has_begun() or answer.done())
+    while not answer.done():
+        assert http._sweeper
+        http._sweeper.cancel()
+        http._sweep()  # as it would go on once a second
+        await asyncio.wait([answer], timeout=0.02)
+    return await answer
+
+
 def check_refusal(reply: Reply, status: int, error: str) -> None:
     code = {400: "invalid_payload", 408: "request_timeout", 413: "payload_too_large", 431: "headers_too_large"}[status]
     assert (reply.status, reply.body) == (status, {"success": False, "error": error, "code": code})
@@ -209,8 +227,9 @@ async def test_a_stop_does_not_wait_for_clients_that_were_refused(make_service: 
     ids=["one byte", "an empty line", "a head", "a body", "a chunk"],
 )
 async def test_a_request_that_does_not_arrive_is_answered_408(service: Service, begun: bytes, error: str) -> None:
-    service.app._http.head_s_max = service.app._http.body_s_max = 0.1
-    reply = parse(await last_answer(service.port, begun))
+    http = service.app._http
+    http.head_s_max, http.body_s_max = (0.0, 30.0) if error.startswith("head") else (30.0, 0.0)
+    reply = parse(await swept_answer(service, begun))
     check_refusal(reply, 408, error)
 
 
@@ -279,22 +298,8 @@ def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: Stand
     )
 
     http = stand.service.app._http
-
-    def has_begun() -> bool:
-        requests = [arrival.request for arrival in http._arrivals.values()]
-        return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
-
-    async def scene() -> bytes:
-        answer = asyncio.ensure_future(last_answer(stand.service.port, sent or b"x"))
-        await until(lambda: has_begun() or answer.done())
-        while not answer.done():
-            http._sweeper.cancel()
-            http._sweep()  # as it would go on once a second
-            await asyncio.wait([answer], timeout=0.02)
-        return await answer
-
     http.head_s_max = http.body_s_max = 0.0
-    answer = stand.run(scene())
+    answer = stand.run(swept_answer(stand.service, sent or b"x"))
     assert answer.startswith(b"HTTP/1.1 ") or sent[:1] == b"\x16"
     http.head_s_max = http.body_s_max = 30.0
     assert not stand.noise.records
