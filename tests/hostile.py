@@ -113,7 +113,20 @@ async def packets(kind: str, port: int, begun: asyncio.Event) -> None:
     sid = (await reader.readuntil(b"}")).rpartition(b'"sid":"')[2].partition(b'"')[0].decode()
     target = f"{PATH}polling&sid={sid}"
     body = "\x1e".join([PACKETS[kind]] * 16_000).encode()
-    await send_and_read(reader, writer, post(target, b"40") + post(target, body), begun)
+    polling = asyncio.ensure_future(poll(port, target))  # the answers, without which no more packets are taken
+    try:
+        await send_and_read(reader, writer, post(target, b"40") + post(target, body), begun)
+    finally:
+        polling.cancel()
+
+
+async def poll(port: int, target: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with suppress(OSError, asyncio.IncompleteReadError):
+        while True:
+            writer.write(f"GET {target} HTTP/1.1\r\n{HOST}\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]))
 
 
 async def unread(port: int, begun: asyncio.Event) -> None:
