@@ -31,7 +31,7 @@ from tests.wire import Http, PollingClient, SocketClient, open_websocket
 Processes = Callable[..., Process]
 SEED = 20251107
 AT_ONCE = 8  # visitors
-READS = 64  # as many as may be read at once
+READS = 32  # as many as one address may read at once
 QUIET_S_MAX = 30.0  # until a session ends whose client has vanished: a heartbeat, and the wait for its answer
 GROWTH_MAX = 200  # of 55,000 objects; a session that is kept has five and more, and a round has fifty sessions
 POLL_TASKS, POLL_DESCRIPTORS = 2, 1  # who stays by polling may be counted between two polls
