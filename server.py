@@ -32,7 +32,7 @@ from balance.config import Config, ConfigError
 from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.log_limit import LimitedHandler
 from balance.migrate import SchemaError, migrate
-from balance.pool import DatabaseError, to_conninfo
+from balance.session import DatabaseError, to_conninfo
 from balance.start_line import database_place, start_line
 from balance.stop_signals import StopSignals
 
