@@ -22,6 +22,7 @@ from balance.config import Config
 from balance.contract import DocumentHandler, by_target
 from balance.cors import Hosts, Origins, is_loopback
 from balance.listener import Listener
+from balance.outage import Outage
 from balance.places import Places
 from balance.pool import Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
@@ -50,16 +51,16 @@ CHECK_S = 2.0  # between two looks at a database while the service runs
 class App:
     """The service of one process."""
 
-    def __init__(self, config: Config, url: str) -> None:
-        """Build it. Raises DatabaseError when `url` is none."""
+    def __init__(self, config: Config, url: str, outage: Outage | None = None) -> None:
+        """Build it; `outage` logs that the database is lost and back. Raises DatabaseError when `url` is none."""
         self._config = config
         pool = Pool(
             url,
             pool_max=config.pool_max,
             pool_wait_ms_max=config.pool_wait_ms_max,
             statement_ms_max=config.statement_ms_max,
+            outage=outage or Outage(),
         )
-        self.outage = pool.outage
         self.store = Store(pool)
         # One thread saves: there is one flush at a time. The others read.
         self._save_thread = ThreadPoolExecutor(1, "balance-save")

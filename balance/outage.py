@@ -4,6 +4,9 @@
 however often the state changes. A trouble ends when something of the same kind works: after a save that failed because
 the disk is full, reads that work do not mean that the database takes saves. A connection is back when anything works.
 
+Where a supervisor of the database knows the cause, which is better than the error of a broken connection, it calls
+`report` with its line. A lost connection is then logged only if there is no report within `report_s_max`.
+
 Threads: any; the methods never block on anything but the log.
 """
 
@@ -34,9 +37,10 @@ CONNECTION, SAVE, READ = Kind
 class Outage:
     """Whether the database serves, as far as is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, report_s_max: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._troubles: dict[Kind, str] = {}
+        self._report_s_max = report_s_max
         self._since = 0.0
         self._logged: str | None = None  # the line that says so; None if the log says that the database serves
         self._line_at = float("-inf")
@@ -48,6 +52,14 @@ class Outage:
                 self._since = time.monotonic()
             self._troubles[kind] = reason
             self._log()
+
+    def report(self, line: str) -> None:
+        """Log the line of a supervisor, which says why the database is gone."""
+        with self._lock:
+            if not self._troubles:
+                self._since = time.monotonic()
+            self._troubles[CONNECTION] = line
+            self._write(line)
 
     def worked(self, kind: Kind) -> None:
         """Note that a statement worked."""
@@ -65,9 +77,14 @@ class Outage:
         if self._troubles:
             kind, reason = next(iter(self._troubles.items()))
             line = f"{kind.value}, what needs it is answered `unavailable`: {reason}"
+            if kind is CONNECTION and now - self._since < self._report_s_max:
+                return
             if self._logged is None or (line != self._logged and now - self._line_at >= AGAIN_S):
-                log.warning("%s", line)
-                self._logged, self._line_at = line, now
+                self._write(line)
         elif self._logged is not None:
             log.warning("the database is there again, after %.1f s", now - self._since)
             self._logged, self._line_at = None, now
+
+    def _write(self, line: str) -> None:
+        log.warning("%s", line)
+        self._logged, self._line_at = line, time.monotonic()

@@ -54,13 +54,21 @@ class DatabaseFault(Exception):
 class Pool:
     """Connections to one database, set up for this service."""
 
-    def __init__(self, url: str, *, pool_max: int, pool_wait_ms_max: int, statement_ms_max: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_max: int,
+        pool_wait_ms_max: int,
+        statement_ms_max: int,
+        outage: Outage | None = None,
+    ) -> None:
         """Open nothing yet. Raises DatabaseError when `url` is not one."""
         self._wait_s_max = pool_wait_ms_max / 1000
         self._statement_ms_max = statement_ms_max
         self._pool_max = pool_max
         self._conninfo = to_conninfo(url)
-        self.outage = Outage()
+        self.outage = outage or Outage()
         self._verdict: tuple[str, bool] = "", False  # the last error of `open`, and whether it needs a person
         self._is_closing = False
         self._connect_error: str | None = None  # why the last attempt to connect failed

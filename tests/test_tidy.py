@@ -20,7 +20,7 @@ from tests.running import ROOT
 
 # Each part, and exactly the parts of ours that it imports. A part is a module, or a package taken as a whole.
 IMPORTS = {
-    "server": {"app", "config", "embedded", "log_limit", "migrate", "session", "start_line", "stop_signals"},
+    "server": {"app", "config", "embedded", "log_limit", "migrate", "outage", "session", "start_line", "stop_signals"},
     "start_line": {"balance", "protocol"},  # the version stands in the package
     "stop_signals": set(),
     "app": {
@@ -29,6 +29,7 @@ IMPORTS = {
         "cors",
         "docs",
         "listener",
+        "outage",
         "places",
         "pool",
         "protocol",
