@@ -36,7 +36,7 @@ from balance.session import DatabaseError, is_lost, needs_person, one_line, sett
 
 WAIT_SLICES = 4
 
-# What a client is told. Of PostgreSQL's words it would learn paths, tables and addresses; those go to the log.
+# What a client gets. PostgreSQL's own words name paths, tables and addresses; they go to the log.
 UNREACHABLE = "the database cannot be reached"
 SLOW = "the database did not answer in time"
 UNABLE = "the database cannot do this now"

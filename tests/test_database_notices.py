@@ -257,7 +257,7 @@ async def test_an_id_that_is_sent_again_is_no_error_in_the_database(
     assert errors(own) == before
 
 
-def test_processes_that_save_the_same_ids_at_once_store_each_once_and_without_an_error(
+def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_error(
     own: Postgres, database: Database
 ) -> None:
     before, random = errors(own), Random(SEED)
