@@ -32,11 +32,12 @@ from balance.config import Config, ConfigError
 from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.log_limit import LimitedHandler
 from balance.migrate import SchemaError, migrate
-from balance.pool import DatabaseError, to_conninfo
+from balance.outage import Outage
+from balance.session import DatabaseError, to_conninfo
 from balance.start_line import database_place, start_line
 from balance.stop_signals import StopSignals
 
-log = logging.getLogger("balance.server")
+REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,14 +87,15 @@ def run_server(config: Config, signals: StopSignals) -> int:
     sockets = bind(config)
     with database(config, signals) as (url, postgres):
         supervisor = None
+        outage = Outage(REPORT_S_MAX if postgres is not None else 0.0)
         if postgres is not None:
             migrate(url)
-            supervisor = Supervisor(postgres, log.warning)
+            supervisor = Supervisor(postgres, outage.report)
         collect_seldom()
         own = address(config, sockets[0])
         place = postgres.place if postgres is not None else database_place(url)
         greeting = f"listening on {own}\n{start_line(place, own)}"  # at once: a reader may close the pipe in between
-        return asyncio.run(serve(App(config, url), sockets, signals, supervisor, greeting))
+        return asyncio.run(serve(App(config, url, outage), sockets, signals, supervisor, greeting))
 
 
 async def serve(

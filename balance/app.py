@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from tornado.web import Application
 
@@ -21,10 +22,12 @@ from balance.config import Config
 from balance.contract import DocumentHandler, by_target
 from balance.cors import Hosts, Origins, is_loopback
 from balance.listener import Listener
+from balance.outage import Outage
 from balance.places import Places
-from balance.pool import DatabaseError, Pool, StoreUnavailable
+from balance.pool import Pool, StoreUnavailable
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Service
+from balance.session import DatabaseError
 from balance.short_post import ShortPost
 from balance.store import Store
 from balance.threads import in_thread
@@ -42,19 +45,21 @@ library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two looks for a database that is away when the service starts
+CHECK_S = 2.0  # between two looks at a database while the service runs
 
 
 class App:
     """The service of one process."""
 
-    def __init__(self, config: Config, url: str) -> None:
-        """Build it. Raises DatabaseError when `url` is none."""
+    def __init__(self, config: Config, url: str, outage: Outage | None = None) -> None:
+        """Build it; `outage` logs that the database is lost and back. Raises DatabaseError when `url` is none."""
         self._config = config
         pool = Pool(
             url,
             pool_max=config.pool_max,
             pool_wait_ms_max=config.pool_wait_ms_max,
             statement_ms_max=config.statement_ms_max,
+            outage=outage or Outage(),
         )
         self.store = Store(pool)
         # One thread saves: there is one flush at a time. The others read.
@@ -88,7 +93,8 @@ class App:
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
         )
-        self._opening: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._refusal: str | None = None  # the last one logged of a database that came after the start
         self._stopping = False
 
     def _routes(self, hosts: Hosts) -> Application:
@@ -147,28 +153,41 @@ class App:
         """
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
-        try:
+        with suppress(StoreUnavailable):  # `outage` has logged it
             self.writer.start(await in_thread(self._save_thread, self.store.open))
-        except StoreUnavailable as error:
-            log.warning("the database is away, until it comes everything is answered `unavailable`: %s", error)
-            self._opening = loop.create_task(self._open_later(unfit))
+        self._watching = loop.create_task(self._watch_database(unfit))
         self.server.eio.start()
         self._http.add_sockets(sockets)
         self._http.watch()
         return unfit
 
-    async def _open_later(self, unfit: asyncio.Future[None]) -> None:
-        while True:
+    async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
+        """Open the database if it was away at the start; then look at it, so that `outage` knows of it while idle."""
+        while self.service.position is None:
+            await asyncio.sleep(RETRY_S)
             try:
-                self.writer.start(await in_thread(self._save_thread, self.store.open))
-            except (StoreUnavailable, DatabaseError):  # it runs already: what needs a person may still be put right
-                await asyncio.sleep(RETRY_S)
+                await self._open_later()
             except Exception as error:
                 unfit.set_exception(error)
                 return
-            else:
-                log.warning("the database is there")
-                return
+        while True:
+            await asyncio.sleep(CHECK_S)
+            try:
+                await self.service.check_database()
+            except protocol.Unavailable:
+                pass  # `outage` has logged it
+            except Exception:
+                log.exception("the database could not be checked")
+
+    async def _open_later(self) -> None:
+        try:
+            self.writer.start(await in_thread(self._save_thread, self.store.open))
+        except StoreUnavailable:
+            pass
+        except DatabaseError as error:  # the process runs already: what needs a person may still be put right
+            if str(error) != self._refusal:
+                self._refusal = str(error)
+                log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
         """Accept nothing more, answer what is in flight, close each WebSocket with 1001, then the database."""
@@ -176,8 +195,8 @@ class App:
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._stopping = True
         self._http.stop()
-        if self._opening is not None:
-            self._opening.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
         await self.writer.drain(deadline - loop.time())
         await self.service.drain(deadline - loop.time())
         await asyncio.sleep(0)  # whoever was answered last has his turn to send the answer

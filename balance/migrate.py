@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from balance.session import DatabaseError, one_line, settle, to_conninfo
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -27,7 +29,6 @@ SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 COMMAND = "python server.py migrate"
 
 SERVER_VERSION_MIN = 140_000  # SQL function bodies, as 0001 has them, came with PostgreSQL 14
-CONNECT_S_MAX = 10
 TURN_WAIT_MS_MAX = 60_000  # for another process that is migrating
 # Short, because a statement that waits for a table makes everyone who wants the table wait behind it.
 TABLE_WAIT_MS_MAX = 5_000
@@ -113,17 +114,19 @@ def read_migrations(folder: Path = SQL_FOLDER) -> list[Migration]:
 def _connection(conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """Connect in autocommit; psycopg's errors become SchemaError of one line."""
     try:
-        connection = psycopg.connect(conninfo, connect_timeout=CONNECT_S_MAX, autocommit=True)
-    except psycopg.ProgrammingError:
-        # Without libpq's words and without the cause: they quote the string, perhaps with the password.
-        raise SchemaError("DATABASE_URL is not a connection string, postgresql://user@host/name") from None
+        connection = psycopg.connect(to_conninfo(conninfo), autocommit=True)
+    except DatabaseError as error:
+        raise SchemaError(str(error)) from None
     except psycopg.Error as error:
-        raise SchemaError(f"the database can not be reached: {_one_line(error)}") from error
+        raise SchemaError(f"the database cannot be reached: {one_line(error)}") from error
     with connection:
+        # What the database or the role has as defaults would hold for the transactions, since they begin by BEGIN.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.read_only = connection.deferrable = False
         try:
             yield connection
         except psycopg.Error as error:
-            raise SchemaError(f"the database can not be migrated: {_one_line(error)}") from error
+            raise SchemaError(f"the database cannot be migrated: {_reason(error)}") from error
 
 
 def _refuse_unfit_server(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -143,27 +146,22 @@ def _apply_next(
 ) -> str | None:
     """Apply the first missing migration in one transaction and return its name, None when none is missing."""
     with connection.transaction():
+        # For the transaction only, so that a pooler that lends each transaction another session keeps nothing of it.
+        # No limit on the time of a statement: what must be bounded is the waiting.
+        settle(connection, statement_ms_max=0, local=True)
         _take_turn(connection, turn_wait_ms_max)
-        connection.execute(
-            """
-            CREATE TABLE IF NOT EXISTS schema_migration (
-                version    integer     PRIMARY KEY,
-                name       text        NOT NULL,
-                checksum   text        NOT NULL,
-                applied_at timestamptz NOT NULL DEFAULT now()
-            )
-            """
-        )
         missing = _missing(connection, migrations)
         if not missing:
             return None
         migration = missing[0]
+        if migration.version == 1:
+            connection.execute(CREATE_HISTORY)
         try:
             connection.execute(migration.text.encode())
         except psycopg.Error as error:
             line = migration.text.count("\n", 0, int(error.diag.statement_position or 1) - 1) + 1
             raise SchemaError(
-                f"{migration.name}, line {line}, failed and left nothing behind: {_one_line(error)}"
+                f"{migration.name}, line {line}, failed and left nothing behind: {_reason(error)}"
             ) from error
         connection.execute(
             """
@@ -180,10 +178,8 @@ def _take_turn(connection: psycopg.Connection[tuple[Any, ...]], turn_wait_ms_max
 
     Of the transaction, not of the session, so that it also holds behind a pooler that shares sessions.
     """
-    set_for_transaction = "SELECT set_config(%(name)s, %(value)s, true)"
-    # A role's own statement_timeout would cut a long migration off; what must be bounded is the waiting.
-    connection.execute(set_for_transaction, {"name": "statement_timeout", "value": "0"})
-    connection.execute(set_for_transaction, {"name": "lock_timeout", "value": f"{turn_wait_ms_max}ms"})
+    set_lock_timeout = "SELECT set_config('lock_timeout', %(value)s, true)"
+    connection.execute(set_lock_timeout, {"value": f"{turn_wait_ms_max}ms"})
     try:
         connection.execute("SELECT pg_advisory_xact_lock(%(key)s)", {"key": _ADVISORY_KEY})
     except psycopg.errors.LockNotAvailable as error:
@@ -191,7 +187,7 @@ def _take_turn(connection: psycopg.Connection[tuple[Any, ...]], turn_wait_ms_max
             f"another process has been migrating this database for {turn_wait_ms_max} ms: "
             f"wait for it, then run `{COMMAND}`"
         ) from error
-    connection.execute(set_for_transaction, {"name": "lock_timeout", "value": f"{TABLE_WAIT_MS_MAX}ms"})
+    connection.execute(set_lock_timeout, {"value": f"{TABLE_WAIT_MS_MAX}ms"})
 
 
 def _missing(connection: psycopg.Connection[Any], migrations: Sequence[Migration]) -> Sequence[Migration]:
@@ -216,5 +212,20 @@ def _missing(connection: psycopg.Connection[Any], migrations: Sequence[Migration
     return migrations[len(applied) :]
 
 
-def _one_line(error: psycopg.Error) -> str:
-    return " ".join((error.diag.message_primary or str(error)).split())
+def _reason(error: psycopg.Error) -> str:
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return (
+            f"{one_line(error)}: migrate as the role that owns the tables, "
+            "and let it create in the schema (GRANT USAGE, CREATE ON SCHEMA)"
+        )
+    return one_line(error)
+
+
+CREATE_HISTORY = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    checksum   text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""

@@ -151,6 +151,13 @@ class Service:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
 
+    async def check_database(self) -> None:
+        """Ask the database for something small, so that its loss and its return are noticed while nobody asks.
+
+        Raises Unavailable; what was found is in `Outage`.
+        """
+        await self._read(self._store.position)
+
     async def drain(self, seconds_max: float) -> None:
         """Wait until the reads in flight are answered."""
         await self.reads.drain(seconds_max)

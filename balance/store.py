@@ -7,8 +7,8 @@ Promises: when `append` returns, the rows are committed and flushed to disk. Whe
 they may or may not be there; appending them again is safe, since an `id` is stored once. `seq` is contiguous
 from 1 and in commit order, also with several processes on one database.
 
-Not promised: that a call ends by itself while the database hangs. Whoever waits on the event loop bounds his wait, and
-then calls `cut_dead`.
+Not promised: that a call ends by itself while the database hangs. The event loop bounds its wait, and then calls
+`cut_dead`.
 
 Life: `open()` connects and checks the schema, `close()` ends everything.
 """
@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
-import psycopg
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
-from balance.pool import Pool
+from balance.pool import DatabaseFault, Pool
 from balance.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -62,6 +61,8 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._end: int | None = None  # where the feed ended after the last append
+        self._is_shared = False  # whether another process has appended between the last two
 
     def open(self) -> Position:
         """Connect and say where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
@@ -88,15 +89,21 @@ class Store:
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
 
-        One whose id is stored already, by an earlier call or earlier in this one, is not stored again.
-        Raises StoreUnavailable.
+        One whose id is stored already, by an earlier call or earlier in this one, is not stored again; that is no error
+        in the database, whose log it would fill. Raises StoreUnavailable, and psycopg's DataError or IntegrityError for
+        rows that the table refuses.
         """
+        ids = [snapshot.id for snapshot in snapshots]
+        feed = None
         with self._pool.connection(stores=True) as connection:
-            try:
-                feed = _insert(connection, snapshots)
-            except psycopg.errors.UniqueViolation:  # so rare that all else need not look for it first
-                return _append_checked(connection, snapshots)
+            if len(set(ids)) == len(ids):
+                feed = None if self._is_shared else _insert(connection, snapshots)
+                feed = feed or _insert_locked(connection, snapshots)
+            if feed is None:
+                return _append_checked(connection, snapshots, ids)
+        self._is_shared = feed.seq != self._end
         stored = [snapshot.at(feed.seq + place) for place, snapshot in enumerate(snapshots, 1)]
+        self._end = stored[-1].seq
         return Appended(feed.epoch, stored, {snapshot.seq for snapshot in stored})
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
@@ -140,29 +147,48 @@ class Store:
             "from": from_, "to": to, "pid": pid,
         }  # fmt: skip
         with self._pool.connection() as connection:
-            # Never prepared: a plan for any parameters can not use the index that these parameters allow.
+            # Never prepared: a plan for any parameters cannot use the index that these parameters allow.
             cursor = connection.cursor(row_factory=args_row(Entry))
-            return cursor.execute(sql, parameters, prepare=False).fetchall()
+            found = cursor.execute(sql, parameters, prepare=False).fetchall()
+            if found and found[0].total is None:
+                raise DatabaseFault(NO_FEED)
+            return found
 
     def _read(self, sql: LiteralString, parameters: Any) -> list[Snapshot]:
         with self._pool.connection() as connection:
             return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
 
 
-def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position:
-    """Store snapshots, in one statement, at the end of the feed; return where that was before."""
-    rows = protocol.dumps(list(snapshots))
-    cursor = connection.cursor(row_factory=class_row(Position))
-    return _only(cursor.execute(INSERT, {"rows": rows, "count": len(snapshots)}).fetchone())
+def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position | None:
+    """Store snapshots, of different ids, in one statement, at the end of the feed; return where that was before.
+
+    None if it stored nothing: an id is stored already, or another process has committed since the statement began, and
+    may have stored one that the statement cannot see.
+    """
+    return _send_insert(connection, snapshots).fetchone()
 
 
-def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Appended:
-    """Store of `snapshots` those whose id is not stored yet, and tell what stands under the others."""
+def _insert_locked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position | None:
+    """Do the same in a transaction that waits for other processes first; None if an id is stored already.
+
+    The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
+    out together: between two syncs PostgreSQL makes one transaction of them.
+    """
+    with connection.pipeline():
+        connection.execute(LOCK_FEED)
+        inserted = _send_insert(connection, snapshots)
+    return inserted.fetchone()
+
+
+def _send_insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Cursor[Position]:
+    parameters = {"rows": protocol.dumps(list(snapshots)), "count": len(snapshots)}
+    return connection.cursor(row_factory=class_row(Position)).execute(INSERT, parameters)
+
+
+def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
+    """Store of `snapshots` those whose id is not stored yet, and say what stands under the others."""
     with connection.transaction():
-        # The lock comes in a statement of its own: what another process commits while we wait for it
-        # would be invisible to the statement that waits.
         feed = _only(connection.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
-        ids = [snapshot.id for snapshot in snapshots]
         known = {one.id: one for one in connection.cursor(row_factory=class_row(Snapshot)).execute(FIND, (ids,))}
         new: list[Snapshot] = []
         for snapshot in snapshots:
@@ -170,33 +196,43 @@ def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapsh
                 known[snapshot.id] = snapshot.at(feed.seq + len(new) + 1)
                 new.append(known[snapshot.id])
         if new:
-            _insert(connection, new)
+            _only(_insert(connection, new))
     return Appended(feed.epoch, [known[id_] for id_ in ids], {snapshot.seq for snapshot in new})
 
 
 def _only(row: T | None) -> T:
-    assert row is not None, "balance_feed has exactly one row"
+    if row is None:
+        raise DatabaseFault(NO_FEED)
     return row
 
 
-POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed"
+NO_FEED = "table balance_feed has lost its row"
 
-LOCK_FEED: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed FOR UPDATE"
+POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
+
+LOCK_FEED: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row FOR UPDATE"
 
 FIND: LiteralString = """
 SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s::uuid[])
 """
 
 INSERT: LiteralString = """
-WITH feed AS (
-    UPDATE balance_feed SET last_seq = last_seq + %(count)s RETURNING epoch, last_seq - %(count)s AS seq
-), stored AS (
-    INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-    SELECT feed.seq + place, id, ts, pid, onchain, onsite, received_at
-    FROM feed, ROWS FROM (
+WITH row AS MATERIALIZED (
+    SELECT id, ts, pid, onchain, onsite, received_at, place
+    FROM ROWS FROM (
         jsonb_to_recordset(%(rows)s::jsonb)
         AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
     ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, place)
+), feed AS (
+    UPDATE balance_feed SET last_seq = last_seq + %(count)s
+    WHERE only_row
+      -- If another process commits while this statement waits for the row, the row that it made is compared here.
+      AND last_seq = (SELECT last_seq FROM balance_feed WHERE only_row)
+      AND NOT EXISTS (SELECT FROM balance_snapshot WHERE id = ANY (ARRAY(SELECT id FROM row)))
+    RETURNING epoch, last_seq - %(count)s AS seq
+), stored AS (
+    INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
+    SELECT feed.seq + place, id, ts, pid, onchain, onsite, received_at FROM feed, row
 )
 SELECT epoch, seq FROM feed
 """
@@ -213,7 +249,7 @@ SELECT ts, seq,
            'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
            'pid', pid, 'onchain', onchain, 'onsite', onsite
        ),
-       (SELECT last_seq FROM balance_feed)
+       (SELECT last_seq FROM balance_feed WHERE only_row)
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timestamptz, %(before_seq)s::bigint))
@@ -231,7 +267,7 @@ SELECT ts, seq,
            'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
            'pid', pid, 'onchain', onchain, 'onsite', onsite
        ),
-       (SELECT last_seq FROM balance_feed)
+       (SELECT last_seq FROM balance_feed WHERE only_row)
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_seq)s::bigint IS NULL OR seq < %(before_seq)s::bigint)

@@ -272,7 +272,7 @@ def test_a_role_that_may_not_create_is_told_so(postgres: str, empty: str) -> Non
 
 
 def test_a_server_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
-    refusal(SchemaError, lambda: migrate(f"host={tmp_path} dbname=x"), "can not be reached", str(tmp_path))
+    refusal(SchemaError, lambda: migrate(f"host={tmp_path} dbname=x"), "cannot be reached", str(tmp_path))
 
 
 @pytest.mark.parametrize("conninfo", ["postgresql://me:se%cret@host/x", "host=x se%cret", "postgresql://[se%cret"])

@@ -97,6 +97,20 @@ async def test_a_killed_postgresql_comes_back_by_itself_and_loses_nothing(proces
 
 
 @pytest.mark.gen_test
+async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes: Processes, data: Path) -> None:
+    process = processes("--port=0", f"--data-dir={data}")
+    url = await asyncio.to_thread(process.url)
+    kill(data)
+    saving = asyncio.ensure_future(request(url, "POST", SNAPSHOTS, update()))
+    await until(lambda: any("the database is there again" in line for line in process.stderr))
+    assert (await saving).status in (201, 503)
+    said = [line for line in process.stderr if "balance.outage" in line]
+    assert len(said) == 2, process.stderr
+    assert f"{ENDED}it was killed by SIGKILL" in said[0]
+    assert await asyncio.to_thread(process.terminate) == 0
+
+
+@pytest.mark.gen_test
 async def test_of_two_processes_on_one_data_folder_one_restarts_the_server(processes: Processes, data: Path) -> None:
     both = [processes("--port=0", f"--data-dir={data}") for _ in range(2)]
     urls = [await asyncio.to_thread(process.url) for process in both]

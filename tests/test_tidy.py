@@ -20,7 +20,7 @@ from tests.running import ROOT
 
 # Each part, and exactly the parts of ours that it imports. A part is a module, or a package taken as a whole.
 IMPORTS = {
-    "server": {"app", "config", "embedded", "log_limit", "migrate", "pool", "start_line", "stop_signals"},
+    "server": {"app", "config", "embedded", "log_limit", "migrate", "outage", "session", "start_line", "stop_signals"},
     "start_line": {"balance", "protocol"},  # the version stands in the package
     "stop_signals": set(),
     "app": {
@@ -29,12 +29,14 @@ IMPORTS = {
         "cors",
         "docs",
         "listener",
+        "outage",
         "places",
         "pool",
         "protocol",
         "realtime",
         "rest",
         "service",
+        "session",
         "short_post",
         "store",
         "threads",
@@ -56,7 +58,10 @@ IMPORTS = {
     "writer": {"appender", "pool", "saving", "snapshot", "store", "threads"},
     "appender": {"pool", "saving", "snapshot", "store", "threads"},
     "store": {"pool", "protocol", "snapshot"},
-    "pool": {"migrate", "protocol"},
+    "pool": {"database_check", "migrate", "outage", "protocol", "session"},
+    "database_check": {"session"},
+    "session": set(),
+    "outage": set(),
     "snapshot": {"protocol"},
     "contract": {"compression", "places", "protocol", "rest"},
     "listener": {"http_connection", "turns"},
@@ -68,14 +73,15 @@ IMPORTS = {
     "places": {"addresses", "protocol"},
     "docs": {"protocol"},
     "config": {"cors", "protocol"},  # which refuses a host or an origin that could never match
-    "migrate": set(),
+    "migrate": {"session"},
     "embedded": set(),
     "balance": set(),
     "protocol": set(),
 }
 # Each library that has a place, and the parts where it may be imported.
 LIBRARIES = {
-    "psycopg": {"pool", "store", "migrate", "embedded", "start_line"},  # start_line reads URLs as libpq does
+    # start_line reads URLs as libpq does
+    "psycopg": {"session", "database_check", "pool", "store", "migrate", "embedded", "start_line"},
     "psycopg_pool": {"pool"},
     "tornado": {
         *("server", "app", "docs", "listener", "rest", "short_post", "web", "realtime"),
