@@ -33,7 +33,7 @@ from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.log_limit import LimitedHandler
 from balance.migrate import SchemaError, migrate
 from balance.outage import Outage
-from balance.session import DatabaseError, to_conninfo
+from balance.session import DatabaseError, keep_credentials, to_conninfo
 from balance.start_line import database_place, start_line
 from balance.stop_signals import StopSignals
 
@@ -132,6 +132,7 @@ async def serve(
 def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     """Lend the URL of the database: the one that was named, or the embedded one, which lives as long as this."""
     if config.database_url:
+        keep_credentials(os.environ)
         yield config.database_url, None
         return
     postgres = EmbeddedPostgres.start(config.data_dir)

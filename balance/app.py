@@ -170,7 +170,7 @@ class App:
             except Exception as error:
                 unfit.set_exception(error)
                 return
-        while True:
+        while not self._stopping:  # `wait_for` of Python 3.11 may drop the cancellation of `stop`
             await asyncio.sleep(CHECK_S)
             try:
                 await self.service.check_database()

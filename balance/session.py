@@ -15,6 +15,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import MutableMapping
 from typing import LiteralString
 
 import psycopg
@@ -28,6 +29,12 @@ MULTIPLE = "Multiple connection attempts failed."  # psycopg's words, after whic
 # access, no such database, no such object or no privilege, a database that allows no connections, a missing library.
 NEEDS_PERSON = ("0A", "22", "28", "3D", "42", "55000", "58P01")
 TRANSACTION_TIMEOUT_VERSION = 170_000  # of PostgreSQL
+# Variables of libpq that say how to prove who asks and how the line is protected. All others lead somewhere else.
+CREDENTIALS = (
+    "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGREQUIREPEER",
+    "PGSSL", "PGGSS", "PGKRB", "PGOAUTH",
+    "PGSERVICEFILE", "PGSYSCONFDIR",  # for a service that DATABASE_URL names
+)  # fmt: skip
 LOST = ("08", "57P")  # connection exceptions, and a server or session that is shut down
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 TRACED_SQLSTATE = re.compile(r'^B\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', re.MULTILINE)
@@ -35,6 +42,15 @@ TRACED_SQLSTATE = re.compile(r'^B\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', r
 
 class DatabaseError(Exception):
     """The database named by DATABASE_URL cannot be used until a person changes something; the text is one line."""
+
+
+def keep_credentials(environment: MutableMapping[str, str]) -> None:
+    """Remove every variable of libpq that could change where a connection leads, or what it sets.
+
+    libpq completes a URL with them: PGHOSTADDR even takes the place of the host that the URL names.
+    """
+    for name in [name for name in environment if name.startswith("PG") and not name.startswith(CREDENTIALS)]:
+        del environment[name]
 
 
 def to_conninfo(url: str) -> str:

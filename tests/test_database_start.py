@@ -7,6 +7,7 @@ it refuses one (Message Formats, in PostgreSQL's manual).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -22,16 +23,17 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from balance.embedded import EmbeddedPostgres
 from balance.migrate import SchemaError, migrate
 from balance.pool import Pool
-from balance.session import DatabaseError, to_conninfo
+from balance.session import CREDENTIALS, DatabaseError, keep_credentials, to_conninfo
 from balance.store import Store
 from tests.conftest import MakeService
 from tests.load import Tally, check_seen
-from tests.running import SNAPSHOTS, Database, Process
+from tests.running import SNAPSHOTS, Database, Process, request
 from tests.test_database_faults import BOTS, SEED, Random, SocketClient, Watcher
 from tests.test_life import check_refused
 
@@ -354,3 +356,25 @@ def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) ->
 )
 def test_a_url_that_is_escaped_is_taken(url: str) -> None:
     assert "client_encoding=UTF8" in to_conninfo(url)
+
+
+@pytest.mark.gen_test
+async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
+    processes: Processes, database: Database
+) -> None:
+    variables = {
+        option.envvar.decode(): "elsewhere.invalid"
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and not option.envvar.decode().startswith(CREDENTIALS)
+    }
+    assert {"PGHOSTADDR", "PGPORT", "PGDATABASE", "PGOPTIONS", "PGSERVICE"} <= set(variables)
+    process = processes("--port=0", DATABASE_URL=database.url, **variables)
+    url = await asyncio.to_thread(process.url)
+    assert (await request(url, "POST", SNAPSHOTS, UPDATE)).status == 201
+    assert database.count() == 1
+
+
+def test_variables_of_libpq_that_prove_who_asks_are_kept() -> None:
+    environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
+    keep_credentials(environment)
+    assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}
