@@ -16,101 +16,103 @@ Not promised: that what is done for a client elsewhere (in the writer's task, in
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Coroutine, Generator
 from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
-from balance.addresses import ADDRESSES_MAX, to_address
+from balance.addresses import to_address
 
 T = TypeVar("T")
 TURN_S = 0.005
 WOKEN_MAX = 64  # of one address in one round; those that the time does not suffice for wait on in their places
 
 
+class _Share:
+    """The share of one address: what it has used, and who waits for its next turn."""
+
+    __slots__ = ("__weakref__", "address", "must_wait", "queue", "used")
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.used = 0.0  # seconds, since its last round
+        self.must_wait = False  # until its next round, with whatever it does
+        self.queue: list[_Driver[Any]] = []
+
+
 class Turns:
-    """The time that each address has used since the last round, and the coroutines that wait for the next."""
+    """The shares of all addresses."""
 
     def __init__(self) -> None:
-        self._used: dict[str, float] = {}  # seconds, by address
-        self._waiting: dict[str, deque[_Driver[Any]]] = {}
-        self._round_is_due = False
-        self._running: _Driver[Any] | None = None
-        self._began = 0.0  # the running step, or what it is charged for
-        self._ends = 0.0  # when it should end
+        self._shares: WeakValueDictionary[str, _Share] = WeakValueDictionary()  # of addresses that are served
+        self._due: dict[_Share, None] = {}  # those that the next round is for, in order
+        self.running: _Driver[Any] | None = None
+        self.began = 0.0  # the step that runs, or what of it the driver's address is charged for
 
     def run(self, ip: str, coroutine: Coroutine[Any, Any, T]) -> _Driver[T]:
         """Return an awaitable that runs a coroutine for a client of this IP address, in turns."""
-        return _Driver(self, to_address(ip), coroutine)
+        return _Driver(self, self._share(to_address(ip)), coroutine)
 
     def is_over(self) -> bool:
-        """Tell whether the running step has used what its address has left, and should suspend itself."""
-        return perf_counter() >= self._ends
+        """Tell whether the running step has used a whole turn, and should suspend itself."""
+        return perf_counter() - self.began >= TURN_S
 
     def charge_to(self, ip: str) -> bool:
         """Charge the coroutine that runs to another client from now on; return whether it should suspend itself.
 
         A connection of a trusted proxy carries the requests of many clients.
         """
-        driver, address = self._running, to_address(ip)
-        if driver is None or driver.address == address:
+        driver, address = self.running, to_address(ip)
+        if driver is None or driver.share.address == address:
             return False
-        now = perf_counter()
-        self._charge(driver.address, now - self._began)
-        driver.address = address
-        self._begin(address, now)
-        return self.must_wait(address)
+        self.charge(driver.share)
+        driver.share = self._share(address)
+        return driver.share.must_wait
 
-    def must_wait(self, address: str) -> bool:
-        """Tell whether the next step for this address must wait for a round."""
-        return address in self._waiting or self._used.get(address, 0.0) >= TURN_S
+    def charge(self, share: _Share) -> None:
+        """Charge a share for the time since `began`."""
+        now = perf_counter()
+        share.used += now - self.began
+        self.began = now
+        if share.used >= TURN_S and not share.must_wait:
+            self._end_turn(share)
 
     def wait(self, driver: _Driver[Any]) -> Generator[Any, Any, None]:
         """Wait until a round has come and the drivers of the same address that waited before have had their steps."""
-        queue = self._waiting.setdefault(driver.address, deque())
-        queue.append(driver)
+        share = driver.share
+        share.queue.append(driver)
         try:
             while True:
                 driver.woken = asyncio.get_running_loop().create_future()
-                self._schedule_round()
+                self._end_turn(share)
                 yield from driver.woken
-                if self._used.get(driver.address, 0.0) < TURN_S:
+                if share.used < TURN_S:
                     break
         finally:
-            queue.remove(driver)  # the first, unless it was cancelled
-            if not queue:
-                del self._waiting[driver.address]
+            share.queue.remove(driver)  # the first, unless it was cancelled
 
-    def begin_step(self, driver: _Driver[Any]) -> None:
-        """Note that a step begins."""
-        self._running = driver
-        self._begin(driver.address, perf_counter())
+    def _share(self, address: str) -> _Share:
+        share = self._shares.get(address)
+        if share is None:
+            share = self._shares[address] = _Share(address)
+        return share
 
-    def end_step(self, driver: _Driver[Any]) -> None:
-        """Charge a step that has ended."""
-        self._running, self._ends = None, 0.0
-        self._charge(driver.address, perf_counter() - self._began)
-
-    def _begin(self, address: str, now: float) -> None:
-        self._began = now
-        self._ends = now + TURN_S - self._used.get(address, 0.0)
-
-    def _charge(self, address: str, seconds: float) -> None:
-        used = self._used[address] = self._used.get(address, 0.0) + seconds
-        if used >= TURN_S or len(self._used) > ADDRESSES_MAX:
-            self._schedule_round()
-
-    def _schedule_round(self) -> None:
-        if not self._round_is_due:
-            self._round_is_due = True
+    def _end_turn(self, share: _Share) -> None:
+        """Let a share wait for the next round."""
+        share.must_wait = True
+        if not self._due:
             asyncio.get_running_loop().call_soon(self._begin_round)
+        self._due[share] = None
 
     def _begin_round(self) -> None:
-        self._round_is_due = False
-        self._used.clear()
-        for queue in self._waiting.values():
-            for driver in islice(queue, WOKEN_MAX):
+        due, self._due = self._due, {}
+        for share in due:
+            share.used = 0.0
+            share.must_wait = bool(share.queue)
+            if share.queue:
+                self._end_turn(share)
+            for driver in islice(share.queue, WOKEN_MAX):
                 if not driver.woken.done():
                     driver.woken.set_result(None)
 
@@ -118,33 +120,33 @@ class Turns:
 class _Driver(Generic[T]):
     """Runs one coroutine step by step."""
 
-    __slots__ = ("_coroutine", "_turns", "address", "woken")
+    __slots__ = ("_coroutine", "_turns", "share", "woken")
 
     woken: asyncio.Future[None]
 
-    def __init__(self, turns: Turns, address: str, coroutine: Coroutine[Any, Any, T]) -> None:
+    def __init__(self, turns: Turns, share: _Share, coroutine: Coroutine[Any, Any, T]) -> None:
         self._turns = turns
         self._coroutine = coroutine
-        self.address = address
+        self.share = share
 
     def __await__(self) -> Generator[Any, Any, T]:
         turns, coroutine = self._turns, self._coroutine
         error: BaseException | None = None
         while True:
-            if error is None and turns.must_wait(self.address):
+            if self.share.must_wait and error is None:
                 try:
                     yield from turns.wait(self)
                 except BaseException as raised:  # the coroutine itself is to see that it is cancelled
                     error = raised
-            turns.begin_step(self)
+            turns.running, turns.began = self, perf_counter()
             try:
                 awaited = coroutine.send(None) if error is None else coroutine.throw(error)
             except StopIteration as stopped:
                 result: T = stopped.value
                 return result
             finally:
-                turns.end_step(self)
-            error = None
+                turns.charge(self.share)
+                turns.running = error = None  # an exception that is kept would keep this frame
             try:
                 yield awaited
             except BaseException as raised:

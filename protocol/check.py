@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from protocol import registry
 from protocol.errors import InvalidPayload
@@ -68,23 +69,26 @@ def to_path(steps: Iterable[str | int]) -> str:
     return ".".join(map(_name, steps)) or "payload"
 
 
-def _is_plain(payload: object) -> bool:
+def _is_plain(payload: Any) -> bool:
     """Tell whether jsonschema-rs can be trusted with `payload`, and is fast with it: it reads the whole of it first."""
-    level, count = [payload], 0
+    level, count = [payload], 1
     for _ in range(_NEST_MAX):
-        count += len(level)
-        if count > _VALUES_MAX or not all(map(is_exact, level)):
-            return False
-        level = [part for value in level for part in _parts(value)]
-        if not level:
+        below: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is dict:
+                below += value.values()
+            elif kind is list:
+                below += value
+            elif kind is not str and not is_exact(value):
+                return False
+        if not below:
             return True
+        count += len(below)
+        if count > _VALUES_MAX:
+            return False
+        level = below
     return False
-
-
-def _parts(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def _explain(fault: Fault) -> str:

@@ -116,11 +116,13 @@ async def test_one_that_is_cancelled_while_it_waits_for_its_turn_leaves_nothing_
     await turns.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
     waiting = [asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: None, TURN_S, 2))) for _ in range(3)]
     await asyncio.sleep(0)
-    assert turns._waiting
+    assert turns._due
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
-    assert not turns._waiting
+    del waiting, task
+    await asyncio.sleep(0)
+    assert not turns._shares
 
 
 async def wait_in(turns: Turns, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
