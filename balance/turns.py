@@ -5,6 +5,7 @@ charged to the client's address. An address that has used TURN_S since the last 
 comes after everything else that is ready on the event loop has had its turn; so many connections of one address
 together hold up the others no longer than one does. Within an address the connections go first in, first out. When
 nothing else is ready, a round costs one turn of an idle event loop, so a client that is alone loses nothing.
+Between two rounds the threads get the interpreter's lock.
 
 A step that could be long (many frames in one read) asks `is_over` between two parts and suspends itself by
 `asyncio.sleep(0)` when it is.
@@ -16,6 +17,7 @@ Not promised: that what is done for a client elsewhere (in the writer's task, in
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Generator
 from itertools import islice
 from time import perf_counter
@@ -26,6 +28,7 @@ from balance.addresses import to_address
 
 T = TypeVar("T")
 TURN_S = 0.005
+PAUSE_S = 0.00001  # in which a thread that waits for the interpreter's lock wakes up; the system makes it 0.06 ms
 WOKEN_MAX = 64  # of one address in one round; those that the time does not suffice for wait on in their places
 
 
@@ -106,6 +109,9 @@ class Turns:
         self._due[share] = None
 
     def _begin_round(self) -> None:
+        # The thread that saves must get the interpreter's lock too. The event loop releases it at each system call, but
+        # takes it again before a waiting thread has woken up; under a flood of frames a save took 200 ms for that.
+        time.sleep(PAUSE_S)
         due, self._due = self._due, {}
         for share in due:
             share.used = 0.0

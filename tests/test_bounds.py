@@ -117,7 +117,7 @@ async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_othe
     assert (await client.post(*["4no packet"] * 3000)).code == 200
     other.cancel()
     assert taken.total() == 3000
-    assert len(taken) > 10, "it took a hundred milliseconds, of which others had their turn every five"
+    assert len(taken) > 3, "a turn of 5 ms is enough for some hundred of them"
     await client.close()
 
 
