@@ -16,7 +16,7 @@ from tornado.web import RequestHandler
 
 from balance.addresses import to_address
 from balance.places import Places
-from balance.turns import TURN_S, Turns
+from balance.turns import TURN_S, WOKEN_MAX, Turns
 from protocol import Busy
 
 pytestmark = pytest.mark.gen_test
@@ -62,6 +62,17 @@ async def test_within_an_address_no_connection_waits_for_ever() -> None:
     assert order.count(0) < 10
     greedy.cancel()
     await asyncio.wait([greedy])
+
+
+async def test_all_are_served_where_more_wait_than_one_round_wakes() -> None:
+    turns, order = Turns(), list[int]()
+    first = asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: None, TURN_S, 1)))
+    crowd = [
+        asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda number=number: order.append(number), 0, 1)))
+        for number in range(3 * WOKEN_MAX)
+    ]
+    await asyncio.wait_for(asyncio.gather(first, *crowd), 5)
+    assert order == list(range(3 * WOKEN_MAX)), "first in, first out"
 
 
 async def test_a_long_step_is_told_when_its_turn_is_over() -> None:
