@@ -5,7 +5,8 @@ however often the state changes. A trouble ends when something of the same kind 
 the disk is full, reads that work do not mean that the database takes saves. A connection is back when anything works.
 
 Where a supervisor of the database knows the cause, which is better than the error of a broken connection, it calls
-`report` with its line. A lost connection is then logged only if there is no report within `report_s_max`.
+`report` with its line. A lost connection is then logged only if there is no report within `report_s_max`, or when it is
+back before that: PostgreSQL resets all its sessions by itself when one of its processes crashes.
 
 Threads: any; the methods never block on anything but the log.
 """
@@ -43,6 +44,7 @@ class Outage:
         self._report_s_max = report_s_max
         self._since = 0.0
         self._logged: str | None = None  # the line that says so; None if the log says that the database serves
+        self._withheld: str | None = None  # why the connection was lost, while a report may come
         self._line_at = float("-inf")
 
     def failed(self, kind: Kind, reason: str) -> None:
@@ -63,7 +65,7 @@ class Outage:
 
     def worked(self, kind: Kind) -> None:
         """Note that a statement worked."""
-        if not self._troubles and self._logged is None:
+        if not self._troubles and self._logged is None and self._withheld is None:
             return
         with self._lock:
             self._troubles.pop(kind, None)
@@ -77,14 +79,16 @@ class Outage:
         if self._troubles:
             kind, reason = next(iter(self._troubles.items()))
             line = f"{kind.value}, what needs it is answered `unavailable`: {reason}"
-            if kind is CONNECTION and now - self._since < self._report_s_max:
+            if kind is CONNECTION and self._logged is None and now - self._since < self._report_s_max:
+                self._withheld = reason
                 return
             if self._logged is None or (line != self._logged and now - self._line_at >= AGAIN_S):
                 self._write(line)
-        elif self._logged is not None:
-            log.warning("the database is there again, after %.1f s", now - self._since)
-            self._logged, self._line_at = None, now
+        elif self._logged is not None or self._withheld is not None:
+            cause = "" if self._withheld is None else f"; it was away: {self._withheld}"
+            log.warning("the database is there again, after %.1f s%s", now - self._since, cause)
+            self._logged, self._withheld, self._line_at = None, None, now
 
     def _write(self, line: str) -> None:
         log.warning("%s", line)
-        self._logged, self._line_at = line, time.monotonic()
+        self._logged, self._withheld, self._line_at = line, None, time.monotonic()

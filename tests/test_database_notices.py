@@ -20,6 +20,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from balance.migrate import migrate
+from balance.outage import CONNECTION, READ, SAVE, Outage
 from balance.pool import Pool
 from balance.snapshot import Snapshot
 from balance.store import Store
@@ -106,6 +107,25 @@ async def test_a_database_that_is_lost_and_back_at_once_is_said_at_most_once_a_s
         await bot.stop()
     assert len(notices(caplog)) <= asyncio.get_running_loop().time() - began + 1
     await until(lambda: "is there again" in notices(caplog)[-1])
+
+
+@pytest.mark.expects_log(*OUTAGE, "started again")
+@pytest.mark.parametrize("is_reported", [False, True])
+def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
+    caplog: pytest.LogCaptureFixture, is_reported: bool
+) -> None:
+    outage = Outage(report_s_max=60)
+    outage.failed(CONNECTION, "a crash")
+    assert notices(caplog) == []
+    if is_reported:
+        outage.report("started again")
+        outage._line_at = float("-inf")  # a second later
+    outage.worked(READ)
+    outage.worked(SAVE)
+    if is_reported:
+        assert notices(caplog) == ["started again", "the database is there again, after 0.0 s"]
+    else:
+        assert notices(caplog) == ["the database is there again, after 0.0 s; it was away: a crash"]
 
 
 # Faults of what is in the database ---------------------------------------------------------------------------

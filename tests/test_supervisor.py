@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +108,28 @@ async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes:
     said = [line for line in process.stderr if "balance.outage" in line]
     assert len(said) == 2, process.stderr
     assert f"{ENDED}it was killed by SIGKILL" in said[0]
+    assert await asyncio.to_thread(process.terminate) == 0
+
+
+@pytest.mark.gen_test
+async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_it(
+    processes: Processes, data: Path
+) -> None:
+    process = processes("--port=0", f"--data-dir={data}")
+    tally = Tally()
+
+    async def where() -> str:
+        return await asyncio.to_thread(process.url)
+
+    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    async with sending(bots):
+        await tally.more(20)
+        while not tally.refused:
+            os.kill(processes_of(data)[-1], signal.SIGKILL)  # any of them is a crash
+            await tally.more(20)
+    await until(lambda: any("the database is there again" in line for line in process.stderr))
+    said = " ".join(line for line in process.stderr if "balance.outage" in line)
+    assert re.search(r"(it was away|answered `unavailable`): \S", said), said
     assert await asyncio.to_thread(process.terminate) == 0
 
 
