@@ -35,6 +35,7 @@ CREDENTIALS = (
     "PGSSL", "PGGSS", "PGKRB", "PGOAUTH",
     "PGSERVICEFILE", "PGSYSCONFDIR",  # for a service that DATABASE_URL names
 )  # fmt: skip
+LOCAL = ("/", "@")  # begin a host that is a socket of this machine
 LOST = ("08", "57P")  # connection exceptions, and a server or session that is shut down
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 TRACED_SQLSTATE = re.compile(r'^B\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', re.MULTILINE)
@@ -61,13 +62,20 @@ def to_conninfo(url: str) -> str:
     _refuse_ambiguous(url)
     try:
         # A dead peer is given up after seconds, not after the two hours of TCP's default.
-        return conninfo.make_conninfo(
+        info = conninfo.make_conninfo(
             url, connect_timeout=CONNECT_S_MAX, keepalives_idle=10, keepalives_interval=5, keepalives_count=2,
             tcp_user_timeout=15_000, application_name="balance", client_encoding="UTF8",
         )  # fmt: skip
     except psycopg.Error:
         # Without the cause: libpq quotes the URL or a part of it.
         raise DatabaseError("DATABASE_URL: is not a PostgreSQL URL such as postgresql://user@host/database") from None
+    try:
+        for name in _host_names(info):
+            if not name.startswith(LOCAL):
+                name.encode("idna")  # as the look for its address does, which raises no psycopg.Error
+    except UnicodeError:
+        raise DatabaseError("DATABASE_URL: names a host that can have no address") from None
+    return info
 
 
 def _refuse_ambiguous(url: str) -> None:
@@ -193,10 +201,10 @@ def _poll(attempt: pq.abc.PGconn) -> bool:
 
 def _is_resolved(info: str) -> bool:
     """Tell whether one of the hosts may have an address, now or when the name service answers again."""
-    names = [name for name in str(conninfo.conninfo_to_dict(info).get("host") or "").split(",") if name]
+    names = _host_names(info)
+    if any(name.startswith(LOCAL) for name in names):
+        return True
     for name in names:
-        if name.startswith(("/", "@")):  # a socket of this machine
-            return True
         try:
             socket.getaddrinfo(name, None)
         except socket.gaierror as error:
@@ -204,6 +212,10 @@ def _is_resolved(info: str) -> bool:
                 continue
         return True
     return not names
+
+
+def _host_names(info: str) -> list[str]:
+    return [name for name in str(conninfo.conninfo_to_dict(info).get("host") or "").split(",") if name]
 
 
 # What changes a byte, an error or the time of a statement of this service or of its migrations. Of all others,

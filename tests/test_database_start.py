@@ -343,9 +343,17 @@ def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) ->
             assert part not in str(error)
 
 
+@pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
+def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
+    for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
+        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that can have no address"):
+            to_conninfo(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [
+        f"postgresql:///balance?host=/{'long' * 20}",
         "postgresql://bot:Pass%40word%2F%3F@127.0.0.1,[::1]:5433,db.example:5434/balance?connect_timeout=1",
         "postgresql://bot@/balance?host=%2Frun%2Fpostgresql&password=a@b",
         "postgresql:///balance",
