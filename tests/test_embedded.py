@@ -338,6 +338,16 @@ def test_stop_is_bounded_when_the_server_hangs(data: Path, monkeypatch: pytest.M
     wait_until(lambda: not is_running(data))
 
 
+@pytest.mark.parametrize("removed", ["postgresql/postmaster.pid", "server.lock", "postgresql"])
+def test_a_server_whose_files_were_removed_is_stopped(data: Path, removed: str) -> None:
+    server = EmbeddedPostgres.start(data)
+    pid = postmaster(data)
+    shutil.rmtree(data / removed) if removed == "postgresql" else (data / removed).unlink()
+    server.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_a_query_that_runs_does_not_hold_up_the_stop(data: Path) -> None:
     server = EmbeddedPostgres.start(data)
     connection = psycopg.connect(server.url)

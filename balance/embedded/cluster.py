@@ -312,14 +312,23 @@ class EmbeddedPostgres:
 
     def _stop_server(self) -> None:
         with locks.opened(self._descriptor, "server.lock") as lock:
-            if locks.try_lock(lock):
+
+            def has_ended() -> bool:  # of our own child we know even where somebody removed the file of the lock
+                return locks.try_lock(lock) and (self._server is None or self._server.poll() is not None)
+
+            if has_ended():
                 return
-            for mode, seconds in (("fast", STOP_FAST_S_MAX), ("immediate", STOP_IMMEDIATE_S_MAX)):
-                with suppress(EmbeddedError):
-                    options = ("stop", "-w", "-s", "-m", mode, "-t", str(seconds))
-                    self._programs.run("pg_ctl", *options, pgdata=self._pgdata)
-                # pg_ctl looks at a file, which goes a moment before the process.
-                if locks.wait_for_lock(lock, 1):
+            fast = ("fast", signal.SIGINT, STOP_FAST_S_MAX)
+            for mode, number, seconds in (fast, ("immediate", signal.SIGQUIT, STOP_IMMEDIATE_S_MAX)):
+                if self._server is not None and self._server.poll() is None:
+                    self._server.send_signal(number)
+                    wait_s = seconds
+                else:
+                    with suppress(EmbeddedError):
+                        options = ("stop", "-w", "-s", "-m", mode, "-t", str(seconds))
+                        self._programs.run("pg_ctl", *options, pgdata=self._pgdata)
+                    wait_s = 1  # pg_ctl looks at a file, which goes a moment before the process
+                if locks.wait_for(has_ended, wait_s):
                     break
             else:
                 raise EmbeddedError("the server does not stop")
