@@ -35,7 +35,7 @@ from balance.migrate import SchemaError, migrate
 from balance.outage import Outage
 from balance.session import DatabaseError, keep_credentials, to_conninfo
 from balance.start_line import database_place, start_line
-from balance.stop_signals import StopSignals
+from balance.stop_signals import STOP_SIGNALS, StopSignals
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 
@@ -74,8 +74,8 @@ def run_migrations(config: Config, signals: StopSignals) -> int:
     """Bring the database to this version's schema and say what was done."""
     with database(config, signals) as (url, postgres):
         for name in migrate(url):
-            print(f"applied {name}")
-    print("the database is at this version" + (f": {postgres.place}" if postgres else ""))
+            say(f"applied {name}")
+    say("the database is at this version" + (f": {postgres.place}" if postgres else ""))
     return 0
 
 
@@ -111,17 +111,19 @@ async def serve(
     if supervisor is not None:
         supervisor.start()
         ends.append(asyncio.wrap_future(supervisor.failure))
+    started = asyncio.ensure_future(app.start(sockets))
     try:
-        started = asyncio.ensure_future(app.start(sockets))
         await asyncio.wait((*ends, started), return_when=asyncio.FIRST_COMPLETED)
         if started.done():
             ends.append(started.result())
-            print(greeting, flush=True)
+            say(greeting)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             if end.done():
                 end.result()
     finally:
+        signals.ignore()  # the loop that the event belongs to is closed soon
+        started.cancel()  # else it could go on to serve, or fail with nobody to take its error
         if supervisor is not None:
             supervisor.stop()  # first: a service manager may send SIGTERM to PostgreSQL as well
         await app.stop()
@@ -145,6 +147,16 @@ def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, Embedd
     finally:
         signals.ignore()
         postgres.stop()
+
+
+def say(text: str) -> None:
+    """Print a text at once. A reader that has gone, or a full disk, does not end a service that works."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # what is left in the buffer is written there at the end
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def bind(config: Config) -> list[socket.socket]:
@@ -172,4 +184,7 @@ def address(config: Config, taken: socket.socket) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_status = main(sys.argv[1:])
+    for _number in STOP_SIGNALS:  # the interpreter takes a while to end, and one more must not change the status
+        signal.signal(_number, signal.SIG_IGN)
+    sys.exit(exit_status)
