@@ -144,3 +144,15 @@ def test_a_file_that_names_another_socket_has_root_remove_no_folder(data: Path, 
         lines[4] = str(empty)
         pid_file.write_text("\n".join([*lines, ""]))
     assert empty.exists()
+
+
+def test_a_file_that_names_another_address_does_not_lead_root_there(data: Path) -> None:
+    with EmbeddedPostgres.start(data) as server:
+        pgdata = data / "postgresql"
+        port = "5432&user=x"
+        (pgdata / f".s.PGSQL.{port}").symlink_to(SOCKET_NAME)
+        lines = (pgdata / "postmaster.pid").read_text().splitlines()
+        lines[3] = port
+        (pgdata / "postmaster.pid").write_text("\n".join([*lines, ""]))
+        with EmbeddedPostgres.start(data) as other:
+            assert other.url == server.url

@@ -342,11 +342,10 @@ class EmbeddedPostgres:
             threading.Thread(target=self._server.wait, name="balance-postgres-end", daemon=True).start()
 
     def _ensure_database(self) -> None:
-        lines = self._postmaster_lines()
-        if len(lines) < 8:
-            raise EmbeddedError(f"the server ended right after its start; more in its {server_log.NAME}")
+        # Not from postmaster.pid: what the account of PostgreSQL writes there could lead libpq to files of root.
+        folder = quote(os.fsencode(socket_folder(self._pgdata)), safe="")
         # With a password, which is not asked for, libpq does not look for one in ~/.pgpass.
-        self.url = f"postgresql://postgres:unused@/balance?host={quote(os.fsencode(lines[4]), safe='')}&port={lines[3]}"
+        self.url = f"postgresql://postgres:unused@/balance?host={folder}&port={SETTINGS['port']}"
         with psycopg.connect(self.url, dbname="postgres", autocommit=True) as connection:
             if not connection.execute("SELECT FROM pg_database WHERE datname = 'balance'").rowcount:
                 connection.execute("CREATE DATABASE balance")
