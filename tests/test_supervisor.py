@@ -111,6 +111,17 @@ async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes:
     assert await asyncio.to_thread(process.terminate) == 0
 
 
+def test_a_server_that_ends_by_itself_is_reported_with_the_reason(
+    postgres: EmbeddedPostgres, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = 'could not write to file "pg_wal/xlogtemp.1": No space left on device'
+    with (data / server_log.NAME).open("a") as log:
+        log.write(f"1 FATAL:  an older one\n1 PANIC:  {full}\n1 FATAL:  the database system is in recovery mode\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres, "_server", subprocess.Popen(["false"]))
+        assert postgres.how_it_ended() == f"it ended with status 1: {full}"
+
+
 @pytest.mark.gen_test
 async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_it(
     processes: Processes, data: Path

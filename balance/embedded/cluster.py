@@ -139,7 +139,9 @@ class EmbeddedPostgres:
                 status = self._server.wait(1)  # its locks go a moment before it
         if status is None:
             return "it ended"
-        return f"it was killed by {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
+        if status < 0:
+            return f"it was killed by {signal.Signals(-status).name}"
+        return f"it ended with status {status}" + (self._log.cause() if status else "")
 
     def trim_log(self) -> None:
         """Keep the server's log within its bound. Raises OSError and EmbeddedError."""

@@ -15,7 +15,7 @@ import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from balance.embedded.files import open_file, replace
+from balance.embedded.files import EmbeddedError, open_file, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 NAME = "postgresql.log"
 LOG_BYTES_MAX = 10_000_000
 READ_BYTES_MAX = 65_536
+# Sessions end with FATAL as well, while the server starts or stops.
+CAUSE = re.compile(r"(?:FATAL|PANIC): +(?! |the database system |terminating )(.+)")
 
 
 class ServerLog:
@@ -54,6 +56,13 @@ class ServerLog:
         """Return what was added since it had that size."""
         with self.opened() as descriptor:
             return os.pread(descriptor, READ_BYTES_MAX, size)
+
+    def cause(self) -> str:
+        """Return the last error for which the server itself may have ended, to be put after a text; empty if none."""
+        with suppress(OSError, EmbeddedError):
+            found = CAUSE.findall(self.since(max(0, self.size() - READ_BYTES_MAX)).decode(errors="replace"))
+            return f": {found[-1]}" if found else ""
+        return ""
 
     def trim(self) -> None:
         """Put a log that has become long aside. Only one process does; what is added meanwhile may be lost."""
