@@ -76,11 +76,7 @@ class Config:
                 raise ConfigError(f"{flag(one)}: {value} is not within {low} and {high}")
         self._normalise("hosts", normal_host)
         self._normalise("cors_origins", normal_origin)
-        for address in self.trusted_proxies:
-            try:
-                ip_address(address)
-            except ValueError as error:
-                raise ConfigError(f"--trusted-proxies: {address!r} is not an IP address") from error
+        self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")
 
@@ -119,6 +115,14 @@ def flag(one: Field[Any]) -> str:
 def variable(one: Field[Any]) -> str:
     """Name the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; the database is `DATABASE_URL`."""
     return "DATABASE_URL" if one.name == "database_url" else "BALANCE_" + one.name.upper()
+
+
+def _normal_address(text: str) -> str:
+    """Write an IP address as the operating system does. Raises ValueError with the reason."""
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise ValueError("is not an IP address") from error
 
 
 def _parse(one: Field[Any], text: str) -> Any:

@@ -240,7 +240,7 @@ class Exchange(HTTP1Connection):
         """Read a chunked body (RFC 9112, section 7.1). Extensions and trailers are checked and ignored."""
         room, extras_room, work = self._max_body_size, self.params.max_header_size, 0
         while True:
-            line = await self.stream.read_until(b"\r\n", max_bytes=CHUNK_LINE_BYTES_MAX)
+            line = await self.stream.read_until(b"\n", max_bytes=CHUNK_LINE_BYTES_MAX)
             found = CHUNK_LINE.fullmatch(line)
             if found is None:
                 raise protocol.InvalidPayload("a chunk must begin with its size in hexadecimal digits", "payload")
@@ -255,7 +255,7 @@ class Exchange(HTTP1Connection):
             if room < 0:
                 raise protocol.PayloadTooLarge(f"is larger than {self._max_body_size} bytes", "payload")
             await self._read_fixed_body(size, delegate)
-            if await self.stream.read_bytes(2) != b"\r\n":
+            if await self.stream.read_until(b"\n", max_bytes=2) != b"\r\n":
                 raise protocol.InvalidPayload("a chunk must end in CR LF where its size says", "payload")
             work += size + CHUNK_COST
             if work >= TURN_BYTES:
@@ -265,7 +265,9 @@ class Exchange(HTTP1Connection):
     async def _read_trailers(self, room: int) -> None:
         """Read and ignore the trailer section (RFC 9112, section 7.1.2), which may hold what a head may."""
         trailers = b""
-        while (line := await self.stream.read_until(b"\r\n", max_bytes=room + 2)) != b"\r\n":
+        while (line := await self.stream.read_until(b"\n", max_bytes=room + 2)) != b"\r\n":
+            if line.endswith(b"\n") and not line.endswith(b"\r\n"):
+                raise protocol.InvalidPayload("must each end in CR LF", "trailers")
             room -= len(line)
             trailers += line
             if room < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:

@@ -4,8 +4,8 @@ Tornado would time each wait for a request by a timer, and each wait for a body 
 request a fifth of its time. Here one sweep looks at all connections.
 
 Relied on inside Tornado 6, pinned by tests/test_listener.py: `HTTPServer.conn_params`, `HTTPServer._connections` and
-`_HTTPRequestContext`; of `HTTP1Connection`, `_request_start_line`, which is there when the head has come, and
-`_read_finished`, when the body has.
+`_HTTPRequestContext` with `_apply_xheaders` and `_orig_remote_ip`; of `HTTP1Connection`, `_request_start_line`, which
+is there when the head has come, and `_read_finished`, when the body has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
-from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnectionDelegate
 from tornado.iostream import IOStream
 
 from balance.http_connection import HEAD_BYTES_MAX, Closer, Exchange, RequestStream, ServerConnection
@@ -52,6 +52,19 @@ class Stream(RequestStream):
         """Leave it as it is."""
 
 
+class Context(_HTTPRequestContext):
+    """Whose requests come over a connection: of many clients, if it is that of a trusted proxy."""
+
+    def _apply_xheaders(self, headers: HTTPHeaders) -> None:
+        """Take the client's address from X-Forwarded-For, if a trusted proxy has sent it.
+
+        Tornado would believe every peer, and X-Real-Ip before X-Forwarded-For, which a proxy passes on as it came.
+        """
+        if self._orig_remote_ip in self.trusted_downstream:
+            headers.pop("X-Real-Ip", None)
+            super()._apply_xheaders(headers)
+
+
 class Connection(ServerConnection):
     """A connection that serves its requests one after the other, in turns with other addresses."""
 
@@ -60,7 +73,7 @@ class Connection(ServerConnection):
         self._turns = turns
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
-        assert isinstance(self.context, _HTTPRequestContext)
+        assert isinstance(self.context, Context)
         await self._turns.run(self.context.remote_ip, super()._server_request_loop(delegate))
 
 
@@ -87,7 +100,7 @@ class Listener(HTTPServer):
             stream.close()
             return
         stream = Stream(stream.socket, max_buffer_size=stream.max_buffer_size)
-        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        context = Context(stream, address, self.protocol, self.trusted_downstream)
         connection = Connection(self._turns, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)

@@ -115,6 +115,10 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "bare LF in extension": (
         CHUNKED + b"3;a\nabc\r\n0\r\n\r\n", 400, CHUNK_SIZE
     ),
+    "size before a bare LF": (CHUNKED + b"3\n", 400, CHUNK_SIZE),
+    "chunk before a bare LF": (
+        CHUNKED + b"3\r\nabc\n", 400, "payload: a chunk must end in CR LF where its size says"
+    ),
     "endless size": (CHUNKED + b"0" * 5000, 400, CHUNK_SIZE),
     "longer than its size": (CHUNKED + b"3\r\nabcd\r\n", 400, "payload: a chunk must end in CR LF where its size says"),
     "large chunk": (CHUNKED + b"%x\r\n" % (BODY_MAX + 1), 413, f"payload: is larger than {BODY_MAX} bytes"),
@@ -122,6 +126,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         CHUNKED + (b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 20, 431, "chunk extensions: are too long together"
     ),
     "bad trailer": (CHUNKED + b"0\r\nX y: z\r\n\r\n", 400, '"X y": is not a header name (RFC 9110, section 5.1)'),
+    "trailer before a bare LF": (CHUNKED + b"0\r\nX: y\n", 400, "trailers: must each end in CR LF"),
+    "no trailer before a bare LF": (CHUNKED + b"0\r\n\n", 400, "trailers: must each end in CR LF"),
     "folded trailer": (CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n", 400, "X: must stand on one line (RFC 9112, section 5.2)"),
     "long trailers": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 4000, 431, "trailers: are too long"),
     "many trailers": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431, "trailers: are too long"),

@@ -152,7 +152,7 @@ class Connection:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin1")
             line, _, lines = head.partition("\r\n")
             headers, status = HTTPHeaders.parse(lines), int(line.split()[1])
-            bodyless = method == "HEAD" or status in (100, 204)
+            bodyless = method == "HEAD" or status in (100, 101, 204)
             size = 0 if bodyless else int(headers["Content-Length"])
             return Reply(status, headers, await self._reader.readexactly(size))
 

@@ -134,6 +134,31 @@ async def test_a_websocket_key_that_is_not_16_bytes_is_refused_with_400(service:
         check_error(reply.body, "invalid_payload")
 
 
+async def test_a_websocket_that_tornado_would_refuse_is_refused_with_a_json_error(make_service: MakeService) -> None:
+    service = await make_service(hosts=("*",))
+    usual = (
+        f"GET {PATH}/?{WEBSOCKET} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+    refused = [
+        (usual.replace("HTTP/1.1", "HTTP/1.0"), 400, "request line"),
+        (usual.replace("HTTP/1.1\r\nHost: x", "HTTP/1.0"), 400, "request line"),
+        (usual.replace("Host: x", "Host:"), 400, "Host"),
+        (usual + "Sec-Fetch-Site: cross-site\r\n", 403, "Sec-Fetch-Site"),
+        (usual + "Sec-Fetch-Site: same-site\r\n", 403, "Sec-Fetch-Site"),
+        (usual + "Sec-Fetch-Site: same-origin\r\n", 101, ""),
+        (usual + "Sec-Fetch-Site: cross-site\r\nOrigin: http://x\r\n", 101, ""),
+    ]
+    for head, status, path in refused:
+        async with Connection.to(service.port) as connection:
+            await connection.send(f"{head}\r\n".encode())
+            reply = await connection.reply()
+            assert (head, reply.status) == (head, status)
+            if path:
+                assert reply.body["error"].startswith(f"{path}: ")
+                check_error(reply.body)
+
+
 # Polling -------------------------------------------------------------------------------------------------
 
 

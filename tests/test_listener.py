@@ -15,8 +15,9 @@ import protocol
 from tests.conftest import MakeService
 from tests.load import updates
 from tests.running import SNAPSHOTS, Database, Service
+from tests.standing import request
 from tests.traps import UPDATE, until
-from tests.wire import SocketClient
+from tests.wire import PATH, SocketClient
 
 pytestmark = pytest.mark.gen_test
 SEED = 7
@@ -101,3 +102,27 @@ async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_
     await old.close()
     service.app._http.descriptors_max = 1_000_000
     assert (await service.get()).status == 200
+
+
+async def remote_address(service: Service, peer: str, **headers: str) -> str:
+    """Open a session from a loopback address; return whose it is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
+    writer.write(request("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
+    async with asyncio.timeout(15):
+        answer = await reader.readuntil(b"}")
+    writer.close()
+    sid = protocol.loads(answer.rpartition(b"\r\n0")[2])["sid"]
+    address: str = service.app.server.environ[sid]["REMOTE_ADDR"]
+    return address
+
+
+async def test_only_a_trusted_proxy_says_whose_request_it_is_and_only_by_x_forwarded_for(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))
+    forwarded, real = {"X_Forwarded_For": "192.0.2.9, 192.0.2.1"}, {"X_Real_Ip": "192.0.2.2"}
+    assert await remote_address(service, "127.0.0.1", **forwarded) == "192.0.2.1"
+    assert await remote_address(service, "127.0.0.1", **forwarded, **real) == "192.0.2.1"
+    assert await remote_address(service, "127.0.0.1", **real) == "127.0.0.1"
+    assert await remote_address(service, "127.0.0.2", **forwarded, **real) == "127.0.0.2"
+    assert await remote_address(service, "127.0.0.1", X_Forwarded_For="192.0.2.1, ::1, 127.0.0.1") == "192.0.2.1"

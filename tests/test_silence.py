@@ -8,7 +8,7 @@ import json
 import pytest
 
 from protocol import dumps
-from tests.raw import ANSWER_S_MAX, BINARY, CLOSE, FINAL, PING, TEXT, RawSocket, frame, text
+from tests.raw import ANSWER_S_MAX, BINARY, CLOSE, FINAL, PING, PONG, TEXT, RawSocket, frame, text
 from tests.running import Service
 from tests.traps import UPDATE, check_error, until
 from tests.wire import SEPARATOR, PollingClient, SocketClient
@@ -81,6 +81,19 @@ async def test_a_message_that_is_too_large_is_closed_with_1009_while_it_is_still
     }
     for what, sent in heads.items():
         await check_closed(service.url, what, sent, 1009)
+
+
+async def test_a_ping_within_a_message_of_the_largest_size_is_answered(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    for last in (b"", b"x"):
+        first = b"4" + b"x" * (MESSAGE_BYTES_MAX - 1 - len(last))
+        await client.send(frame(TEXT, first, b"\0\0\0\0") + frame(FINAL | PING, b"p" * 125))
+        assert await client.read() == (PONG, b"p" * 125)
+        await client.send(frame(FINAL, last))
+        assert "is not a Socket.IO packet" in await client.read_text()
+    await client.send(frame(TEXT, first + b"xx", b"\0\0\0\0"))
+    assert (await client.read_close())[0] == 1009
+    await client.close()
 
 
 async def test_after_a_violation_the_server_closes_its_side_and_its_client_hears_the_end(service: Service) -> None:

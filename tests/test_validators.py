@@ -182,7 +182,7 @@ def test_the_bundle_is_read_by_hyperjump_z_schema_ajv_2020_and_for_typescript() 
         check_verdicts(verdicts[len(updates) :])
 
 
-def test_in_python_decimals_get_the_servers_verdict_if_the_schema_is_read_with_decimals_too() -> None:
+def test_in_python_decimals_get_the_verdict_if_the_schema_is_read_with_them() -> None:
     exact = json.loads(protocol.dumps(bundle()), parse_float=Decimal)["definitions"]
     validator = jsonschema.Draft7Validator({"$ref": pointer("balance_update"), "definitions": exact})
     differing = []

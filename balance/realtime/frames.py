@@ -40,7 +40,7 @@ class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
     # Beside Tornado's own attributes, whose dict would grow by a kilobyte with these in it.
-    __slots__ = ("_arrived", "_is_over", "_on_fault", "_on_write", "_taken")
+    __slots__ = ("_arrived", "_is_over", "_message_bytes_max", "_on_fault", "_on_write", "_taken")
 
     def __init__(
         self,
@@ -52,6 +52,9 @@ class FrameReader(WebSocketProtocol13):
         """`is_over()` tells whether others must have their turn; `on_fault(code, reason)` must close the connection;
         `on_write` is called before Tornado writes a frame."""
         super().__init__(*arguments)
+        self._message_bytes_max = self.params.max_message_size
+        # Tornado would count a control frame as a part of the fragmented message around it (RFC 6455, section 5.4).
+        self.params.max_message_size += CONTROL_BYTES_MAX
         self._is_over = is_over
         self._on_fault = on_fault
         self._on_write = on_write
@@ -112,8 +115,10 @@ class FrameReader(WebSocketProtocol13):
             end = HEAD_BYTES + (2 if size == TWO_BYTES_OF_LENGTH else 8)
             await self._wait_for_bytes(end)
             size = int.from_bytes(self._arrived[self._taken + HEAD_BYTES : self._taken + end], "big")
-        if size + len(self._fragmented_message_buffer or b"") > self.params.max_message_size:
-            return TOO_LARGE, f"a message may have {self.params.max_message_size} bytes"
+        if first & OPCODE_BITS < CLOSE:  # a control frame is no part of the message that it comes between
+            size += len(self._fragmented_message_buffer or b"")
+            if size > self._message_bytes_max:
+                return TOO_LARGE, f"a message may have {self._message_bytes_max} bytes"
         return None
 
     async def _wait_for_bytes(self, count: int) -> None:
@@ -157,7 +162,7 @@ class FrameReader(WebSocketProtocol13):
         elif not 0 <= size < TWO_BYTES_OF_LENGTH:
             return None
         end = start + MASK_BYTES + size
-        if end > len(data) or size > self.params.max_message_size:
+        if end > len(data) or size > self._message_bytes_max:
             return None
         self._taken = end
         return _websocket_mask(data[start : start + MASK_BYTES], data[start + MASK_BYTES : end])

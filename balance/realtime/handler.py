@@ -133,7 +133,15 @@ class EngineHandler(Answers, WebSocketHandler):
             raise protocol.Busy(f"{self.watchers_max} clients are connected already")
 
     def _check_upgrade(self) -> None:
+        """Refuse all that Tornado would refuse in words of its own (RFC 6455, section 4.2.1)."""
         headers = self.request.headers
+        if self.request.version == "HTTP/1.0":
+            raise protocol.InvalidPayload("must end in HTTP/1.1 for a WebSocket", "request line")
+        if not headers.get("Host"):
+            raise protocol.InvalidPayload("must not be empty for a WebSocket", "Host")
+        # Browsers send Origin with each WebSocket, but some proxies are set up to drop it (Fetch Metadata, 2.3).
+        if "Origin" not in headers and headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise protocol.Forbidden("a page of another site may not call without its Origin", "Sec-Fetch-Site")
         if "upgrade" not in [part.strip().lower() for part in headers.get("Connection", "").split(",")]:
             raise protocol.InvalidPayload("must be Upgrade", "Connection")
         if headers.get("Sec-WebSocket-Version") != "13":
