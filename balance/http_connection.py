@@ -17,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
 from asyncio import Future
+from collections.abc import Coroutine
 from contextlib import suppress
-from socket import SHUT_WR
+from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -76,28 +78,40 @@ class Closer:
 
     def close_after(self, stream: IOStream, answer: bytes) -> None:
         """Send the last bytes of a connection; close it when the client has, or when it sends for too long."""
-        task = asyncio.ensure_future(self._close_after(stream, answer))
+        self._start(self._close_after(stream, answer))
+
+    def linger(self, connection: socket.socket) -> None:
+        """Close a socket whose stream is closed, but not before its client has closed its side."""
+        self._start(self._linger(connection))
+
+    def _start(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(closing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _close_after(self, stream: IOStream, answer: bytes) -> None:
-        # Closing a socket with unread input makes TCP reset the connection, and a client that is reset loses what
-        # it has not read. So only our half is closed at first, and what still comes is read and thrown away.
-        loop = asyncio.get_running_loop()
         with suppress(StreamClosedError, OSError, TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 if answer:
                     await stream.write(answer)
                 if stream.closed():
                     return
-                with stream.socket.dup() as connection:
-                    stream.close()  # which ends a read that waits
-                    connection.shutdown(SHUT_WR)
-                    left = LINGER_BYTES_MAX
-                    while left > 0 and (data := await loop.sock_recv(connection, 65_536)):
-                        left -= len(data)
-                        await asyncio.sleep(0)
+                connection = stream.socket.dup()
+                stream.close()  # which ends a read that waits
+                await self._linger(connection)
         stream.close()
+
+    async def _linger(self, connection: socket.socket) -> None:
+        # Closing a socket with unread input makes TCP reset the connection, and a client that is reset loses what
+        # it has not read. So only our half is closed at first, and what still comes is read and thrown away.
+        loop = asyncio.get_running_loop()
+        with connection, suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                connection.shutdown(socket.SHUT_WR)
+                left = LINGER_BYTES_MAX
+                while left > 0 and (data := await loop.sock_recv(connection, 65_536)):
+                    left -= len(data)
+                    await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """Close at once what is being closed."""
@@ -132,7 +146,7 @@ class Exchange(HTTP1Connection):
 
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, False, params, context)
-        self._closer = closer
+        self.closer = closer
         self._is_refused = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -190,7 +204,7 @@ class Exchange(HTTP1Connection):
             return
         self._is_refused = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
-        self._closer.close_after(self.stream, write_refusal(error, method))
+        self.closer.close_after(self.stream, write_refusal(error, method))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; where nothing of one has come, there is nothing to answer."""
@@ -283,7 +297,7 @@ class Exchange(HTTP1Connection):
             super()._finish_request(future)
         else:
             self._clear_callbacks()
-            self._closer.close_after(self.stream, b"")
+            self.closer.close_after(self.stream, b"")
 
 
 def read_size(start_line: RequestStartLine, headers: HTTPHeaders, bytes_max: int) -> int | None:

@@ -126,7 +126,9 @@ def frame_reader(handler: Any, *arguments: Any, on_write: Callable[[], None] = l
     def close(code: int, reason: str) -> None:
         reader.close(code, reason)
 
-    reader = FrameReader(handler, *arguments, is_over=lambda: True, on_fault=close, on_write=on_write)
+    reader = FrameReader(
+        handler, *arguments, is_over=lambda: True, on_fault=close, on_write=on_write, linger=socket.socket.close
+    )
     return reader
 
 

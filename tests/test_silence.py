@@ -115,6 +115,18 @@ async def test_a_clients_close_is_answered_by_its_own_code(service: Service, cod
     await client.close()
 
 
+async def test_a_client_that_sends_on_behind_its_close_is_not_reset(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    close = frame(FINAL | CLOSE, b"\x03\xe8")
+    # python-socketio's Client sends its close first and then packets; here more than is read at once.
+    await client.send(close + (text("41") + text("1")) * 20_000 + close)
+    assert await client.read_close() == (1000, "")
+    await until(lambda: not service.app.server.eio.sockets)
+    assert await client.read_end() == b"", "and not ConnectionResetError"
+    await client.close()
+    await until(lambda: not service.app._http._closer._tasks)
+
+
 # Engine.IO packets ---------------------------------------------------------------------------------------
 
 NOT_FOR_A_SESSION = ["", "0", "0{}", "2", "2probe", "5", "6", "7", "9", "b", "bAQID", "x", " 4", "\x00", "é", "²"]

@@ -44,7 +44,7 @@ IMPORTS = {
         "web",
         "writer",
     },
-    "realtime": {"cors", "protocol", "saving", "service", "snapshot", "turns", "web"},
+    "realtime": {"cors", "http_connection", "protocol", "saving", "service", "snapshot", "turns", "web"},
     "rest": {"compression", "cors", "protocol", "service", "snapshot", "turns", "web"},
     "short_post": {"cors", "protocol", "rest", "saving", "service", "turns", "web"},
     "web": {"cors", "protocol", "turns"},

@@ -40,7 +40,7 @@ class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
     # Beside Tornado's own attributes, whose dict would grow by a kilobyte with these in it.
-    __slots__ = ("_arrived", "_is_over", "_message_bytes_max", "_on_fault", "_on_write", "_taken")
+    __slots__ = ("_arrived", "_is_over", "_linger", "_message_bytes_max", "_on_fault", "_on_write", "_taken")
 
     def __init__(
         self,
@@ -48,9 +48,10 @@ class FrameReader(WebSocketProtocol13):
         is_over: Callable[[], bool],
         on_fault: Callable[[int, str], None],
         on_write: Callable[[], None],
+        linger: Callable[[socket.socket], None],
     ) -> None:
         """`is_over()` tells whether others must have their turn; `on_fault(code, reason)` must close the connection;
-        `on_write` is called before Tornado writes a frame."""
+        `on_write` is called before Tornado writes a frame; `linger(connection)` must close it when its client has."""
         super().__init__(*arguments)
         self._message_bytes_max = self.params.max_message_size
         # Tornado would count a control frame as a part of the fragmented message around it (RFC 6455, section 5.4).
@@ -58,6 +59,7 @@ class FrameReader(WebSocketProtocol13):
         self._is_over = is_over
         self._on_fault = on_fault
         self._on_write = on_write
+        self._linger = linger
         self._arrived = b""
         self._taken = 0  # bytes of it
 
@@ -85,9 +87,18 @@ class FrameReader(WebSocketProtocol13):
             except UnicodeDecodeError:
                 return asyncio.ensure_future(self._fail(NOT_UTF8, "a text message must be UTF-8"))
             return self._run_callback(self.handler.on_message, text)
-        if opcode == CLOSE and (fault := close_fault(data)) is not None:
-            return asyncio.ensure_future(self._fail(*fault))
+        if opcode == CLOSE:
+            return self._handle_close(data)
         return super()._handle_message(opcode, data)
+
+    def _handle_close(self, data: bytes) -> asyncio.Future[None] | None:
+        if (fault := close_fault(data)) is not None:
+            return asyncio.ensure_future(self._fail(*fault))
+        if not self.stream.closed():
+            connection = self.stream.socket.dup()
+            super()._handle_message(CLOSE, data)  # which answers and closes the stream
+            self._linger(connection)  # python-socketio's Client sends three more frames behind its close
+        return None
 
     async def _fail(self, code: int, reason: str) -> None:
         """Fail the connection: close it, and take nothing more from it (RFC 6455, section 7.1.7).

@@ -21,6 +21,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
 from balance.cors import Origins
+from balance.http_connection import Exchange
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
 from balance.realtime.inbox import Inbox
 from balance.realtime.server import SocketServer
@@ -321,6 +322,8 @@ class EngineHandler(Answers, WebSocketHandler):
 
     def get_websocket_protocol(self) -> FrameReader:
         made = super().get_websocket_protocol()
+        connection = self.request.connection
+        assert isinstance(connection, Exchange)
         assert isinstance(made, WebSocketProtocol13), "any other version was refused before"
         return FrameReader(
             self,
@@ -329,6 +332,7 @@ class EngineHandler(Answers, WebSocketHandler):
             is_over=self.turns.is_over,
             on_fault=self.fail,
             on_write=self._forget_way,
+            linger=connection.closer.linger,
         )
 
     def _forget_way(self) -> None:
