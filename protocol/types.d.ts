@@ -292,6 +292,11 @@ export interface GetReply {
 }
 
 /**
+ * The order of a list: ts is the newest moment first, as the senders' clocks have it; seq is the last saved first.
+ */
+export type ListOrder = "ts" | "seq";
+
+/**
  * The position of one page in a list of snapshots.
  */
 export interface ListPagination {
@@ -336,7 +341,7 @@ export interface ListQuery {
   /**
    * ts: newest moment first, as the senders' clocks have it. seq: last saved first, whatever ts says; from, to and pid are then looked for in that order, which is slow if the last of them was saved long ago. With a cursor the order is that of its page.
    */
-  order?: "ts" | "seq";
+  order?: ListOrder;
   /**
    * Only snapshots of this moment or later.
    */

@@ -175,7 +175,7 @@ def test_a_reply_or_event_may_grow_fields_and_lose_none(name):
 
 def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
     parts = {"amount", "asset_name", "cursor", "document_headers", "error_code", "onchain", "onsite", "ping"}
-    parts |= {"contract_entry", "contract_index", "list_pagination", "saved_snapshot"}
+    parts |= {"contract_entry", "contract_index", "list_order", "list_pagination", "saved_snapshot"}
     parts |= {"timestamp", "utc_timestamp", "uuid"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 
