@@ -162,7 +162,7 @@ class Process:
 
     @property
     def complaints(self) -> list[str]:
-        """Its stderr without what root is told: the embedded PostgreSQL is let through to pytest's private folders."""
+        """Its stderr without the warning that root opened pytest's private folders to the embedded PostgreSQL."""
         return [line for line in self.stderr if "balance.embedded.account" not in line]
 
     def terminate(self, number: int = signal.SIGTERM) -> int:

@@ -1,4 +1,4 @@
-"""Which web pages may call, and what a browser is told of it (Fetch standard, CORS protocol)."""
+"""Which web pages may call, and what a browser is sent about it (Fetch standard, CORS protocol)."""
 
 from __future__ import annotations
 
