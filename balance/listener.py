@@ -53,7 +53,7 @@ class Stream(RequestStream):
 
 
 class Context(_HTTPRequestContext):
-    """Whose requests come over a connection: of many clients, if it is that of a trusted proxy."""
+    """The peer of a connection, and the client of its present request, which differ behind a trusted proxy."""
 
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
         """Take the client's address from X-Forwarded-For, if a trusted proxy has sent it.

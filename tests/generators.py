@@ -5,8 +5,6 @@ Installed for each content of tests/js/generators/package-lock.json and requirem
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import shutil
 import subprocess
 import venv
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import FOLDER, node, node_modules
+from tests.node import FOLDER, install_once, node, node_modules
 from tests.offline import run_offline
 
 PROJECT = FOLDER / "generators"
@@ -56,17 +54,15 @@ def python() -> Path:
     Safe to call from several processes at once. Raises RuntimeError with pip's own words if it fails.
     """
     folder, requirements = PROJECT / ".venv", PROJECT / "requirements.txt"
-    with requirements.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        wanted = hashlib.sha256(held.read()).hexdigest()
-        stamp = folder / ".installed-requirements-sha256"
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            venv.create(folder, clear=True, with_pip=True)
-            done = subprocess.run(
-                [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(f"pip install failed:\n{done.stderr[-4000:]}")
-            stamp.write_text(wanted)
+
+    def install() -> None:
+        venv.create(folder, clear=True, with_pip=True)
+        done = subprocess.run(
+            [folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INSTALL_S_MAX, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"pip install failed:\n{done.stderr[-4000:]}")
+
+    install_once(requirements, folder, install)
     return folder / "bin" / "python"

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -41,16 +41,28 @@ def node_modules(parent: Path = FOLDER) -> Path:
 
     Safe to call from several processes at once. Raises RuntimeError with npm's own words if it fails.
     """
-    folder, lock = parent / "node_modules", parent / "package-lock.json"
+    folder = parent / "node_modules"
+
+    def install() -> None:
+        _npm(parent, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+
+    install_once(parent / "package-lock.json", folder, install)
+    return folder
+
+
+def install_once(lock: Path, folder: Path, install: Callable[[], None]) -> None:
+    """Call `install`, which fills `folder`, unless it has done so for what stands in `lock` now.
+
+    Safe to call from several processes at once.
+    """
+    stamp = folder / ".installed-lock-sha256"
     with lock.open("rb") as held:
-        # The lock file is itself what is locked: node_modules comes and goes under npm.
+        # The file itself is locked: the folder comes and goes under the installer.
         fcntl.flock(held, fcntl.LOCK_EX)
         wanted = hashlib.sha256(held.read()).hexdigest()
-        stamp = folder / ".installed-lock-sha256"
         if not (stamp.exists() and stamp.read_text() == wanted):
-            _npm(parent, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+            install()
             stamp.write_text(wanted)
-    return folder
 
 
 @asynccontextmanager
