@@ -29,13 +29,13 @@ from tornado.netutil import bind_sockets
 
 from balance.app import App
 from balance.config import Config, ConfigError
-from balance.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
-from balance.log_limit import LimitedHandler
-from balance.migrate import SchemaError, migrate
-from balance.outage import Outage
-from balance.session import DatabaseError, keep_credentials, to_conninfo
-from balance.start_line import database_place, start_line
-from balance.stop_signals import STOP_SIGNALS, StopSignals
+from balance.process.log_limit import LimitedHandler
+from balance.process.start_line import database_place, start_line
+from balance.process.stop_signals import STOP_SIGNALS, StopSignals
+from balance.storage.connect import DatabaseError, keep_credentials, to_conninfo
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
+from balance.storage.migrate import SchemaError, migrate
+from balance.storage.outage import Outage
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 

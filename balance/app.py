@@ -17,23 +17,24 @@ from contextlib import suppress
 from tornado.web import Application
 
 import protocol
-from balance import docs, rest
+from balance.aio.limiter import Places
+from balance.aio.threads import in_thread
+from balance.aio.turns import Turns
 from balance.config import Config
-from balance.contract import DocumentHandler, by_target
-from balance.cors import Hosts, Origins, is_loopback
-from balance.listener import Listener
-from balance.outage import Outage
-from balance.places import Places
-from balance.pool import Pool, StoreUnavailable
+from balance.feed.writer import Writer
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Service
-from balance.session import DatabaseError
-from balance.short_post import ShortPost
-from balance.store import Store
-from balance.threads import in_thread
-from balance.turns import Turns
-from balance.web import DISCARD_BYTES_MAX, HostNotServed, log_request
-from balance.writer import Writer
+from balance.storage.connect import DatabaseError
+from balance.storage.outage import Outage
+from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.store import Store
+from balance.web import pages as docs
+from balance.web import snapshots as rest
+from balance.web.base import DISCARD_BYTES_MAX, HostNotServed, log_request
+from balance.web.cors import Hosts, Origins, is_loopback
+from balance.web.documents import DocumentHandler, by_target
+from balance.web.listener import Listener
+from balance.web.save import ShortPost
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
-from balance.cors import normal_host, normal_origin
+from balance.web.cors import normal_host, normal_origin
 from protocol.limits import DEFAULT
 
 

@@ -18,14 +18,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import protocol
-from balance.places import Places
-from balance.pool import StoreUnavailable
-from balance.saving import Saving
-from balance.sharing import Shared
+from balance.aio.limiter import Places
+from balance.aio.single_flight import Shared
+from balance.aio.threads import in_thread
+from balance.feed.pending import Saving
+from balance.feed.writer import Busy, Writer
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.store import Position, Store
-from balance.threads import in_thread
-from balance.writer import Busy, Writer
+from balance.storage.pool import StoreUnavailable
+from balance.storage.store import Position, Store
 
 T = TypeVar("T")
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # a cursor counts from here: no moment that can be stored comes before

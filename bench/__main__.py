@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from balance.embedded import EmbeddedPostgres
+from balance.storage.embedded import EmbeddedPostgres
 from bench import rows, scale, scenarios
 from bench.report import BARE, NODE, OURS, Figure, Round, lines
 from bench.rows import ROWS_FEW

@@ -13,8 +13,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from balance.migrate import migrate
 from balance.service import new_id
+from balance.storage.migrate import migrate
 from bench.clients import GET, Crowd, Http, Loop, event_of
 from bench.report import Figure
 from bench.sides import Side, running

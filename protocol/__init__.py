@@ -46,7 +46,7 @@ from protocol.events import (
     Event,
 )
 from protocol.operations import OPERATIONS, Operation
-from protocol.quick import PlainUpdate, loads_update
+from protocol.plain_update import PlainUpdate, loads_update
 from protocol.registry import names, schema
 
 __all__ = [

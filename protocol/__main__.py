@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from protocol import ServiceError, check, loads, names, registry
-from protocol.diff import UnreadableSetError, diff, read_set
+from protocol.compat.diff import UnreadableSetError, diff, read_set
 from protocol.documents import documents
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from protocol import registry
 from protocol.errors import InvalidPayload
 from protocol.faults import Fault, first_fault, is_exact
-from protocol.quick import PlainUpdate
+from protocol.plain_update import PlainUpdate
 
 _UPDATE = "balance_update"  # the name of a schema
 _NEST_MAX = 8  # deeper than any payload of ours

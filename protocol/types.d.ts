@@ -10,7 +10,7 @@
  * JavaScript reads and writes an amount as a binary float of about 16 digits. A program that needs more must parse and
  * write the JSON itself.
  *
- * Generated from the schemas and the table of events by `python -m tests.typescript`; not to be edited.
+ * Generated from the schemas and the table of events by `python -m tests.support.typescript`; not to be edited.
  */
 
 /**

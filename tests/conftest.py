@@ -22,10 +22,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from tornado.ioloop import IOLoop
 
-from balance.embedded import EmbeddedPostgres
-from balance.migrate import migrate
-from tests import browser, contract
-from tests.running import Database, Process, Service
+from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.migrate import migrate
+from tests.support import browser, contract
+from tests.support.service import Database, Process, Service
 
 # The same examples in every run, and no folder of earlier ones in the tree.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

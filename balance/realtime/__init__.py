@@ -9,9 +9,9 @@ queue without a bound, and let some errors end in silence) is closed here, by ov
 """
 
 from balance.realtime.events import Realtime
+from balance.realtime.fast_update import ShortWay
 from balance.realtime.handler import EngineHandler
 from balance.realtime.server import SocketServer
-from balance.realtime.short import ShortWay
 from balance.realtime.watchers import Watchers
 
 __all__ = ["EngineHandler", "Realtime", "ShortWay", "SocketServer", "Watchers"]

@@ -4,11 +4,13 @@ Of python-engineio's `AsyncServer` this overrides what has no bound or no end; t
 Each session has an outbox with a bound in bytes, and who does not read is cut off; a session that never becomes
 a client, or does not answer the heartbeat, is ended by one sweep for all.
 
-Relied on inside python-engineio 4.15, each pinned by a test in tests/test_traps_*.py: `AsyncServer.sockets`, `._async`,
-`._log_error_once`; `AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.upgrading`, `.last_ping`, `.receive`,
+Relied on inside python-engineio 4.15, each pinned by a test in tests/integration/test_library_*.py:
+`AsyncServer.sockets`, `._async`, `._log_error_once`;
+`AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.upgrading`, `.last_ping`, `.receive`,
 `._send_ping`; `WebSocket.tornado_handler`, `.handler`; that of a handshake's environ no more than `tornado.handler` is
 used once the WebSocket is handed over, and that an OSError of `WebSocket.wait` is the end. That a session is given up
-when its reader or its writer has had nothing to do for a heartbeat and its timeout, tests/test_short_way.py pins.
+when its reader or its writer has had nothing to do for a heartbeat and its timeout,
+tests/integration/test_fast_update_parity.py pins.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from engineio.packet import NOOP, PING, Packet
 from tornado.iostream import IOStream, StreamClosedError
 
 from balance.realtime.frames import GOING_AWAY, POLICY
-from balance.realtime.outbox import Outbox, Parcel, to_frame
+from balance.realtime.send_queue import Outbox, Parcel, to_frame
 
 if TYPE_CHECKING:
     from balance.realtime.handler import EngineHandler

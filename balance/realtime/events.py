@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 import protocol
+from balance.feed.pending import Saving
 from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
-from balance.saving import Saving
 from balance.service import Service, now
 from balance.snapshot import Saved, format_ts
 

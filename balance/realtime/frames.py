@@ -4,8 +4,8 @@ A frame is plain if it holds a whole text and has come whole. Every other frame 
 the bytes that were read here, after its head was checked: Tornado accepts an unmasked frame, and drops the connection
 without a close frame for most violations of RFC 6455.
 
-Relied on inside Tornado 6.6, pinned by tests/test_frames.py: that `WebSocketProtocol13._receive_frame` reads one frame
-by `_read_bytes` and passes it to `_handle_message`, is called until the connection ends, and keeps in
+Relied on inside Tornado 6.6, pinned by tests/unit/test_frames.py: that `WebSocketProtocol13._receive_frame` reads one
+frame by `_read_bytes` and passes it to `_handle_message`, is called until the connection ends, and keeps in
 `_fragmented_message_buffer` what it has of a fragmented message; that `_handle_message` returns a future if the next
 frame must wait; that `_write_frame` writes every frame that Tornado sends of its own accord.
 """

@@ -20,13 +20,13 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
-from balance.cors import Origins
-from balance.http_connection import Exchange
+from balance.aio.turns import Turns
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
-from balance.realtime.inbox import Inbox
+from balance.realtime.receive_queue import Inbox
 from balance.realtime.server import SocketServer
-from balance.turns import Turns
-from balance.web import Answers
+from balance.web.base import Answers
+from balance.web.cors import Origins
+from balance.web.http_connection import Exchange
 
 NO_HEADERS = HTTPHeaders()
 PACKETS_MAX = 16_384  # in one polling request: all of them are taken apart at once

@@ -3,10 +3,10 @@
 Of python-socketio's `AsyncServer` this overrides what lets a packet end in silence; the protocol stays the
 library's. Unanswered events of one client are bounded: over the bound its connection is not read.
 
-Relied on inside python-socketio 5.18, each pinned by a test in tests/test_traps_*.py: `_engineio_server_class`,
-`_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`, `_handle_event`,
-`_handle_event_internal`, and that `AsyncManager.connect` is called when the CONNECT packet has been sent and enters the
-room None and one of the client's own by `basic_enter_room`.
+Relied on inside python-socketio 5.18, each pinned by a test in tests/integration/test_library_*.py:
+`_engineio_server_class`, `_handle_eio_connect`, `_handle_eio_disconnect`, `_handle_eio_message`, `_handle_connect`,
+`_handle_event`, `_handle_event_internal`, and that `AsyncManager.connect` is called when the CONNECT packet has been
+sent and enters the room None and one of the client's own by `basic_enter_room`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.outbox import Outbox, Parcel
+from balance.realtime.send_queue import Outbox, Parcel
 from balance.snapshot import Snapshot
 
 # How a packet begins. They are encoded by hand: the library's would first walk through a payload in search of bytes.

@@ -1,5 +1,5 @@
 // Reads schemas by title as JSON from stdin, referring to each other by pointers that end in the title, and writes the
-// TypeScript declaration of each to stdout. The Node half of tests/typescript.py.
+// TypeScript declaration of each to stdout. The Node half of tests/support/typescript.py.
 import { readFileSync } from 'node:fs';
 import { compile } from 'json-schema-to-typescript';
 

@@ -1,5 +1,5 @@
 // A client that uses everything in protocol/types.d.ts as client teams do. It is compiled and never run:
-// tests/test_typescript.py checks that it passes, and that it no longer does after one edit of one line.
+// tests/contract/test_typescript.py checks that it passes, and that it no longer does after one edit of one line.
 import { io, type Socket } from 'socket.io-client';
 import type {
   AcknowledgedEvents,

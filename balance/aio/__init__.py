@@ -1,0 +1,1 @@
+"""Asyncio primitives; they import nothing of ours but each other."""

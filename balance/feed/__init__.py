@@ -1,0 +1,1 @@
+"""The log by `seq`: how snapshots get in, and how they get out again."""

@@ -1,0 +1,1 @@
+"""The process: its signals, its log and its start line."""

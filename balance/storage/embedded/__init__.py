@@ -1,0 +1,7 @@
+"""The PostgreSQL that comes with the service, for when no DATABASE_URL is given."""
+
+from balance.storage.embedded.cluster import EmbeddedPostgres
+from balance.storage.embedded.files import EmbeddedError
+from balance.storage.embedded.supervisor import Supervisor
+
+__all__ = ["EmbeddedError", "EmbeddedPostgres", "Supervisor"]

@@ -1,0 +1,114 @@
+"""The pages on which people read and try the contract: REST at /api/docs, the Socket.IO events beside it.
+
+Made once, from the tables and schemas of `protocol`, as documents like those of the contract: they need nothing from
+elsewhere, and nothing in them is inline, so that `HEADERS` can forbid everything else. Swagger UI draws REST; its files
+are those of the PyPI package flask-swagger-ui, of which nothing is imported, since that would import Flask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from tornado.template import Loader
+
+from balance.web.pages.events import received, sent
+from protocol import ERRORS
+from protocol.documents import Document
+from protocol.events import (
+    CONNECT,
+    HANDSHAKE_ERRORS,
+    NAMESPACE,
+    SOCKET_PATH,
+)
+from protocol.limits import Limits
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
+
+EVENTS_PAGE = f"{DOCS}/events"
+HEADERS = {
+    # style-src needs no 'unsafe-inline': React sets styles one by one in the DOM, which the policy does not concern.
+    "Content-Security-Policy": "; ".join((
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",  # the icons in the style sheet of Swagger UI
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )),
+    "Referrer-Policy": "same-origin",  # with no-referrer, some browsers send `Origin: null`, which may not call
+}  # fmt: skip
+"""What each of the documents is sent with."""
+
+FOLDER = Path(__file__).parent
+LANGUAGES = {".mjs": "JavaScript", ".py": "Python", ".ts": "TypeScript"}
+MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".png": "image/png"}
+
+
+class Snippet(NamedTuple):
+    """A program of protocol/guide, to be copied."""
+
+    language: str
+    file: str
+    text: str
+
+
+@cache
+def pages(limits: Limits) -> dict[str, Document]:
+    """Return the pages and all that they need, by address. Raises LookupError where Swagger UI is not installed."""
+    dist = _swagger_ui()
+    files = {path.name: path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
+    files |= {name: dist / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
+    files["favicon.png"] = dist / "favicon-32x32.png"
+    found = [
+        Document(f"{DOCS}/{name}", name, MEDIA_TYPES[path.suffix], path.read_bytes()) for name, path in files.items()
+    ]
+    found += [
+        Document(DOCS, "rest.html", "text/html; charset=utf-8", _rendered("rest.html", limits)),
+        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _rendered("events.html", limits)),
+    ]
+    return {document.path: document for document in found}
+
+
+def _swagger_ui() -> Path:
+    """Find the files of Swagger UI."""
+    spec = find_spec("flask_swagger_ui")
+    if spec is None or not spec.submodule_search_locations:
+        raise LookupError("flask-swagger-ui is not installed, of which /api/docs is made: see requirements.txt")
+    return Path(spec.submodule_search_locations[0]) / "dist"
+
+
+def _rendered(name: str, limits: Limits) -> bytes:
+    return (
+        Loader(str(FOLDER))
+        .load(name)
+        .generate(
+            rest_page=DOCS,
+            events_page=EVENTS_PAGE,
+            contract=CONTRACT,
+            openapi=OPENAPI,
+            asyncapi=ASYNCAPI,
+            snippets=list(_snippets()),
+            sent=sent(),
+            received=received(),
+            connect=CONNECT,
+            handshake_errors=HANDSHAKE_ERRORS,
+            errors=ERRORS.values(),
+            socket_path=SOCKET_PATH,
+            namespace=NAMESPACE,
+            limits=limits,
+        )
+    )
+
+
+def _snippets() -> Iterator[Snippet]:
+    folder = resources.files("protocol") / "guide"
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        suffix = Path(file.name).suffix
+        if suffix in LANGUAGES:
+            yield Snippet(LANGUAGES[suffix], file.name, file.read_text("utf-8"))

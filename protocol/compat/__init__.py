@@ -1,0 +1,1 @@
+"""Finds the changes of schemas that break senders or receivers."""

@@ -1,0 +1,123 @@
+"""The pages of /api/docs, as a browser shows them under their own policy: all is there, works, and comes from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+import protocol
+from balance.web.pages import pages
+from protocol.limits import DEFAULT
+from protocol.operations import DOCS
+from tests.support.browser import run_in_browser
+from tests.support.service import ROOT, Database, Service
+
+AMOUNT = "100074.9997800000000000000000001"  # 31 digits
+UPDATE = f'{{"onchain": {{"rlb": {AMOUNT}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+MEDIA_TYPES = {
+    "": "text/html; charset=utf-8",
+    "/": "text/html; charset=utf-8",
+    "/events": "text/html; charset=utf-8",
+    "/events/": "text/html; charset=utf-8",
+    "/docs.css": "text/css; charset=utf-8",
+    "/swagger-ui.css": "text/css; charset=utf-8",
+    "/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "/rest.js": "text/javascript; charset=utf-8",
+    "/events.js": "text/javascript; charset=utf-8",
+    "/guide.js": "text/javascript; charset=utf-8",
+    "/favicon.png": "image/png",
+}
+
+
+async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
+    """Read and try a page; return what was seen.
+
+    Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
+    """
+    seen = await run_in_browser("docs.mjs", page, service.url, UPDATE, folder=folder)
+    assert seen["problems"] == []
+    elsewhere = [url for url in seen["requests"] if not url.startswith((f"{service.url}/", "data:"))]
+    assert elsewhere == []
+    guide = sorted(file for file in (ROOT / "protocol" / "guide").iterdir() if file.is_file())
+    assert seen["programs"] == [text.read_text("utf-8").replace("http://127.0.0.1:3000", service.url) for text in guide]
+    return seen
+
+
+async def fetch(service: Service, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
+    """Ask for one of the documents, which need not be JSON; any status is an answer."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await AsyncHTTPClient().fetch(
+        service.url + path, method=method, headers=names, raise_error=False, decompress_response=False
+    )
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_the_first_page_shows_every_operation_and_tries_them_to_the_last_digit(
+    service: Service, database: Database, browser_folder: Path
+) -> None:
+    seen = await browse("rest", service, browser_folder)
+    assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
+    for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
+        assert seen[name][0] == status
+        assert f'"rlb": {AMOUNT},' in seen[name][1]
+        protocol.check(schema, protocol.loads(seen[name][1].encode()))
+    assert [str(row["onchain"]["rlb"]) for row in database.rows()] == [AMOUNT]
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_the_page_of_events_shows_every_event_and_talks_to_the_server_to_the_last_digit(
+    service: Service, database: Database, browser_folder: Path
+) -> None:
+    seen = await browse("events", service, browser_folder)
+    assert seen["events"] == [*protocol.EVENTS, "connect_error"]
+    assert seen["errors"] == [*protocol.ERRORS]
+    assert protocol.loads(seen["example"].encode()) == protocol.schema("balance_update")["examples"][0]
+    heard = {name: text for direction, name, text in seen["log"] if direction == "in"}
+    for name in (protocol.CONNECTED, protocol.BALANCE_ACK, protocol.BALANCE_SNAPSHOT, protocol.PONG):
+        protocol.check(protocol.EVENTS[name].schema, protocol.loads(heard[name].encode()))
+    assert f'"rlb":{AMOUNT},' in heard[protocol.BALANCE_SNAPSHOT]
+    assert heard["acknowledgement 1"] == heard[protocol.BALANCE_ACK]
+    assert [name for direction, name, _ in seen["log"] if direction == "wrong"] == ["not sent"]
+    assert database.count() == 1
+
+
+@pytest.mark.gen_test
+async def test_each_document_is_sent_with_its_type_and_the_policy_that_forbids_all_else(service: Service) -> None:
+    for path, media_type in MEDIA_TYPES.items():
+        answer = await fetch(service, DOCS + path)
+        assert (path, answer.code, answer.headers["Content-Type"]) == (path, 200, media_type)
+        assert answer.headers["Content-Security-Policy"] == POLICY
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.gen_test
+async def test_a_page_that_has_not_changed_is_not_sent_again(service: Service) -> None:
+    whole = await fetch(service, DOCS)
+    head = await fetch(service, DOCS, "HEAD")
+    again = await fetch(service, DOCS, If_None_Match=whole.headers["ETag"])
+    assert (head.code, head.body, head.headers["Content-Length"]) == (200, b"", str(len(whole.body)))
+    assert head.headers["ETag"] == whole.headers["ETag"]
+    assert again.code == 304
+
+
+@pytest.mark.gen_test
+async def test_what_is_not_there_is_not_found(service: Service) -> None:
+    for path in ("/events.html", "/__init__.py", "/../app.py", "/swagger-ui-bundle.js.map"):
+        answer = await service.request("GET", DOCS + path)
+        assert (path, answer.status) == (path, 404)
+        protocol.check("error_reply", answer.body)
+
+
+def test_nothing_in_the_pages_is_inline_or_from_elsewhere() -> None:
+    for page in (DOCS, f"{DOCS}/events"):
+        text = pages(DEFAULT)[page].data.decode()
+        for forbidden in ("<style", " style=", " onclick=", "<script>", 'src="http', 'href="http', "//cdn"):
+            assert forbidden not in text

@@ -1,0 +1,190 @@
+"""README.md says what is so: every event, error, setting and route, and each JSON example fits its schema."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import protocol
+from balance.config import Config, flag
+from protocol.documents import documents
+from protocol.operations import CONTRACT
+from tests.support.example_clients import Bot, run_python
+from tests.support.node import ask_node, node_modules, run_node
+from tests.support.service import ROOT, SNAPSHOTS, Database, Service
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"^```json (\w+)$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+ADDRESS = "http://127.0.0.1:3000"
+
+
+def code(language: str, service: Service) -> str:
+    """The one block of this language, for the address of this service."""
+    (text,) = re.findall(rf"^```{language}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert text.count(ADDRESS) == 1
+    return text.replace(ADDRESS, service.url)
+
+
+def rows(section: str) -> dict[str, str]:
+    """The table rows of one section: what stands in the first column, without its code marks, and the line."""
+    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return {row[1]: row[0] for row in re.finditer(r"^\| `(.*?)` \|.*$", text, re.MULTILINE)}
+
+
+def test_every_event_is_listed_with_who_sends_it() -> None:
+    listed = {name: line.split("|")[2].strip() for name, line in rows("Socket.IO").items()}
+    assert listed == {one.name: one.direction.split("_")[0] for one in protocol.EVENTS.values()}
+
+
+def test_every_error_is_listed_with_its_status() -> None:
+    listed = {name: int(line.split("|")[2]) for name, line in rows("Errors").items()}
+    assert listed == {code: error.status for code, error in protocol.ERRORS.items()}
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    listed = {name: line.split("|")[2].strip() for name, line in rows("Settings and limits").items()}
+    shown = {flag(one): "" if one.default in ((), "") else str(one.default) for one in fields(Config)}
+    assert listed == shown
+
+
+def test_every_route_is_listed() -> None:
+    assert list(rows("REST")) == [f"{one.method} {one.path}" for one in protocol.OPERATIONS.values()]
+
+
+def test_every_document_is_listed() -> None:
+    index = protocol.loads(documents()[CONTRACT].data)["data"]
+    listed = rows("For client teams")
+    assert set(listed) == {index[key] for key in ("docs", "bundle", "types", "openapi", "asyncapi")}
+
+
+def test_what_it_says_to_client_teams_is_what_the_docs_page_shows() -> None:
+    for file in (ROOT / "protocol" / "guide").iterdir():
+        language = file.suffix[1:].replace("mjs", "js").replace("py", "python")
+        assert f"```{language} {file.name}\n{file.read_text()}```" in README
+
+
+def guide(name: str, service: Service) -> str:
+    """A program for client teams, for the address of this service."""
+    text = (ROOT / "protocol" / "guide" / name).read_text()
+    assert text.count(ADDRESS) >= 1
+    return text.replace(ADDRESS, service.url)
+
+
+@pytest.mark.gen_test
+async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(node_modules())
+    (tmp_path / "check.mjs").write_text(guide("check.mjs", service))
+    async with run_node(tmp_path / "check.mjs") as process:
+        await Bot(process).line("it is valid")
+    wrong = guide("check.mjs", service).replace("usdt: 7656.36", "usdt: '7656.36'")
+    (tmp_path / "wrong.mjs").write_text(wrong)
+    async with run_node(tmp_path / "wrong.mjs") as process:
+        await Bot(process).line("message: 'must be number'")
+
+
+@pytest.mark.gen_test
+async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "check.py").write_text(guide("check.py", service))
+    async with run_python(tmp_path / "check.py", env=dict(os.environ)) as process:
+        await Bot(process).line("it is valid")
+    (tmp_path / "wrong.py").write_text(guide("check.py", service).replace('"usdt": 7656.36', '"usdt": "7656.36"'))
+    async with run_python(tmp_path / "wrong.py", env=dict(os.environ)) as process:
+        await Bot(process).line("[\"'7656.36' is not of type 'number'\"")
+
+
+@pytest.mark.gen_test
+async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
+    service: Service, database: Database, tmp_path: Path
+) -> None:
+    program = guide("client.ts", service)
+    setup, fetch, build = [line.removeprefix("// ") for line in program.splitlines() if line.startswith("// ")]
+    assert setup == "npm init -y && npm pkg set type=module && npm install socket.io-client typescript"
+    (tmp_path / "package.json").write_text('{"type": "module"}')  # which is what that leaves, beside the packages
+    (tmp_path / "node_modules").symlink_to(node_modules())
+    assert fetch == f"curl -O {service.url}{CONTRACT}types.d.ts"
+    (tmp_path / "types.d.ts").write_bytes((await service.request("GET", f"{CONTRACT}types.d.ts")).raw)
+    (tmp_path / "client.ts").write_text(program)
+    compiler, run = build.split(" && ")
+    assert run == "node client.js"
+    *options, file = compiler.removeprefix("npx tsc ").split()
+    tsc = node_modules() / "typescript" / "bin" / "tsc"
+    await asyncio.to_thread(ask_node, tsc, "", *options, "--outDir", str(tmp_path), str(tmp_path / file))
+    async with run_node(tmp_path / "client.js") as process:
+        await Bot(process).line("saved as ")
+    assert database.count() == 1
+
+
+@pytest.mark.parametrize(("schema", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+def test_each_json_example_fits_its_schema(schema: str, text: str) -> None:
+    protocol.check(schema, protocol.loads(text))
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    for name in ("run", "test"):
+        found = re.findall(rf"^```sh {name}\n(.*)\n```$", README, re.MULTILINE)
+        assert len(found) == 1
+        assert found[0].startswith("python3 -m venv .venv && ")
+
+
+def test_its_shell_commands_work_as_they_are_written(tmp_path: Path) -> None:
+    (commands,) = re.findall(r"^```sh shell$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / "protocol").symlink_to(ROOT / "protocol")
+    done = [
+        subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        for command in commands.strip().splitlines()
+    ]
+    assert [one.returncode for one in done] == [0, 0, 1, 0, 0]
+    assert [one.stderr for one in done] == ["", "", "onsite: is required\n", "", ""]
+    assert (tmp_path / "contract" / "bundle.json").exists()
+
+
+def test_it_names_the_row_that_an_unedited_try_it_leaves() -> None:
+    example = protocol.schema("balance_update")["examples"][0]
+    assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in README
+
+
+@pytest.mark.gen_test
+async def test_its_javascript_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "readme.js").write_text(code("js", service))
+    async with run_node(tmp_path / "readme.js") as process:
+        await Bot(process).line("mine:")
+    assert database.count() == 1
+
+
+@pytest.mark.gen_test
+async def test_its_python_saves_and_goes_on_watching(service: Service, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "readme.py").write_text(code("python", service))
+    async with run_python(tmp_path / "readme.py", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
+        bot = Bot(process)
+        await bot.line("'success': True")
+        assert database.count() == 1
+        assert (await service.post({"onchain": {"rlb": 5, "usdt": 6}, "onsite": {"rlb": 7, "usd": 8}})).status == 201
+        await bot.line("saved by anyone:", "'seq': 2")
+        assert process.returncode is None, "it watches until it is killed"
+
+
+@pytest.mark.gen_test
+async def test_its_curl_commands_save_and_list(service: Service, database: Database) -> None:
+    (block,) = [text for text in re.findall(r"^```sh$(.*?)^```$", README, re.DOTALL | re.MULTILINE) if "curl" in text]
+    words = shlex.split(block)
+    body, content_type = words[words.index("-d") + 1], words[words.index("-H") + 1]
+    assert [word for word in words if word.startswith("http")] == [
+        ADDRESS + SNAPSHOTS,
+        ADDRESS + SNAPSHOTS + "?limit=1",
+    ]
+    assert content_type == "Content-Type: application/json"
+    assert (await service.post(body.encode())).status == 201
+    assert (await service.get("?limit=1")).body["data"][0]["onchain"]["usdt"] == database.rows()[0]["onchain"]["usdt"]

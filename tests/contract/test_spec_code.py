@@ -1,0 +1,120 @@
+"""SEED.md's own code runs, and hears what its comments say.
+
+Its JavaScript stands unchanged in tests/js/seed-*.js, one file for each place it comes from, and runs with the
+official client; only the server's address is put in place of its own, and a shorter time between heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.test_spec import AMOUNTS, UPDATE, WAIT_S, check_timestamp
+from tests.support.node import FOLDER, run_node
+from tests.support.service import Database, Service
+
+pytestmark = pytest.mark.gen_test
+
+SEED_ADDRESS = "http://148.251.66.154:3000"
+# What is logged comes as JSON, a line each, so that it can be read here.
+LOG_AS_JSON = "console.log = console.error = (...words) => process.stdout.write(JSON.stringify(words) + '\\n');\n"
+CONNECT = f"const socket = require('socket.io-client')('{SEED_ADDRESS}', {{ path: '/api/socket.io' }});\n"
+
+
+def seed_code(name: str) -> str:
+    """SEED.md's own words, from tests/js."""
+    return (FOLDER / f"seed-{name}.js").read_text()
+
+
+@asynccontextmanager
+async def run_code(code: str, service: Service, folder: Path) -> AsyncIterator[AsyncIterator[list[Any]]]:
+    """Run JavaScript for SEED.md's address with the official client; gives what it logs."""
+    script = folder / "seed.js"
+    script.write_text(LOG_AS_JSON + replace_once(code, SEED_ADDRESS, service.url))
+    async with run_node(script) as process:
+        assert process.stdout is not None
+        yield (json.loads(line) async for line in process.stdout)
+
+
+def replace_once(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in: {text}"
+    return text.replace(old, new)
+
+
+async def take(logged: AsyncIterator[list[Any]], count: int) -> list[list[Any]]:
+    """Wait for the next `count` things that are logged."""
+    async with asyncio.timeout(WAIT_S):
+        return [await anext(logged) for _ in range(count)]
+
+
+@pytest.mark.parametrize("transports", ["", "websocket", "polling"], ids=["both", "websocket", "polling"])
+async def test_the_quick_start_saves_and_sees_its_own_snapshot(
+    transports: str, service: Service, database: Database, tmp_path: Path
+) -> None:
+    code = seed_code("quick-start")
+    if transports:
+        path = "path: '/api/socket.io'"
+        code = replace_once(code, path, f"{path}, transports: ['{transports}']")
+        code += "socket.on('balance:snapshot', () => console.log(socket.io.engine.transport.name));\n"
+    async with run_code(code, service, tmp_path) as logged:
+        (connected,), (saved, ack), (seen, snapshot) = await take(logged, 3)
+        if transports:
+            assert await take(logged, 1) == [[transports]]
+    assert (connected, saved, seen) == ("Connected!", "Balance saved:", "New snapshot received:")
+    assert ack == {"success": True, "id": ack["id"], "timestamp": snapshot["ts"]}
+    assert snapshot == {"id": ack["id"], "seq": 1, "ts": ack["timestamp"], "pid": snapshot["pid"], **AMOUNTS}
+    check_timestamp(ack["timestamp"])
+    (row,) = database.rows()
+    assert (str(row["id"]), row["pid"]) == (ack["id"], snapshot["pid"])
+
+
+async def test_each_events_code_gets_what_its_comment_says(service: Service, tmp_path: Path) -> None:
+    code = CONNECT + seed_code("events")
+    negative = json.dumps({**UPDATE, "onsite": {"rlb": -1, "usd": 0}})
+    code += f"socket.once('balance:ack', () => socket.emit('balance:update', {negative}));\n"
+    async with run_code(code, service, tmp_path) as logged:
+        said = await take(logged, 7)
+    (message,), (socket_id,), (timestamp,) = (words for words in said if len(words) == 1)
+    assert message == "Connected to balance snapshot server"
+    assert socket_id
+    check_timestamp(timestamp)
+    heard = {words[0]: words[1] for words in said if len(words) == 2}
+    assert set(heard) == {"Pong received:", "Acknowledged:", "New snapshot:", "Error:"}
+    check_timestamp(heard["Pong received:"])
+    id_ = heard["Acknowledged:"]["id"]
+    assert heard["Acknowledged:"] == {"success": True, "id": id_, "timestamp": "2025-11-07T00:45:08.603Z"}
+    assert heard["New snapshot:"] == {"id": id_, "seq": 1, **UPDATE}
+    assert heard["Error:"] == {
+        "success": False,
+        "error": "onsite.rlb: must be at least 0",
+        "code": "invalid_payload",
+    }
+
+
+async def test_the_heartbeats_code_hears_that_the_server_is_alive(service: Service, tmp_path: Path) -> None:
+    code = CONNECT + replace_once(seed_code("heartbeat"), "30000", "20")
+    async with run_code(code, service, tmp_path) as logged:
+        for words, timestamp in await take(logged, 2):
+            assert words == "Server is alive:"
+            check_timestamp(timestamp)
+
+
+async def test_the_official_clients_acknowledgement_callback_is_called_too(service: Service, tmp_path: Path) -> None:
+    update = json.dumps(UPDATE)
+    code = CONNECT + f"socket.emit('balance:update', {update}, (answer) => console.log('callback', answer));\n"
+    code += "socket.emit('balance:update', 7, (answer) => console.log('callback', answer));\n"
+    code += "socket.emit('ping', (answer) => console.log('callback', answer));\n"
+    async with run_code(code, service, tmp_path) as logged:
+        answers = [answer for _, answer in await take(logged, 3)]
+    assert sorted(map(len, answers)) == [1, 3, 3]
+    (saved,) = (answer for answer in answers if answer.get("success"))
+    assert saved == {"success": True, "id": saved["id"], "timestamp": "2025-11-07T00:45:08.603Z"}
+    assert {"success": False, "error": "payload: must be an object, not a number", "code": "invalid_payload"} in answers
+    (pong,) = (answer for answer in answers if "success" not in answer)
+    check_timestamp(pong["timestamp"])

@@ -1,0 +1,1 @@
+"""Tests of what fails or is abused: the database, the process, the machine, clients."""

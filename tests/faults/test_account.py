@@ -1,0 +1,158 @@
+"""The user that PostgreSQL runs as puts links in its folders: root writes, changes and removes nothing through them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, files, server_log
+from balance.storage.embedded.settings import SOCKET_NAME
+from balance.storage.embedded.socket_folder import socket_folder
+from tests.integration.test_embedded import NOBODY, kill_server, needs_root
+
+pytestmark = needs_root
+TEXT = "root's own, and no one else's\n"
+
+
+@pytest.fixture
+def data(pristine: Path, tmp_path: Path) -> Path:
+    """A stopped data directory, which PostgreSQL's user owns with all that is in it."""
+    data = tmp_path / "data"
+    subprocess.run(["cp", "-a", str(pristine), str(data)], check=True)
+    owner = (data / "postgresql").stat()
+    for folder, _, names in os.walk(data):
+        for one in (folder, *(os.path.join(folder, name) for name in names)):
+            os.chown(one, owner.st_uid, owner.st_gid)
+    return data
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file of root's, which must be the same at the end."""
+    file = tmp_path / "victim" / "file"
+    file.parent.mkdir()
+    file.write_text(TEXT)
+    before = file.stat()
+    folder = file.parent.stat()
+    yield file
+    after = file.stat()
+    assert file.read_text() == TEXT
+    assert (after.st_uid, after.st_mode, after.st_nlink) == (before.st_uid, before.st_mode, before.st_nlink)
+    assert (file.parent.stat().st_uid, file.parent.stat().st_mode) == (folder.st_uid, folder.st_mode)
+    assert [one.name for one in file.parent.iterdir()] == ["file"], "something was made beside it"
+
+
+def start(data: Path) -> str:
+    """Start and stop it; return why it was refused, if it was."""
+    reason = ""
+    try:
+        EmbeddedPostgres.start(data).stop()
+    except EmbeddedError as error:
+        reason = str(error)
+    assert TEXT.strip() not in reason, "what stands in a file of root's is shown"
+    return reason
+
+
+REFUSED = ["postgresql/postmaster.pid", "postgresql/PG_VERSION", "door", "lock", "server.lock", "postgresql.log"]
+REPLACED = [f"postgresql/{SOCKET_NAME}.lock", "postgresql.log.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "to"),
+    [
+        *((name, "file") for name in (*REFUSED, *REPLACED)),
+        *((name, "new") for name in ("door", "server.lock", "postgresql.log", "postgresql.log.1")),
+        ("postgresql.new", ""),
+    ],
+)
+def test_root_follows_no_link_of_the_users(
+    data: Path, victim: Path, name: str, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_log, "LOG_BYTES_MAX", 100)
+    (data / "postgresql.log").write_text("old " * 100)
+    (data / name).unlink(missing_ok=True)
+    (data / name).symlink_to(victim.parent / to)
+    os.lchown(data / name, NOBODY, -1)
+    reason = start(data)
+    assert (reason == "") == (name in REPLACED)
+    assert name in REPLACED or name.rpartition("/")[2] in reason or "symbolic link" in reason
+
+
+@pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "lock"])
+def test_root_writes_to_no_file_that_has_another_name_too(data: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "file"
+    file.write_text(TEXT)
+    (data / name).unlink(missing_ok=True)
+    os.link(file, data / name)
+    assert "not a plain file with one name" in start(data)
+    assert file.read_text() == TEXT
+
+
+@pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "door"])
+def test_a_pipe_in_the_place_of_a_file_does_not_hold_root_up(data: Path, name: str) -> None:
+    (data / name).unlink(missing_ok=True)
+    os.mkfifo(data / name)
+    assert "not a plain file with one name" in start(data) or "No such device" in start(data)
+
+
+def test_data_that_a_link_of_the_users_leads_to_are_not_used(data: Path, victim: Path) -> None:
+    (data / "postgresql").rename(data / "away")
+    (data / "postgresql").symlink_to(victim.parent)
+    os.lchown(data / "postgresql", NOBODY, -1)
+    assert "postgresql: Not a directory" in start(data)
+
+
+def test_data_that_a_link_of_roots_leads_to_are_used(data: Path, tmp_path: Path) -> None:
+    (data / "postgresql").rename(tmp_path / "disk")
+    (data / "postgresql").symlink_to(tmp_path / "disk")
+    assert start(data) == ""
+
+
+def test_what_a_dead_server_left_is_replaced_and_the_new_file_is_the_users(data: Path) -> None:
+    with EmbeddedPostgres.start(data):
+        kill_server(data)
+        pid_file = data / "postgresql" / "postmaster.pid"
+        with files.opened_folder(os.open(data, os.O_RDONLY), "postgresql") as pgdata:
+            files.replace(pgdata, "postmaster.pid", b"1\n")
+        assert pid_file.stat().st_uid == (data / "postgresql").stat().st_uid
+
+
+def test_a_folder_of_the_socket_that_is_a_link_is_refused(data: Path, victim: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 90)
+    data.rename(long)
+    folder = socket_folder(long / "postgresql")
+    assert folder.parent == Path("/tmp")
+    folder.symlink_to(victim.parent)
+    try:
+        assert "not private to the data's owner" in start(long)
+    finally:
+        with suppress(FileNotFoundError):
+            folder.unlink()
+
+
+def test_a_file_that_names_another_socket_has_root_remove_no_folder(data: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with EmbeddedPostgres.start(data):
+        pid_file = data / "postgresql" / "postmaster.pid"
+        lines = pid_file.read_text().splitlines()
+        lines[4] = str(empty)
+        pid_file.write_text("\n".join([*lines, ""]))
+    assert empty.exists()
+
+
+def test_a_file_that_names_another_address_does_not_lead_root_there(data: Path) -> None:
+    with EmbeddedPostgres.start(data) as server:
+        pgdata = data / "postgresql"
+        port = "5432&user=x"
+        (pgdata / f".s.PGSQL.{port}").symlink_to(SOCKET_NAME)
+        lines = (pgdata / "postmaster.pid").read_text().splitlines()
+        lines[3] = port
+        (pgdata / "postmaster.pid").write_text("\n".join([*lines, ""]))
+        with EmbeddedPostgres.start(data) as other:
+            assert other.url == server.url

@@ -1,0 +1,739 @@
+"""A database that fails is told as `unavailable` or `busy`, in bounded time, and never costs what was acknowledged.
+
+Whatever happens to PostgreSQL: every sender is answered in bounded time (REST 503 with Retry-After, on the socket
+`balance:error` with retryAfter), `ping` is answered meanwhile, within one second of the database being back the
+service saves again by itself, nothing acknowledged is lost, and watchers see every committed snapshot in `seq`
+order without gap or duplicate, also one whose sender was told `unavailable`.
+
+Each fault is met twice: by bots that keep sending through it (`ride`), and where the refusal itself is to be seen,
+by `check_refused`. The database is one of these tests' own, since it is stopped, frozen and restarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tornado.httpclient import HTTPClientError
+
+from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.migrate import migrate
+from balance.storage.pool import Pool
+from tests.conftest import MakeService
+from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Database, Service
+from tests.support.workload import (
+    Bot,
+    PollingBot,
+    RestBot,
+    SocketBot,
+    Tally,
+    Watcher,
+    check_seen,
+    check_stored,
+    is_running,
+    postmaster,
+    processes_of,
+    updates,
+)
+
+SEED = 7
+BOTS = (RestBot, RestBot, SocketBot, SocketBot, SocketBot, PollingBot)
+QUICK = {
+    "save_ms_max": 400, "read_ms_max": 400, "pool_wait_ms_max": 200, "statement_ms_max": 300, "shutdown_ms_max": 2000,
+}  # fmt: skip
+REFUSED_S_MAX = 2.0  # with the settings above, on a machine that does other things too
+PONG_S_MAX = 1.0
+BACK_S_MAX = 1.0  # issue 2, Database faults
+
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+OUTAGE = (
+    "the database is away", "the database takes no saves", "the database answers no reads", "the database is there",
+)  # fmt: skip
+
+
+class Postgres:
+    """A PostgreSQL that may be stopped, killed, frozen and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server = EmbeddedPostgres.start(folder)
+        self.url = self._server.url
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server = EmbeddedPostgres.start(self._folder)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def crash(self) -> None:
+        """Kill it, and start it again: it recovers what was committed from its log."""
+        os.kill(postmaster(self._folder), signal.SIGKILL)
+        crashed = self._server
+        while is_running(self._folder):  # its other processes notice, and follow it
+            time.sleep(0.001)
+        self.start()
+        crashed.stop()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes where they are; they keep their sockets, and say nothing."""
+        pids = processes_of(self._folder)  # the postmaster first: then it makes no others
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("own"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(own: Postgres) -> Iterator[Database]:
+    """A migrated database on a server of our own, of a role that is no superuser."""
+    name, role = (f"{kind}_{uuid.uuid4().hex}" for kind in ("faults", "bot"))
+    sql(own.url, f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} OWNER {role} TEMPLATE template0")
+    url = make_conninfo(own.url, dbname=name, user=role)
+    migrate(url)
+    yield Database(url)
+    sql(own.url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {role}")
+
+
+def sql(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def name_of(database: Database, part: str = "dbname") -> str:
+    return str(conninfo_to_dict(database.url)[part])
+
+
+def terminate(own: Postgres, database: Database) -> int:
+    """End every session of the database, wait until they are gone, and say how many there were."""
+    with psycopg.connect(own.url, autocommit=True) as admin:
+        found = admin.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name_of(database),)
+        )
+        return found.rowcount
+
+
+@contextmanager
+def locked(database: Database, statement: str) -> Iterator[psycopg.Connection[Any]]:
+    """Hold a lock in another session until the end of the block."""
+    with psycopg.connect(database.url) as session:
+        session.execute(statement.encode())
+        yield session
+        session.rollback()
+
+
+def is_waited_for(database: Database) -> bool:
+    """Tell whether a session waits for a lock."""
+    sql_ = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(database.rows(sql_)[0]["n"])
+
+
+@asynccontextmanager
+async def stopped(own: Postgres) -> AsyncIterator[None]:
+    """Keep the database stopped within the block."""
+    await asyncio.to_thread(own.stop)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(own.start)
+
+
+async def until(true: Callable[[], bool], seconds: float = 15) -> None:
+    """Look again and again until something is so that gives no event."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
+LOCK_TABLES = "LOCK TABLE balance_feed, balance_snapshot IN ACCESS EXCLUSIVE MODE"
+
+
+# What the assertions are -----------------------------------------------------------------------------------
+
+
+async def check_refused(
+    service: Service, client: SocketClient, codes: tuple[str, ...] = ("unavailable",), seconds: float = REFUSED_S_MAX
+) -> None:
+    """Check that a save is refused on both transports, and a list too where it must be, while `ping` is answered."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    rest, told = next(updates(Random(began))), next(updates(Random(began + 1)))
+    answering = asyncio.gather(service.post(rest), client.call("balance:update", told, timeout=10))
+    while not answering.done():
+        asked = clock()
+        assert (await client.call("ping"))[0].keys() == {"timestamp"}
+        assert clock() - asked < PONG_S_MAX, "the event loop was held up"
+        await asyncio.wait([answering], timeout=0.02)
+    answer, (refusal,) = await answering
+    assert clock() - began < seconds
+    assert answer.status == 503
+    assert answer.body["code"] in codes
+    assert answer.headers["Retry-After"] == "1"
+    assert refusal["code"] in codes
+    assert (refusal["success"], refusal["id"], refusal["retryAfter"]) == (False, told["id"], 1)
+
+
+async def check_reads_refused(service: Service, codes: tuple[str, ...] = ("unavailable",)) -> None:
+    """Check that list and get are refused in bounded time."""
+    began = asyncio.get_running_loop().time()
+    for answer in await asyncio.gather(service.get(), service.request("GET", f"{SNAPSHOTS}/{uuid.UUID(int=1)}")):
+        assert (answer.status, answer.headers.get("Retry-After")) == (503, "1"), answer
+        assert answer.body["code"] in codes
+    assert asyncio.get_running_loop().time() - began < REFUSED_S_MAX
+
+
+async def check_back(service: Service) -> None:
+    """Check that the service saves and lists again within the second that it has."""
+    update = next(updates(Random(SEED)))
+    async with asyncio.timeout(BACK_S_MAX):
+        while (answer := await service.post(update)).status not in (200, 201):
+            assert answer.status == 503, answer
+            await asyncio.sleep(0.01)
+        while (answer := await service.get("?limit=1")).status != 200:
+            assert answer.status == 503, answer
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Ride:
+    """Bots that send, and watchers that see, through whatever `fault` does."""
+
+    tally: Tally
+    slowest_pong_s: float = 0.0
+
+
+Fault = Callable[[Tally], Awaitable[None]]
+
+
+async def ride(service: Service, database: Database, fault: Fault, answer_s_max: float = REFUSED_S_MAX) -> Ride:
+    """Keep bots sending while `fault` happens, and check all that the module promises.
+
+    `fault` returns at the moment at which the database is back.
+    """
+    ridden, clock = Ride(Tally()), asyncio.get_running_loop().time
+    tally = ridden.tally
+    watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, SocketClient, PollingClient)]
+
+    async def where() -> str:
+        return service.url
+
+    async def beat(client: SocketClient) -> None:
+        while True:
+            asked = clock()
+            await client.call("ping", timeout=10)
+            ridden.slowest_pong_s = max(ridden.slowest_pong_s, clock() - asked)
+            await asyncio.sleep(0.01)
+
+    pinger = await SocketClient.connect(service.url)
+    beating = asyncio.create_task(beat(pinger))
+    bots: list[Bot] = [kind(where, Random(SEED + n), tally) for n, kind in enumerate(BOTS)]
+    try:
+        await tally.more(20)
+        await fault(tally)
+        await tally.more(1, BACK_S_MAX)
+        await tally.more(30)
+        for bot in bots:
+            await bot.stop()
+        assert not beating.done(), beating
+    finally:
+        beating.cancel()
+        for bot in bots:
+            await bot.kill()
+        await pinger.close()
+    assert tally.slowest_s < answer_s_max
+    assert ridden.slowest_pong_s < PONG_S_MAX
+    assert len(tally.acknowledged) == len(tally.sent)
+    check_stored(database, tally.acknowledged, tally.sent)
+    last = len(tally.sent)
+    for watcher in watchers:
+        await watcher.until(last)
+        await watcher.close()
+        check_seen(watcher, database)
+    return ridden
+
+
+# Backends terminated ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_a_backend_terminated_between_saves_costs_no_refusal(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service()
+    source = updates(Random(SEED))
+    for _ in range(5):
+        assert (await service.post(next(source))).status == 201
+        assert (await service.get()).status == 200
+        assert await asyncio.to_thread(terminate, own, database) >= 1
+    assert (await service.get()).status == 200
+    assert database.count() == 5
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.parametrize("settings", [QUICK, {}], ids=["quick", "defaults"])
+@pytest.mark.gen_test
+async def test_backends_terminated_during_saves_cost_nothing_acknowledged(
+    own: Postgres, database: Database, make_service: MakeService, settings: dict[str, Any]
+) -> None:
+    async def fault(tally: Tally) -> None:
+        for _ in range(5):
+            await tally.more(8)
+            await asyncio.to_thread(terminate, own, database)
+
+    await ride(await make_service(**settings), database, fault)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is_refused_and_can_be_sent_again(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service()
+    update = next(updates(Random(SEED)))
+    with locked(database, LOCK_FEED) as session:
+        saving = asyncio.ensure_future(service.post(update))
+        await until(lambda: is_waited_for(database))
+        session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        answer = await saving
+        assert (answer.status, answer.body["code"]) == (503, "unavailable")
+    assert (await service.post(update)).status == 201
+    assert database.seqs() == [1]
+
+
+# The server restarted, crashed, hung -----------------------------------------------------------------------
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_restart_of_the_database_is_survived(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    async def fault(tally: Tally) -> None:
+        await asyncio.to_thread(own.restart)
+
+    await ride(await make_service(**QUICK), database, fault)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_crash_of_the_database_is_survived(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    async def fault(tally: Tally) -> None:
+        await asyncio.to_thread(own.crash)
+
+    await ride(await make_service(**QUICK), database, fault)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_back_it_is_saved(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(**QUICK)
+    client = await SocketClient.connect(service.url)
+    async with stopped(own):
+        for _ in range(3):  # the first meets a connection that has just died, the others none
+            await check_refused(service, client)
+            await check_reads_refused(service)
+        watcher = await Watcher.connect(service.url)  # the feed is known, so a watcher may come
+    await check_back(service)
+    await watcher.until(1)
+    check_seen(watcher, database)
+    await watcher.close()
+    await client.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(**QUICK)
+    client = await SocketClient.connect(service.url)
+    with own.frozen():
+        for _ in range(2):
+            await check_refused(service, client)
+            await check_reads_refused(service)
+    await check_back(service)
+    await client.close()
+
+    async def fault(tally: Tally) -> None:
+        with own.frozen():
+            await tally.until(lambda tally: len(tally.refused) >= 2 * len(BOTS))
+
+    sql(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
+    await ride(await make_service(**QUICK), database, fault)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service()
+    client = await SocketClient.connect(service.url)
+    with own.frozen():
+        await check_refused(service, client, seconds=6)
+    await check_back(service)
+    await client.close()
+
+
+# Locks and exhaustion --------------------------------------------------------------------------------------
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go(
+    database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(**QUICK)
+    client = await SocketClient.connect(service.url)
+    with locked(database, LOCK_FEED):
+        await check_refused(service, client)
+        assert (await service.get()).status == 200, "who only reads need not wait for it"
+    await check_back(service)
+    await client.close()
+
+    async def fault(tally: Tally) -> None:
+        for _ in range(3):
+            with locked(database, LOCK_FEED):
+                before = len(tally.refused)
+                await tally.until(lambda tally, wanted=before + 6: len(tally.refused) >= wanted)  # one per bot
+            await tally.more(5)
+
+    sql(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
+    await ride(await make_service(**QUICK), database, fault)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_time(
+    database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(**QUICK, pool_max=3)
+    client = await SocketClient.connect(service.url)
+    with locked(database, LOCK_TABLES):
+        stuck = asyncio.gather(*(service.get() for _ in range(10)))
+        await check_refused(service, client)
+        assert {answer.status for answer in await stuck} == {503}
+        await check_reads_refused(service)
+    await check_back(service)
+    await client.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_machine_without_descriptors_costs_the_service_no_connection(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, source = await make_service(**QUICK, pool_max=2), updates(Random(SEED + 3))
+
+    def dup(descriptor: int) -> int:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    with monkeypatch.context() as without:
+        without.setattr(os, "dup", dup)
+        for _ in range(3):
+            answer = await service.post(next(source))
+            assert (answer.status, answer.body["code"]) == (503, "unavailable")
+    for _ in range(3):
+        assert (await service.post(next(source))).status == 201
+    assert database.count() == 3
+
+
+@pytest.mark.gen_test
+async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
+    database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(saves_waiting_max=4, reads_in_flight_max=6)  # one address: 3
+    client = await SocketClient.connect(service.url)
+    source = updates(Random(SEED))
+    with locked(database, LOCK_TABLES):
+        waiting = [asyncio.ensure_future(service.post(next(source))) for _ in range(4)]
+        reading = [asyncio.ensure_future(service.get()) for _ in range(3)]
+        await until(lambda: is_waited_for(database))
+        await until(lambda: service.app.service.reads._taken.total() == 3)
+        await until(lambda: len(service.app.writer._appender.open) == 4)
+        await check_refused(service, client, ("busy",), seconds=0.5)
+        await check_reads_refused(service, ("busy",))
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {201}
+    assert {answer.status for answer in await asyncio.gather(*reading)} == {200}
+    await client.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_too_many_connections_are_temporary(own: Postgres, database: Database, make_service: MakeService) -> None:
+    service = await make_service(**QUICK)
+    client = await SocketClient.connect(service.url)
+    role = name_of(database, "user")
+    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    terminate(own, database)
+    await check_refused(service, client)
+    await check_reads_refused(service)
+    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    await check_back(service)
+    await client.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_database_that_became_read_only_is_unavailable_and_its_connections_are_given_up(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    service = await make_service(**QUICK)
+    client = await SocketClient.connect(service.url)
+    sessions = {row["pid"] for row in database.rows(SESSIONS)}
+    sql(
+        database.url,
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'cannot execute INSERT in a read-only transaction' USING ERRCODE = '25006'; END $$
+        """,
+        "CREATE TRIGGER refuse BEFORE INSERT ON balance_snapshot EXECUTE FUNCTION refuse()",
+    )
+    for _ in range(3):
+        await check_refused(service, client)
+    assert (await service.get()).status == 200
+    assert not sessions & {row["pid"] for row in database.rows(SESSIONS)}
+    sql(database.url, "DROP FUNCTION refuse CASCADE")
+    await check_back(service)
+    await client.close()
+
+
+# At the start ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone_is_answered(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    async with stopped(own):
+        service = await make_service(**QUICK)
+        answer = await service.post(next(updates(Random(SEED))))
+        assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "1")
+        await check_reads_refused(service)
+        for transport in (SocketClient, PollingClient):
+            with pytest.raises(HTTPClientError) as refused:
+                await transport.connect(service.url)
+            assert refused.value.code == 503
+            assert refused.value.response is not None
+            assert refused.value.response.headers["Retry-After"] == "1"
+    await check_back(service)
+    client = await SocketClient.connect(service.url)
+    await client.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_service_can_be_stopped_while_it_waits_for_its_database(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    async with stopped(own):
+        service = await make_service(**QUICK)
+        async with asyncio.timeout(1):
+            await service.stop()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_role_that_may_have_no_more_connections_at_the_start_is_waited_for(
+    own: Postgres, database: Database, make_service: MakeService
+) -> None:
+    role = name_of(database, "user")
+    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    service = await make_service(**QUICK)
+    assert (await service.get()).status == 503
+    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    await check_back(service)
+
+
+# A commit whose answer is lost -----------------------------------------------------------------------------
+
+
+class Line:
+    """The line between a service and its database, over TCP, that can be cut where it hurts most."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.url
+        self._path = f"{name_of(database, 'host')}/.s.PGSQL.{name_of(database, 'port')}"
+        self._carrying: set[asyncio.Task[None]] = set()
+        self.swallows_next_answer_to_save = False
+        self.silences: set[asyncio.StreamReader] = set()  # what these ends say goes nowhere, and nobody is told
+        self.ends: list[asyncio.StreamReader] = []  # every end that there ever was
+
+    async def __aenter__(self) -> str:
+        """Listen, and return the URL of the database over this line."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return make_conninfo(self._url, host="127.0.0.1", port=str(port))
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._carrying:
+            task.cancel()
+        if self._carrying:
+            await asyncio.wait(self._carrying)
+        await self._server.wait_closed()
+
+    def go_dead(self) -> None:
+        """Let the connections of now stand, and nothing pass on them any more; new ones work."""
+        self.silences.update(self.ends)
+
+    def _accept(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._carry(from_service, to_service))
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
+        from_database, to_database = await asyncio.open_unix_connection(self._path)
+        self.ends += [from_service, from_database]
+        is_saving = False
+
+        async def forth() -> None:
+            nonlocal is_saving
+            while data := await from_service.read(65536):
+                if self.swallows_next_answer_to_save and b"INSERT INTO balance_snapshot" in data:
+                    self.swallows_next_answer_to_save, is_saving = False, True
+                if from_service not in self.silences:
+                    to_database.write(data)
+
+        async def back() -> None:
+            while (data := await from_database.read(65536)) and not is_saving:
+                if from_database not in self.silences:
+                    to_service.write(data)
+
+        ways = [asyncio.create_task(way()) for way in (forth, back)]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            for end in (to_service, to_database):
+                end.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailable_reaches_every_watcher(
+    database: Database, make_service: MakeService
+) -> None:
+    line, source = Line(database), updates(Random(SEED))
+    async with line as url:
+        service = await make_service(**QUICK, database_url=url)
+        watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]
+        assert (await service.post(next(source))).status == 201
+        for seq in (2, 4):
+            line.swallows_next_answer_to_save = True
+            unknown = next(source)
+            answer = await service.post(unknown)
+            assert (answer.status, answer.body["code"]) == (503, "unavailable")
+            (row,) = database.rows("SELECT id FROM balance_snapshot WHERE seq = %s", seq)
+            assert str(row["id"]) == unknown["id"]
+            if seq == 2:
+                assert (await service.post(next(source))).status == 201  # another save fills the gap
+            again = await service.post(unknown)
+            assert (again.status, again.body["duplicate"]) == (200, True)  # and so does the resend itself
+        for watcher in watchers:
+            await watcher.until(4)
+            await watcher.close()
+            check_seen(watcher, database)
+        await service.stop()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavailable_reaches_every_watcher(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = updates(Random(SEED + 2))
+    service = await make_service(**QUICK)
+    watcher = await Watcher.connect(service.url, SocketClient)
+    assert (await service.post(next(source))).status == 201
+    looks: list[bool] = []
+    is_settled = service.app.store.is_settled
+
+    def look() -> bool:
+        looks.append(is_settled())
+        return looks[-1]
+
+    monkeypatch.setattr(service.app.store, "is_settled", look)
+    sessions = [row["pid"] for row in database.rows(SESSIONS)]
+    for pid in sessions:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = await service.post(next(source))
+        assert (answer.status, answer.body["code"]) == (503, "unavailable")
+        await until(lambda: len(looks) == 2)
+    finally:
+        for pid in sessions:
+            os.kill(pid, signal.SIGCONT)
+    await watcher.until(2)
+    await watcher.close()
+    check_seen(watcher, database)
+    await until(lambda: looks[-1])
+
+
+def test_a_session_that_began_after_one_was_given_up_is_not_taken_for_it(database: Database) -> None:
+    pool = Pool(database.url, pool_max=1, pool_wait_ms_max=1000, statement_ms_max=1000)
+    pool.open()
+    with psycopg.connect(database.url) as session:
+        for given_up_before_s, is_settled in ((0, False), (60, True)):
+            pool._left = {session.info.backend_pid: time.monotonic() - given_up_before_s}
+            assert pool.is_settled() is is_settled
+    pool.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.gen_test
+async def test_a_line_that_went_dead_without_a_word_is_given_up_for_a_new_one(
+    database: Database, make_service: MakeService
+) -> None:
+    """A firewall that forgot the connection: what is sent on it is never answered, while a new one would work."""
+    line = Line(database)
+    async with line as url:
+        service = await make_service(**QUICK, database_url=url)
+        client = await SocketClient.connect(service.url)
+        assert (await service.post(next(updates(Random(SEED + 1))))).status == 201
+        line.go_dead()
+        await check_refused(service, client)
+        await check_back(service)
+        await client.close()
+        await service.stop()

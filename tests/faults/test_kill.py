@@ -1,0 +1,145 @@
+"""A server that is killed loses nothing that it acknowledged (DESIGN.md, the idea in one paragraph).
+
+The server is killed (SIGKILL) again and again while bots send over REST, WebSocket and polling, each resending
+under the same id until it is acknowledged. After each restart and at the end: every acknowledged snapshot is
+stored with exactly the values sent, `seq` is 1..n without a gap, and no id stands twice although it was resent.
+
+The embedded PostgreSQL survives the kill and the next start joins it; killed as well, it comes back with all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from balance.storage.embedded import EmbeddedPostgres
+from tests.support.service import Database, Process
+from tests.support.workload import (
+    Bot,
+    PollingBot,
+    RestBot,
+    SocketBot,
+    Tally,
+    Watcher,
+    check_seen,
+    check_stored,
+    is_running,
+    postmaster,
+    sending,
+)
+
+Processes = Callable[..., Process]
+SEED = 20251107
+BOTS = (RestBot, RestBot, RestBot, SocketBot, SocketBot, SocketBot, SocketBot, PollingBot)
+
+
+class Server:
+    """A server that can be killed and started again; bots ask it where it is, and wait while it is nowhere."""
+
+    def __init__(self, start: Callable[[], Process]) -> None:
+        self._start = start
+        self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.process: Process
+
+    async def start(self) -> str:
+        self.process = self._start()
+        self._url.set_result(await asyncio.to_thread(self.process.url))
+        return self._url.result()
+
+    async def where(self) -> str:
+        return await asyncio.shield(self._url)
+
+    async def kill(self) -> None:
+        self._url = asyncio.get_running_loop().create_future()
+        await asyncio.to_thread(self.process.kill)
+        assert self.process.complaints == []
+
+
+async def kill_again_and_again(server: Server, random: Random, rounds: int, after_kill: Callable[[int], None]) -> Tally:
+    """Kill the server under load so many times, each at a random moment; return what the bots did meanwhile.
+
+    `after_kill(round)` is called while no server runs.
+    """
+    tally = Tally()
+    await server.start()
+    bots: list[Bot] = [kind(server.where, Random(random.random()), tally) for kind in BOTS]
+    async with sending(bots):
+        for number in range(rounds):
+            await tally.more(random.randrange(20, 100))
+            await asyncio.sleep(random.random() / 50)  # somewhere in a commit, not right after an answer
+            await server.kill()
+            await asyncio.to_thread(after_kill, number)
+            await server.start()
+        await tally.more(50)
+    return tally
+
+
+async def check_kills(processes: Processes, database: Database, rounds: int) -> None:
+    """Run that many rounds and check what is stored after each."""
+    server = Server(lambda: processes("--port=0", DATABASE_URL=database.url))
+
+    def check(_round: int) -> None:
+        seqs = database.seqs()
+        assert seqs == list(range(1, len(seqs) + 1))
+
+    tally = await kill_again_and_again(server, Random(SEED), rounds, check)
+    assert tally.resent, "the server was not under load when it was killed"
+    check_stored(database, tally.acknowledged, tally.sent)
+    assert len(tally.acknowledged) == len(tally.sent), "each was resent until it was acknowledged"
+    url = await server.where()
+    watcher = await Watcher.connect(url)
+    last = Tally()
+    bot = SocketBot(server.where, Random(SEED + 1), last)
+    await last.more(1)
+    await bot.stop()
+    await watcher.until(watcher.began + len(last.acknowledged))
+    check_seen(watcher, database)
+    await watcher.close()
+    assert await asyncio.to_thread(server.process.terminate) == 0
+
+
+@pytest.mark.gen_test
+async def test_what_was_acknowledged_is_stored_once_however_often_the_server_is_killed(
+    processes: Processes, database: Database
+) -> None:
+    await check_kills(processes, database, rounds=3)
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=600)
+async def test_thirty_kills(processes: Processes, database: Database) -> None:
+    await check_kills(processes, database, rounds=30)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A data directory, whose server is stopped at the end whoever was killed before."""
+    yield tmp_path / "data"
+    EmbeddedPostgres.start(tmp_path / "data").stop()
+
+
+@pytest.mark.gen_test
+async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_loses_nothing(
+    processes: Processes, data: Path
+) -> None:
+    seen: list[int] = []
+
+    def look(number: int) -> None:
+        assert is_running(data)
+        seen.append(postmaster(data))
+        if number == 1:
+            os.kill(seen[-1], signal.SIGKILL)
+
+    server = Server(lambda: processes("--port=0", f"--data-dir={data}"))
+    tally = await kill_again_and_again(server, Random(SEED), 2, look)
+    assert seen[0] == seen[1] != postmaster(data), "joined after the first kill, recovered after the second"
+    with EmbeddedPostgres.start(data) as postgres:
+        check_stored(Database(postgres.url), tally.acknowledged, tally.sent)
+        assert await asyncio.to_thread(server.process.terminate) == 0
+    assert not is_running(data)

@@ -1,0 +1,44 @@
+"""What a watcher costs while it is told nothing, and that it costs nobody anything when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bench.clients import WebSocket
+from tests.faults.test_pipelined import memory_kb
+from tests.support.raw_clients import SocketClient
+from tests.support.service import Database, Process, Service
+from tests.support.stock_server import until
+
+KIB_MAX = 25  # issue 4, Scale; `python -m bench` measures it with ten thousand
+
+
+def test_an_idle_watcher_costs_no_more_than_it_may(processes: Callable[..., Process], database: Database) -> None:
+    server = processes("--port=0", DATABASE_URL=database.url, script="server.py")
+    port = int(server.url().rpartition(":")[2])
+
+    def connect(count: int) -> list[WebSocket]:
+        return [WebSocket(port) for _ in range(count)]
+
+    watchers = connect(100)  # what is made once, for the first of them
+    before = memory_kb(server.pid, "VmRSS")
+    watchers += connect(400)
+    used = (memory_kb(server.pid, "VmRSS") - before) / 400
+    for watcher in watchers:
+        watcher.socket.close()
+    assert server.terminate() == 0
+    assert used < KIB_MAX
+
+
+@pytest.mark.gen_test
+async def test_who_leaves_is_looked_for_in_one_room(service: Service) -> None:
+    watchers = [await SocketClient.connect(service.url) for _ in range(3)]
+    rooms = service.app.server.manager.rooms["/"]
+    assert list(rooms) == [None]
+    assert len(rooms[None]) == 3
+    await watchers[0].close()
+    await until(lambda: len(rooms[None]) == 2)
+    for watcher in watchers[1:]:
+        await watcher.close()

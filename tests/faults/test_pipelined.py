@@ -1,0 +1,276 @@
+"""Ten thousand updates at once from one client: all acknowledged, in order, stored in that order, memory bounded.
+
+The client writes every update before it reads any answer. The server reads no faster than it answers, so what is
+not yet taken in waits in TCP, not in the server's memory; heartbeat and `ping` of others go on meanwhile. A client
+that never reads is cut off at watcher_unsent_bytes_max, is logged once, and does not slow anyone else down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+import protocol
+from tests.conftest import MakeService
+from tests.faults.test_database_faults import LOCK_TABLES, is_waited_for, locked
+from tests.support.raw_clients import PATH, Dropped, PollingClient, SocketClient
+from tests.support.service import Database, Process
+from tests.support.stock_server import until
+from tests.support.workload import Watcher, check_seen, check_stored, updates
+
+Processes = Callable[..., Process]
+SEED = 10_000
+MANY = 10_000
+MANY_BY_POLLING = 2_000
+GROWTH_KB_MAX = 20_000  # of the server's memory: what one client may leave unread, and little more
+PONG_S_MAX = 2.0  # on a machine that does other things too; behind the burst it would be many seconds
+SAVE_S_MAX = 2.0  # likewise; behind a client that never reads it would be for ever
+
+
+class RawClient:
+    """A WebSocket by hand: writes frames in one piece, and reads nothing until it is asked to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def connect(cls, port: int) -> RawClient:
+        """Connect to the main namespace and take all that is said until `connected`."""
+        end = socket.create_connection(("127.0.0.1", port))
+        client = cls(*await asyncio.open_connection(sock=end, limit=4096))  # what it reads ahead of being asked
+        client._writer.write(
+            f"GET {PATH}/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        head = await client._reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+        await client.write(frame_of("40"))
+        while not (await client.read()).startswith('42["connected"'):
+            pass
+        return client
+
+    async def write(self, data: bytes, seconds: float = 60) -> None:
+        """Send bytes; ends when the operating system has taken the last of them."""
+        self._writer.transport.set_write_buffer_limits(0)
+        self._writer.write(data)
+        async with asyncio.timeout(seconds):
+            await self._writer.drain()
+
+    async def read(self, seconds: float = 10) -> str:
+        """Return the next frame, whose answer it is if it is a heartbeat. Raises EOFError when there is none."""
+        async with asyncio.timeout(seconds):
+            while True:
+                kind, size = await self._reader.readexactly(2)
+                if size == 126:
+                    (size,) = struct.unpack("!H", await self._reader.readexactly(2))
+
+                data = await self._reader.readexactly(size)
+                if kind == 0x88:
+                    raise EOFError(f"closed: {data!r}")
+                if data == b"2":
+                    await self.write(frame_of("3"))
+                else:
+                    return data.decode()
+
+    async def close(self) -> None:
+        self._writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+def frame_of(text: str) -> bytes:
+    """Make a client's frame; masked by zeros, which leaves the text as it is (RFC 6455, section 5.3)."""
+    data = text.encode()
+    size = bytes([0x80 | len(data)]) if len(data) < 126 else bytes([0xFE]) + struct.pack("!H", len(data))
+    return b"\x81" + size + bytes(4) + data
+
+
+def memory_kb(pid: int, line: str) -> int:
+    """Read VmRSS (now) or VmHWM (the most there ever was) of a process."""
+    for text in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if text.startswith(line):
+            return int(text.split()[1])
+    raise AssertionError(f"no {line}")
+
+
+def enlarged(update: dict[str, Any], size: int) -> dict[str, Any]:
+    """Add assets of 250 digits to an update until it has about so many bytes."""
+    amount = protocol.loads("0." + "1" * 248)
+    more = {f"asset{n}": amount for n in range(size // 260)}
+    return {**update, "onchain": {**update["onchain"], **more}}
+
+
+@asynccontextmanager
+async def beating(url: str) -> AsyncIterator[None]:
+    """Check within the block that another client's pings are answered at once, and that it stays connected."""
+    client = await SocketClient.connect(url)
+    clock = asyncio.get_running_loop().time
+
+    async def beat() -> None:
+        while True:
+            asked = clock()
+            await client.call("ping", timeout=10)
+            assert clock() - asked < PONG_S_MAX, "the event loop was held up"
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await client.close()
+
+
+def answered(frames: list[str]) -> list[dict[str, Any]]:
+    """The payloads of the acknowledgement callbacks, which must come in the order of their numbers."""
+    payloads = []
+    for frame in frames:
+        if frame.startswith("43"):
+            digits = frame[2 : frame.index("[")]
+            assert int(digits) == len(payloads), "out of order"
+            payloads.append(protocol.loads(frame[2 + len(digits) :])[0])
+    return payloads
+
+
+def check_answers(frames: list[str], sent: list[dict[str, Any]]) -> None:
+    """Check that callbacks, `balance:ack` and `balance:snapshot` each name every update, in the order sent."""
+    ids = [update["id"] for update in sent]
+    assert [payload["id"] for payload in answered(frames)] == ids
+    events = [protocol.loads(frame[2:]) for frame in frames if frame.startswith("42")]
+    for name in ("balance:ack", "balance:snapshot"):
+        assert [payload["id"] for event, payload in events if event == name] == ids
+    seqs = [payload["seq"] for event, payload in events if event == "balance:snapshot"]
+    assert seqs == list(range(seqs[0], seqs[0] + len(sent)))
+    assert {event for event, _ in events} == {"balance:ack", "balance:snapshot"}
+
+
+def check_order(database: Database, sent: list[dict[str, Any]]) -> None:
+    check_stored(database, sent, {update["id"]: update for update in sent})
+    assert [str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot ORDER BY seq")] == [
+        update["id"] for update in sent
+    ]
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_in_order_in_bounded_memory(
+    processes: Processes, database: Database
+) -> None:
+    # Who reads nothing until all is written must be granted what is said to it meanwhile.
+    process = processes(
+        "--port=0", "--watcher-unsent-bytes-max=16777216", "--ping-interval-s=1", DATABASE_URL=database.url
+    )
+    url = await asyncio.to_thread(process.url)
+    client = await RawClient.connect(int(url.rpartition(":")[2]))
+    sent = list(islice(updates(Random(SEED)), MANY))
+    frames = [frame_of(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
+    before = memory_kb(process.pid, "VmRSS")
+    said: list[str] = []
+    acknowledged = 0
+    async with beating(url):
+        await client.write(b"".join(frames))
+        while acknowledged < MANY or '"seq":10000,' not in said[-1]:
+            said.append(await client.read())
+            acknowledged += said[-1].startswith("43")
+    assert memory_kb(process.pid, "VmHWM") - before < GROWTH_KB_MAX
+    check_answers(said, sent)
+    check_order(database, sent)
+    await client.close()
+    assert await asyncio.to_thread(process.terminate) == 0
+    assert not process.stderr
+
+
+@pytest.mark.gen_test
+async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_stored_in_order(
+    processes: Processes, database: Database
+) -> None:
+    process = processes("--port=0", "--ping-interval-s=1", DATABASE_URL=database.url)
+    url = await asyncio.to_thread(process.url)
+    client = await PollingClient.connect(url)
+    sent = list(islice(updates(Random(SEED)), MANY_BY_POLLING))
+    frames, answers = [], []
+    for update in sent:
+        id_, answer = client.new_id()
+        frames.append(f"42{id_}{protocol.dumps(['balance:update', update])}")
+        answers.append(answer)
+    async with beating(url):
+        response = await client.post(*frames, timeout=30)
+        assert response.code == 200
+        async with asyncio.timeout(30):
+            acknowledged = [payload for (payload,) in await asyncio.gather(*answers)]
+    assert [payload["id"] for payload in acknowledged] == [update["id"] for update in sent]
+    seen: dict[str, list[str]] = {"balance:ack": [], "balance:snapshot": []}
+    for _ in range(2 * MANY_BY_POLLING):
+        event, payload = await client.next_event()
+        seen[event].append(payload["id"])
+    assert seen["balance:ack"] == seen["balance:snapshot"] == [update["id"] for update in sent]
+    check_order(database, sent)
+    await client.close()
+    assert await asyncio.to_thread(process.terminate) == 0
+    assert not process.stderr
+
+
+@pytest.mark.expects_log("cut off client")
+@pytest.mark.gen_test
+async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobody_down(
+    make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Few in flight, so that what the others wait for is the one commit before theirs.
+    service = await make_service(updates_in_flight_max=32)
+    deaf, other = await SocketClient.connect(service.url), await SocketClient.connect(service.url)
+    await deaf.stop_reading()
+    clock, slowest, source = asyncio.get_running_loop().time, 0.0, updates(Random(SEED))
+    async with asyncio.timeout(40), beating(service.url):
+        while not service.app.server.eio.evictions:
+            for _ in range(20):
+                with suppress(Dropped):
+                    await deaf.emit("balance:update", enlarged(next(source), 6_000))
+            asked = clock()
+            await other.call("balance:update", next(source))
+            slowest = max(slowest, clock() - asked)
+    assert slowest < SAVE_S_MAX
+    deaf.resume_reading()
+    assert await deaf.await_closed() is None  # the line was cut, there was no room for a word
+    assert [record.getMessage().split(":")[0] for record in caplog.records if "cut off" in record.getMessage()] == [
+        f"cut off client {deaf.handshake['sid']}"
+    ]
+    (answer,) = await other.call("balance:update", next(source))
+    assert answer["success"]
+    await until(lambda: len(service.app.server.eio.sockets) == 1)  # what it had sent is saved first
+    for client in (deaf, other):
+        await client.close()
+
+
+@pytest.mark.gen_test
+async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound(
+    make_service: MakeService, database: Database
+) -> None:
+    """At the defaults one transaction may hold 256 updates of 16 kB, four times watcher_unsent_bytes_max.
+
+    Here the first group is one update, the next 60, and the rest comes at once behind them: 93 at most are before the
+    last group, which the bound and the largest group allow also to who had no time to read.
+    """
+    service = await make_service(watcher_unsent_bytes_max=600_000)
+    watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]
+    sent = [enlarged(update, 15_000) for update in islice(updates(Random(SEED)), 121)]
+    with locked(database, LOCK_TABLES):
+        posts = [asyncio.ensure_future(service.post(sent[0]))]
+        await until(lambda: is_waited_for(database))
+        posts += [asyncio.ensure_future(service.post(update)) for update in sent[1:]]
+        await until(lambda: len(service.app.writer._appender.open) == len(sent))
+    assert {answer.status for answer in await asyncio.gather(*posts)} == {201}
+    for watcher in watchers:
+        await watcher.until(len(sent))
+        await watcher.close()
+        check_seen(watcher, database)

@@ -1,0 +1,199 @@
+"""A signal ends the process without a traceback at any moment, and a closed terminal leaves nothing running."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import fcntl
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import ROOT, Process
+from tests.support.workload import is_running, postmaster
+
+Processes = Callable[..., Process]
+WAIT_S = 30
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+OLD_PYTHON = """
+import runpy, sys
+sys.version_info = (3, 10, 4, "final", 0)
+sys.argv = ["server.py", "--port=0"]
+runpy.run_path("server.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(autouse=True)
+def hangup() -> Iterator[None]:
+    """Let what a test starts inherit the default, also when the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def data(pristine: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-a", str(pristine), str(copy)], check=True)
+    return copy
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("imported", ["asyncio.events", "tornado.web"])
+def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(number: signal.Signals, imported: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "server.py", "--port=0", "--data-dir=/nowhere/data"],
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rstrip().endswith(f" {imported}"):
+                break
+        process.send_signal(number)
+        out, error = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    assert [line for line in error.splitlines() if not line.startswith("import time:")] == []
+    assert out == ""
+
+
+def test_migrations_that_a_signal_ends_are_no_success(processes: Processes, data: Path) -> None:
+    with (data / "door").open("w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)  # it waits for another process that is starting
+        process = processes("migrate", f"--data-dir={data}")
+        until(lambda: is_open(process.pid, data / "door"))
+        assert process.terminate() == 1
+    assert process.complaints == ["server.py: stopped before the database was at this version"]
+
+
+@pytest.mark.gen_test
+async def test_further_signals_do_not_keep_it_from_stopping_postgresql(processes: Processes, data: Path) -> None:
+    process = processes("--port=0", f"--data-dir={data}", script="server.py")
+    await asyncio.to_thread(process.url)
+    ending = asyncio.ensure_future(asyncio.to_thread(process.terminate, signal.SIGINT))
+    while not ending.done():
+        for number in STOP_SIGNALS:
+            os.kill(process.pid, number)
+        await asyncio.sleep(0.001)  # also while the interpreter ends
+    assert await ending == 0
+    assert process.complaints == []
+    assert not is_running(data)
+
+
+def test_a_closed_terminal_stops_it_and_postgresql(data: Path, tmp_path: Path) -> None:
+    terminal, inside = pty.openpty()
+    with (tmp_path / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "server.py", "--port=0", f"--data-dir={data}"],
+            cwd=ROOT, stdin=inside, stdout=inside, stderr=stderr, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, which takes no lock
+        )  # fmt: skip
+        os.close(inside)
+        said = b""
+        while b"listening on" not in said:
+            said += os.read(terminal, 1000)
+        assert is_running(data)
+        os.close(terminal)
+        assert process.wait(WAIT_S) == 0
+        stderr.seek(0)
+        assert [line for line in stderr if "balance.embedded.account" not in line] == []
+    assert not is_running(data)
+
+
+def test_nohup_keeps_it_running(processes: Processes, data: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    process = processes("--port=0", f"--data-dir={data}", script="server.py")
+    process.url()
+    os.kill(process.pid, signal.SIGHUP)
+    os.kill(postmaster(data), signal.SIGHUP)  # PostgreSQL reads its files again
+    assert process.terminate(signal.SIGTERM) == 0
+    assert not is_running(data)
+
+
+def test_a_signal_while_a_database_is_asked_leaves_no_traceback(processes: Processes) -> None:
+    asked, fatal = threading.Event(), threading.Event()
+
+    def refuse() -> None:
+        """Refuse each session as PostgreSQL refuses a wrong password, when the signal has been sent."""
+        fields = b"SFATAL\0C28P01\0Mno\0\0"
+        while True:
+            with suppress(OSError), server.accept()[0] as client:
+                client.recv(1000)
+                asked.set()
+                if not fatal.wait(WAIT_S):
+                    return
+                client.sendall(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=refuse, daemon=True).start()
+        url = f"postgresql://bot@127.0.0.1:{server.getsockname()[1]}/balance?sslmode=disable"
+        process = processes("--port=0", DATABASE_URL=url)
+        assert asked.wait(WAIT_S)
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.2)  # nothing shows that it has been seen
+        fatal.set()
+        assert process.wait() == 0
+    assert (process.stdout, process.stderr) == ([], [])
+
+
+@pytest.mark.parametrize("output", ["| true", "> /dev/full", ">&-"])
+def test_it_serves_also_where_nobody_reads_what_it_prints(data: Path, output: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = f"exec {sys.executable} server.py --port={port} --data-dir='{data}'"
+    command = f"exec 3>&1; (echo $BASHPID >&3; {service}) {output}"
+    with subprocess.Popen(
+        ["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as shell:  # fmt: skip
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        until(lambda: is_listening(port))
+        time.sleep(0.2)  # it prints when it listens
+        assert is_listening(port)
+        os.kill(pid, signal.SIGTERM)
+        said, complaints = shell.communicate(timeout=WAIT_S)
+    assert said == "0\n"
+    assert [line for line in complaints.splitlines() if "balance.embedded.account" not in line] == []
+
+
+def test_an_older_python_gets_one_line() -> None:
+    ast.parse((ROOT / "server.py").read_text(), feature_version=(3, 8))
+    done = subprocess.run([sys.executable, "-c", OLD_PYTHON], cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "server.py: Python 3.11 or newer is needed, and this is 3.10\n"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+def is_listening(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /api/balance/snapshot HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        return client.recv(12) == b"HTTP/1.1 200"
+    return False
+
+
+def is_open(pid: int, path: Path) -> bool:
+    """Tell whether the process has the file open."""
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if one.samefile(path):
+                return True
+        except OSError:
+            continue
+    return False

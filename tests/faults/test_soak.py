@@ -1,0 +1,278 @@
+"""However many clients come and go, and however they go, the service stays as large as it was.
+
+A server process is visited by clients of every kind: they watch or send over WebSocket, polling and REST, upgrade or
+break an upgrade off, do not read, never connect, say goodbye or vanish. After each round, when the last session has
+ended, it is counted: memory, objects, tasks, threads, descriptors. Two watchers stay and see all of it, in order, and
+every update that was acknowledged is in the list. What is random is seeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import median
+
+import pytest
+from tornado.websocket import WebSocketClientConnection
+
+import protocol
+from tests.faults.test_pipelined import memory_kb
+from tests.support.raw_clients import Http, PollingClient, SocketClient, open_websocket
+from tests.support.service import SNAPSHOTS, Database, Process, request
+from tests.support.workload import Bot, PollingBot, RestBot, SocketBot, Tally, Watcher, check_seen, sending, updates
+
+Processes = Callable[..., Process]
+SEED = 20251107
+AT_ONCE = 8  # visitors
+READS = 32  # as many as one address may read at once
+QUIET_S_MAX = 30.0  # until a session ends whose client has vanished: a heartbeat, and the wait for its answer
+GROWTH_MAX = 200  # of 55,000 objects; a session that is kept has five and more, and a round has fifty sessions
+POLL_TASKS, POLL_DESCRIPTORS = 2, 1  # who stays by polling may be counted between two polls
+SETTINGS = ("--port=0", "--ping-interval-s=1", "--ping-timeout-s=2", "--connect-ms-max=2000")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How large a server is that nobody uses but those who stay."""
+
+    rss_kb: int
+    objects: int  # that the garbage collector knows
+    entries: int  # of its dicts, lists and sets
+    tasks: int
+    threads: int
+    descriptors: int
+
+
+class Server:
+    """A server process, and how large it is."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def sample(self, sessions: int) -> Sample:
+        """Wait until there are so many sessions, and count."""
+        async with asyncio.timeout(QUIET_S_MAX):
+            while (counted := await self._count())["sessions"] != sessions:
+                await asyncio.sleep(0.1)
+        of = Path(f"/proc/{self.process.pid}")
+        return Sample(
+            rss_kb=memory_kb(self.process.pid, "VmRSS"),
+            objects=counted["objects"],
+            entries=counted["entries"],
+            tasks=counted["tasks"],
+            threads=len(list((of / "task").iterdir())),
+            descriptors=len(list((of / "fd").iterdir())),
+        )
+
+    async def _count(self) -> dict[str, int]:
+        lines = len(self.process.stdout)
+        os.kill(self.process.pid, signal.SIGUSR1)
+        async with asyncio.timeout(QUIET_S_MAX):
+            while len(self.process.stdout) == lines:  # a thread reads it
+                await asyncio.sleep(0.01)
+        counted: dict[str, int] = json.loads(self.process.stdout[-1])
+        return counted
+
+
+class Visitors:
+    """Clients that come, do one thing, and go: politely, or without a word."""
+
+    def __init__(self, url: str, random: Random, tally: Tally, stays: Watcher) -> None:
+        self._url = url
+        self._random = random
+        self._tally = tally
+        self._stays = stays
+        self._updates = updates(random)
+        self._visits: list[Callable[[], Awaitable[None]]] = [
+            lambda: self._watch(SocketClient),
+            lambda: self._watch(PollingClient),
+            lambda: self._send(SocketClient),
+            lambda: self._send(PollingClient),
+            self._send_and_vanish,
+            self._post,
+            self._read_nothing,
+            self._never_connect,
+            self._upgrade,
+            self._break_off_an_upgrade,
+        ]
+
+    async def come(self, visits: int) -> None:
+        """Visit so often, some at a time. Raises what went wrong in one of them."""
+        left = iter(range(visits))
+
+        async def visit() -> None:
+            for _ in left:
+                await self._random.choice(self._visits)()
+
+        async with asyncio.TaskGroup() as visitors:
+            for _ in range(AT_ONCE):
+                visitors.create_task(visit())
+
+    async def _leave(self, client: SocketClient | PollingClient) -> None:
+        if self._random.random() < 0.5:
+            if isinstance(client, SocketClient):
+                client.drop()
+            else:
+                client.http.close()
+        await client.close()
+
+    async def _watch(self, kind: type[SocketClient | PollingClient]) -> None:
+        client = await kind.connect(self._url)
+        for _ in range(self._random.randrange(10)):
+            await client.expect("balance:snapshot")
+        await self._leave(client)
+
+    async def _send(self, kind: type[SocketClient | PollingClient]) -> None:
+        client = await kind.connect(self._url)
+        for _ in range(self._random.randrange(1, 5)):
+            update = next(self._updates)
+            self._tally.sent[update["id"]] = update
+            (answer,) = await client.call("balance:update", update, timeout=10)
+            self._tally.acknowledge(update, answer)
+        await self._leave(client)
+
+    async def _send_and_vanish(self) -> None:
+        client = await SocketClient.connect(self._url)
+        for _ in range(self._random.randrange(1, 20)):
+            update = next(self._updates)
+            self._tally.sent[update["id"]] = update
+            await client.emit("balance:update", update)
+        client.drop()
+        await client.close()
+
+    async def _post(self) -> None:
+        http, update = Http({"Content-Type": "application/json"}), next(self._updates)
+        self._tally.sent[update["id"]] = update
+        response = await http.fetch(self._url + SNAPSHOTS, "POST", protocol.dumps(update), timeout=10)
+        assert response.code == 201, response.body
+        self._tally.acknowledge(update, protocol.loads(response.body)["data"] | {"success": True})
+        http.close()
+
+    async def _read_nothing(self) -> None:
+        client = await SocketClient.connect(self._url)
+        await client.stop_reading()
+        await self._stays.until(self._stays.seq + self._random.randrange(100))
+        client.drop()
+        await client.close()
+
+    async def _never_connect(self) -> None:
+        client = await self._random.choice([SocketClient, PollingClient]).open(self._url)
+        await self._leave(client)
+
+    async def _upgrade(self) -> None:
+        client, socket = await self._probe()
+        await socket.write_message("5")
+        for _ in range(self._random.randrange(1, 10)):
+            frame = await asyncio.wait_for(socket.read_message(), 10)
+            assert frame is not None
+            if frame == "2":
+                await socket.write_message("3")
+        socket.close()
+        while await socket.read_message() is not None:
+            pass
+        await client.close()
+
+    async def _break_off_an_upgrade(self) -> None:
+        client, socket = await self._probe()
+        socket.close()
+        await client.call("ping", timeout=10)
+        await self._leave(client)
+
+    async def _probe(self) -> tuple[PollingClient, WebSocketClientConnection]:
+        client = await PollingClient.connect(self._url)
+        sid = client.handshake["sid"]
+        socket = await open_websocket(self._url, query=f"EIO=4&transport=websocket&sid={sid}")
+        await socket.write_message("2probe")
+        assert await socket.read_message() == "3probe"
+        return client, socket
+
+
+async def soak(processes: Processes, database: Database, *, seconds: float, rounds_min: int, visits: int) -> None:
+    """Send visitors round after round, for so long and so often, and check what is promised."""
+    server = Server(processes(*SETTINGS, script="tests/support/counting_server.py", DATABASE_URL=database.url))
+    url = await asyncio.to_thread(server.process.url)
+    random, began = Random(SEED), time.monotonic()
+    stay = [await Watcher.connect(url, kind) for kind in (SocketClient, PollingClient)]
+    for answer in await asyncio.gather(*(request(url, "GET", SNAPSHOTS) for _ in range(READS))):
+        assert answer.status == 200  # every thread and connection that it may make is made
+    acknowledged: set[str] = set()
+    samples: list[Sample] = []
+    while len(samples) < rounds_min or time.monotonic() - began < seconds:
+        acknowledged |= await visit(url, random, visits, stay, database)
+        samples.append(await server.sample(len(stay)))
+    check_flat(samples)
+    assert acknowledged <= await listed(url)
+    for watcher in stay:
+        await watcher.close()
+    assert await asyncio.to_thread(server.process.terminate) == 0
+    assert not [line for line in server.process.stderr if "cut off client" not in line]
+
+
+async def visit(url: str, random: Random, visits: int, stay: list[Watcher], database: Database) -> set[str]:
+    """Let visitors come while bots send; check what was stored and shown; return the ids that were acknowledged."""
+    tally = Tally()
+
+    async def where() -> str:
+        return url
+
+    before = stay[0].seq
+    bots: list[Bot] = [kind(where, Random(random.random()), tally) for kind in (RestBot, SocketBot, PollingBot)]
+    async with sending(bots):
+        await Visitors(url, random, tally, stay[0]).come(visits)
+    assert not tally.refused
+    acknowledged = {update["id"] for update in tally.acknowledged}
+    stored = {str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot WHERE seq > %s", before)}
+    assert acknowledged <= stored <= tally.sent.keys()
+    for watcher in stay:
+        await watcher.until(before + len(stored))
+        check_seen(watcher, database)
+        watcher.began = watcher.seq  # what it has seen need not be kept
+        watcher.snapshots.clear()
+    return acknowledged
+
+
+async def listed(url: str) -> set[str]:
+    """The id of every snapshot in the list, page by page."""
+    ids: set[str] = set()
+    query = "?limit=1000"
+    while True:
+        body = (await request(url, "GET", SNAPSHOTS + query)).body
+        ids |= {snapshot["id"] for snapshot in body["data"]}
+        if not body["pagination"]["hasMore"]:
+            assert len(ids) == body["pagination"]["total"]
+            return ids
+        query = f"?limit=1000&cursor={body['pagination']['next']}"
+
+
+def check_flat(samples: list[Sample]) -> None:
+    """Check that the last samples are no larger than earlier ones; the first, when all was new, does not count."""
+    earlier, last = samples[1 : max(2, len(samples) // 2)], samples[-max(1, len(samples) // 4) :]
+
+    def growth(field: str) -> float:
+        return median(getattr(one, field) for one in last) - median(getattr(one, field) for one in earlier)
+
+    told = "\n".join(map(str, samples))
+    assert growth("threads") <= 0, told
+    assert growth("tasks") <= POLL_TASKS, told
+    assert growth("descriptors") <= POLL_DESCRIPTORS, told
+    assert growth("objects") <= GROWTH_MAX, told
+    assert growth("entries") <= GROWTH_MAX, told
+    assert growth("rss_kb") <= 0.05 * earlier[0].rss_kb, told
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_clients_that_come_and_go_leave_nothing_behind(processes: Processes, database: Database) -> None:
+    await soak(processes, database, seconds=0, rounds_min=3, visits=50)
+
+
+@pytest.mark.slow
+@pytest.mark.gen_test(timeout=900)
+async def test_ten_minutes_of_clients_that_come_and_go(processes: Processes, database: Database) -> None:
+    await soak(processes, database, seconds=600, rounds_min=10, visits=200)

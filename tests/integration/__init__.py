@@ -1,0 +1,1 @@
+"""Tests of the running service: its routes, events, settings and commands."""

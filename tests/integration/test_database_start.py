@@ -1,0 +1,388 @@
+"""What a database must be at the start: reached, with sessions of its own and with the grants; else one line says why.
+
+PgBouncer is the real one, where the machine has it. The server that speaks German is a few lines here, since few
+machines have PostgreSQL's translations: it answers the start of a session by an ErrorResponse, as PostgreSQL does when
+it refuses one (Message Formats, in PostgreSQL's manual).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from balance.storage.connect import CREDENTIALS, DatabaseError, keep_credentials, to_conninfo
+from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.migrate import SchemaError, migrate
+from balance.storage.pool import Pool
+from balance.storage.store import Store
+from tests.conftest import MakeService
+from tests.faults.test_database_faults import BOTS, SEED, Random, SocketClient, Watcher
+from tests.integration.test_life import check_refused
+from tests.support.service import SNAPSHOTS, Database, Process, request
+from tests.support.workload import Tally, check_seen
+
+Processes = Callable[..., Process]
+UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
+GRANTS = (
+    "USAGE ON SCHEMA public", "SELECT ON schema_migration", "SELECT, UPDATE ON balance_feed",
+    "SELECT, INSERT ON balance_snapshot", "EXECUTE ON FUNCTION balance_ledger_is_valid(jsonb, text[])",
+)  # fmt: skip
+
+
+# A pooler in between -----------------------------------------------------------------------------------------
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer on this machine")
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server of these tests' own, of which the folder is known."""
+    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("pooled"))
+    with psycopg.connect(server.url, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE shared ENCODING 'UTF8' TEMPLATE template0")
+    migrate(make_conninfo(server.url, dbname="shared"))
+    yield server
+    server.stop()
+
+
+@contextmanager
+def pgbouncer(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 20) -> Iterator[str]:
+    """Run PgBouncer before a server, in the account that owns it, and give the URL of the database `shared`."""
+    target = conninfo_to_dict(server.url)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # Not in a folder of pytest: they are closed to other accounts.
+    config = folder / f"{mode}.ini"
+    config.write_text(
+        f"[databases]\n* = host={target['host']} port={target['port']} user=postgres\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        f"pool_mode = {mode}\ndefault_pool_size = {size}\nserver_lifetime = 60\n"
+    )
+    account = pwd.getpwuid(Path(str(target["host"])).stat().st_uid).pw_name
+    as_account = [] if os.geteuid() else ["--user", account]
+    assert PGBOUNCER is not None
+    with (folder / f"{mode}.log").open("wb") as log:
+        process = subprocess.Popen([PGBOUNCER, *as_account, str(config)], stdout=log, stderr=log)
+    try:
+        url = f"postgresql://balance@127.0.0.1:{port}/shared"
+        deadline = time.monotonic() + 10
+        while True:
+            with suppress(psycopg.OperationalError), psycopg.connect(url):
+                break
+            assert process.poll() is None, (folder / f"{mode}.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize("mode", ["transaction", "statement"])
+def test_a_pooler_that_shares_sessions_is_refused_with_the_cure(
+    processes: Processes, pooled: EmbeddedPostgres, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balance.storage.startup_check.PROBE_S_MAX", 0.5)
+    with pgbouncer(pooled, tmp_path, mode) as url:
+        check_refused(processes("--port=0", DATABASE_URL=url), f"only for a {mode}", "directly", "session mode")
+    with pgbouncer(pooled, tmp_path, mode, size=1) as url:  # one session for all: the others wait for it
+        pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
+        with pytest.raises(DatabaseError, match="session mode"):
+            pool.open()
+
+
+@needs_pgbouncer
+def test_a_pooler_in_session_mode_with_too_few_sessions_is_refused(
+    pooled: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balance.storage.startup_check.PROBE_S_MAX", 0.5)
+    with pgbouncer(pooled, tmp_path, "session", size=1) as url:
+        pool = Pool(url, pool_max=5, pool_wait_ms_max=1000, statement_ms_max=1000)
+        with pytest.raises(DatabaseError, match="have 5 or more"):
+            pool.open()
+
+
+@needs_pgbouncer
+@pytest.mark.gen_test
+async def test_a_pooler_in_session_mode_works(
+    pooled: EmbeddedPostgres, tmp_path: Path, make_service: MakeService
+) -> None:
+    with pgbouncer(pooled, tmp_path, "session") as url:
+        service = await make_service(database_url=url)
+        watcher = await Watcher.connect(service.url, SocketClient)
+
+        async def where() -> str:
+            return service.url
+
+        tally = Tally()
+        bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate(BOTS)]
+        await tally.more(100, 20)  # over the five executions after which psycopg prepares a statement
+        for bot in bots:
+            await bot.stop()
+        assert not tally.refused
+        assert (await service.get("?limit=1")).body["pagination"]["total"] == len(tally.sent)
+        with service.app.store._pool.connection() as connection:
+            assert connection.execute("SHOW statement_timeout").fetchone() == ("4s",)
+            assert connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.backend,)  # type: ignore[attr-defined]
+            assert connection.backend != connection.pgconn.backend_pid  # type: ignore[attr-defined]
+        await watcher.until(len(tally.sent))
+        await watcher.close()
+        check_seen(watcher, Database(make_conninfo(pooled.url, dbname="shared")))
+        await service.stop()
+
+
+@needs_pgbouncer
+def test_a_commit_that_was_left_is_looked_for_by_the_session_that_the_pooler_lent(
+    pooled: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with pgbouncer(pooled, tmp_path, "session") as url:
+        pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
+        pool.open()
+        with pool.connection() as connection:
+            pool._left = {connection.backend: time.monotonic()}  # type: ignore[attr-defined]
+            assert not pool.is_settled()
+            # The pooler has lent the session to somebody else, which is idle after a statement of its own.
+            deadline = time.monotonic() + 10
+            while not pool.is_settled():  # the moment is known but for the time that the question takes
+                assert time.monotonic() < deadline
+                connection.execute("SELECT 1")
+        pool.close()
+
+
+# Grants ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], str, str]]:
+    """A session that may grant, a role that has exactly what README.md lists, and its URL."""
+    role = f"least_{uuid.uuid4().hex}"
+    with psycopg.connect(database.url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN".encode())
+        admin.execute("REVOKE ALL ON SCHEMA public FROM public")
+        admin.execute("REVOKE EXECUTE ON FUNCTION balance_ledger_is_valid FROM public")
+        for grant in GRANTS:
+            admin.execute(f"GRANT {grant} TO {role}".encode())
+        yield admin, role, make_conninfo(database.url, user=role)
+        admin.execute(f"DROP OWNED BY {role}".encode())
+        admin.execute(f"DROP ROLE {role}".encode())
+
+
+Least = tuple[psycopg.Connection[tuple[object, ...]], str, str]
+
+
+@pytest.mark.gen_test
+async def test_the_grants_that_the_readme_lists_are_enough(least: Least, make_service: MakeService) -> None:
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+    for grant in GRANTS:
+        assert f"GRANT {grant} TO" in readme
+    service = await make_service(database_url=least[2])
+    assert (await service.post(UPDATE)).status == 201
+    update = {"id": str(uuid.uuid4()), **UPDATE}
+    assert [(await service.post(update)).status for _ in range(2)] == [201, 200]
+    assert (await service.request("GET", f"{SNAPSHOTS}/{update['id']}")).status == 200
+    assert (await service.get()).body["pagination"]["total"] == 2
+    await service.stop()
+
+
+def test_each_missing_grant_is_named_at_the_start(least: Least) -> None:
+    admin, role, url = least
+    names = {
+        "USAGE ON SCHEMA public": "USAGE on schema public",
+        "SELECT ON schema_migration": "SELECT on schema_migration",
+        "UPDATE ON balance_feed": "UPDATE on balance_feed",
+        "SELECT ON balance_feed": "SELECT on balance_feed",
+        "SELECT ON balance_snapshot": "SELECT on balance_snapshot",
+        "INSERT ON balance_snapshot": "INSERT on balance_snapshot",
+        GRANTS[-1]: "EXECUTE on function balance_ledger_is_valid(jsonb,text[])",
+    }
+    pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
+    for grant, name in names.items():
+        admin.execute(f"REVOKE {grant} FROM {role}".encode())
+        with pytest.raises(DatabaseError) as caught:
+            pool.open()
+        assert name in str(caught.value)
+        assert role in str(caught.value)
+        assert "\n" not in str(caught.value)
+        admin.execute(f"GRANT {grant} TO {role}".encode())
+    pool.open()
+    pool.close()
+
+
+def test_a_role_that_lacks_two_grants_stops_the_start_in_one_line(processes: Processes, least: Least) -> None:
+    admin, role, url = least
+    admin.execute(f"REVOKE UPDATE ON balance_feed FROM {role}".encode())
+    admin.execute(f"REVOKE SELECT ON balance_snapshot FROM {role}".encode())
+    check_refused(processes("--port=0", DATABASE_URL=url), "UPDATE on balance_feed, SELECT on balance_snapshot", role)
+
+
+def test_grants_on_columns_are_enough(least: Least) -> None:
+    admin, role, url = least
+    admin.execute(f"REVOKE UPDATE ON balance_feed FROM {role}".encode())
+    admin.execute(f"GRANT UPDATE (last_seq) ON balance_feed TO {role}".encode())
+    store = Store(Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000))
+    assert store.open().seq == 0
+    store.close()
+
+
+def test_migrate_does_nothing_without_the_right_to_create_where_nothing_is_missing(least: Least) -> None:
+    assert migrate(least[2]) == []
+
+
+def test_migrate_says_in_one_line_what_a_role_needs_to_create(least: Least, database: Database) -> None:
+    admin, _role, url = least
+    admin.execute("DROP TABLE schema_migration")
+    with pytest.raises(SchemaError, match="GRANT USAGE, CREATE ON SCHEMA") as caught:
+        migrate(url)
+    assert "\n" not in str(caught.value)
+
+
+# A server whose words are not English ------------------------------------------------------------------------
+
+
+class GermanServer:
+    """Answers each start of a session by one error in German."""
+
+    def __init__(self, sqlstate: str, text: str) -> None:
+        fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text, "F": "auth.c", "L": "335", "R": "auth_failed"}
+        body = b"".join(name.encode() + value.encode() + b"\0" for name, value in fields.items()) + b"\0"
+        self._answer = b"E" + struct.pack("!I", len(body) + 4) + body
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"postgresql://bot:hunter2@127.0.0.1:{self._listener.getsockname()[1]}/balance"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return self.url
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, suppress(OSError):
+                    while (code := self._read(connection)) != 196_608:  # protocol 3.0; else TLS or GSSAPI is asked for
+                        if code is None:
+                            break
+                        connection.sendall(b"N")
+                    else:
+                        connection.sendall(self._answer)
+
+    def _read(self, connection: socket.socket) -> int | None:
+        head = connection.recv(8, socket.MSG_WAITALL)
+        if len(head) < 8:
+            return None
+        size, code = struct.unpack("!II", head)
+        connection.recv(size - 8, socket.MSG_WAITALL)
+        return 196_608 if code >> 16 == 3 else code
+
+
+def test_a_wrong_password_is_told_at_once_whatever_language_the_server_speaks(processes: Processes) -> None:
+    text = "Passwort-Authentifizierung für Benutzer »bot« fehlgeschlagen"
+    with GermanServer("28P01", text) as url:
+        check_refused(processes("--port=0", DATABASE_URL=url), text)
+
+
+def test_a_server_that_starts_in_german_is_waited_for_and_named(processes: Processes) -> None:
+    with GermanServer("57P03", "das Datenbanksystem startet, permission denied does not exist") as url:
+        process = processes("--port=0", DATABASE_URL=url)
+        process.url()
+        assert process.terminate() == 0
+    assert [line for line in process.stderr if "das Datenbanksystem startet" in line]
+    assert len(process.stderr) == 1
+    assert "hunter2" not in process.stderr[0]
+
+
+# The password ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bot:Pass@Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass/Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass/Long@tail@127.0.0.1/balance",
+        "postgresql://bot:Pass?Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass?Long=tail@127.0.0.1/balance",
+        "postgresql://bot:Pass#Longtail/@127.0.0.1/balance",
+        "postgresql://bot:Pass%Longtail@127.0.0.1/balance",
+        "postgres://bot:Longtail",
+        "postgresql://bot:Longtail/balance",
+        "postgresql://bot@corp:Longtail@127.0.0.1/balance",
+        "host=127.0.0.1 password=Pass Longtail",
+    ],
+)
+def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) -> None:
+    for call in (to_conninfo, migrate):
+        with pytest.raises((DatabaseError, SchemaError)) as caught:
+            call(url)
+        error: BaseException | None = caught.value
+        assert "DATABASE_URL" in str(error)
+        for part in ("Pass", "Long", "tail"):
+            assert part not in str(error)
+
+
+@pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
+def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
+    for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
+        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that can have no address"):
+            to_conninfo(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql:///balance?host=/{'long' * 20}",
+        "postgresql://bot:Pass%40word%2F%3F@127.0.0.1,[::1]:5433,db.example:5434/balance?connect_timeout=1",
+        "postgresql://bot@/balance?host=%2Frun%2Fpostgresql&password=a@b",
+        "postgresql:///balance",
+        "host=/run/postgresql password='a@b/c'",
+        "postgresql://[::1]/balance",
+        "postgresql://bot:a:b@127.0.0.1:5432",
+    ],
+)
+def test_a_url_that_is_escaped_is_taken(url: str) -> None:
+    assert "client_encoding=UTF8" in to_conninfo(url)
+
+
+@pytest.mark.gen_test
+async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
+    processes: Processes, database: Database
+) -> None:
+    variables = {
+        option.envvar.decode(): "elsewhere.invalid"
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and not option.envvar.decode().startswith(CREDENTIALS)
+    }
+    assert {"PGHOSTADDR", "PGPORT", "PGDATABASE", "PGOPTIONS", "PGSERVICE"} <= set(variables)
+    process = processes("--port=0", DATABASE_URL=database.url, **variables)
+    url = await asyncio.to_thread(process.url)
+    assert (await request(url, "POST", SNAPSHOTS, UPDATE)).status == 201
+    assert database.count() == 1
+
+
+def test_variables_of_libpq_that_prove_who_asks_are_kept() -> None:
+    environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
+    keep_credentials(environment)
+    assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

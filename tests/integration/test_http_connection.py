@@ -1,0 +1,325 @@
+"""A request that cannot be read as HTTP/1.1 is answered like any other, and its client reads the answer.
+
+Byte for byte over real sockets, and with the clients that people have: curl, http.client, urllib3's way of sending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tornado import httpserver
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import IOStream
+
+import protocol
+from balance.web.http_connection import FIRST_BYTES, HEAD_BYTES_MAX, Exchange
+from tests.conftest import MakeService
+from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, ONE_SPACE, POST, REFUSED, UPDATE, get
+from tests.support.service import SNAPSHOTS, Service
+from tests.support.shared_service import Connection, Reply, Standing, standing
+from tests.support.stock_server import until
+
+CURL = shutil.which("curl")
+
+
+@pytest.fixture(scope="module")
+def stand(postgres: str, template: str) -> Iterator[Standing]:
+    with standing(postgres, template) as one:
+        yield one
+
+
+def parse(answer: bytes) -> Reply:
+    """Read what is the only answer on its connection."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, _, lines = head.decode("latin1").partition("\r\n")
+    return Reply(int(line.split()[1]), HTTPHeaders.parse(lines), body)
+
+
+async def last_answer(port: int, data: bytes) -> bytes:
+    """Send bytes, and read until the server closes; the answer must come although the client goes on sending."""
+    async with Connection.to(port) as one:
+        await one.send(data)
+        return await one.rest()
+
+
+async def swept_answer(service: Service, data: bytes) -> bytes:
+    """Send bytes, and read until the server closes; as soon as any have arrived, it looks for what is late."""
+    http = service.app._http
+
+    def has_begun() -> bool:
+        requests = [arrival.request for arrival in http._arrivals.values()]
+        return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
+
+    answer = asyncio.ensure_future(last_answer(service.port, data))
+    await until(lambda: has_begun() or answer.done())
+    while not answer.done():
+        assert http._sweeper
+        http._sweeper.cancel()
+        http._sweep()  # as it would go on once a second
+        await asyncio.wait([answer], timeout=0.02)
+    return await answer
+
+
+def check_refusal(reply: Reply, status: int, error: str) -> None:
+    code = {400: "invalid_payload", 408: "request_timeout", 413: "payload_too_large", 431: "headers_too_large"}[status]
+    assert (reply.status, reply.body) == (status, {"success": False, "error": error, "code": code})
+    assert ("Retry-After" in reply.headers) == protocol.ERRORS[code].temporary
+    protocol.check("error_reply", reply.body)
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["Connection"] == "close"
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert reply.headers["Content-Length"] == str(len(reply.raw))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_http_is_refused_in_words_and_the_connection_closed(stand: Standing, name: str) -> None:
+    data, status, error = REFUSED[name]
+    before = stand.stored()
+    check_refusal(parse(stand.run(last_answer(stand.service.port, data))), status, error)
+    assert stand.stored() == before
+    assert not stand.noise.records
+    assert stand.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200, "the next client is served"
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"DELETE"])
+def test_any_method_gets_the_status_and_head_gets_no_body(stand: Standing, method: bytes) -> None:
+    reply = parse(stand.run(last_answer(stand.service.port, get(b"Host: a b\r\n", method=method))))
+    assert reply.status == 400
+    assert reply.headers["Access-Control-Allow-Origin"] == "*", "a page that may not read an error cannot act on it"
+    if method == b"HEAD":
+        assert (reply.raw, int(reply.headers["Content-Length"]) > 0) == (b"", True)
+    else:
+        check_refusal(reply, 400, f"Host: {HOST_SHAPE}")
+
+
+def test_a_refused_preflight_says_why(stand: Standing) -> None:
+    data = get(b"Origin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n", method=b"OPTIONS")
+    reply = parse(stand.run(last_answer(stand.service.port, data)))
+    check_refusal(reply, 400, "Host: is required (RFC 9112, section 3.2)")
+
+
+def test_a_head_of_16_kib_is_served(stand: Standing) -> None:
+    bare = get(HOST + b"X: \r\n", target=SNAPSHOTS.encode() + b"?limit=1")
+    data = bare.replace(b"X: ", b"X: " + b"a" * (HEAD_BYTES_MAX - len(bare)))
+    assert len(data) == HEAD_BYTES_MAX
+    assert stand.tell(data).status == 200
+
+
+@pytest.mark.parametrize("first", [byte for byte in range(256) if byte not in FIRST_BYTES and byte != 0x16])
+def test_what_cannot_begin_a_request_is_answered_at_its_first_byte(stand: Standing, first: int) -> None:
+    check_refusal(parse(stand.run(last_answer(stand.service.port, bytes([first])))), 400, f"{LINE}: {ONE_SPACE}")
+
+
+def test_a_client_that_speaks_tls_is_closed_at_once(stand: Standing) -> None:
+    assert stand.run(last_answer(stand.service.port, b"\x16\x03\x01\x02\x00\x01\x00")) == b""
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not installed")
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["-k", "https://{}/api/balance/snapshot"], ""),
+        (["--http2-prior-knowledge", "http://{}/api/balance/snapshot"], ""),
+        (["-x", "http://{}", "https://x.internal/"], ""),
+        (["-H", "Host:", "http://{}/api/balance/snapshot"], '{"success":false,"error":"Host: is required (RFC 9112'),
+        (["-H", "X: " + "a" * 20_000, "http://{}/api/docs"], '{"success":false,"error":"head: must be at most 16384'),
+        (
+            ["--data-binary", "@{file}", "http://{}/api/balance/snapshot"],
+            '{"success":false,"error":"Content-Length: must be at m',
+        ),
+    ],
+    ids=["https", "http2", "tunnel", "no host", "large head", "large body"],
+)
+def test_curl_gets_an_answer_at_once(stand: Standing, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "body"
+    if "@{file}" in arguments:
+        with file.open("wb") as body:
+            body.truncate(BODY_MAX + 1_000_000)
+    address = f"127.0.0.1:{stand.service.port}"
+    words = [word.replace("{}", address).replace("{file}", str(file)) for word in arguments]
+
+    async def scene() -> tuple[bytes, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            str(CURL), "-sS", "--max-time", "10", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        return await process.communicate()
+
+    stdout, stderr = stand.run(scene())
+    assert stdout.decode().startswith(printed)
+    assert bool(stdout) == bool(printed)
+    assert b"timed out" not in stderr
+    assert printed or stderr
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(service: Service) -> None:
+    """As http.client does, and all that is built on it: all of the body goes out before the answer is read."""
+
+    def send(method: str, size: int, sent: int) -> tuple[int, bytes]:
+        with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=15)) as connection:
+            connection.putrequest(method, SNAPSHOTS)
+            connection.putheader("Content-Length", str(size))
+            connection.endheaders()
+            for _ in range(sent // 65_536):
+                connection.send(b"x" * 65_536)
+            with connection.getresponse() as answer:
+                return answer.status, answer.read()
+
+    status, body = await asyncio.to_thread(send, "POST", BODY_MAX + 1, 32 * 1024 * 1024)
+    assert (status, protocol.loads(body)["code"]) == (413, "payload_too_large")
+    status, body = await asyncio.to_thread(send, "BREW", 8 * 1024 * 1024, 8 * 1024 * 1024)
+    assert (status, protocol.loads(body)["code"]) == (405, "method_not_allowed")
+    await until(lambda: not service.app._http._closer._tasks)
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("balance.web.http_connection.LINGER_S", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"nonsense\r\n\r\n")
+    async with asyncio.timeout(15):
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        with suppress(OSError):  # until the connection is reset
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+    writer.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stop_does_not_wait_for_clients_that_were_refused(make_service: MakeService) -> None:
+    service = await make_service()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(b"nonsense\r\n\r\n")
+    async with asyncio.timeout(15):
+        await reader.read()
+    assert service.app._http._closer._tasks, "it waits for the client to close"
+    async with asyncio.timeout(3):
+        await service.stop()
+    assert not service.app._http._closer._tasks
+    writer.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("begun", "error"),
+    [
+        (b"G", "head: did not arrive in time"),
+        (b"\r\n", "head: did not arrive in time"),
+        (get()[:-1], "head: did not arrive in time"),
+        (POST + b"Content-Length: 9\r\n\r\n1234", "payload: did not arrive in time"),
+        (CHUNKED + b"5\r\n12", "payload: did not arrive in time"),
+    ],
+    ids=["one byte", "an empty line", "a head", "a body", "a chunk"],
+)
+async def test_a_request_that_does_not_arrive_is_answered_408(service: Service, begun: bytes, error: str) -> None:
+    http = service.app._http
+    http.head_s_max, http.body_s_max = (0.0, 30.0) if error.startswith("head") else (30.0, 0.0)
+    reply = parse(await swept_answer(service, begun))
+    check_refusal(reply, 408, error)
+
+
+@pytest.mark.gen_test
+async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(service: Service) -> None:
+    expecting = POST + b"Expect: 100-Continue\r\n"
+    async with Connection.to(service.port) as one:
+        await one.send(expecting + b"Content-Length: %d\r\n\r\n" % len(UPDATE))
+        assert (await one.reply()).status == 100
+        await one.send(UPDATE)
+        assert (await one.reply()).status == 201
+    refused = parse(await last_answer(service.port, expecting + b"Content-Length: %d\r\n\r\n" % (BODY_MAX + 1)))
+    assert refused.status == 413
+    old = expecting.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Content-Length: %d\r\n\r\n" % len(UPDATE) + UPDATE
+    assert parse(await last_answer(service.port, old)).status == 201
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"%x;name=value\r\n%s\r\n0;last\r\n\r\n" % (len(UPDATE), UPDATE),
+        b'%X ; a="b;\\"c" ;d\r\n%s\r\n000\r\n\r\n' % (len(UPDATE), UPDATE),
+        b"%x\r\n%s\r\n0\r\nX-Checksum: 1\r\nExpires: \xe9\r\n\r\n" % (len(UPDATE), UPDATE),
+        b"".join(b"1;%d\r\n%c\r\n" % (at, byte) for at, byte in enumerate(UPDATE)) + b"0\r\nA: b\r\n\r\n",
+    ],
+    ids=["extension", "quoted extension", "trailers", "one byte each"],
+)
+def test_chunk_extensions_and_trailers_are_read_and_ignored(stand: Standing, body: bytes) -> None:
+    async def scene() -> list[int]:
+        async with Connection.to(stand.service.port) as one:
+            await one.send((CHUNKED + body) * 2 + get(target=b"/nope"))
+            return [(await one.reply()).status for _ in range(3)]
+
+    assert stand.run(scene()) == [201, 201, 404], "each request ends where it should"
+
+
+def test_a_trailer_is_no_header(stand: Standing) -> None:
+    body = b"%x\r\n%s\r\n0\r\nContent-Type: text/plain\r\nOrigin: http://evil.example\r\nHost: a b\r\n\r\n"
+    assert stand.tell(CHUNKED + body % (len(UPDATE), UPDATE)).status == 201
+
+
+def test_a_bug_in_a_delegate_is_answered_500_and_logged_once(
+    stand: Standing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("balance.web.save.ShortPost.is_plain", fail)
+    with caplog.at_level(logging.CRITICAL, "balance.web"):
+        reply = parse(stand.run(last_answer(stand.service.port, get())))
+    assert (reply.status, reply.body["code"]) == (500, "internal_error")
+    assert len(stand.noise.records) == 0
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: Standing, data: st.DataObject) -> None:
+    sent = data.draw(
+        st.one_of(
+            st.binary(min_size=1, max_size=300),
+            st.tuples(st.sampled_from([data for data, _, _ in REFUSED.values()]), st.binary(max_size=20)).map(b"".join),
+            st.lists(
+                st.sampled_from([b"GET / HTTP/1.1", b"\r\n", b"\n", b":", b" ", b"Host: x", b"\0", b"0", b";"])
+            ).map(b"".join),
+        )
+    )
+
+    http = stand.service.app._http
+    http.head_s_max = http.body_s_max = 0.0
+    answer = stand.run(swept_answer(stand.service, sent or b"x"))
+    assert answer.startswith(b"HTTP/1.1 ") or sent[:1] == b"\x16"
+    http.head_s_max = http.body_s_max = 30.0
+    assert not stand.noise.records
+    assert stand.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200
+
+
+def test_tornado_still_has_the_private_names_that_are_relied_on() -> None:
+    for owner, names in {
+        HTTP1Connection: [
+            "_can_keep_alive", "_clear_callbacks", "_deliver_body", "_finish_request", "_on_connection_close",
+            "_parse_headers", "_read_chunked_body", "_read_fixed_body",
+        ],
+        HTTP1ServerConnection: ["_server_request_loop"],
+        IOStream: ["_find_read_pos"],
+        httpserver: ["_HTTPRequestContext"],
+    }.items():  # fmt: skip
+        assert all(callable(getattr(owner, name)) for name in names)
+    attributes = {
+        "_disconnect_on_finish", "_finish_future", "_max_body_size", "_read_finished", "_request_headers",
+        "_request_start_line", "_response_start_line", "_write_finished",
+    }  # fmt: skip
+    assert attributes <= set(Exchange.__init__.__code__.co_names) | set(HTTP1Connection.__init__.__code__.co_names)
+    assert {"_read_buffer", "_read_buffer_size", "_read_regex"} <= set(IOStream.__mro__[1].__init__.__code__.co_names)

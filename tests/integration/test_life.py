@@ -1,0 +1,468 @@
+"""The life of the process: it starts or says in one line why not, and it ends well, within bounds, on a signal.
+
+SIGTERM and SIGINT: nothing new is accepted, what is in flight is answered, each WebSocket is closed with 1001, the
+embedded PostgreSQL is stopped, the exit status is 0; bounded also when the database hangs and when a client never
+answers the close frame. A start that can not be is refused in one line on stderr that names what is wrong, with
+exit status 1, quickly, and leaves nothing running. What comes and goes leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from tornado.httpclient import HTTPClientError
+
+import server
+from balance import __version__
+from balance.config import Config, flag, variable
+from balance.storage.embedded import EmbeddedPostgres
+from tests.conftest import MakeService
+from tests.support.raw_clients import Dropped, PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Database, Process, Service, request
+from tests.support.workload import RestBot, SocketBot, Tally, check_stored, is_running, processes_of, updates
+
+Processes = Callable[..., Process]
+SEED = 3
+GOING_AWAY = 1001  # RFC 6455, section 7.4.1
+LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
+REFUSED_S_MAX = 10.0  # most of it is Python's own start, on a machine that does other things too
+
+
+def check_refused(process: Process, *parts: str, secret: str = "hunter2") -> str:
+    """Check that the start was refused in one line with all the parts in it, and no password."""
+    began = time.monotonic()
+    assert process.wait() == 1, (process.stdout, process.stderr)
+    assert time.monotonic() - began < REFUSED_S_MAX
+    assert process.stdout == []
+    assert len(process.stderr) == 1, process.stderr
+    assert process.stderr[0].startswith("server.py: ")
+    for part in parts:
+        assert part in process.stderr[0]
+    assert secret not in process.stderr[0]
+    check_group_is_gone(process)
+    return process.stderr[0]
+
+
+def is_group_alive(process: Process) -> bool:
+    """Tell whether anything that it started in its session still runs."""
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def check_group_is_gone(process: Process) -> None:
+    """Check that nothing that it started in its session still runs."""
+    assert not is_group_alive(process)
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+async def until_waiting(database: Database) -> None:
+    """Wait until a session waits for a lock."""
+    query = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection, asyncio.timeout(10):
+        while not (await connection.execute(query)).rowcount:
+            await asyncio.sleep(0.005)
+
+
+async def until_refused(url: str) -> None:
+    """Wait until nothing is accepted any more."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
+            except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue of the listener
+                return
+            writer.close()
+            await asyncio.sleep(0.005)
+
+
+# The end ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.gen_test
+async def test_on_a_signal_what_is_in_flight_is_answered_and_nothing_new_is_accepted(
+    processes: Processes, database: Database, number: int
+) -> None:
+    process = processes("--port=0", DATABASE_URL=database.url)
+    url = await asyncio.to_thread(process.url)
+    clients = [await SocketClient.connect(url), await SocketClient.connect(url)]
+    polling = await PollingClient.connect(url)
+    one, other, third, late = islice(updates(Random(SEED)), 4)
+    with psycopg.connect(database.url) as session:
+        session.execute(LOCK_FEED)
+        by_rest = asyncio.ensure_future(request(url, "POST", SNAPSHOTS, one))
+        by_socket = await clients[0].start_call("balance:update", other)
+        by_polling = await polling.start_call("balance:update", third)
+        await until_waiting(database)
+        ending = asyncio.ensure_future(asyncio.to_thread(process.terminate, number))
+        await until_refused(url)
+        (answer,) = await clients[1].call("balance:update", late)
+        assert (answer["success"], answer["code"]) == (False, "unavailable")
+        assert answer["retryAfter"] == 1
+    assert (await by_rest).status == 201
+    assert (await by_socket)[0]["id"] == other["id"]
+    with suppress(Dropped):  # its answer waits for a poll, and no new connection is accepted
+        assert (await by_polling)[0]["id"] == third["id"]
+    for client in clients:
+        assert await client.await_closed() == GOING_AWAY
+    await asyncio.wait_for(asyncio.shield(polling.closed), 5)
+    assert await ending == 0
+    assert process.stderr == []
+    check_group_is_gone(process)
+    check_stored(database, [one, other, third], {update["id"]: update for update in (one, other, third)})
+    for client in (*clients, polling):
+        await client.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(processes: Processes, database: Database) -> None:
+    process = processes("--port=0", DATABASE_URL=database.url)
+    url = await asyncio.to_thread(process.url)
+
+    async def where() -> str:
+        return url
+
+    tally = Tally()
+    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    try:
+        await tally.more(100)
+        assert await asyncio.to_thread(process.terminate) == 0
+    finally:
+        for bot in bots:
+            await bot.kill()
+    assert process.stderr == []
+    check_stored(database, tally.acknowledged, tally.sent)
+
+
+@pytest.mark.gen_test
+async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_answer_the_close_frame(
+    processes: Processes, tmp_path: Path
+) -> None:
+    with EmbeddedPostgres.start(tmp_path / "own") as postgres:
+        assert server.main(["migrate", f"--database-url={postgres.url}"]) == 0
+        process = processes("--port=0", "--shutdown-ms-max=1000", DATABASE_URL=postgres.url)
+        url = await asyncio.to_thread(process.url)
+        deaf, client = await SocketClient.connect(url), await SocketClient.connect(url)
+        await deaf.stop_reading()
+        pids = processes_of(tmp_path / "own")
+        for one in pids:
+            os.kill(one, signal.SIGSTOP)
+        try:
+            saving = await client.start_call("balance:update", next(updates(Random(SEED))))
+            reading = asyncio.ensure_future(request(url, "GET", SNAPSHOTS))
+            await client.call("ping")  # so the update has arrived
+            began = time.monotonic()
+            assert await asyncio.to_thread(process.terminate) == 0
+            assert time.monotonic() - began < 6
+        finally:
+            for one in reversed(pids):
+                os.kill(one, signal.SIGCONT)
+        (answer,) = await saving
+        assert (answer["success"], answer["code"]) == (False, "unavailable")
+        with suppress(HTTPClientError, OSError):
+            assert (await reading).status == 503
+        assert await client.await_closed() == GOING_AWAY
+        assert not [line for line in process.stderr if "Traceback" in line], process.stderr
+        for one_client in (deaf, client):
+            await one_client.close()
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_never_answers_the_close_frame_is_waited_for_within_the_bound(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(shutdown_ms_max=500)
+    deaf = await SocketClient.connect(service.url)
+    await deaf.stop_reading()
+    began = time.monotonic()
+    await service.stop()
+    assert time.monotonic() - began < 2
+    assert not service.app.server.eio.sockets or all(one.closed for one in service.app.server.eio.sockets.values())
+    await deaf.close()
+
+
+@pytest.mark.gen_test
+async def test_a_signal_during_the_start_ends_it_and_leaves_nothing_running(
+    processes: Processes, tmp_path: Path
+) -> None:
+    process = processes("--port=0", f"--data-dir={tmp_path / 'data'}")
+    async with asyncio.timeout(30):
+        while not (tmp_path / "data" / "lock").exists():  # it is about to make a database, or to start its server
+            await asyncio.sleep(0.005)
+    assert await asyncio.to_thread(process.terminate) == 0
+    async with asyncio.timeout(10):
+        while is_group_alive(process):  # what initdb has started ends when it finds initdb gone
+            await asyncio.sleep(0.01)
+    assert not is_running(tmp_path / "data")
+
+
+# The start -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
+    processes: Processes, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    one, other = islice(updates(Random(SEED)), 2)
+    for number, update in enumerate((one, other)):
+        process = processes("--port=0", f"--data-dir={data}", script="server.py")
+        url = await asyncio.to_thread(process.url)
+        assert url.startswith("http://127.0.0.1:")
+        answer = await request(url, "GET", SNAPSHOTS)
+        assert answer.body["pagination"]["total"] == number
+        assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
+        if number == 0:
+            with EmbeddedPostgres.start(data) as postgres, psycopg.connect(postgres.url) as connection:
+                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                    assert connection.execute(f"SHOW {setting}".encode()).fetchone() == ("on",)
+            assert is_running(data), "the server has a share in it too"
+        assert await asyncio.to_thread(process.terminate) == 0
+        assert process.stdout == [
+            f"listening on {url}",
+            f"Balance Snapshot System {__version__}: data in {data}; documentation at {url}/api/docs",
+        ]
+        assert process.complaints == []
+        assert not is_running(data)
+    assert [row["id"] for row in answer.body["data"]] == [one["id"]]
+
+
+def test_a_port_in_use_is_named(processes: Processes, tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        process = processes(f"--port={port}", f"--data-dir={tmp_path / 'data'}")
+        check_refused(process, f"127.0.0.1:{port}", "in use")
+    assert not (tmp_path / "data").exists(), "the database is not touched"
+
+
+def test_a_data_folder_that_can_not_be_written_is_named(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_refused(processes("--port=0", f"--data-dir={tmp_path / 'file' / 'data'}"), str(tmp_path / "file"))
+
+
+@pytest.fixture
+def guarded(postgres: str, database: Database) -> Iterator[str]:
+    """The URL of a role that may not log in; on a server that trusts everyone the nearest to a wrong password."""
+    role = f"guarded_{os.getpid()}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} NOLOGIN PASSWORD 'right'".encode())
+        yield make_conninfo(database.url, user=role, password="hunter2")
+        admin.execute(f"DROP ROLE {role}".encode())
+
+
+def test_a_database_that_will_not_come_by_itself_is_named(
+    processes: Processes, database: Database, guarded: str
+) -> None:
+    urls = {
+        "nonsense": "DATABASE_URL",
+        "postgresql://bot:hunter2@[half": "DATABASE_URL",
+        "postgresql://bot:hunter2@127.0.0.1:nix/balance": "DATABASE_URL",
+        "postgresql://bot:hunter2@127.0.0.1/balance?colour=blue": "DATABASE_URL",
+        make_conninfo(database.url, user="nobody_at_all", password="hunter2"): "nobody_at_all",
+        make_conninfo(database.url, dbname="nothing_at_all"): "nothing_at_all",
+        guarded: "guarded",
+    }
+    started = {url: processes("--port=0", DATABASE_URL=url) for url in urls}
+    problems = []
+    for url, process in started.items():
+        try:
+            check_refused(process, urls[url])
+        except AssertionError as problem:
+            problems.append((url, process.stderr, str(problem)[:200]))
+    assert not problems
+
+
+def test_a_wrong_password_is_refused(processes: Processes, tmp_path: Path) -> None:
+    with EmbeddedPostgres.start(tmp_path / "own") as own:
+        with psycopg.connect(own.url, autocommit=True) as admin:
+            admin.execute("CREATE ROLE bot LOGIN PASSWORD 'right'")
+            rules = tmp_path / "own" / "postgresql" / "pg_hba.conf"
+            rules.write_text("local all bot scram-sha-256\n" + rules.read_text())
+            admin.execute("SELECT pg_reload_conf()")
+        url = make_conninfo(own.url, user="bot", password="hunter2")
+        check_refused(processes("--port=0", DATABASE_URL=url), "password authentication failed", "bot")
+
+
+BAD: list[tuple[str, str]] = [
+    *((one.name, "ten") for one in fields(Config) if isinstance(one.default, int)),
+    *((one.name, str(one.metadata["high"] + 1)) for one in fields(Config) if one.metadata["high"] is not None),
+    *((one.name, str(one.metadata["low"] - 1)) for one in fields(Config) if one.metadata["low"] is not None),
+    ("host", "a..b"),
+    ("host", "x" * 64),
+    ("host", "203.0.113.1"),  # of a network for documentation (RFC 5737); no machine has it
+    ("cors_origins", "dashboard.example"),
+    ("trusted_proxies", "not an address"),
+    ("database_url", "nonsense"),
+    ("data_dir", "/dev/null/data"),
+]
+
+
+# Tornado's bind_sockets does not close the socket that it could not bind.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
+@pytest.mark.parametrize("by", ["flag", "variable"])
+@pytest.mark.parametrize(("name", "value"), BAD, ids=lambda text: str(text)[:30])
+def test_each_bad_setting_is_refused_in_one_line_by_its_name(
+    name: str,
+    value: str,
+    by: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (one,) = (one for one in fields(Config) if one.name == name)
+
+    def start(*_: object) -> None:
+        raise AssertionError("it was taken, and the server starts")
+
+    def bind(config: Config) -> list[socket.socket]:
+        sockets.extend(bind_as_ever(config))
+        return sockets
+
+    bind_as_ever, sockets = server.bind, list[socket.socket]()
+    monkeypatch.setattr(server, "App", start)
+    monkeypatch.setattr(server, "bind", bind)  # a process that ends closes them by that
+    monkeypatch.setenv("BALANCE_PORT", "0")
+    monkeypatch.setenv("BALANCE_DATA_DIR", str(tmp_path / "data"))
+    if by == "variable":
+        monkeypatch.setenv(variable(one), value)
+    try:
+        assert server.main([flag(one), value] if by == "flag" else []) == 1
+    finally:
+        for one_socket in sockets:
+            one_socket.close()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("server.py: ")
+    assert said.err.count("\n") == 1, said.err
+    assert value in said.err or name in ("database_url",), said.err
+    assert flag(one) in said.err or variable(one) in said.err or name in ("host", "data_dir")
+    assert not (tmp_path / "data").exists(), "nothing is opened before every setting is checked"
+
+
+@pytest.mark.parametrize("argv", [["--nonsense"], ["--port"], ["serve"], ["migrate", "--nonsense"], ["--por=1"]])
+def test_an_unknown_argument_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.main(argv) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("server.py: ")
+    assert said.err.count("\n") == 1
+    assert argv[-1].partition("=")[0] in said.err
+
+
+def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Processes) -> None:
+    bad, help_ = processes("--port=ten"), processes("--help")
+    check_refused(bad, "--port", "ten")
+    assert help_.wait() == 0
+    text = "\n".join(help_.stdout)
+    for one in fields(Config):
+        assert flag(one) in text
+    assert help_.stderr == []
+
+
+# The schema ------------------------------------------------------------------------------------------------
+
+
+def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
+    processes: Processes, postgres: str, tmp_path: Path
+) -> None:
+    name = f"balance_empty_{os.getpid()}"
+    url = make_conninfo(postgres, dbname=name)
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
+        try:
+            check_refused(processes("--port=0", DATABASE_URL=url), "version 0", "python server.py migrate")
+            for expected in (["applied 0001_create_balance_snapshot.sql"], []):
+                process = processes("migrate", DATABASE_URL=url)
+                assert process.wait() == 0
+                assert process.stdout == [*expected, "the database is at this version"]
+                assert process.stderr == []
+            started = processes("--port=0", DATABASE_URL=url)
+            started.url()
+            assert started.terminate() == 0
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(
+                    "INSERT INTO schema_migration (version, name, checksum) "
+                    "SELECT max(version) + 1, 'later.sql', 'x' FROM schema_migration"
+                )
+            check_refused(processes("--port=0", DATABASE_URL=url), "update the program", "python server.py migrate")
+            check_refused(processes("migrate", DATABASE_URL=url), "update the program")
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+# What comes and goes ---------------------------------------------------------------------------------------
+
+
+def held(service: Service) -> dict[str, int]:
+    """What the service holds for its clients."""
+    realtime = service.app.server
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "tasks": len(asyncio.all_tasks()),
+        "sessions": len(realtime.eio.sockets),
+        "websockets": len(realtime.eio.websockets),
+        "nameless": len(realtime.eio._nameless),
+        "watchers": len(service.app.watchers),
+        "rooms": len(realtime.manager.rooms.get("/", {})),
+        "in flight": len(realtime._in_flight),
+        "environ": len(realtime.environ),
+    }
+
+
+def more_than(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    return {what: number - before[what] for what, number in now.items() if number > before[what]}
+
+
+@pytest.mark.gen_test
+async def test_a_burst_of_comings_and_goings_leaves_nothing_behind(
+    make_service: MakeService, database: Database
+) -> None:
+    service = await make_service()
+    source = updates(Random(SEED))
+    assert (await service.post(next(source))).status == 201  # the pool and the threads are there now
+    assert (await service.get()).status == 200
+    client = await SocketClient.connect(service.url)
+    await client.close()
+
+    async def come_and_go(number: int) -> None:
+        transport = PollingClient if number % 5 == 0 else SocketClient
+        client = await transport.connect(service.url)
+        with suppress(Dropped, HTTPClientError):
+            await client.start_call("balance:update", next(source))
+            if number % 3 == 0:
+                await client.call("ping")
+        if number % 2 and isinstance(client, SocketClient):
+            client.drop()
+        await client.close()
+
+    async with asyncio.timeout(10):
+        while held(service)["sessions"]:
+            await asyncio.sleep(0.01)
+    before = held(service)
+    for _ in range(3):
+        await asyncio.gather(*(come_and_go(number) for number in range(60)))
+    assert (await service.post(next(source))).status == 201  # all that they sent has had its turn
+    deadline = time.monotonic() + 5
+    while (left := more_than(before, held(service))) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    assert not left
+    assert database.seqs() == list(range(1, database.count() + 1))

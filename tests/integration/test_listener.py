@@ -1,0 +1,128 @@
+"""The HTTP server closes connections that would cost it a descriptor for nothing, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import closing
+from random import Random
+
+import psycopg
+import pytest
+
+import protocol
+from tests.conftest import MakeService
+from tests.support.raw_clients import PATH, SocketClient
+from tests.support.service import SNAPSHOTS, Database, Service
+from tests.support.shared_service import request
+from tests.support.stock_server import UPDATE, until
+from tests.support.workload import updates
+
+pytestmark = pytest.mark.gen_test
+SEED = 7
+GET = f"GET {SNAPSHOTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+BODY = protocol.dumps(UPDATE).encode()
+POST = (
+    f"POST {SNAPSHOTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    f"Content-Length: {len(BODY)}\r\n\r\n".encode()
+    + BODY
+)
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer"),
+    [(b"", b""), (b"GET", b"HTTP/1.1 408"), (POST[:-1], b"HTTP/1.1 408"), (GET, b"HTTP/1.1 200")],
+    ids=["nothing", "a line", "a body", "one request"],
+)
+async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
+    make_service: MakeService, begun: bytes, answer: bytes
+) -> None:
+    service = await make_service()
+    http = service.app._http
+    if begun.startswith(b"POST"):
+        http.body_s_max = 0.2
+    else:
+        http.head_s_max = 0.2
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(begun)
+    async with asyncio.timeout(15):
+        assert (await reader.read())[:12] == answer
+    writer.close()
+    await until(lambda: not http._arrivals)  # nothing is kept of it
+    await until(lambda: not http._closer._tasks)
+
+
+async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:
+    http = service.app._http
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    await until(lambda: bool(http._arrivals))
+    writer.write(POST[:-1])
+    (arrival,) = http._arrivals.values()
+    await until(lambda: arrival.has_head)
+    http.head_s_max = 0.0
+    swept = arrival.since + 2.5  # two sweeps
+    await until(lambda: time.monotonic() > swept)
+    writer.write(POST[-1:])
+    async with asyncio.timeout(15):
+        assert (await reader.read(12)) == b"HTTP/1.1 201"
+    writer.close()
+
+
+async def test_who_waits_for_an_answer_is_not_closed(make_service: MakeService, database: Database) -> None:
+    service = await make_service()
+    watcher = await SocketClient.connect(service.url)
+    service.app._http.head_s_max = service.app._http.body_s_max = 0.2
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    with psycopg.connect(database.url) as session:
+        session.execute("SELECT FROM balance_feed FOR UPDATE")
+        writer.write(POST)
+        await watcher.expect_silence(2.5)  # two sweeps
+    async with asyncio.timeout(15):
+        assert (await reader.read(12)) == b"HTTP/1.1 201"
+    assert (await watcher.expect("balance:snapshot"))["seq"] == 1
+    writer.close()
+    await watcher.close()
+
+
+async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_ones_served(
+    make_service: MakeService,
+) -> None:
+    service = await make_service()
+    old = await SocketClient.connect(service.url)
+    with closing(socket.socket()) as probe:
+        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are kept back
+    crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
+    async with asyncio.timeout(15):
+        assert await crowd[-1][0].read() == b"", "closed at once"
+    (answer,) = await old.call("balance:update", next(updates(Random(SEED))))
+    assert answer["success"]
+    for _, writer in crowd:
+        writer.close()
+    await old.close()
+    service.app._http.descriptors_max = 1_000_000
+    assert (await service.get()).status == 200
+
+
+async def remote_address(service: Service, peer: str, **headers: str) -> str:
+    """Open a session from a loopback address; return whose it is."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
+    writer.write(request("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
+    async with asyncio.timeout(15):
+        answer = await reader.readuntil(b"}")
+    writer.close()
+    sid = protocol.loads(answer.rpartition(b"\r\n0")[2])["sid"]
+    address: str = service.app.server.environ[sid]["REMOTE_ADDR"]
+    return address
+
+
+async def test_only_a_trusted_proxy_says_whose_request_it_is_and_only_by_x_forwarded_for(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))
+    forwarded, real = {"X_Forwarded_For": "192.0.2.9, 192.0.2.1"}, {"X_Real_Ip": "192.0.2.2"}
+    assert await remote_address(service, "127.0.0.1", **forwarded) == "192.0.2.1"
+    assert await remote_address(service, "127.0.0.1", **forwarded, **real) == "192.0.2.1"
+    assert await remote_address(service, "127.0.0.1", **real) == "127.0.0.1"
+    assert await remote_address(service, "127.0.0.2", **forwarded, **real) == "127.0.0.2"
+    assert await remote_address(service, "127.0.0.1", X_Forwarded_For="192.0.2.1, ::1, 127.0.0.1") == "192.0.2.1"

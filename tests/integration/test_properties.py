@@ -1,0 +1,498 @@
+"""What holds for everything that can be sent: a valid update comes back to the last digit wherever it is read, and
+no bytes whatever, on either transport, give a status of 500, a logged complaint or a service that is gone.
+
+After each example of the second kind a connection that was there before all of them saves an update. Garbage within
+Socket.IO, frames that begin with `4`, leaves even its own connection of use.
+
+Each property runs over a fixed set of examples; the `slow` run is longer and draws new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from itertools import count
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, configuration, given, settings
+from hypothesis import strategies as st
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError
+
+import protocol
+from tests.support.raw_clients import PATH, SEPARATOR, Http, SocketClient, open_websocket
+from tests.support.service import SNAPSHOTS
+from tests.support.shared_service import Connection, Standing, request, standing
+
+# The connection pool draws its jitter from `random` in a thread of its own, and hypothesis takes that for a strategy.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
+GOOD = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
+LONG = 10  # times as many examples
+ANSWER_S_MAX = 3.0
+
+
+class Stage:
+    """A service, a connection that stays good throughout, and one who watches."""
+
+    def __init__(self, stand: Standing) -> None:
+        self.stand = stand
+        self.bad_socket: WebSocketClientConnection | None = None  # kept over the examples, for as long as it lives
+        self.bad_polling: PollingSession | None = None
+        self.probes = count(10**12)
+
+    async def open(self) -> None:
+        self.good = await Connection.open(self.stand.service.port)
+        self.watcher = await SocketClient.connect(self.stand.service.url)
+
+    async def close(self) -> None:
+        await self.watcher.close()
+        await self.good.close()
+        if self.bad_socket is not None:
+            drop(self.bad_socket)
+        if self.bad_polling is not None:
+            self.bad_polling.http.close()
+
+    async def check_alive(self) -> None:
+        """Check that the service saves and has nothing to complain of."""
+        reply = await self.good.ask("POST", SNAPSHOTS, GOOD)
+        assert reply.status == 201, reply
+        noise, self.stand.noise.records = self.stand.noise.records, []
+        assert not noise
+
+
+@pytest.fixture(scope="module")
+def stage(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))  # else it writes into the tree
+    with standing(postgres, template, connect_ms_max=500, shutdown_ms_max=500) as stand:
+        one = Stage(stand)
+        stand.run(one.open())
+        yield one
+        stand.run(one.close())
+    configuration.set_hypothesis_home_dir(None)
+
+
+def holds(examples: st.SearchStrategy[Any], how_many: int) -> Callable[[Callable[[Stage, Any], Awaitable[None]]], Any]:
+    """Make a test of a property of one example."""
+
+    def decorate(check: Callable[[Stage, Any], Awaitable[None]]) -> Any:
+        lengths = [pytest.param(1, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.slow)]
+
+        @pytest.mark.parametrize("times", lengths)
+        def test(stage: Stage, times: int) -> None:
+            @settings(
+                max_examples=how_many * times, deadline=None, database=None, derandomize=times == 1,
+                suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            @given(examples)
+            def each(example: Any) -> None:
+                stage.stand.noise.records.clear()  # of an example that failed
+                stage.stand.run(check(stage, example))
+
+            each()
+
+        test.__name__ = test.__qualname__ = check.__name__
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
+
+
+@st.composite
+def amounts(draw: st.DrawFn) -> str:
+    """An amount as JSON has it, in any spelling."""
+    digits = draw(st.integers(1, 45))
+    number = Decimal(draw(st.integers(0, 10**digits - 1))).scaleb(-draw(st.integers(0, 60)))
+    if number and not Decimal("1e-30") <= number <= Decimal("1e30"):
+        number = number.scaleb(-number.adjusted())
+    spelling = draw(st.sampled_from(["f", "e", "E", "negative zero"]))
+    if spelling == "negative zero":
+        return f"{number:f}" if number else f"-{number:f}"
+    return f"{number:{spelling}}"
+
+
+@st.composite
+def ledgers(draw: st.DrawFn, *required: str) -> dict[str, str]:
+    names = st.from_regex(protocol.schema("asset_name")["pattern"].strip("^$"), fullmatch=True)
+    further = draw(st.lists(names, max_size=6, unique=True))
+    return {asset: draw(amounts()) for asset in draw(st.permutations(list(dict.fromkeys([*required, *further]))))}
+
+
+@dataclass(frozen=True)
+class Update:
+    """A valid update as text, and what must come back of it; each time it is sent under an id of its own."""
+
+    text: str
+    has_id: bool
+    ts: datetime | None
+    pid: int | None
+    onchain: dict[str, Decimal]
+    onsite: dict[str, Decimal]
+
+
+@st.composite
+def updates(draw: st.DrawFn) -> Update:
+    """Any valid update (schemas/balance_update.json)."""
+    ledger = {"onchain": draw(ledgers("rlb", "usdt")), "onsite": draw(ledgers("rlb", "usd"))}
+    fields = {
+        name: "{" + ",".join(f'"{asset}":{amount}' for asset, amount in one.items()) + "}"
+        for name, one in ledger.items()
+    }
+    if has_id := draw(st.booleans()):
+        fields["id"] = draw(st.sampled_from(['"<id>"', '"<ID>"']))
+    pid = draw(st.none() | st.integers(0, 2**53 - 1))
+    if pid is not None:
+        fields["pid"] = draw(st.sampled_from([f"{pid}", f"{pid}.0", f"{pid}e0"]))
+    ts, text = draw(st.just((None, "")) | moments())
+    if ts is not None:
+        fields["ts"] = json.dumps(text)
+    for name in ("id", "pid", "ts"):
+        if name not in fields and draw(st.booleans()):
+            fields[name] = "null"
+    space = draw(st.sampled_from(["", " ", "\n\t"]))
+    body = ",".join(f'{space}"{name}"{space}:{fields[name]}' for name in draw(st.permutations(list(fields))))
+    exact = {name: {asset: Decimal(amount) for asset, amount in one.items()} for name, one in ledger.items()}
+    return Update(f"{{{body}}}", has_id, ts, pid, exact["onchain"], exact["onsite"])
+
+
+@st.composite
+def moments(draw: st.DrawFn) -> tuple[datetime, str]:
+    """A moment, and RFC 3339 text of it."""
+    local = draw(st.datetimes(datetime(1000, 1, 1), datetime(2999, 12, 31, 23, 59, 59))).replace(microsecond=0)
+    fraction = draw(st.text("0123456789", max_size=9))
+    minutes = draw(st.integers(-1439, 1439))
+    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    if minutes == 0:
+        zone = draw(st.sampled_from(["Z", "z", "+00:00", "-00:00"]))
+    text = f"{local:%Y-%m-%d}{draw(st.sampled_from('Tt'))}{local:%H:%M:%S}{'.' if fraction else ''}{fraction}{zone}"
+    moment = local.replace(tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
+    return moment + timedelta(microseconds=int(fraction[:6].ljust(6, "0"))), text
+
+
+def exact(text: str) -> Any:
+    """JSON with every number as a Decimal."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+def check_told(told: dict[str, Any], update: Update) -> None:
+    """Check what one reader was told of an update."""
+    assert told["onchain"] == update.onchain
+    assert told["onsite"] == update.onsite
+    moment = datetime.fromisoformat(told.get("ts") or told["timestamp"])
+    assert moment == (update.ts or moment)
+
+
+@holds(updates(), 120)
+async def test_any_valid_update_comes_back_to_the_last_digit(stage: Stage, update: Update) -> None:
+    id_ = str(uuid.uuid4())
+    saved = await stage.good.ask(
+        "POST", SNAPSHOTS, update.text.replace("<id>", id_).replace("<ID>", id_.upper()).encode()
+    )
+    assert saved.status == 201, (update.text, saved)
+    answer = exact(saved.raw.decode())["data"]
+    assert answer["id"] == id_ or not update.has_id
+    check_told(answer, update)
+
+    event = ""
+    while answer["id"] not in event:  # other properties left snapshots behind
+        event = str(await stage.watcher.next_frame()).removeprefix('42["balance:snapshot",')[:-1]
+    check_told(exact(event), update)
+    assert exact(event)["pid"] == update.pid
+
+    ts = datetime.fromisoformat(answer["timestamp"])
+    found = await stage.good.ask("GET", saved.headers["Location"])
+    assert found.raw.decode() == f'{{"success":true,"data":{event}}}', "the event and the row read the same"
+    micros = (ts - datetime(1, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    behind = quote(f"{micros}_{int(exact(event)['seq']) + 1}")
+    page = await stage.good.ask("GET", f"{SNAPSHOTS}?limit=1&cursor={behind}")
+    assert page.raw.decode().startswith(f'{{"success":true,"data":[{event}],'), "the event and the list read the same"
+
+    (row,) = stage.stand.rows(
+        "SELECT ts, pid, onchain::text, onsite::text FROM balance_snapshot WHERE id = %s", (uuid.UUID(answer["id"]),)
+    )
+    assert (row["ts"], row["pid"]) == (ts, update.pid)
+    assert (exact(row["onchain"]), exact(row["onsite"])) == (update.onchain, update.onsite)
+
+
+PATHS = ["/", SNAPSHOTS, SNAPSHOTS + "/", SNAPSHOTS + "/019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", PATH, PATH + "/"]
+QUERIES = [
+    "limit=",
+    "offset=",
+    "cursor=",
+    "from=",
+    "to=",
+    "pid=",
+    "EIO=4&transport=polling&sid=",
+    "EIO=",
+    "transport=",
+    "j=",
+]
+HEADERS = [
+    "Content-Type",
+    "Origin",
+    "Accept",
+    "Cookie",
+    "X-Forwarded-For",
+    "Content-Encoding",
+    "Range",
+    "Host",
+    "Expect",
+]
+VALUES = [
+    "application/json", "application/json; charset=", "multipart/form-data; boundary=x", "multipart/form-data",
+    "application/x-www-form-urlencoded", "gzip", "identity", "http://localhost", "http://[", "null", "a=b; c",
+    "bytes=0-1", "100-continue", "websocket", "127.0.0.1:3000", "\xff", "",
+]  # fmt: skip
+junk_text = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
+bodies = st.one_of(
+    st.binary(max_size=200),
+    st.builds(lambda at, more: GOOD[:at] + more + GOOD[at:], st.integers(0, len(GOOD)), st.binary(max_size=5)),
+    st.builds(lambda body, at: body[:at], st.just(GOOD), st.integers(0, len(GOOD))),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """A request that is whole, of whatever else it consists."""
+    method = draw(
+        st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE"])
+        | st.from_regex("[A-Z]{1,9}", fullmatch=True)
+    )
+    escaped = st.binary(max_size=12).map(quote)
+    target = draw(st.sampled_from(PATHS)) + draw(st.just("") | escaped | junk_text)
+    queries = draw(
+        st.lists(st.tuples(st.sampled_from(QUERIES), escaped | junk_text | st.integers().map(str)), max_size=3)
+    )
+    target += "?" * bool(queries) + "&".join(name + value for name, value in queries)
+    headers = draw(st.dictionaries(st.sampled_from(HEADERS), st.sampled_from(VALUES) | junk_text, max_size=3))
+    return request(method, target, draw(st.none() | bodies), Connection="close", **headers)
+
+
+async def exchange(stage: Stage, data: bytes, whole: bool) -> bytes:
+    """Send bytes on a connection of their own and return all that comes back before it ends."""
+    one = await Connection.open(stage.stand.service.port)
+    try:
+        await one.send(data)
+        if not whole:
+            one.end_sending()
+        return await one.rest()
+    except ConnectionError:  # the server had heard enough
+        return b""
+    finally:
+        await one.close()
+
+
+@holds(requests() | bodies.map(lambda body: request("POST", SNAPSHOTS, body, Connection="close")), 250)
+async def test_no_request_fails_the_service(stage: Stage, data: bytes) -> None:
+    told = await exchange(stage, data, whole=True)
+    status = int(told.replace(b"HTTP/1.1 100 (Continue)\r\n\r\n", b"").split()[1])
+    assert 200 <= status < 500, told
+    await stage.check_alive()
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+    """Something that would be right, with bytes cut out, put in or changed."""
+    data = draw(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        end = draw(st.integers(start, min(len(data), start + 20)))
+        data = data[:start] + draw(st.binary(max_size=8)) + data[end:]
+    return data
+
+
+WHOLE = [
+    request("POST", SNAPSHOTS, GOOD),
+    request("POST", SNAPSHOTS, Content_Type="application/json", Transfer_Encoding="chunked")
+    + b"39\r\n%b\r\n0\r\n\r\n" % GOOD,
+    request("GET", SNAPSHOTS + "?limit=1"),
+    request("GET", PATH + "/?EIO=4&transport=polling"),
+    request(
+        "GET", PATH + "/?EIO=4&transport=websocket", Upgrade="websocket", Connection="Upgrade",
+        Sec_WebSocket_Version="13", Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==",
+    ) + b"\x81\x82\x00\x00\x00\x0040\x82\x81\x00\x00\x00\x00x",
+]  # fmt: skip
+
+
+@holds(st.binary(max_size=300) | damaged(st.sampled_from(WHOLE)), 200)
+async def test_no_bytes_on_a_connection_fail_the_service(stage: Stage, data: bytes) -> None:
+    told = await exchange(stage, data, whole=False)
+    assert b"HTTP/1.1 5" not in told
+    await stage.check_alive()
+
+
+FRAMES = [
+    f'42["balance:update",{GOOD.decode()}]', f'4217["balance:update",{GOOD.decode()}]',
+    '42["balance:update"]', '42["balance:update",1,2]', '42["balance:update",null]',
+    '42["ping"]', '421["ping",{}]', '42["connect"]', '42["disconnect"]', '42["message"]',
+    '42/admin,["ping"]', '42/admin,7["balance:update",{}]', "40/admin,", "41/admin,",
+    "40", "40{}", '40{"token":1}', "43[]", "431[]", '44{"message":"x"}',
+    '451-["balance:update",{"_placeholder":true,"num":0}]', "461-[]", "47", "48x",
+    "4", "42", "42[", "42[]", "42[1]", "42{}", "42null", "421" * 50, "4" + "9" * 120, "42" + "9" * 120 + "[]",
+    "42" + "[" * 300 + "]" * 300, '42["\\ud800"]', "42[1e99999999999999999999]",
+]  # fmt: skip
+any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+damaged_frames = damaged(st.sampled_from([frame.encode() for frame in FRAMES])).map(
+    lambda data: data.decode(errors="replace")
+)
+packets = st.sampled_from(FRAMES) | any_text.map("4".__add__) | damaged_frames.map(lambda frame: "4" + frame[1:])
+frames = st.lists(packets, min_size=1, max_size=5)
+wild_frames = st.lists(
+    any_text
+    | packets
+    | damaged_frames
+    | st.binary(max_size=30)
+    | st.sampled_from(["1", "2", "2probe", "3", "5", "6", ""]),
+    min_size=1,
+    max_size=5,
+)
+
+
+NOT_JOINED = '44{"message":"not connected"}'
+
+
+def leaves(frame: str | bytes) -> bool:
+    """Say whether a frame may end its connection to the main namespace: DISCONNECT (or what begins like it)."""
+    return isinstance(frame, str) and frame.startswith("41")
+
+
+def drop(one: WebSocketClientConnection) -> None:
+    """End a connection at once; its close handshake could outlast the loop."""
+    if one.protocol is not None:
+        one.protocol.stream.close()
+    one.close()
+
+
+async def joined(stage: Stage) -> WebSocketClientConnection:
+    """The connection for bad frames: the one of the last example, or a new one if that was ended."""
+    if stage.bad_socket is None:
+        stage.bad_socket = await open_websocket(stage.stand.service.url)
+        await stage.bad_socket.write_message("40")
+    return stage.bad_socket
+
+
+async def probe(stage: Stage, one: WebSocketClientConnection) -> None:
+    """Save an update over this connection and wait for its acknowledgement."""
+    head = f"43{next(stage.probes)}["
+    await one.write_message(f'42{head[2:]}"balance:update",{GOOD.decode()}]')
+    while not str(message := await one.read_message()).startswith(head):
+        assert message is not None, "the connection was closed"
+        if message == "2":
+            await one.write_message("3")
+    assert json.loads(str(message)[len(head) - 1 :])[0]["success"] is True, message
+
+
+@holds(frames, 200)
+async def test_no_socket_io_packet_harms_its_own_connection(stage: Stage, sent: list[str]) -> None:
+    one = await joined(stage)
+    for frame in sent:
+        await one.write_message(frame)
+    if any(map(leaves, sent)):
+        drop(one)
+        stage.bad_socket = None
+    else:
+        try:
+            await probe(stage, one)
+        except BaseException:
+            drop(one)
+            stage.bad_socket = None
+            raise
+    await stage.check_alive()
+
+
+@holds(st.tuples(st.booleans(), wild_frames), 150)
+async def test_after_any_frames_the_connection_serves_on_or_ends(
+    stage: Stage, example: tuple[bool, list[str | bytes]]
+) -> None:
+    """And is not left open without an answer; the service goes on in either case."""
+    joins_first, sent = example
+    one = await open_websocket(stage.stand.service.url)
+    head = f"43{next(stage.probes)}["
+    last = f'42{head[2:]}"balance:update",{GOOD.decode()}]'
+    try:
+        for frame in ["40", *sent, last] if joins_first else [*sent, "40", last]:
+            await one.write_message(frame, binary=isinstance(frame, bytes))
+        while message := await asyncio.wait_for(one.read_message(), ANSWER_S_MAX):
+            if str(message).startswith(head) or (message == NOT_JOINED and any(map(leaves, sent))):
+                break
+    except WebSocketClosedError:
+        pass
+    finally:
+        drop(one)
+    await stage.check_alive()
+
+
+class PollingSession:
+    """A joined session whose requests are made by hand."""
+
+    def __init__(self, url: str) -> None:
+        self.http = Http()
+        self.url = f"{url}{PATH}/?EIO=4&transport=polling"
+
+    async def open(self) -> None:
+        opened = await self.http.fetch(self.url)
+        self.url += f"&sid={json.loads(opened.body[1:])['sid']}"
+        assert (await self.post(b"40")) == 200
+
+    async def post(self, body: bytes) -> int:
+        return (await self.http.fetch(self.url, "POST", body)).code
+
+    async def probe(self, number: int) -> None:
+        """Save an update and poll for its acknowledgement."""
+        assert await self.post(f'42{number}["balance:update",{GOOD.decode()}]'.encode()) == 200
+        while True:
+            polled = await self.http.fetch(self.url)
+            assert polled.code == 200, polled.body
+            for frame in polled.body.decode().split(SEPARATOR):
+                if frame.startswith(f"43{number}["):
+                    assert json.loads(frame[len(f"43{number}") :])[0]["success"] is True, frame
+                    return
+                if frame == "2":
+                    await self.post(b"3")
+
+
+@st.composite
+def polling_bodies(draw: st.DrawFn) -> bytes:
+    parts = [
+        frame.encode() if isinstance(frame, str) else b"b" + base64.b64encode(frame) for frame in draw(wild_frames)
+    ]
+    return draw(st.sampled_from([SEPARATOR.encode(), b""])).join(parts)
+
+
+@holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 150)
+async def test_no_polling_request_fails_the_service_and_a_refused_one_ends_its_session(
+    stage: Stage, body: bytes
+) -> None:
+    if stage.bad_polling is None:
+        stage.bad_polling = PollingSession(stage.stand.service.url)
+        await stage.bad_polling.open()
+    status = await stage.bad_polling.post(body)
+    packets = body.split(SEPARATOR.encode())
+    if status == 400:
+        assert (await stage.bad_polling.http.fetch(stage.bad_polling.url)).code == 400
+        stage.bad_polling.http.close()
+        stage.bad_polling = None
+    elif any(packet.startswith((b"1", b"41")) for packet in packets):  # CLOSE, DISCONNECT
+        stage.bad_polling.http.close()
+        stage.bad_polling = None
+    else:
+        assert status in (200, 413)
+        try:
+            await stage.bad_polling.probe(next(stage.probes))
+        except BaseException:
+            stage.bad_polling.http.close()
+            stage.bad_polling = None
+            raise
+    await stage.check_alive()

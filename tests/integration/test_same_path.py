@@ -1,0 +1,238 @@
+"""One path for every update: REST, WebSocket and long polling give the same verdict, row and broadcast.
+
+Every case of cases/balance_update.json goes over each transport, on one connection. A refused one is told to its
+sender in the case's own words, stores nothing, shows nothing to anybody and leaves the connection as it was; a
+good one is stored once, and the event, the list, the single read and SQL agree to the last digit.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import protocol
+from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS
+from tests.support.shared_service import Connection, Standing, standing
+
+CASES = [
+    {**case, "description": f"{group['description']}: {case['description']}"}
+    for group in protocol.loads(Path(__file__).parent.parent.joinpath("cases", "balance_update.json").read_bytes())
+    for case in group["tests"]
+]
+GOOD = [case for case in CASES if case["valid"]]
+BAD = [case for case in CASES if not case["valid"]]
+SENTINEL = b'{"ts":"2001-01-01T00:00:00Z","onchain":{"rlb":1,"usdt":1},"onsite":{"rlb":1,"usd":1}}'
+FRACTION = re.compile(r"\.([0-9]+)")
+
+
+def body_of(case: dict[str, Any]) -> bytes:
+    """The bytes of the update."""
+    if "base64" in case:
+        return base64.b64decode(case["base64"])
+    return (case["json"] if "json" in case else protocol.dumps(case["data"])).encode()
+
+
+class RestSender:
+    """Sends updates over one HTTP connection."""
+
+    async def open(self, stand: Standing) -> None:
+        self._connection = await Connection.open(stand.service.port)
+
+    async def save(self, body: bytes) -> dict[str, Any]:
+        """Send an update that is good; return its acknowledgement, in the socket's words."""
+        reply = await self._connection.ask("POST", SNAPSHOTS, body)
+        assert reply.status == 201, reply
+        assert reply.headers["Location"] == f"{SNAPSHOTS}/{reply.body['data']['id']}"
+        return {"success": True, "id": reply.body["data"]["id"], "timestamp": reply.body["data"]["timestamp"]}
+
+    async def send_bad(self, body: bytes) -> dict[str, Any]:
+        """Send an update that is bad; return the refusal."""
+        reply = await self._connection.ask("POST", SNAPSHOTS, body)
+        assert reply.status == protocol.ERRORS[reply.body["code"]].status, reply
+        return reply.body
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class SocketSender:
+    """Sends updates over one Socket.IO connection, which is a watcher too."""
+
+    def __init__(self, kind: type[SocketClient | PollingClient]) -> None:
+        self._kind = kind
+
+    async def open(self, stand: Standing) -> None:
+        self._client = await self._kind.connect(stand.service.url)
+
+    async def save(self, body: bytes) -> dict[str, Any]:
+        ack_id, answer = self._client.new_id()
+        await self._send(body, str(ack_id))
+        ack = await self._client.expect("balance:ack")
+        assert await answer == [ack]
+        assert (await self._client.expect("balance:snapshot"))["id"] == ack["id"], "the sender watches too"
+        return ack
+
+    async def send_bad(self, body: bytes) -> dict[str, Any]:
+        """Send it without and with an acknowledgement id; all three answers must be the same."""
+        await self._send(body)
+        refusal = await self._client.expect("balance:error")
+        ack_id, answer = self._client.new_id()
+        await self._send(body, str(ack_id))
+        assert await self._client.expect("balance:error") == refusal
+        assert await answer == [refusal]
+        protocol.check("balance_error", refusal)
+        return refusal
+
+    async def _send(self, body: bytes, ack_id: str = "") -> None:
+        await self._client.send_raw(f'42{ack_id}["balance:update",{body.decode()}]')
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class Stage:
+    """A service, one sender that is used for every case, and two who watch."""
+
+    def __init__(self, stand: Standing, sender: RestSender | SocketSender) -> None:
+        self.stand = stand
+        self.sender = sender
+
+    async def open(self) -> None:
+        await self.sender.open(self.stand)
+        self._watchers = [await kind.connect(self.stand.service.url) for kind in (SocketClient, PollingClient)]
+
+    async def seen(self) -> str:
+        """The next thing that the watchers see: a snapshot, as its JSON text."""
+        one, other = [str(await watcher.next_frame()) for watcher in self._watchers]
+        assert one == other
+        head = '42["balance:snapshot",'
+        assert one.startswith(head), one
+        return one[len(head) : -1]
+
+    async def close(self) -> None:
+        await self.sender.close()
+        for watcher in self._watchers:
+            await watcher.close()
+
+
+@pytest.fixture(scope="module", params=["rest", "websocket", "polling"])
+def stage(request: pytest.FixtureRequest, postgres: str, template: str) -> Iterator[Stage]:
+    """One service and one connection for all cases of a transport."""
+    senders = {
+        "rest": RestSender(),
+        "websocket": SocketSender(SocketClient),
+        "polling": SocketSender(PollingClient),
+    }
+    with standing(postgres, template) as stand:
+        one = Stage(stand, senders[request.param])
+        stand.run(one.open())
+        yield one
+        stand.run(one.close())
+
+
+def check_same(texts: dict[str, str], expected: dict[str, Any]) -> None:
+    """Check that all these texts of one snapshot are the same bytes and hold what was expected."""
+    assert len(set(texts.values())) == 1, texts
+    told = json.loads(next(iter(texts.values())), parse_float=Decimal, parse_int=Decimal)
+    assert {field: told[field] for field in expected} == expected
+
+
+def spell(amount: Any) -> str:
+    """An amount as PostgreSQL writes it: all digits, no exponent, no sign."""
+    number = Decimal(amount).copy_abs()
+    places = number.as_tuple().exponent
+    return "0" if not number and (places > 0 or places < -30) else f"{number:f}"
+
+
+def expected_ledger(ledger: dict[str, Any]) -> dict[str, str]:
+    return {asset: spell(amount) for asset, amount in ledger.items()}
+
+
+def expected_ts(text: str) -> datetime:
+    """The moment that RFC 3339 text names, cut to whole microseconds, by other means than the service's."""
+    text = text.upper().replace("Z", "+00:00")
+    fraction = FRACTION.search(text)
+    whole = datetime.strptime(FRACTION.sub("", text), "%Y-%m-%dT%H:%M:%S%z")
+    return whole.astimezone(UTC) + timedelta(microseconds=int(fraction[1][:6].ljust(6, "0")) if fraction else 0)
+
+
+def test_the_cases_are_many_and_name_an_id_once() -> None:
+    assert len(CASES) >= 60
+    assert len({case["description"] for case in CASES}) == len(CASES)
+    ids = [json.loads(body_of(case)).get("id") for case in GOOD]
+    assert len({id_ for id_ in ids if id_}) == len([id_ for id_ in ids if id_])
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case["description"])
+def test_a_bad_update_is_refused_in_the_same_words_and_leaves_no_trace(stage: Stage, case: dict[str, Any]) -> None:
+    if case.get("rest_only") and not isinstance(stage.sender, RestSender):
+        return  # a WebSocket is closed by such bytes: see test_properties
+    before = stage.stand.stored()
+
+    async def scene() -> tuple[dict[str, Any], dict[str, Any], str]:
+        refusal = await stage.sender.send_bad(body_of(case))
+        assert stage.stand.stored() == before, "something was stored"
+        return refusal, await stage.sender.save(SENTINEL), await stage.seen()
+
+    refusal, ack, seen = stage.stand.run(scene())
+    id_ = refusal.pop("id", None)
+    assert refusal == {"success": False, "error": case["error"], "code": case["code"]}
+    assert id_ is None or id_ == case["data"]["id"]
+    snapshot = json.loads(seen)
+    assert (snapshot["id"], snapshot["seq"]) == (ack["id"], before[1] + 1), "a watcher heard something else first"
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case["description"])
+def test_a_good_update_is_stored_shown_and_read_back_the_same(stage: Stage, case: dict[str, Any]) -> None:
+    update = json.loads(body_of(case), parse_float=protocol.loads)  # exact, see test_codec; has 0e-99999999999999999999
+    stand = stage.stand
+    count, seq = stand.stored()
+    began = datetime.now(UTC)
+
+    async def scene() -> tuple[dict[str, Any], dict[str, str]]:
+        ack = await stage.sender.save(body_of(case))
+        shown = await stage.seen()
+        moment = datetime.fromisoformat(ack["timestamp"])
+        query = f"?limit=1&from={quote(moment.isoformat())}"
+        if (behind := moment + timedelta(microseconds=1)).year < 3000:
+            query += f"&to={quote(behind.isoformat())}"
+        page = await stand.service.get(query)
+        one = await stand.service.get(f"/{ack['id']}")
+        texts = {
+            "event": shown,
+            "list": page.raw.decode().removeprefix('{"success":true,"data":[').partition('],"pagination"')[0],
+            "one": one.raw.decode().removeprefix('{"success":true,"data":')[:-1],
+        }
+        return ack, texts
+
+    ack, texts = stand.run(scene())
+    assert stand.stored() == (count + 1, seq + 1)
+    assert set(ack) == {"success", "id", "timestamp"}
+    (row,) = stand.rows(
+        "SELECT id::text, seq, ts, pid, onchain::text, onsite::text FROM balance_snapshot WHERE seq = %s",
+        (seq + 1,),
+    )
+    assert row["id"] == ack["id"] == (update.get("id") or ack["id"]).lower()
+    assert row["ts"] == datetime.fromisoformat(ack["timestamp"])
+    if update.get("ts"):
+        assert row["ts"] == expected_ts(update["ts"])
+    else:
+        assert began - timedelta(milliseconds=1) < row["ts"] <= datetime.now(UTC), "cut to whole milliseconds"
+    assert row["pid"] == update.get("pid")
+    for ledger in ("onchain", "onsite"):
+        stored = json.loads(row[ledger], parse_float=str, parse_int=str)
+        assert stored == expected_ledger(update[ledger])
+    check_same(texts, {
+        "id": ack["id"], "seq": seq + 1, "ts": ack["timestamp"], "pid": update.get("pid"),
+        "onchain": update["onchain"], "onsite": update["onsite"],
+    })  # fmt: skip

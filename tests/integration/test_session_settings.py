@@ -1,0 +1,254 @@
+"""Whatever a database or a role carries as settings, what is saved and what is returned stay the same to the byte.
+
+Each case sets one setting by ALTER DATABASE, opens the store anew, saves, sends again, lists and finds. All rows are
+read once more with the defaults at the end: what was written under any setting reads the same.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+import protocol
+from balance.snapshot import Snapshot
+from balance.storage.migrate import migrate
+from balance.storage.pool import Pool
+from balance.storage.store import Store
+from tests.conftest import MakeService
+from tests.support.service import Database
+
+ONCHAIN = protocol.Encoded('{"rlb":100074.99978,"usdt":1e-30,"ÄÖ":0.1234567890123456789012345678901234567890}')
+ONSITE = protocol.Encoded('{"rlb":101132.407627,"usd":7646.96}')
+TS = datetime(2025, 2, 1, 23, 45, 8, 603001, UTC)
+
+# Values of strings, which have no range; and such as are in no range of the catalogue but odd.
+ODD = {
+    "DateStyle": ["German", "SQL, DMY", "Postgres, YMD"],
+    "TimeZone": ["Asia/Kathmandu", "America/New_York"],
+    "client_encoding": ["LATIN1", "SQL_ASCII", "EUC_JP"],
+    "search_path": ["nowhere", "", "$user", "pg_catalog", "decoy, public"],
+    "timezone_abbreviations": ["Australia", "India"],
+    "application_name": ["x"],
+    "default_text_search_config": ["pg_catalog.simple"],
+    "createrole_self_grant": ["set"],
+    "restrict_nonsystem_relation_kind": ["view, foreign-table"],
+    "backtrace_functions": ["errstart"],
+    "wal_consistency_checking": ["all"],
+    "lc_messages": ["C.UTF-8"],
+    "lc_monetary": ["C.UTF-8"],
+    "lc_numeric": ["C.UTF-8"],
+    "lc_time": ["C.UTF-8"],
+    "statement_timeout": ["10ms"],
+    "lock_timeout": ["1ms"],
+    "idle_session_timeout": ["100ms"],
+    "idle_in_transaction_session_timeout": ["1ms"],
+    "transaction_timeout": ["10ms"],
+    "role": ["none"],
+}
+# The server waits for that long before it lets anybody in.
+NO_CASE = ("post_auth_delay",)
+CHOSEN = (
+    "DateStyle", "TimeZone", "client_encoding", "extra_float_digits", "search_path", "standard_conforming_strings",
+    "default_transaction_read_only", "default_transaction_isolation", "statement_timeout", "lock_timeout",
+    "idle_session_timeout", "transaction_timeout", "session_replication_role", "row_security", "exit_on_error",
+)  # fmt: skip
+
+
+class Carrier:
+    """A database that carries settings, and what was read from it with the defaults."""
+
+    def __init__(self, database: Database) -> None:
+        self.url = database.url
+        self.name = sql.Identifier(str(conninfo_to_dict(database.url)["dbname"]))
+        self.shown: dict[int, bytes] = {}
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("CREATE SCHEMA decoy")
+            connection.execute("CREATE TABLE decoy.balance_feed AS TABLE balance_feed")
+            connection.execute("CREATE TABLE decoy.balance_snapshot AS TABLE balance_snapshot")
+        self.first = snapshot()
+        with self.opened() as store:
+            store.append([self.first])
+            self.shown = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1)}
+            self.found = found(store, self.first.id)
+        assert b'"onchain": ' not in self.shown[1]
+
+    @contextmanager
+    def opened(self) -> Iterator[Store]:
+        store = Store(Pool(self.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
+        try:
+            store.open()
+            yield store
+        finally:
+            store.close()
+
+    def cases(self, names: tuple[str, ...] | None) -> Iterator[tuple[str, str]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            settings = connection.execute(
+                "SELECT name, vartype, setting, enumvals, min_val, max_val FROM pg_settings "
+                "WHERE context IN ('user', 'superuser', 'backend', 'superuser-backend') OR name = 'role'"
+            ).fetchall()
+        for name, kind, value, enum, low, high in settings:
+            if name in NO_CASE or (names is not None and name not in names):
+                continue
+            values = {"bool": ["off" if value == "on" else "on"], "enum": enum or [], "string": []}.get(
+                kind, [low, high]
+            )
+            yield from ((name, one) for one in (*values, *ODD.get(name, [])) if one != value)
+
+    def try_with(self, name: str, value: str) -> str | None:
+        """Save and read with one setting; return what went wrong."""
+        try:
+            self._set(name, value)
+        except psycopg.Error:  # no such value on this machine
+            return None
+        one = snapshot()
+        try:
+            with self.opened() as store:
+                (stored,) = store.append([one]).snapshots
+                again = store.append([self.first])
+                page = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)}
+                assert found(store, self.first.id) == self.found
+                assert not again.fresh
+                assert self.shown.items() <= page.items()
+                self.shown[stored.seq] = page[stored.seq]
+        except Exception as error:
+            return f"{name} = {value}: {type(error).__name__} {error}"
+        finally:
+            self._set(name, None)
+        return None
+
+    def _set(self, name: str, value: str | None) -> None:
+        # The same for all values: a list such as that of search_path is not quoted as one name.
+        words = sql.SQL(", ").join(sql.Literal(part.strip()) for part in (value or "").split(",")) if value else None
+        to = sql.SQL("SET {} = {}").format(sql.Identifier(name), words or sql.Literal(""))
+        what = sql.SQL("RESET ALL") if value is None else to  # RESET alone refuses some that SET takes
+        with psycopg.connect(self.url, dbname="postgres", autocommit=True) as connection:
+            connection.execute(sql.SQL("ALTER DATABASE {} {}").format(self.name, what))
+
+    def check_all(self, names: tuple[str, ...] | None) -> None:
+        cases = list(self.cases(names))
+        wrong = [problem for name, value in cases if (problem := self.try_with(name, value))]
+        assert not wrong, "\n".join(wrong)
+        assert len(cases) > 30
+        with self.opened() as store:
+            assert {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)} == self.shown
+
+
+def found(store: Store, id_: str) -> bytes:
+    one = store.find(id_)
+    assert one is not None
+    return protocol.encode(one.to_wire())
+
+
+def snapshot() -> Snapshot:
+    return Snapshot(str(uuid.uuid4()), TS, 7, ONCHAIN, ONSITE, TS)
+
+
+@pytest.fixture
+def carrier(database: Database) -> Carrier:
+    return Carrier(database)
+
+
+def test_no_setting_of_the_database_that_could_matter_changes_a_byte(carrier: Carrier) -> None:
+    carrier.check_all(CHOSEN)
+
+
+@pytest.mark.slow
+def test_no_setting_at_all_of_the_database_changes_a_byte(carrier: Carrier) -> None:
+    carrier.check_all(None)
+
+
+@pytest.mark.gen_test
+async def test_a_german_date_style_of_the_role_changes_no_answer(
+    postgres: str, database: Database, make_service: MakeService
+) -> None:
+    role = f"german_{uuid.uuid4().hex}"
+    update: dict[str, Any] = {
+        "ts": "2025-11-07T00:45:08.603Z",
+        "onchain": {"rlb": 1, "usdt": 2},
+        "onsite": {"rlb": 3, "usd": 4},
+    }
+    default = await make_service()
+    assert (await default.post(update)).status == 201
+    expected = (await default.get()).raw
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN SUPERUSER".encode())
+        for setting in ("datestyle = 'German'", "timezone = 'Europe/Berlin'", "synchronous_commit = 'local'"):
+            admin.execute(f"ALTER ROLE {role} SET {setting}".encode())
+        try:
+            german = await make_service(database_url=make_conninfo(database.url, user=role))
+            assert (await german.get()).raw == expected
+            with german.app.store._pool.connection() as connection:
+                assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+            await german.stop()
+        finally:
+            admin.execute(f"DROP ROLE {role}".encode())
+
+
+def test_a_migration_makes_the_same_tables_whatever_the_database_carries(postgres: str, database: Database) -> None:
+    name = f"balance_odd_{uuid.uuid4().hex}"
+    url = make_conninfo(postgres, dbname=name)
+    odd = (
+        "search_path = decoy", "default_transaction_read_only = on", "default_transaction_isolation = serializable",
+        "client_encoding = latin1", "statement_timeout = 10", "lock_timeout = 1", "standard_conforming_strings = off",
+        "check_function_bodies = off", "quote_all_identifiers = on", "transform_null_equals = on", "datestyle = German",
+        "array_nulls = off", "exit_on_error = on", "client_min_messages = debug5",
+    )  # fmt: skip
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
+        try:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("CREATE SCHEMA decoy")
+            for setting in odd:
+                admin.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+            assert migrate(url)
+            assert migrate(url) == []
+            admin.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+            assert made(url) == made(database.url)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def made(url: str) -> list[tuple[Any, ...]]:
+    """Say what the migrations have made: constraints and functions as PostgreSQL writes them, and columns."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(
+            """
+            SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace
+            UNION ALL
+            SELECT proname, '', pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+            UNION ALL
+            SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod)
+            FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+            WHERE relnamespace = 'public'::regnamespace AND attnum > 0
+            ORDER BY 1, 2, 3
+            """
+        ).fetchall()
+
+
+def test_tables_of_another_schema_are_used_where_the_url_names_it(postgres: str) -> None:
+    name = f"balance_schema_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
+        try:
+            url = make_conninfo(postgres, dbname=name, options="-c search_path=app")
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("CREATE SCHEMA app")
+            migrate(url)
+            store = Store(Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=5000))
+            store.open()
+            store.append([snapshot()])
+            store.close()
+            with psycopg.connect(url, autocommit=True) as connection:
+                assert connection.execute("SELECT count(*) FROM app.balance_snapshot").fetchone() == (1,)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -1,0 +1,224 @@
+"""Two servers on one database keep one feed: `seq` is contiguous and in commit order, an id is stored once.
+
+Both save at once, over REST, WebSocket and polling. A third connection that looks all the while sees at every
+moment max(seq) = count(*) = last_seq: a number that became visible before a smaller one would show as a gap.
+Watchers of each server see the whole feed in order, what the other one saved too. Whichever is killed or frozen,
+even in the middle of a save, does not keep the other from saving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from random import Random
+
+import psycopg
+import pytest
+
+from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Answer, Database, Process, request
+from tests.support.workload import (
+    Bot,
+    PollingBot,
+    RestBot,
+    SocketBot,
+    Tally,
+    Watcher,
+    Where,
+    check_seen,
+    check_stored,
+    sending,
+    updates,
+)
+
+Processes = Callable[..., Process]
+SEED = 11
+BOTS = (RestBot, SocketBot, SocketBot, PollingBot)
+MOMENT = """
+SELECT (SELECT count(*) FROM balance_snapshot), (SELECT coalesce(max(seq), 0) FROM balance_snapshot),
+       (SELECT last_seq FROM balance_feed)
+"""
+
+
+async def start_both(processes: Processes, database: Database, *arguments: str) -> tuple[list[Process], list[str]]:
+    """Start two servers on the database; return them and where they are."""
+    both = [processes("--port=0", *arguments, DATABASE_URL=database.url) for _ in range(2)]
+    return both, [await asyncio.to_thread(process.url) for process in both]
+
+
+async def stop_both(both: list[Process]) -> None:
+    for process in both:
+        assert await asyncio.to_thread(process.terminate) == 0
+        assert not process.stderr
+
+
+def bots_of(urls: list[str], tally: Tally) -> list[Bot]:
+    """Let bots of each kind send to each server."""
+
+    def at(url: str) -> Where:
+        async def where() -> str:
+            return url
+
+        return where
+
+    pairs = [(url, kind) for url in urls for kind in BOTS]
+    return [kind(at(url), Random(SEED * 100 + n), tally) for n, (url, kind) in enumerate(pairs)]
+
+
+@contextmanager
+def watched(database: Database) -> Iterator[list[tuple[int, int, int]]]:
+    """Look at the feed all the while from a third connection; the list holds every different moment seen."""
+    moments: list[tuple[int, int, int]] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            while not stop.is_set():
+                (moment,) = connection.execute(MOMENT).fetchall()
+                if not moments or moments[-1] != moment:
+                    moments.append(moment)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield moments
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.gen_test
+async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order(
+    processes: Processes, database: Database
+) -> None:
+    both, urls = await start_both(processes, database)
+    watchers = [await Watcher.connect(url, kind) for url in urls for kind in (SocketClient, PollingClient)]
+    tally = Tally()
+    with watched(database) as moments:
+        bots = bots_of(urls, tally)
+        async with sending(bots):
+            await tally.more(500, 30)
+    assert not tally.refused
+    assert len(moments) > 20, "it was looked at under load"
+    for count, highest, last in moments:
+        assert count == highest == last
+    check_stored(database, tally.acknowledged, tally.sent)
+    # A server shows what the other one saved when it saves again itself.
+    source = updates(Random(SEED))
+    for url in urls:
+        update = next(source)
+        tally.sent[update["id"]] = update
+        assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
+    assert (await request(urls[0], "POST", SNAPSHOTS, update)).body["duplicate"]
+    for watcher in watchers:
+        await watcher.until(len(tally.sent))
+        await watcher.close()
+        check_seen(watcher, database)
+    await stop_both(both)
+
+
+@pytest.mark.gen_test
+async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_duplicate(
+    processes: Processes, database: Database
+) -> None:
+    both, urls = await start_both(processes, database)
+    clients = [await SocketClient.connect(url) for url in urls]
+    some = list(islice(updates(Random(SEED)), 100))
+    pairs = await asyncio.gather(
+        *(asyncio.gather(*(client.call("balance:update", update) for client in clients)) for update in some)
+    )
+    for update, pair in zip(some, pairs, strict=True):
+        answers = [answer for (answer,) in pair]
+        assert [answer["id"] for answer in answers] == [update["id"]] * 2
+        assert [answer["success"] for answer in answers] == [True] * 2
+        assert sorted("duplicate" in answer for answer in answers) == [False, True]
+    check_stored(database, some, {update["id"]: update for update in some})
+    for client in clients:
+        await client.close()
+    await stop_both(both)
+
+
+@pytest.mark.gen_test
+async def test_an_id_sent_to_both_at_once_with_different_amounts_is_a_conflict_for_one(
+    processes: Processes, database: Database
+) -> None:
+    both, urls = await start_both(processes, database)
+    some = list(islice(updates(Random(SEED)), 20))
+    others = [{**update, "pid": (update["pid"] + 1) % 2**53} for update in some]
+    pairs: list[tuple[Answer, Answer]] = await asyncio.gather(
+        *(
+            asyncio.gather(request(urls[0], "POST", SNAPSHOTS, one), request(urls[1], "POST", SNAPSHOTS, other))
+            for one, other in zip(some, others, strict=True)
+        )
+    )
+    sent = {}
+    for one, other, (first, second) in zip(some, others, pairs, strict=True):
+        assert sorted((first.status, second.status)) == [201, 409]
+        assert {first.body.get("code"), second.body.get("code")} == {None, "conflict"}
+        sent[one["id"]] = one if first.status == 201 else other
+    check_stored(database, list(sent.values()), sent)
+    await stop_both(both)
+
+
+@pytest.mark.gen_test
+async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Processes, database: Database) -> None:
+    both, urls = await start_both(processes, database)
+    watcher = await Watcher.connect(urls[1])
+    kept, lost = Tally(), Tally()
+    bots, doomed = bots_of(urls[1:], kept), bots_of(urls[:1], lost)
+    try:
+        await lost.more(50)
+        await asyncio.to_thread(both[0].kill)
+        await kept.more(50)
+        for bot in bots:
+            await bot.stop()
+    finally:
+        for bot in (*bots, *doomed):
+            await bot.kill()
+    assert not kept.refused
+    check_stored(database, kept.acknowledged + lost.acknowledged, kept.sent | lost.sent)
+    await watcher.until(database.count())
+    await watcher.close()
+    check_seen(watcher, database)
+    await stop_both(both[1:])
+
+
+@pytest.mark.gen_test
+async def test_one_that_is_frozen_in_the_middle_of_a_save_does_not_hold_up_the_other(
+    processes: Processes, database: Database
+) -> None:
+    """A paused container, a laptop put to sleep: what it has begun ends without it, since it is one statement."""
+    both, urls = await start_both(processes, database)
+    one, other, third = islice(updates(Random(SEED)), 3)
+    assert (await request(urls[0], "POST", SNAPSHOTS, third)).status == 201
+    with psycopg.connect(database.url) as session:
+        session.execute("SELECT last_seq FROM balance_feed FOR UPDATE")
+        saving = asyncio.ensure_future(request(urls[0], "POST", SNAPSHOTS, one))
+        await asyncio.to_thread(wait_for, database, "wait_event_type = 'Lock'")
+        os.kill(both[0].pid, signal.SIGSTOP)
+    try:
+        assert (await request(urls[1], "POST", SNAPSHOTS, other)).status == 201
+    finally:
+        os.kill(both[0].pid, signal.SIGCONT)
+    assert (await saving).status == 201
+    check_stored(database, [one, other, third], {update["id"]: update for update in (one, other, third)})
+    for process in both:
+        assert await asyncio.to_thread(process.terminate) == 0
+        assert not [line for line in process.stderr if "Traceback" in line], process.stderr
+
+
+def wait_for(database: Database, condition: str) -> None:
+    """Wait until a session of the service is in that state."""
+    ours = "datname = current_database() AND application_name = 'balance'"
+    query = f"SELECT FROM pg_stat_activity WHERE {ours} AND {condition}"
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for _ in range(5000):
+            if connection.execute(query.encode()).rowcount:
+                return
+            connection.execute("SELECT pg_sleep(0.001)")
+    raise AssertionError(f"no session became so: {condition}")

@@ -1,0 +1,13 @@
+"""`server.py`, held to the contract (see `contract`): what the tests start as a process of its own."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import server
+from tests.support import contract
+
+if __name__ == "__main__":
+    contract.install()
+    sys.exit(server.main(sys.argv[1:]))

@@ -1,0 +1,391 @@
+"""Holds every word that passes between a server and its clients to the contract, in whatever test it passes.
+
+`install` puts a look into the doors of the service: each HTTP request and answer, each Socket.IO packet in and out.
+What is not as the tables and schemas of `protocol` have it is logged as an error, which fails the test (see the
+fixture `silence`, and `Process` for a server in a process of its own). Replies and events are open, so that they may
+grow; here they are closed: a field that no schema names is against the contract too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, lru_cache, wraps
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+from weakref import WeakKeyDictionary
+
+import jsonschema_rs
+from engineio.packet import MESSAGE
+from tornado.httputil import HTTPHeaders
+
+import protocol
+from balance.realtime.engine import Engine
+from balance.realtime.events import Realtime
+from balance.realtime.send_queue import Outbox, Parcel
+from balance.realtime.server import SocketServer
+from balance.web.base import Answers
+from balance.web.save import Request
+from protocol import events, operations, registry
+from protocol.operations import SNAPSHOTS
+
+log = logging.getLogger("balance.contract")
+
+AGAINST = "against the contract"  # what each complaint begins with
+PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,100})(.*)", re.DOTALL)
+# By what an update that fits its schema may still be refused.
+BEYOND_THE_SCHEMA = {"conflict", "payload_too_large", "busy", "unavailable", "internal_error"}
+BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
+# What may be told where no operation is, and what at the path of Socket.IO beside the errors of the handshake.
+NOWHERE = {"not_found", "method_not_allowed", "forbidden", "misdirected_request", "busy"}
+ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
+    *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
+}
+BY_EVENT = {error.code for event in protocol.EVENTS.values() for error in event.errors}
+HEADERS = {
+    "Location": r"/api/balance/snapshot/[0-9a-f-]{36}",
+    "Retry-After": "[1-9][0-9]*",
+    "ETag": '"[0-9a-f]{32}(-gzip)?"',
+}
+NUMBERS = {"limit", "offset", "pid"}
+
+
+def complain(text: str) -> None:
+    """Log that something was against the contract."""
+    log.error("%s: %s", AGAINST, text)
+
+
+def closed(value: Any) -> Any:
+    """Return a schema in which no object has fields that it does not name."""
+    if isinstance(value, list):
+        return [closed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    inner = {key: closed(item) for key, item in value.items()}
+    return {"additionalProperties": False, **inner} if isinstance(value.get("properties"), dict) else inner
+
+
+@cache
+def _validators() -> dict[str, jsonschema_rs.Draft7Validator]:
+    schemas = {name: closed(protocol.schema(name)) for name in protocol.names()}
+    known = jsonschema_rs.Registry([(schema["$id"], schema) for schema in schemas.values()])
+    return {name: jsonschema_rs.Draft7Validator(schema, registry=known) for name, schema in schemas.items()}
+
+
+def errors(name: str, payload: object) -> list[str]:
+    """Say what is wrong with something that the server sends under this schema."""
+    validator = _validators()[name]
+    if validator.is_valid(payload):
+        return []
+    return [
+        f"{name}: {'.'.join(map(str, error.instance_path))}: {error.message}"
+        for error in validator.iter_errors(payload)
+    ]
+
+
+def fits(name: str, payload: object) -> bool:
+    """Tell whether something that a client sent fits its schema, by the validator that `check` asks second."""
+    return next(registry.slow(name).iter_errors(payload), None) is None
+
+
+# HTTP
+
+
+def check_answer(
+    method: str, target: str, body: bytes, status: int, headers: Mapping[str, str], answer: bytes
+) -> Iterator[str]:
+    """Yield what is wrong with an answer of the server."""
+    path, _, query = target.partition("?")
+    operation = operation_of(method, path)
+    yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
+    if status >= 400:
+        yield from _check_refusal(operation, path, status, headers, answer)
+        code = protocol.loads(answer).get("code")
+        if operation is not None and code in BY_THE_SCHEMA and _asks_well(operation, path, query, body):
+            yield f"what fits its schema was refused by {code}"
+    elif operation is None:
+        if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
+            yield f"there is no operation, and yet it was answered by {status}"
+    elif status not in operation.replies:
+        yield f"{status} is not among its replies"
+    else:
+        yield from _check_reply(operation.replies[status], headers, answer)
+        if operation.body and ("duplicate" in protocol.loads(answer)) != (status == 200):
+            yield f"duplicate stands where it should not, or is missing, at {status}"
+        if not _asks_well(operation, path, query, body):
+            yield "took what does not fit its schema"
+
+
+def _is_good(name: str, headers: Mapping[str, str]) -> bool:
+    return re.fullmatch(HEADERS[name], headers[name]) is not None
+
+
+def _asks_well(operation: protocol.Operation, path: str, query: str, body: bytes) -> bool:
+    """Tell whether the parameters and the body of a request fit their schemas."""
+    try:
+        if operation.body:
+            return fits(operation.body, protocol.loads(body))
+        if "query" in operation.parameters:
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+            values = {
+                name: int(text) if name in NUMBERS and re.fullmatch("-?[0-9]{1,30}", text) else text
+                for name, text in pairs
+            }
+            return len(values) == len(pairs) and fits(operation.parameters["query"], values)
+        if operation.parameters.get("path") == "get_path":
+            return fits("get_path", {"id": unquote(path.rpartition("/")[2], errors="replace")})
+    except (protocol.MalformedJson, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _check_reply(reply: operations.Reply, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
+    yield from (f"has no header {name}" for name in reply.headers if name not in headers)
+    if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
+        yield f"is of the media type {headers['Content-Type']}"
+    if reply.schema:
+        zipped = headers.get("Content-Encoding") == "gzip"
+        yield from errors(reply.schema, protocol.loads(gzip.decompress(answer) if zipped else answer))
+    if not reply.media_type and answer:
+        yield "has a body"
+
+
+def _check_refusal(
+    operation: protocol.Operation | None, path: str, status: int, headers: Mapping[str, str], answer: bytes
+) -> Iterator[str]:
+    refusal = protocol.loads(answer)
+    yield from errors("error_reply", refusal)
+    error = protocol.ERRORS[refusal["code"]]
+    if error.status != status:
+        yield f"{error.code} has the status {status}"
+    if operation is not None:
+        may = {one.code for one in operation.errors}
+    else:
+        may = ON_POLLING if path.startswith(protocol.SOCKET_PATH) else NOWHERE
+    if error.code not in may:
+        yield f"{error.code} is not among its errors"
+    if error.temporary != ("Retry-After" in headers):
+        yield "Retry-After stands where it should not, or is missing"
+    if (status == 405) != ("Allow" in headers):
+        yield "Allow stands where it should not, or is missing"
+
+
+def operation_of(method: str, path: str) -> protocol.Operation | None:
+    """Find the operation that a request asks for."""
+    path = path.rstrip("/") if path == operations.CONTRACT else path
+    found = [
+        operation
+        for operation in protocol.OPERATIONS.values()
+        if operation.method == method.replace("HEAD", "GET")
+        and re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(operation.path)), path)
+    ]
+    return found[-1] if found else None
+
+
+# Socket.IO
+
+
+@lru_cache(4096)  # a broadcast is the same text for everybody
+def check_event(text: str) -> tuple[str, ...]:
+    """Say what is wrong with the text of an event that the server sends: `["name",payload]`."""
+    name, *payloads = protocol.loads(text)
+    event = protocol.EVENTS.get(name)
+    if event is None or event.direction != "server_to_client":
+        return (f"{name} is no event of the server's",)
+    if len(payloads) != 1:
+        return (f"{name} has {len(payloads)} payloads",)
+    return tuple(errors(event.schema, payloads[0]))
+
+
+class Conversation:
+    """What a server has heard of one client, and what it may therefore say to it."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, list[tuple[protocol.Event | None, bool]]] = {}  # by acknowledgement id
+        self._auth_fits = True
+        self._left: Counter[str] = Counter()  # of answers that may come still
+
+    def hear(self, packet: Any) -> None:
+        """Note a packet of the client."""
+        kind, namespace, id_, text = _parts(packet)
+        if kind == "0":
+            payload = _loaded(text) if text else None
+            self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
+        else:
+            said = _loaded(text) if kind == "2" else None
+            name, *payloads = said if isinstance(said, list) and said else [None]
+            event = protocol.EVENTS.get(name) if isinstance(name, str) else None
+            if event is not None and event.direction == "client_to_server":
+                valid = name == protocol.PING or (len(payloads) == 1 and fits(event.schema, payloads[0]))
+                self.hear_event(event, valid, id_)
+            else:
+                self.hear_event(None, False, id_)
+
+    def hear_event(self, event: protocol.Event | None, valid: bool, id_: str) -> None:
+        """Note an event; None is one that there is not."""
+        if event is not None and valid:
+            self._left[event.name] += 1
+        if id_:
+            self._asked.setdefault(str(int(id_)), []).append((event, valid))
+
+    def say(self, packet: Any) -> Iterator[str]:
+        """Yield what is wrong with a packet that the server sends."""
+        kind, _, id_, text = _parts(packet)
+        match kind:
+            case "0":
+                if not self._auth_fits:
+                    yield "a CONNECT that does not fit was accepted"
+            case "2":
+                yield from check_event(text)
+                yield from self._check_was_asked(*protocol.loads(text)[:2])
+            case "3":
+                yield from self._check_acknowledgement(self._asked.get(id_, []), protocol.loads(text))
+            case "4":
+                yield from errors(events.CONNECT_ERROR.schema, protocol.loads(text))
+                code = protocol.loads(text)["data"]["code"] if text.startswith("{") else ""
+                if code not in {error.code for error in events.CONNECT.errors}:
+                    yield f"connect_error has the code {code!r}"
+            case _:
+                yield "a packet of a type that this server does not send"
+
+    def _check_acknowledgement(
+        self, asked: list[tuple[protocol.Event | None, bool]], payloads: list[Any]
+    ) -> Iterator[str]:
+        """Take what this answers off what was asked under its id, and yield what is wrong with it.
+
+        A client that gives one id to several events is answered as each is done: a refusal comes before what is saved.
+        """
+        if not asked:
+            yield "an acknowledgement that nobody asked for"
+            return
+        refused = isinstance(payloads, list) and any(isinstance(one, dict) and "code" in one for one in payloads)
+        wrong = [list(check_acknowledgement(*one, payloads)) for one in asked]
+        nearest = min(range(len(asked)), key=lambda at: (bool(wrong[at]), asked[at][1] is refused))
+        del asked[nearest]
+        yield from wrong[nearest]
+
+    def _check_was_asked(self, name: str, payload: Any = None) -> Iterator[str]:
+        """Yield if an answer was not due: an update that does not fit was taken."""
+        due = {protocol.BALANCE_ACK: protocol.BALANCE_UPDATE, protocol.PONG: protocol.PING}.get(name)
+        if name == protocol.BALANCE_ERROR and isinstance(payload, dict) and payload.get("code") not in BY_EVENT:
+            yield f"balance:error has the code {payload.get('code')!r}"
+        if due is not None:
+            if not self._left[due]:
+                yield f"{name} says what does not answer anything that was sent"
+            else:
+                self._left[due] -= 1
+
+
+def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payloads: list[Any]) -> Iterator[str]:
+    """Yield what is wrong with an acknowledgement of an event whose payload was valid, or was not."""
+    if not isinstance(payloads, list) or len(payloads) != 1:
+        yield f"an acknowledgement is not one payload but {payloads!r}"
+        return
+    names = event.answered_by if event else (protocol.BALANCE_ERROR, protocol.PONG)  # where we read it otherwise
+    wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in names]
+    if all(wrong):
+        yield from min(wrong, key=len)
+    elif isinstance(payloads[0], dict) and "code" in payloads[0]:
+        code = payloads[0]["code"]
+        if event is not None and protocol.ERRORS[code] not in event.errors:
+            yield f"{code} is not among the errors of {event.name}"
+        if was_valid and event is protocol.EVENTS[protocol.BALANCE_UPDATE] and code not in BEYOND_THE_SCHEMA:
+            yield f"a payload that fits its schema was refused by {code}"
+    elif not was_valid:
+        yield "a payload that does not fit its schema was taken"
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return protocol.loads(text)
+    except protocol.MalformedJson:
+        return text
+
+
+def _parts(packet: Any) -> tuple[str, str, str, str]:
+    """Take a Socket.IO packet apart: its type, namespace, acknowledgement id and the JSON after them."""
+    found = PACKET.fullmatch(packet) if isinstance(packet, str) else None
+    return found.groups(default="") if found else ("", "", "", "")  # type: ignore[return-value]
+
+
+# The doors
+
+
+@cache
+def install() -> None:
+    """Look at everything that passes through a service of this process, from now on."""
+    conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
+    deliver, broadcast = Engine.deliver, Engine.broadcast
+    hear, finish = SocketServer.receive, Answers.finish
+    on_update, write = Realtime.on_update, Request.write
+    being_heard: set[str] = set()  # of whom a packet goes the long way
+
+    def with_client(engine: Engine, sid: str) -> Conversation:
+        return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
+
+    def look_at(engine: Engine, sid: str, parcel: Parcel) -> None:
+        for packet in parcel.packets:
+            if packet.packet_type == MESSAGE and sid in engine.sockets:  # to who has gone nothing is sent
+                _report(with_client(engine, sid).say(packet.data), packet.data)
+
+    @wraps(deliver)
+    def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
+        look_at(self, sid, parcel)
+        deliver(self, sid, parcel)
+
+    @wraps(broadcast)
+    def checked_broadcast(self: Engine, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
+        for sid in outboxes:
+            look_at(self, sid, parcel)
+        broadcast(self, outboxes, parcel)
+
+    @wraps(hear)
+    async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
+        with_client(self.eio, eio_sid).hear(data)
+        being_heard.add(eio_sid)
+        try:
+            await hear(self, eio_sid, data)
+        finally:
+            being_heard.discard(eio_sid)
+
+    @wraps(on_update)
+    def checked_update(self: Realtime, eio_sid: str, ack_id: int | None, payloads: Any, done: Any) -> None:
+        if eio_sid not in being_heard:
+            (update,) = payloads
+            event = protocol.EVENTS[protocol.BALANCE_UPDATE]
+            id_ = "" if ack_id is None else str(ack_id)
+            with_client(self._server.eio, eio_sid).hear_event(
+                event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
+            )
+        on_update(self, eio_sid, ack_id, payloads, done)
+
+    @wraps(finish)
+    def checked_finish(self: Answers, chunk: Any = None) -> Any:
+        request = self.request
+        body = b"".join([*self._write_buffer, chunk.encode() if isinstance(chunk, str) else chunk or b""])
+        done = finish(self, chunk)
+        if self.get_status() != 101:
+            found = check_answer(
+                request.method or "", request.uri or "", bytes(self._body), self.get_status(), self._headers,
+                b"" if self.get_status() in (204, 304) else body,
+            )  # fmt: skip
+            _report(found, f"{request.method} {request.path}: {body[:300]!r}")
+        return done
+
+    @wraps(write)
+    def checked_write(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
+        write(self, status, headers, body)
+        _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
+
+    Request.write = checked_write  # type: ignore[method-assign]
+    Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
+    SocketServer.receive = checked_hear  # type: ignore[method-assign]
+    Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
+
+
+def _report(found: Iterable[str], what: str) -> None:
+    for wrong in found:
+        complain(f"{wrong} in {what[:400]}")

@@ -1,0 +1,35 @@
+"""`server.py`, which counts itself when it gets SIGUSR1: what a soak compares, and no one outside can see.
+
+Prints one line of JSON for each: asyncio's tasks, Engine.IO's sessions, the objects that the garbage collector knows
+once it has collected, and the entries of the dicts, lists and sets among them.
+"""
+
+import asyncio
+import gc
+import json
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import server
+from balance.realtime.engine import Engine
+
+
+def count(*_: object) -> None:
+    gc.collect()
+    things = gc.get_objects()
+    sessions = sum(len(thing.sockets) for thing in things if isinstance(thing, Engine))
+    counted = {
+        "tasks": len(asyncio.all_tasks()),
+        "sessions": sessions,
+        "objects": len(things),
+        "entries": sum(len(thing) for thing in things if type(thing) in (dict, list, set)),
+    }
+    print(json.dumps(counted), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, count)
+    sys.exit(server.main(sys.argv[1:]))

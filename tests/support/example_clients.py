@@ -1,0 +1,149 @@
+"""The example clients as tests run them, and a cable between them and the server that can lose an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.support.node import run_node
+from tests.support.service import ROOT
+
+EXAMPLES = ROOT / "examples"
+LANGUAGES = ("javascript", "python")
+LINE_S_MAX = 15.0
+
+
+class Bot:
+    """A running example and the lines it has printed so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process, self._stdout, self._stderr = process, process.stdout, process.stderr
+        self.lines: list[str] = []
+
+    async def line(self, *parts: str) -> str:
+        """Read on to the first line that has all of `parts` in it."""
+        async with asyncio.timeout(LINE_S_MAX):
+            async for raw in self._stdout:
+                self.lines.append(raw.decode().rstrip("\n"))
+                if all(part in self.lines[-1] for part in parts):
+                    return self.lines[-1]
+        raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
+
+    async def end(self) -> int:
+        """Read all that is left and return the exit status; nothing may have come on stderr."""
+        async with asyncio.timeout(LINE_S_MAX):
+            self.lines += (await self._stdout.read()).decode().splitlines()
+            assert await self._stderr.read() == b"", self.lines
+            return await self._process.wait()
+
+    @property
+    def saved(self) -> list[str]:
+        """The ids of which it said that they are saved."""
+        return [line.split()[1] for line in self.lines if line.startswith("saved ")]
+
+
+@asynccontextmanager
+async def run_example(language: str, url: str, *args: str, before: str = "", folder: Path) -> AsyncIterator[Bot]:
+    """Run an example against the server at `url`; the code `before` runs first in its process."""
+    env = {"BALANCE_URL": url, "no_proxy": "127.0.0.1"}
+    if language == "javascript":
+        script = folder / "run.js"
+        script.write_text(f"{before}\nrequire({json.dumps(str(EXAMPLES / 'balance-client.js'))});\n")
+        async with run_node(script, *args, env=env) as process:
+            yield Bot(process)
+    else:
+        script = folder / "run.py"
+        path = str(EXAMPLES / "balance_client.py")
+        script.write_text(f"{before}\nimport runpy\nrunpy.run_path({path!r}, run_name='__main__')\n")
+        async with run_python(script, *args, env=env) as process:
+            yield Bot(process)
+
+
+@asynccontextmanager
+async def run_python(script: Path, *args: str, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a script with the Python of the tests; kill it at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, script, *args, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+class Cable:
+    """A TCP relay from a fixed address to the server of the moment; it can lose an answer on the way."""
+
+    def __init__(self, lost_ack: int) -> None:
+        """With `lost_ack` n, the n-th `balance:ack` does not get through, nor does anything after it."""
+        self.url = ""
+        self.lost = asyncio.Event()
+        self._lost_ack = lost_ack
+        self._acks = 0
+        self._target: tuple[str | None, int | None] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Cable:
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def lead_to(self, url: str) -> None:
+        """Lead every connection from now on to this server, and lose nothing more."""
+        if self.lost.is_set():
+            self.lost.clear()
+            self._lost_ack = 0
+        parts = urlsplit(url)
+        self._target = (parts.hostname, parts.port)
+
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = asyncio.ensure_future(self._relay(reader, writer))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        with suppress(OSError):
+            try:
+                if self._target is None:
+                    return
+                answers, requests = await asyncio.open_connection(*self._target)
+                writers.append(requests)
+                there, back = self._pass(reader, requests), self._pass(answers, writer, is_answer=True)
+                ways = [asyncio.ensure_future(way) for way in (there, back)]
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
+                    await asyncio.gather(*ways, return_exceptions=True)
+            finally:
+                for one in writers:
+                    one.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool = False) -> None:
+        while chunk := await reader.read(65536):
+            if is_answer:
+                self._acks += chunk.count(b'"balance:ack"')  # from the server it comes unmasked and uncompressed
+                if self._lost_ack and self._acks >= self._lost_ack:
+                    self.lost.set()
+                    continue
+            writer.write(chunk)
+            await writer.drain()

@@ -1,0 +1,153 @@
+"""nginx and HAProxy before a service, on free ports of loopback, with all their files in a folder of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import ROOT
+
+START_S_MAX = 10.0
+NGINX = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log warn;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {outside}
+    server {{
+        listen 127.0.0.1:{http};
+        listen 127.0.0.1:{https} ssl;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
+        {location}
+    }}
+}}
+"""
+HAPROXY = """
+global
+    maxconn 256
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    timeout tunnel 60s
+frontend front
+    bind 127.0.0.1:{http}
+    bind 127.0.0.1:{https} ssl crt {certificate}
+    default_backend balance
+backend balance
+    option httpchk GET /api/balance/snapshot?limit=1
+    server one 127.0.0.1:{upstream} check inter 2s fall 5
+"""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy."""
+
+    http: int
+    """The port for plain HTTP."""
+    https: int
+    """The port for TLS."""
+    certificate: Path
+
+
+def from_readme() -> tuple[str, str]:
+    """What README.md tells nginx: the location, and what stands outside of the server."""
+    text = (ROOT / "README.md").read_text()
+    location, outside = re.search(r"```nginx\n(.*?)```", text, re.DOTALL), re.search(r"`(map .*?)`", text)
+    assert location
+    assert outside
+    return location[1], outside[1]
+
+
+def make_certificate(folder: Path) -> Path:
+    """Write a certificate for some names, with its key, in one file."""
+    file = folder / "certificate.pem"
+    names = "subjectAltName=DNS:localhost,DNS:balance,DNS:balance.internal,DNS:snapshots.example,IP:127.0.0.1"
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "key.pem")
+    command = (program("openssl"), "req", "-x509", *key, "-out", file, "-subj", "/CN=balance", "-addext", names)
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    file.write_bytes(file.read_bytes() + (folder / "key.pem").read_bytes())
+    return file
+
+
+@asynccontextmanager
+async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> AsyncIterator[Proxy]:
+    """Run nginx as README.md says, or with another location."""
+    told, outside = from_readme()
+    location = (location or told).replace("127.0.0.1:3000", f"127.0.0.1:{upstream}")
+    proxy = Proxy(free_port(), free_port(), make_certificate(folder))
+    (folder / "nginx.conf").write_text(
+        NGINX.format(folder=folder, outside=outside, location=location, **vars(proxy)), "utf-8"
+    )
+    async with _running(proxy, program("nginx"), "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"):
+        yield proxy
+    assert (folder / "error.log").read_text() == ""
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, upstream: int) -> AsyncIterator[Proxy]:
+    """Run HAProxy, which looks after the service by its own health check."""
+    proxy = Proxy(free_port(), free_port(), make_certificate(folder))
+    (folder / "haproxy.cfg").write_text(HAPROXY.format(upstream=upstream, **vars(proxy)), "utf-8")
+    async with _running(proxy, program("haproxy"), "-db", "-q", "-f", folder / "haproxy.cfg"):
+        yield proxy
+
+
+def program(name: str) -> str:
+    """Find a program, or skip the test that needs it."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _running(proxy: Proxy, *command: str | Path) -> AsyncIterator[None]:
+    """Run a proxy from when it accepts connections until the end of the block."""
+    process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(START_S_MAX):
+            while not await _accepts(proxy.https):
+                assert process.returncode is None, (await process.stderr.read()).decode()  # type: ignore[union-attr]
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

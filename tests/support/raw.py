@@ -1,0 +1,105 @@
+"""A WebSocket of which a test writes each byte, for frames that no client library would send (RFC 6455)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from tests.support.raw_clients import PATH
+
+FINAL, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0x1, 0x2, 0x8, 0x9, 0xA
+MASK = b"\x01\x02\x03\x04"
+ANSWER_S_MAX = 2.0
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def frame(head: int, data: bytes, mask: bytes | None = MASK) -> bytes:
+    """Make a frame (RFC 6455, section 5.2); without a mask it is one that only a server may send."""
+    flag = 0x80 if mask else 0
+    if len(data) < 126:
+        size = bytes([flag | len(data)])
+    elif len(data) < 65_536:
+        size = bytes([flag | 126]) + len(data).to_bytes(2, "big")
+    else:
+        size = bytes([flag | 127]) + len(data).to_bytes(8, "big")
+    if mask:
+        data = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
+    return bytes([head]) + size + (mask or b"") + data
+
+
+def text(message: str) -> bytes:
+    """Make the frame of a text message."""
+    return frame(FINAL | TEXT, message.encode())
+
+
+class RawSocket:
+    """One connection after the WebSocket handshake; each wait is bounded, by ANSWER_S_MAX unless a test says more."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, base_url: str, query: str = "EIO=4&transport=websocket") -> Self:
+        """Connect and read the OPEN packet, if there is no session yet."""
+        host = base_url.removeprefix("http://")
+        address, _, port = host.partition(":")
+        client = cls(*await asyncio.open_connection(address, int(port)))
+        await client.send(HANDSHAKE.format(path=f"{PATH}/?{query}", host=host).encode())
+        head = await client._reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        if "sid=" not in query:
+            assert (await client.read_text()).startswith("0{")
+        return client
+
+    @classmethod
+    async def join(cls, base_url: str) -> Self:
+        """Connect, to the main namespace too."""
+        client = await cls.open(base_url)
+        await client.send(text("40"))
+        assert (await client.read_text()).startswith("40{")
+        assert (await client.read_text()).startswith('42["connected",')
+        return client
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def read(self, seconds: float = ANSWER_S_MAX) -> tuple[int, bytes]:
+        """Read one frame: its opcode and its payload."""
+        async with asyncio.timeout(seconds):
+            head, size = await self._reader.readexactly(2)
+            if size >= 126:
+                size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8), "big")
+            return head & 0x0F, await self._reader.readexactly(size)
+
+    async def read_text(self, seconds: float = ANSWER_S_MAX) -> str:
+        opcode, data = await self.read(seconds)
+        assert opcode == TEXT, (opcode, data)
+        return data.decode()
+
+    async def read_close(self, seconds: float = ANSWER_S_MAX) -> tuple[int, str]:
+        """Read the close frame, which must be the next one: its code and its reason."""
+        opcode, data = await self.read(seconds)
+        assert opcode == CLOSE, (opcode, data)
+        return int.from_bytes(data[:2], "big"), data[2:].decode()
+
+    async def read_close_after(self, packet: str) -> int:
+        """Read to the close frame and return its code; before it this packet may stand, and no other."""
+        opcode, data = await self.read()
+        if opcode == TEXT:
+            assert data.decode() == packet
+            return (await self.read_close())[0]
+        return int.from_bytes(data[:2], "big")
+
+    async def read_end(self) -> bytes:
+        """Read until the server has closed its side."""
+        async with asyncio.timeout(ANSWER_S_MAX):
+            return await self._reader.read()
+
+    async def close(self) -> None:
+        self._writer.close()
+        await asyncio.wait([asyncio.ensure_future(self._writer.wait_closed())])

@@ -1,0 +1,186 @@
+"""The service as tests meet it: in this process (`Service`) or as a process of its own (`Process`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.netutil import bind_sockets
+
+import protocol
+from balance.app import App
+from balance.config import Config
+from tests.support.contract import AGAINST
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SNAPSHOTS = "/api/balance/snapshot"
+START_S_MAX = 60
+
+
+class Database:
+    """A database, and what stands in it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def rows(self, sql: str = "SELECT * FROM balance_snapshot ORDER BY seq", *parameters: Any) -> list[dict[str, Any]]:
+        """Run one statement; amounts come as they are stored, to the last digit."""
+        with psycopg.connect(self.url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
+            psycopg.types.json.set_json_loads(protocol.loads, connection)
+            cursor = connection.execute(sql, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def count(self) -> int:
+        """How many snapshots are stored."""
+        return int(self.rows("SELECT count(*) AS n FROM balance_snapshot")[0]["n"])
+
+    def seqs(self) -> list[int]:
+        """The seq of every snapshot stored, in order."""
+        return [row["seq"] for row in self.rows("SELECT seq FROM balance_snapshot ORDER BY seq")]
+
+
+class Service:
+    """A service in this process, on a free port of the loopback address."""
+
+    def __init__(self, app: App, port: int) -> None:
+        self.app = app
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._stopped = False
+
+    @classmethod
+    async def start(cls, **settings: Any) -> Service:
+        config = Config(port=0, **settings)
+        sockets = bind_sockets(0, "127.0.0.1")
+        app = App(config, config.database_url)
+        service = cls(app, sockets[0].getsockname()[1])
+        await app.start(sockets)
+        return service
+
+    async def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            await self.app.stop()
+
+    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Send one HTTP request; `body` is bytes as they are, or a value to be written as JSON."""
+        return await request(self.url, method, path, body, **headers)
+
+    async def post(self, update: Any) -> Answer:
+        return await self.request("POST", SNAPSHOTS, update)
+
+    async def get(self, query: str = "") -> Answer:
+        return await self.request("GET", SNAPSHOTS + query)
+
+
+class Answer:
+    """An HTTP answer; `body` decodes it exactly."""
+
+    def __init__(self, response: HTTPResponse) -> None:
+        self.status = response.code
+        self.headers = response.headers
+        self.raw = response.body
+
+    @cached_property
+    def body(self) -> Any:
+        """The JSON body, None if there is none. Raises MalformedJson."""
+        return protocol.loads(self.raw) if self.raw else None
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} {self.raw[:300]!r}>"
+
+
+async def request(url: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    """Send one HTTP request to the service at `url`."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None:
+        names.setdefault("Content-Type", "application/json")
+        if not isinstance(body, bytes):
+            body = protocol.dumps(body).encode()
+    client = AsyncHTTPClient(force_instance=True, max_clients=1000)
+    try:
+        response = await client.fetch(
+            url + path, method=method, body=body, headers=names, raise_error=False, request_timeout=30,
+            allow_nonstandard_methods=True, follow_redirects=False, decompress_response=False,
+        )  # fmt: skip
+    finally:
+        client.close()
+    return Answer(response)
+
+
+class Process:
+    """`python server.py …` as a process of its own, in a session of its own.
+
+    It is held to the contract, unless `script` names server.py itself.
+    """
+
+    def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BALANCE_", "DATABASE"))}
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / environment.pop("script", "tests/support/checked_server.py")), *arguments],
+            cwd=environment.pop("cwd", ROOT),
+            env={**inherited, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self._listening = threading.Event()
+        self._readers = [
+            threading.Thread(target=self._read, args=(self._process.stdout, self.stdout), daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stderr, self.stderr), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("listening on "):
+                self._listening.set()
+        self._listening.set()  # at the end of the stream too: it will never listen
+        stream.close()
+
+    def url(self) -> str:
+        """Wait until it listens, and say where."""
+        assert self._listening.wait(START_S_MAX), f"does not start: {self.stdout} {self.stderr}"
+        found = re.search(r"listening on (\S+)", "\n".join(self.stdout))
+        assert found, f"did not start: {self.stdout} {self.stderr}"
+        return found[1]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Its stderr without the warning that root opened pytest's private folders to the embedded PostgreSQL."""
+        return [line for line in self.stderr if "balance.embedded.account" not in line]
+
+    def terminate(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; return the exit status."""
+        self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self._process.wait(START_S_MAX)
+        for reader in self._readers:
+            reader.join(START_S_MAX)
+        wrong = [line for line in self.stderr if AGAINST in line]
+        assert not wrong, wrong
+        return status
+
+    def kill(self) -> None:
+        """Kill it, as a loss of power would."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self.wait()

@@ -1,0 +1,173 @@
+"""What the trap tests share: the stock server, which falls into the traps, and helpers to look for them.
+
+The traps are properties of python-socketio, python-engineio and Tornado as they come. Each has at least two
+tests: one that shows it on the stock server, so that we hear when a library mends it, and one that shows that
+the service does not fall into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from unittest.mock import patch
+
+import engineio
+import engineio.json
+import engineio.packet
+import engineio.payload
+import socketio
+import socketio.packet
+from tornado.httpclient import HTTPClientError
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from tests.support.raw_clients import PATH, open_websocket
+
+UPDATE: dict[str, Any] = {
+    "ts": "2025-11-07T00:45:08.603Z",
+    "pid": 1132978,
+    "onchain": {"rlb": 100074, "usdt": 7656},
+    "onsite": {"rlb": 101132, "usd": 7646},
+}
+# 9 kB of update: 60 assets more in each ledger, of 60 digits each.
+LARGE = {f"asset{n}": Decimal("0." + "1" * 59) for n in range(60)}
+LARGE_UPDATE = {**UPDATE, "onchain": {**UPDATE["onchain"], **LARGE}, "onsite": {**UPDATE["onsite"], **LARGE}}
+LOGGER = logging.getLogger("stock")  # of the libraries in the stock server; kept like Tornado's and asyncio's
+
+
+@dataclass
+class Stock:
+    """A server made of the libraries as they come, running on the loop of the test."""
+
+    url: str
+    sio: socketio.AsyncServer
+    http: HTTPServer
+    handlers: list[Any]  # Tornado's, one a request, as they came
+    log: list[logging.LogRecord]  # what it, Tornado and asyncio complained of
+
+    def one_engine_socket(self) -> Any:
+        """Return the only Engine.IO session."""
+        (socket,) = self.sio.eio.sockets.values()
+        return socket
+
+
+Events = Callable[[socketio.AsyncServer], None]
+
+
+@asynccontextmanager
+async def stock(
+    events: Events | None = None, http: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[Stock]:
+    """Run a stock server; `options` go to AsyncServer, `http` to HTTPServer, `events` may set more handlers."""
+    with _as_shipped(), records_of("asyncio", "tornado", "stock") as log:
+        sio = socketio.AsyncServer(async_mode="tornado", **{"logger": LOGGER, "engineio_logger": LOGGER, **options})
+        _handle_events(sio)
+        if events:
+            events(sio)
+        (listening,) = bind_sockets(0, "127.0.0.1")
+        seen: list[Any] = []
+
+        class Handler(socketio.get_tornado_handler(sio)):  # type: ignore[misc]
+            def prepare(self) -> None:
+                seen.append(self)
+
+        server = HTTPServer(Application([(PATH + "/", Handler)], log_function=lambda _: None), **(http or {}))
+        server.add_socket(listening)
+        running = Stock(f"http://127.0.0.1:{listening.getsockname()[1]}", sio, server, seen, log)
+        before = asyncio.all_tasks()
+        try:
+            yield running
+        finally:
+            await _end(running, before)
+
+
+async def _end(server: Stock, before: set[asyncio.Task[Any]]) -> None:
+    """Stop all that the stock server leaves running; it can not do so by itself (T7, T8)."""
+    server.http.stop()
+    for handler in server.handlers:
+        if getattr(handler, "ws_connection", None):
+            handler.ws_connection.stream.close()
+    await server.http.close_all_connections()
+    left = asyncio.all_tasks() - before
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=2)
+    server.handlers.clear()
+
+
+def _handle_events(sio: socketio.AsyncServer) -> None:
+    @sio.on("balance:update")
+    async def on_update(sid: str, update: Any) -> Any:
+        answer = {"success": True, "timestamp": update["ts"]}
+        await sio.emit("balance:ack", answer, to=sid)
+        await sio.emit("balance:snapshot", update)
+        return answer
+
+    @sio.on("ping")
+    async def on_ping(sid: str) -> None:
+        await sio.emit("pong", {"timestamp": "2025-11-07T00:45:08.603Z"}, to=sid)
+
+
+@contextmanager
+def _as_shipped() -> Iterator[None]:
+    """Undo, for a while, what a service in the same process may have set on the libraries' classes."""
+    with (
+        patch.object(engineio.packet.Packet, "json", engineio.json),
+        patch.object(socketio.packet.Packet, "json", engineio.json),
+        patch.object(engineio.payload.Payload, "max_decode_packets", 16),
+    ):
+        yield
+
+
+@contextmanager
+def records_of(*names: str, level: int = logging.WARNING) -> Iterator[list[logging.LogRecord]]:
+    """Collect what these loggers and those below them write, and keep it from everyone else."""
+    kept: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = kept.append  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        for name in names:
+            logger = logging.getLogger(name)
+            stack.enter_context(patch.multiple(logger, propagate=False, handlers=[handler]))
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
+        stack.callback(gc.collect)  # a task's exception that nobody retrieved is reported when it is collected
+        yield kept
+
+
+async def refusal_of_websocket(url: str, **options: Any) -> tuple[int, bytes]:
+    """Open a WebSocket that must be refused over HTTP; return the status and the body."""
+    try:
+        connection = await open_websocket(url, **options)
+    except HTTPClientError as refused:
+        if refused.response is None:
+            raise
+        return refused.code, refused.response.body
+    connection.close()
+    raise AssertionError("the WebSocket was accepted")
+
+
+def check_error(body: bytes | dict[str, Any], code: str | None = None) -> None:
+    """Check that this is the one shape of every refusal, and its code if one is given."""
+    told = json.loads(body) if isinstance(body, bytes) else body
+    assert told["success"] is False, told
+    assert isinstance(told["error"], str), told
+    assert told["error"], told
+    assert isinstance(told["code"], str), told
+    assert code is None or told["code"] == code, told
+
+
+async def until(true: Callable[[], bool], seconds: float = 15) -> None:
+    """Let the loop run until something is so."""
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0)

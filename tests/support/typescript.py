@@ -1,0 +1,113 @@
+"""Makes protocol/types.d.ts from the schemas and the table of events: python -m tests.support.typescript
+
+The declarations of the payloads are json-schema-to-typescript's (tests/js/make-types.mjs), those of the events are
+written here, in the shape that the typed client of socket.io-client wants.
+"""
+
+from __future__ import annotations
+
+import json
+
+import protocol
+from protocol.bundle import embedded
+from tests.support.node import FOLDER, ask_node
+from tests.support.service import ROOT
+
+FILE = ROOT / "protocol" / "types.d.ts"
+COMMAND = "python -m tests.support.typescript"
+ANNOTATIONS = {"$schema", "$id", "title", "description", "examples"}
+
+HEAD = f"""\
+/**
+ * The Balance Snapshot System for TypeScript: every request, reply and payload under the title of its schema, and the
+ * events as socket.io-client's typed client wants them.
+ *
+ *     import {{ io, type Socket }} from "socket.io-client";
+ *     import type {{ ClientToServerEvents, ServerToClientEvents }} from "./types.d.ts";
+ *
+ *     const socket: Socket<ServerToClientEvents, ClientToServerEvents> = io(url, {{ path: "/api/socket.io" }});
+ *
+ * JavaScript reads and writes an amount as a binary float of about 16 digits. A program that needs more must parse and
+ * write the JSON itself.
+ *
+ * Generated from the schemas and the table of events by `{COMMAND}`; not to be edited.
+ */
+"""
+ACKNOWLEDGED = """\
+/**
+ * What a client may send, for one that wants every answer: here the callback must be given, and so `emitWithAck`
+ * promises the reply by its type. A socket may be seen as either:
+ *
+ *     const acknowledged: Socket<ServerToClientEvents, AcknowledgedEvents> = socket;
+ *     const reply = await acknowledged.emitWithAck("balance:update", update);
+ *
+ * `timeout(…).emitWithAck` promises any with whatever types, so give the reply its type there:
+ *
+ *     const reply: BalanceAck | BalanceError = await socket.timeout(6000).emitWithAck("balance:update", update);
+ */
+"""
+CLIENT_TO_SERVER = """\
+/**
+ * What a client may send, with a callback for the answer or without; the answer also comes as an event.
+ *
+ * Because the callback may be left out, `emitWithAck` promises any; see AcknowledgedEvents. Where the option ackTimeout
+ * is set, socket.io-client hands a callback an error first, as after `timeout(…)`, but its types do not say so: there,
+ * use `emitWithAck` or `timeout(…)`.
+ */
+"""
+SERVER_TO_CLIENT = """\
+/**
+ * What a client may listen to, beside socket.io's own events. Of these, connect_error has a ConnectError if it was the
+ * server that refused, and else an error of the network.
+ */
+"""
+
+
+def generate() -> str:
+    """Return what protocol/types.d.ts should be."""
+    return "\n".join([
+        HEAD,
+        _payloads(),
+        ACKNOWLEDGED + _interface("AcknowledgedEvents", "client_to_server", callback_required=True),
+        CLIENT_TO_SERVER + _interface("ClientToServerEvents", "client_to_server"),
+        SERVER_TO_CLIENT + _interface("ServerToClientEvents", "server_to_client"),
+    ])  # fmt: skip
+
+
+def _payloads() -> str:
+    """Declare every schema, each under its title."""
+    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(embedded())).rstrip("\n") + "\n"
+
+
+def _interface(name: str, direction: str, *, callback_required: bool = False) -> str:
+    """Declare the events that go in one direction."""
+    events = [event for event in protocol.EVENTS.values() if event.direction == direction]
+    lines = [f"  {json.dumps(event.name)}: ({_parameters(event, callback_required)}) => void;" for event in events]
+    return "\n".join([f"export interface {name} {{", *lines, "}\n"])
+
+
+def _parameters(event: protocol.Event, callback_required: bool) -> str:
+    """What is sent with an event, as the parameters of a function: socket.io's way to write it.
+
+    A callback that may be left out is not `ack?`: after `timeout(…)` socket.io-client would not put the error before
+    its reply, and `emitWithAck` would take any arguments. A union of both lists does well in all but the reply of
+    `emitWithAck`, which is any as soon as the last of the arguments need not be the callback.
+    """
+    # What may be anything is left out: TypeScript could not tell it from the callback.
+    anything = protocol.schema(event.schema).keys() <= ANNOTATIONS
+    payload = [] if anything else [f"payload: {_title(event.schema)}"]
+    if not event.answered_by:
+        return ", ".join(payload)
+    reply = " | ".join(_title(protocol.EVENTS[answer].schema) for answer in event.answered_by)
+    answered = [*payload, f"ack: (reply: {reply}) => void"]
+    if callback_required:
+        return ", ".join(answered)
+    return f"\n    ...args:\n      | [{', '.join(payload)}]\n      | [{', '.join(answered)}]\n  "
+
+
+def _title(schema: str) -> str:
+    return str(protocol.schema(schema)["title"])
+
+
+if __name__ == "__main__":
+    FILE.write_text(generate(), "utf-8")

@@ -1,0 +1,314 @@
+"""What the fault tests share: bots that send until they are acknowledged, watchers, and the law of what is stored.
+
+A `Bot` does what README tells a client to do: it gives each update an id and sends it again under that id after a
+refusal, a silence or a lost connection, until it is acknowledged. Whatever is refused must be a temporary error in
+its one shape, in bounded time; a bot fails on anything else. Everything random comes from a seeded `Random`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+from uuid import UUID
+
+from tornado.httpclient import HTTPClientError
+
+import protocol
+from balance.snapshot import format_ts, parse_ts
+from tests.support.raw_clients import Dropped, Http, PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Answer, Database
+
+ANSWER_S_MAX = 8.0  # over every bound of the service at its defaults: what takes longer hangs
+LOST = (Dropped, HTTPClientError, OSError)  # what a client sees of a server that goes away
+TEMPORARY = {"unavailable", "busy"}
+Where = Callable[[], Awaitable[str]]
+
+
+def updates(random: Random) -> Iterator[dict[str, Any]]:
+    """Make updates without end, each with an id of its own and amounts of up to forty digits."""
+    while True:
+        yield {
+            "id": str(UUID(int=random.getrandbits(128), version=4)),
+            "ts": f"2025-11-07T00:45:{random.randrange(60):02}.{random.randrange(10**6):06}Z",
+            "pid": random.randrange(2**53),
+            "onchain": {"rlb": _amount(random), "usdt": _amount(random)},
+            "onsite": {"rlb": _amount(random), "usd": _amount(random), "eth": _amount(random)},
+        }
+
+
+def _amount(random: Random) -> Decimal:
+    return Decimal(random.randrange(10**40)).scaleb(-random.randrange(10, 31)) if random.randrange(9) else Decimal(0)
+
+
+def postmaster(data: Path) -> int:
+    """The process id of the embedded PostgreSQL of a data directory."""
+    return int((data / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def processes_of(data: Path) -> list[int]:
+    """The embedded PostgreSQL's processes: the postmaster, which alone makes others, and then its children."""
+    pid = postmaster(data)
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def is_running(data: Path) -> bool:
+    """Tell by the lock that PostgreSQL's processes inherit; a process that nobody reaped has none."""
+    with (data / "server.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def check_stored(database: Database, acknowledged: list[dict[str, Any]], sent: dict[str, dict[str, Any]]) -> None:
+    """Check that each acknowledged update is stored as sent, seq is 1..n, no id stands twice, and nothing else."""
+    rows = database.rows()
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    assert database.rows("SELECT last_seq FROM balance_feed") == [{"last_seq": len(rows)}]
+    by_id = {str(row["id"]): row for row in rows}
+    assert len(by_id) == len(rows)
+    assert by_id.keys() <= sent.keys(), "only what was sent"
+    missing = [update["id"] for update in acknowledged if update["id"] not in by_id]
+    assert not missing, f"{len(missing)} acknowledged snapshots are lost: {missing[:3]}"
+    for id_, row in by_id.items():
+        assert (row["ts"], row["pid"]) == (parse_ts(sent[id_]["ts"]), sent[id_]["pid"])
+        assert (row["onchain"], row["onsite"]) == (sent[id_]["onchain"], sent[id_]["onsite"])
+
+
+@dataclass
+class Tally:
+    """What all bots of a test did; `acknowledged` only grows, and `reached` wakes who waits for it to."""
+
+    sent: dict[str, dict[str, Any]] = field(default_factory=dict)
+    acknowledged: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # the codes
+    resent: int = 0
+    duplicates: int = 0
+    slowest_s: float = 0.0
+    failure: BaseException | None = None  # of a bot: what it was told is against the contract
+    _grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def fail(self, failure: BaseException | None) -> None:
+        self.failure = self.failure or failure
+        self._grown.set()
+
+    def acknowledge(self, update: dict[str, Any], answer: dict[str, Any]) -> None:
+        assert answer["success"] is True
+        assert answer["id"] == update["id"]
+        assert answer["timestamp"] == format_ts(parse_ts(update["ts"]))
+        self.acknowledged.append(update)
+        self.duplicates += "duplicate" in answer
+        self._grown.set()
+
+    def refuse(self, answer: dict[str, Any]) -> None:
+        assert answer["success"] is False
+        assert answer["code"] in TEMPORARY, answer
+        assert answer["error"]
+        self.refused.append(answer["code"])
+        self._grown.set()
+
+    async def until(self, true: Callable[[Tally], bool], seconds: float = 15.0) -> None:
+        """Wait until something is so. Raises what a bot failed with."""
+        async with asyncio.timeout(seconds):
+            while not true(self):
+                self._grown.clear()
+                await self._grown.wait()
+                if self.failure is not None:
+                    raise self.failure
+
+    async def more(self, number: int, seconds: float = 15.0) -> None:
+        """Wait until so many more updates are acknowledged."""
+        wanted = len(self.acknowledged) + number
+        await self.until(lambda tally: len(tally.acknowledged) >= wanted, seconds)
+
+
+class Bot:
+    """Sends one update after another, each until it is acknowledged, to wherever the server is at the time."""
+
+    def __init__(self, where: Where, random: Random, tally: Tally) -> None:
+        self._where = where
+        self._updates = updates(random)
+        self._tally = tally
+        self._stopping = self._killed = False
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda task: None if task.cancelled() else tally.fail(task.exception()))
+
+    async def stop(self) -> None:
+        """Finish the update at hand, and raise what went wrong."""
+        self._stopping = True
+        async with asyncio.timeout(2 * ANSWER_S_MAX):
+            await self._task
+
+    async def kill(self) -> None:
+        """Stop at once, whatever it is doing."""
+        self._killed = True
+        await self.close()  # a request fails by that; cancelled, Tornado would log that nobody heard it fail
+        await asyncio.wait([self._task], timeout=0.2)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self.close()
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            update = next(self._updates)
+            self._tally.sent[update["id"]] = update
+            while not await self._timed(update):
+                if self._killed:
+                    return
+                self._tally.resent += 1
+        await self.close()
+
+    async def _timed(self, update: dict[str, Any]) -> bool:
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await self._send(update)
+        except LOST:
+            await self.close()
+            await asyncio.sleep(0.01)  # nothing tells that a server which is being killed is gone
+            return False
+        finally:
+            took = asyncio.get_running_loop().time() - began
+            self._tally.slowest_s = max(self._tally.slowest_s, took)
+
+    async def _send(self, update: dict[str, Any]) -> bool:
+        """Send it once; return whether it was acknowledged."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+
+class RestBot(Bot):
+    """A bot that POSTs."""
+
+    _http: Http | None = None
+
+    async def _send(self, update: dict[str, Any]) -> bool:
+        self._http = self._http or Http({"Content-Type": "application/json"})
+        response = await self._http.fetch(await self._where() + SNAPSHOTS, "POST", protocol.dumps(update))
+        if response.code == 599:
+            raise HTTPClientError(599)
+        answer = Answer(response)
+        if answer.status in (200, 201):
+            assert ("duplicate" in answer.body) == (answer.status == 200)
+            self._tally.acknowledge(update, answer.body | answer.body["data"])
+            return True
+        assert answer.status == 503, answer
+        assert int(answer.headers["Retry-After"]) >= 1
+        self._tally.refuse(answer.body)
+        await asyncio.sleep(0.01)
+        return False
+
+    async def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+
+class SocketBot(Bot):
+    """A bot that emits `balance:update` and takes the acknowledgement, over a WebSocket."""
+
+    transport: ClassVar[type[SocketClient | PollingClient]] = SocketClient
+    _client: SocketClient | PollingClient | None = None
+
+    async def _send(self, update: dict[str, Any]) -> bool:
+        self._client = self._client or await self.transport.connect(await self._where())
+        (answer,) = await self._client.call("balance:update", update, timeout=ANSWER_S_MAX)
+        if answer["success"]:
+            self._tally.acknowledge(update, answer)
+            return True
+        self._tally.refuse(answer)
+        assert answer["id"] == update["id"]
+        assert answer["retryAfter"] >= 1
+        await asyncio.sleep(0.01)
+        return False
+
+    async def close(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()
+
+
+@asynccontextmanager
+async def sending(bots: Iterable[Bot]) -> AsyncIterator[None]:
+    """Let bots send while this lasts; at its end each gets its last answer, and none is left whatever happens."""
+    try:
+        yield
+        for bot in bots:
+            await bot.stop()
+    finally:
+        for bot in bots:
+            await bot.kill()
+
+
+class PollingBot(SocketBot):
+    """The same over HTTP long polling."""
+
+    transport = PollingClient
+
+
+class Watcher:
+    """A client that only watches: notes each snapshot and that it is the next one, until it is closed or dropped."""
+
+    def __init__(self, client: SocketClient | PollingClient) -> None:
+        self.client = client
+        self.began = client.connected["seq"]
+        self.snapshots: list[dict[str, Any]] = []
+        self._grown = asyncio.Event()
+        self._task = asyncio.create_task(self._watch())
+
+    @classmethod
+    async def connect(cls, url: str, transport: type[SocketClient | PollingClient] = SocketClient) -> Watcher:
+        return cls(await transport.connect(url))
+
+    @property
+    def seq(self) -> int:
+        """The last one seen."""
+        return self.snapshots[-1]["seq"] if self.snapshots else self.began
+
+    async def until(self, seq: int, seconds: float = 15.0) -> None:
+        """Wait until the snapshot of that seq has come. Raises what went wrong."""
+        async with asyncio.timeout(seconds):
+            while self.seq < seq and not self._task.done():
+                self._grown.clear()
+                await self._grown.wait()
+        if self._task.done():
+            self._task.result()
+        assert self.seq >= seq, "the connection ended before"
+
+    async def close(self) -> None:
+        """End it. Raises AssertionError when a snapshot came out of turn."""
+        await self.client.close()
+        async with asyncio.timeout(5):
+            await self._task
+
+    async def _watch(self) -> None:
+        try:
+            while True:
+                event, payload = await self.client.next_event(timeout=60)
+                assert event == "balance:snapshot", (event, payload)
+                assert payload["seq"] == self.seq + 1, f"{payload['seq']} came after {self.seq}"
+                self.snapshots.append(payload)
+                self._grown.set()
+        except Dropped:
+            return
+        finally:
+            self._grown.set()
+
+
+def check_seen(watcher: Watcher, database: Database) -> None:
+    """Check that the watcher saw all that was stored since it came, in order, as it is stored."""
+    rows = database.rows("SELECT * FROM balance_snapshot WHERE seq > %s ORDER BY seq", watcher.began)
+    assert [one["seq"] for one in watcher.snapshots] == [row["seq"] for row in rows]
+    for one, row in zip(watcher.snapshots, rows, strict=True):
+        assert (one["id"], one["pid"]) == (str(row["id"]), row["pid"])
+        assert (one["onchain"], one["onsite"]) == (row["onchain"], row["onsite"])
