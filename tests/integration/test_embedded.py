@@ -476,7 +476,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     owner = Owner(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
     _, error = owner.process.communicate(timeout=WAIT_S)
     last = error.splitlines()[-1]
-    assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {tmp_path}: initdb: ")
+    assert last.startswith(f"balance.storage.embedded.files.EmbeddedError: data directory {tmp_path}: initdb: ")
     assert "File too large" in last
     with EmbeddedPostgres.start(tmp_path) as server:  # with room again, it starts
         assert query(server.url, "SELECT 1") == [(1,)]
@@ -543,5 +543,5 @@ def test_a_folder_that_an_ordinary_user_may_not_write_in_is_refused(public: Path
     for data in (public / "data", public):
         _, error = Owner(data, NOBODY).process.communicate(timeout=WAIT_S)
         last = error.splitlines()[-1]
-        assert last.startswith(f"balance.embedded.files.EmbeddedError: data directory {data}: ")
+        assert last.startswith(f"balance.storage.embedded.files.EmbeddedError: data directory {data}: ")
         assert last.endswith(f"Permission denied for user {NOBODY}")
