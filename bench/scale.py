@@ -10,7 +10,7 @@ from bench.fleet import Fleet
 from bench.report import Figure
 from bench.targets import Target
 
-MEMORY_KIB_MAX = 25  # for an idle watcher
+MEMORY_KIB_MAX = 23  # for an idle watcher
 LATENCY_MS_MAX = 400  # of one snapshot to this many watchers:
 LATENCY_WATCHERS = 10_000
 FLAT = 1.3  # times the cost at the small size counts as the same cost; the rest is noise

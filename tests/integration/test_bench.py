@@ -12,7 +12,7 @@ from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
 from tests.support.service import ROOT
 
-SCENARIOS = ("save", "list", "delivery")
+SCENARIOS = ("save", "alone", "bots", "list", "delivery", "table-size")
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
@@ -31,10 +31,19 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
         ("save, 128 in flight: CPU", "µs/update"),
         ("save, 128 in flight: rate", "updates/s"),
         ("saves per INSERT of pgbench", "times"),
+        ("alone, by Socket.IO: CPU", "µs/update"),
+        ("alone, by Socket.IO: p50", "µs"),
+        ("alone, by POST: CPU", "µs/update"),
+        ("alone, by POST: p50", "µs"),
+        ("2 bots, each one in flight: time", "µs/update"),
+        ("5 bots, each one in flight: time", "µs/update"),
+        ("20 bots, each one in flight: time", "µs/update"),
         ("GET of the latest 100: rate", "requests/s"),
         ("one delivery, 100 to 500 watchers: CPU", "µs"),
         ("growth of a delivery, less that of a bare send", "times"),
         ("one update to the last of 500 watchers: median", "ms"),
+        ("first page, 100 rows: in PostgreSQL", "µs"),
+        ("save, 1e5 rows: in PostgreSQL", "µs"),
         ("pgbench, 16 clients: single-row INSERTs", "rows/s"),
     ):
         (line,) = [line for line in lines if line.startswith(name)]
