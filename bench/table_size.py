@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from psycopg.sql import SQL, Identifier
 
 from balance.service import new_id
 from balance.storage.migrate import migrate
-from bench.clients import make_event, make_get, send_requests
+from bench.clients import make_event, make_get, make_post, send_requests
 from bench.fleet import Fleet
 from bench.report import OURS, Figure
 from bench.targets import Target, running
@@ -25,6 +26,9 @@ FLAT = 1.3  # times the cost in the small table counts as the same cost; the res
 RANDOM = "save, random id"  # without a goal: see README.md
 IN_FLIGHT = 128
 CONNECTIONS = 16
+REPORT_S = 1.1  # PostgreSQL's sessions report their statistics when they become idle, at most once a second
+REPORT_READS_MAX = 500
+UNKNOWN = "/00000000-0000-7000-8000-000000000000"  # no snapshot has this id, and no read is cheaper
 
 # One snapshot a second up to now, of fifty bots. Half of the ids are the server's, which grow with time; half are
 # random, as clients may make them, and have their places all over the index.
@@ -38,6 +42,12 @@ FROM generate_series(1::bigint, %(rows)s::bigint) AS seq, make_interval(secs => 
 """
 ADVANCE = "UPDATE balance_feed SET last_seq = %(rows)s"
 ACTIVE = "SELECT active_time / 1000 FROM pg_stat_database WHERE datname = current_database()"
+NOW = "SELECT clock_timestamp()"
+UNREPORTED = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+  AND state_change <= %(since)s
+"""
 
 
 @dataclass(frozen=True)
@@ -85,20 +95,40 @@ def table_size(small: str, large: str, rows: int, updates: int, pages: int) -> l
 def _measure(url: str, work: Callable[[Target, int], None], times: int) -> Cost:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")  # or one of the two would pay for what the other wrote
-        before = _active_s(connection)
         with running(OURS, url) as target:
             work(target, times // 10)  # the server prepares its statements, and PostgreSQL reads what it needs
+            active = _reported_s(connection, target)
             began = target.cpu_s
             work(target, times)
             cpu = target.cpu_s - began
-        active = _active_s(connection) - before  # PostgreSQL counts a session's share at its end
-    return Cost(cpu / times * 1e6, active / (times + times // 10) * 1e6)
+        active = _active_s(connection) - active  # at its end a session reports the rest
+    return Cost(cpu / times * 1e6, active / times * 1e6)
+
+
+def _reported_s(connection: Connection[Any], target: Target) -> float:
+    """Return the active time of the database, once every session of the target has reported its share.
+
+    So neither the start of a session nor the checks of the start count for the work that is measured next. A session
+    reports after its next statement: a POST and small reads give one to each.
+    """
+    time.sleep(REPORT_S)
+    since = _one(connection, NOW)
+    send_requests(target.port, [[make_post(0)]], b"201")
+    for _ in range(REPORT_READS_MAX):
+        if not _one(connection, UNREPORTED, {"since": since}):
+            return _active_s(connection)
+        send_requests(target.port, [[make_get(UNKNOWN)]], b"404")
+    raise RuntimeError("a session of the server does not take part in its reads and saves")
 
 
 def _active_s(connection: Connection[Any]) -> float:
-    row = connection.execute(ACTIVE).fetchone()
+    return float(_one(connection, ACTIVE))
+
+
+def _one(connection: Connection[Any], query: str, parameters: dict[str, object] | None = None) -> Any:
+    row = connection.execute(query, parameters).fetchone()
     assert row is not None
-    return float(row[0])
+    return row[0]
 
 
 def _read_pages(target: Target, pages: int) -> None:
