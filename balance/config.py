@@ -54,7 +54,7 @@ class Config:
     updates_in_flight_max: int = setting(
         256, "unanswered updates of one Socket.IO client; then its socket is not read", 1, 100_000
     )
-    saves_waiting_max: int = setting(10_000, "unanswered updates of all clients; then `busy`", 1, 1_000_000)
+    saves_pending_max: int = setting(10_000, "unanswered updates of all clients; then `busy`", 1, 1_000_000)
     save_batch_max: int = setting(256, "updates saved in one transaction", 1, 10_000)
     save_ms_max: int = setting(5_000, "an update is answered within; then `unavailable`", 100, 600_000)
     reads_in_flight_max: int = setting(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import protocol
-from balance.aio.limiter import Places
+from balance.aio.limiter import CapacityLimiter
 from balance.web.compression import takes_gzip
 from balance.web.snapshots import RestHandler
 from protocol.documents import Document
@@ -24,10 +24,10 @@ class DocumentHandler(RestHandler):
     exposed_headers = "ETag, Retry-After"
 
     def initialize(  # type: ignore[override]  # Tornado calls it with what stands in its route
-        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], places: Places, **common: Any
+        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], limiter: CapacityLimiter, **common: Any
     ) -> None:
         super().initialize(**common)
-        self.places = places  # of its own: who reads documents is not to keep anyone from the snapshots
+        self.limiter = limiter  # of its own: who reads documents is not to keep anyone from the snapshots
         self._documents = documents
         self._headers_of_all = headers
         self._etag: str | None = None

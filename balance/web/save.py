@@ -12,7 +12,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable
-from functools import partial
 from http.client import responses
 from typing import Any
 
@@ -27,7 +26,7 @@ from tornado.httputil import (
 
 import protocol
 from balance.aio.turns import Turns
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.service import Service
 from balance.web.base import first_headers, to_refusal
 from balance.web.cors import Hosts
@@ -107,22 +106,21 @@ class Request(HTTPMessageDelegate):
             self._long.finish()
             return
         try:
-            update = protocol.loads_update(self.body)
-            saving = self._door.service.begin(update)
+            pending = self._door.service.begin_save(protocol.loads_update(self.body))
         except Exception as failure:
             self._refuse(failure)
         else:
-            saving.on_end(partial(self._end, update))
+            pending.add_done_callback(self._end)
 
     def on_connection_close(self) -> None:
         if self._long is not None:
             self._long.on_connection_close()
 
-    def _end(self, update: object, saving: Saving) -> None:
+    def _end(self, pending: PendingSave) -> None:
         """Tell what became of an update."""
         headers = first_headers()
         try:
-            status, headers["Location"], body = saved_answer(self._door.service.finish(update, saving))
+            status, headers["Location"], body = saved_answer(self._door.service.finish_save(pending))
         except Exception as failure:
             self._refuse(failure)
         else:

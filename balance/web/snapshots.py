@@ -11,6 +11,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 import protocol
+from balance.aio.limiter import LimitExceeded
 from balance.aio.turns import Turns
 from balance.service import Page, Service
 from balance.snapshot import Saved
@@ -30,7 +31,7 @@ class RestHandler(Answers):
     def initialize(self, *, service: Service, origins: Origins, turns: Turns, body_bytes_max: int) -> None:
         self.service = service
         self.turns = turns
-        self.places = service.reads
+        self.limiter = service.read_limiter
         self.origins = origins
         self.body_bytes_max = body_bytes_max
 
@@ -47,15 +48,21 @@ class RestHandler(Answers):
         return protocol.loads(self.read_body())
 
     async def on_get(self, *path: str) -> None:
-        with self.places.take(str(self.request.remote_ip)):
-            written = await self.respond(*path)
-            try:
-                if not written.done():
-                    await asyncio.wait_for(written, self.service.read_s_max)
-            except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
-                connection = self.request.connection
-                assert isinstance(connection, HTTP1Connection)
-                connection.stream.close()
+        try:
+            with self.limiter.slot(str(self.request.remote_ip)):
+                await self._respond_in_time(*path)
+        except LimitExceeded as error:
+            raise protocol.Busy(str(error)) from error
+
+    async def _respond_in_time(self, *path: str) -> None:
+        written = await self.respond(*path)
+        try:
+            if not written.done():
+                await asyncio.wait_for(written, self.service.read_s_max)
+        except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
+            connection = self.request.connection
+            assert isinstance(connection, HTTP1Connection)
+            connection.stream.close()
 
     async def respond(self, *path: str) -> asyncio.Future[None]:
         """Begin the answer to GET and HEAD; the future is done when the operating system has taken all of it."""
@@ -68,7 +75,7 @@ class RestHandler(Answers):
 
 def saved_answer(saved: Saved) -> tuple[int, str, dict[str, Any]]:
     """Say by status, `Location` and body what a POST has saved."""
-    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
+    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_save_reply()}
     location = f"{SNAPSHOTS}/{saved.snapshot.id}"
     return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)
 

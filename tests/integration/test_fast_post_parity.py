@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 import protocol
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.service import Service
 from balance.web.save import ShortPost
 from tests.conftest import MakeService
@@ -168,10 +168,10 @@ def test_both_ways_answer_alike_one_that_was_saved_before_and_one_that_stands_fo
 def test_both_ways_tell_alike_what_goes_wrong_once_a_save_has_begun(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, status: int
 ) -> None:
-    def finish(self: Service, update: Any, saving: Saving) -> Any:
+    def finish(self: Service, pending: PendingSave) -> Any:
         raise error
 
-    monkeypatch.setattr(Service, "finish", finish)
+    monkeypatch.setattr(Service, "finish_save", finish)
     assert pair.check_same(PLAIN).startswith(f"HTTP/1.1 {status} ")
     assert len(caplog.records) == (2 if status == 500 else 0), "each logs what is its own fault"
 
@@ -181,17 +181,17 @@ async def test_of_a_client_that_leaves_before_it_is_answered_what_it_sent_is_kep
     make_service: MakeService, database: Database
 ) -> None:
     service = await make_service()
-    saving: list[Saving] = []
-    begin = service.app.service.begin
+    pending: list[PendingSave] = []
+    begin = service.app.service.begin_save
 
-    def noted(update: Any) -> Saving:
-        saving.append(begin(update))
-        return saving[-1]
+    def noted(update: Any) -> PendingSave:
+        pending.append(begin(update))
+        return pending[-1]
 
-    service.app.service.begin = noted  # type: ignore[method-assign]
+    service.app.service.begin_save = noted  # type: ignore[method-assign]
     async with Connection.to(service.port) as one:
         await one.send(PLAIN)
-        await until(lambda: bool(saving))
-    await until(lambda: not saving[0].is_open)
+        await until(lambda: bool(pending))
+    await until(pending[0].done)
     assert database.count() == 1
     assert (await service.post(UPDATE)).status == 201, "and nobody else is any the worse"
