@@ -29,6 +29,7 @@ IMPORTS = {
     "feed": {"aio", "snapshot", "storage"},
     "storage": {"protocol", "snapshot"},
     "snapshot": {"protocol"},
+    "auth": {"protocol"},
     "config": {"protocol", "web"},
     "aio": {"protocol"},
     "process": {"balance", "protocol"},  # the version is in the package itself

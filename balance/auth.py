@@ -1,0 +1,37 @@
+"""Access control: one function that every entry of the service asks before anything else.
+
+There are no tokens yet, so each caller has the role ANYONE, which may do everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import protocol
+
+
+class Operation(StrEnum):
+    """What a caller can ask for; the value completes the sentence "this role may not ..."."""
+
+    SAVE = "save snapshots"
+    READ = "read snapshots"
+    WATCH = "watch snapshots"
+    PING = "ping"
+    READ_DOCUMENTS = "read documents"
+
+
+class Role(StrEnum):
+    """Who a caller is, as far as access is concerned."""
+
+    ANYONE = "anyone"
+
+
+PERMISSIONS: Mapping[Role, frozenset[Operation]] = {Role.ANYONE: frozenset(Operation)}
+"""What each role may do."""
+
+
+def authorize(role: Role, operation: Operation) -> None:
+    """Return if `role` may do `operation`. Raises Forbidden otherwise."""
+    if operation not in PERMISSIONS[role]:
+        raise protocol.Forbidden(f"this role may not {operation}")
