@@ -11,7 +11,7 @@ check:
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    {{python}} -m pytest tests/unit
+    {{python}} -m pytest tests/unit -p no:schemathesis
 
 # all tests but the long ones, one worker for each core; arguments go to pytest
 test *arguments:
