@@ -18,7 +18,7 @@ from tornado.web import Application
 
 import protocol
 from balance.aio.limiter import CapacityLimiter
-from balance.aio.threads import WorkerThread, run_in_thread
+from balance.aio.threads import WorkerThread
 from balance.aio.turns import Turns
 from balance.config import Config
 from balance.feed.tail import Tail
@@ -183,7 +183,7 @@ class App:
                 log.exception("the database could not be checked")
 
     async def _open_store(self) -> None:
-        self.service.start(await run_in_thread(self._write_thread, self.store.open))
+        self.service.start(await self._write_thread.run(self.store.open))
 
     async def _open_later(self) -> None:
         try:
@@ -210,6 +210,7 @@ class App:
         except TimeoutError:
             log.warning("some connections did not close")
         await asyncio.to_thread(self._close_store)
+        self._write_thread.close()
 
     def _close_store(self) -> None:
         self._write_thread.stop()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import protocol
 from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.aio.single_flight import SingleFlight
-from balance.aio.threads import Submitter, run_in_thread
+from balance.aio.threads import run_in_thread
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
@@ -77,7 +78,7 @@ class Service:
         writer: Writer,
         tail: Tail,
         store: Store,
-        executor: Submitter,
+        executor: Executor,
         *,
         reads_in_flight_max: int,
         read_ms_max: int,

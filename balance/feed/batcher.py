@@ -11,14 +11,13 @@ write thread. The lock guards what both change: `_queue`, `_singles_left` and `_
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, Protocol
 
-from balance.aio.threads import Submitter
+from balance.aio.threads import WorkerThread
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
@@ -44,24 +43,19 @@ class Batcher:
     """Appends saves in their order."""
 
     def __init__(
-        self, store: AppendStore, worker: Submitter, on_batch: Callable[[Batch], None], *, batch_max: int
+        self, store: AppendStore, worker: WorkerThread, on_batch: Callable[[Batch], None], *, batch_max: int
     ) -> None:
         """Append with the thread of `worker`; call `on_batch` on the event loop with each batch, in their order."""
         self._store = store
         self._worker = worker
         self._on_batch = on_batch
         self._batch_max = batch_max
-        self._loop: asyncio.AbstractEventLoop
         self.pending: deque[PendingSave] = deque()
         """All saves that are not done, in their order, and perhaps some that are."""
         self._queue: deque[PendingSave] = deque()  # those of them that are in no batch yet
         self._singles_left = 0  # as many at the front of the queue are appended one by one
         self._is_idle = True  # whether the write thread has no batch of ours, and was not asked to cut one
         self._lock = threading.Lock()
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Call `on_batch` on this event loop."""
-        self._loop = loop
 
     def submit(self, save: PendingSave) -> None:
         """Append a save."""
@@ -93,12 +87,12 @@ class Batcher:
 
     def _append_next(self) -> None:
         batch = self._append([save for save in self._cut() if not save.done()])
-        if batch is not None:
-            with suppress(RuntimeError):  # the loop has been closed, and nothing awaits the saves
-                self._loop.call_soon_threadsafe(self._on_batch, batch)
         # Not a loop: other calls to the write thread have their turn between two batches.
         self._is_idle = True
         self.start_next()
+        # Last, so that the event loop wakes up when this thread releases the interpreter's lock.
+        if batch is not None:
+            self._worker.deliver(partial(self._on_batch, batch))
 
     def _append(self, saves: list[PendingSave]) -> Batch | None:
         if not saves:

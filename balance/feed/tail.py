@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from balance.aio.threads import Submitter, run_in_thread
+from balance.aio.threads import WorkerThread
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
 from balance.storage.store import Appended, FeedEnd, Position
@@ -52,7 +52,7 @@ class TailStore(Protocol):
 class Tail:
     """The position up to which the feed is published."""
 
-    def __init__(self, store: TailStore, worker: Submitter, publish: Callable[[Sequence[Snapshot]], None]) -> None:
+    def __init__(self, store: TailStore, worker: WorkerThread, publish: Callable[[Sequence[Snapshot]], None]) -> None:
         """Call the store in the thread of `worker`, which must be that of the batches, so that answers keep its order.
 
         `publish` is called with snapshots in `seq` order.
@@ -174,7 +174,7 @@ class Tail:
     async def _catch_up(self) -> None:
         """Publish what the table holds, and find out whether a batch without an answer may still be committed."""
         try:
-            end = await run_in_thread(self._worker, self._store.feed_end)
+            end = await self._worker.run(self._store.feed_end)
             # What was appended before the read has come back before it: none of that is published from the table.
             await self._repair_batches()
             assert self.position is not None
@@ -193,7 +193,7 @@ class Tail:
         """Publish the rows of the table after the position, to seq `last`. Raises StoreUnavailable."""
         assert self.position is not None
         while self.position.seq < last:
-            rows = await run_in_thread(self._worker, self._store.feed, self.position.seq, last, ROWS_MAX)
+            rows = await self._worker.run(self._store.feed, self.position.seq, last, ROWS_MAX)
             if not rows:
                 log.error("the feed has lost seq %d to %d", self.position.seq + 1, last)
                 self.position = Position(self.position.epoch, last)

@@ -20,7 +20,7 @@ import logging
 from itertools import takewhile
 
 from balance.aio.limiter import LimitExceeded
-from balance.aio.threads import Submitter
+from balance.aio.threads import WorkerThread
 from balance.feed.batcher import AppendStore, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
@@ -35,7 +35,14 @@ class Writer:
     """Saves snapshots in batches, and has the tail publish what was committed."""
 
     def __init__(
-        self, store: AppendStore, worker: Submitter, tail: Tail, *, batch_max: int, pending_max: int, save_ms_max: int
+        self,
+        store: AppendStore,
+        worker: WorkerThread,
+        tail: Tail,
+        *,
+        batch_max: int,
+        pending_max: int,
+        save_ms_max: int,
     ) -> None:
         self._tail = tail
         self._pending_max = pending_max
@@ -49,7 +56,6 @@ class Writer:
     def start(self) -> None:
         """Save on the running event loop."""
         self._loop = asyncio.get_running_loop()  # kept, since asking for it makes a system call
-        self._batcher.start(self._loop)
 
     def submit(self, snapshot: Snapshot) -> PendingSave:
         """Save a snapshot. Raises LimitExceeded; the result may be StoreUnavailable."""

@@ -84,6 +84,7 @@ class Rig:
         made = Writer(
             self.store, self.worker, self.tail, batch_max=batch_max, pending_max=pending_max, save_ms_max=save_ms_max
         )
+        self.worker.start()
         self.tail.start(Position(EPOCH, 0))
         made.start()
         return made
@@ -113,7 +114,6 @@ class Rig:
 def feed_rig() -> Iterator[Rig]:
     """Give a rig whose thread ends with the block."""
     worker = WorkerThread("test")
-    worker.start()
     rig = Rig(worker)
     try:
         yield rig
@@ -121,3 +121,4 @@ def feed_rig() -> Iterator[Rig]:
         rig.store.go.set()
         worker.stop()
         worker.join()
+        worker.close()

@@ -160,7 +160,7 @@ async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_
 async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) -> None:
     batches: list[Batch] = []
     batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
-    batcher.start(asyncio.get_running_loop())
+    rig.worker.start()
     done, pending = PendingSave(snapshot(), 0), PendingSave(snapshot(), 0)
     cutting = threading.Event()
 

@@ -4,80 +4,109 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 
-from balance.aio.threads import Submitter, WorkerThread, run_in_thread
+from balance.aio.threads import WorkerThread, run_in_thread
+
+pytestmark = pytest.mark.gen_test
+
+Run = Callable[..., "asyncio.Future[Any]"]
 
 
-@pytest.fixture(params=["executor", "worker thread"])
-def one_thread(request: pytest.FixtureRequest) -> Iterator[Submitter]:
-    if request.param == "executor":
-        with ThreadPoolExecutor(1) as executor:
-            yield executor
-        return
+@pytest.fixture
+def worker() -> Iterator[WorkerThread]:
+    """A thread that the test starts."""
     worker = WorkerThread("test")
-    worker.start()
     yield worker
     worker.stop()
     worker.join()
+    worker.close()
 
 
-@pytest.mark.gen_test
-async def test_a_result_or_an_exception_comes_back(one_thread: Submitter) -> None:
-    assert await run_in_thread(one_thread, divmod, 7, 2) == (3, 1)
+@pytest.fixture(params=["executor", "worker thread"])
+def start(request: pytest.FixtureRequest, worker: WorkerThread) -> Iterator[Callable[[], Run]]:
+    """Start one thread, and return what runs a call in it."""
+
+    def start_worker() -> Run:
+        worker.start()
+        return worker.run
+
+    with ThreadPoolExecutor(1) as executor:
+        yield start_worker if request.param == "worker thread" else lambda: partial(run_in_thread, executor)
+
+
+async def test_a_result_or_an_exception_comes_back(start: Callable[[], Run]) -> None:
+    run = start()
+    assert await run(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await run_in_thread(one_thread, divmod, 7, 0)
+        await run(divmod, 7, 0)
 
 
-@pytest.mark.gen_test
-async def test_a_call_that_is_cancelled_before_it_begins_is_not_made(one_thread: Submitter) -> None:
-    free, called = threading.Event(), []
-    before = run_in_thread(one_thread, free.wait, 10)
-    cancelled, wanted = (run_in_thread(one_thread, called.append, name) for name in ("cancelled", "wanted"))
+async def test_a_call_that_is_cancelled_before_it_begins_is_not_made(start: Callable[[], Run]) -> None:
+    run, free, called = start(), threading.Event(), list[str]()
+    before = run(free.wait, 10)
+    cancelled, wanted = (run(called.append, name) for name in ("cancelled", "wanted"))
     cancelled.cancel()
     free.set()
     await asyncio.gather(before, wanted)
     assert called == ["wanted"]
 
 
-def test_a_worker_thread_makes_calls_in_their_order_and_in_one_thread() -> None:
-    worker, seen = WorkerThread("test"), list[tuple[int, str]]()
-    for number in range(100):
-        worker.submit(lambda number=number: seen.append((number, threading.current_thread().name)))  # type: ignore[misc]
+async def test_a_call_that_is_cancelled_while_it_runs_is_dropped(start: Callable[[], Run]) -> None:
+    run, began, free = start(), threading.Event(), threading.Event()
+
+    def call() -> None:
+        began.set()
+        assert free.wait(10)
+
+    cancelled = run(call)
+    while not began.is_set():
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    free.set()
+    await run(int)
+    assert cancelled.cancelled()
+
+
+async def test_a_worker_thread_makes_calls_and_deliveries_in_their_order(worker: WorkerThread) -> None:
     worker.start()
-    done = threading.Event()
-    worker.submit(done.set)
-    assert done.wait(10)
-    assert seen == [(number, "test") for number in range(100)]
-    worker.stop()
-    worker.join()
+    made, delivered = list[int](), list[int]()
+
+    def call(number: int) -> None:
+        assert threading.current_thread().name == "test"
+        made.append(number)
+        worker.deliver(partial(delivered.append, number))
+
+    for number in range(5_000):  # more than one read of the pipe takes
+        worker.submit(partial(call, number))
+    await worker.run(int)
+    assert made == delivered == list(range(5_000))
 
 
-@pytest.mark.expects_log("a call in thread test failed")
-def test_a_worker_thread_survives_a_call_that_fails() -> None:
-    worker, done = WorkerThread("test"), threading.Event()
+@pytest.mark.expects_log("a call in thread test failed", "a delivery of thread test failed")
+async def test_a_worker_thread_survives_what_fails(worker: WorkerThread) -> None:
     worker.start()
     worker.submit(lambda: {}["missing"])
-    worker.submit(done.set)
-    assert done.wait(10)
-    worker.stop()
-    worker.join()
+    worker.submit(lambda: worker.deliver(lambda: {}["missing"]))
+    assert await worker.run(divmod, 7, 2) == (3, 1)
 
 
-def test_a_worker_thread_that_is_stopped_ends_its_call_and_makes_no_other() -> None:
-    worker, began, go_on, called = WorkerThread("test"), threading.Event(), threading.Event(), list[str]()
+async def test_a_worker_thread_that_is_stopped_ends_its_call_and_makes_no_other(worker: WorkerThread) -> None:
+    began, go_on, called = threading.Event(), threading.Event(), list[str]()
+    worker.start()
 
     def hang() -> None:
         began.set()
         assert go_on.wait(10)
         called.append("running")
 
-    worker.start()
     worker.submit(hang)
-    worker.submit(lambda: called.append("waiting"))
+    worker.submit(partial(called.append, "waiting"))
     assert began.wait(10)
     worker.stop()
     go_on.set()
@@ -85,7 +114,5 @@ def test_a_worker_thread_that_is_stopped_ends_its_call_and_makes_no_other() -> N
     assert called == ["running"]
 
 
-def test_a_worker_thread_that_was_never_started_can_be_stopped() -> None:
-    worker = WorkerThread("test")
-    worker.stop()
-    worker.join()
+async def test_a_worker_thread_that_was_never_started_can_be_stopped(worker: WorkerThread) -> None:
+    assert worker._pipes == ()
