@@ -6,7 +6,6 @@ Threads: one at a time, but for `abort`.
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,8 +61,6 @@ class Session(Connection[TupleRow]):
 
     def _set_up(self, statement_ms_max: int) -> None:
         self._sock = socket.socket(fileno=os.dup(self.fileno()))
-        self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLIN)
         finalize(self, self._sock.close)  # the pool drops a session that is lost without closing it
         self.adapters.register_loader("json", _JsonLoader)
         self.adapters.register_loader("jsonb", _JsonLoader)
@@ -90,8 +87,6 @@ class Session(Connection[TupleRow]):
         if self.closed:
             return False
         with suppress(psycopg.Error, OSError):
-            if not self._poll.poll(0):
-                return True
             self.pgconn.consume_input()  # the server's last message, if there is one
             self.pgconn.consume_input()  # the end itself
             return self.pgconn.status == pq.ConnStatus.OK
