@@ -1,9 +1,10 @@
 """Cuts pending saves into batches, and appends one batch after the other in the write thread.
 
-The write thread cuts its next batch itself when it has appended one, so the database does not wait for the event loop,
-and a batch holds all that arrived while the one before it was appended. Where many saves are pending a batch holds at
-most half of them: while one half is appended, the other is acknowledged and its senders send again. All of them
-together would leave idle first the event loop, then the database.
+One batch is appended at a time; what arrives meanwhile goes into the next. Where BATCH_MIN saves or more wait, the
+write thread cuts the next batch itself, so the database does not wait for the event loop; fewer wait until the batch is
+settled, since they share a commit with those that its senders send next. A batch holds at most half of what is pending:
+while one half is appended, the other is acknowledged and its senders send again. All of them together would leave idle
+first the event loop, then the database.
 
 Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
 write thread. The lock guards what both change: `_queue`, `_singles_left` and `_is_idle`.
@@ -23,7 +24,7 @@ from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
 from balance.storage.store import Appended
 
-BATCH_MIN = 32  # a batch of this size shares a commit well enough; a smaller one waits for half of what is pending
+BATCH_MIN = 32  # a batch of this size shares a commit well enough
 
 
 class AppendStore(Protocol):
@@ -65,13 +66,13 @@ class Batcher:
         self.start_next()
 
     def start_next(self) -> None:
-        """Have the write thread cut the next batch, if it is idle and enough saves wait; from any thread.
+        """Have the write thread cut the next batch, if it is idle, and all that is pending or BATCH_MIN saves wait.
 
-        When the event loop has settled every batch, all that is pending waits, which is always enough.
+        From any thread.
         """
         with self._lock:
             waiting = len(self._queue)
-            if not self._is_idle or not waiting or waiting < min(BATCH_MIN, (len(self.pending) + 1) // 2):
+            if not self._is_idle or not waiting or waiting < min(BATCH_MIN, len(self.pending)):
                 return
             self._is_idle = False
         self._worker.submit(self._append_next)

@@ -99,7 +99,8 @@ class Writer:
 
     def _make_room(self) -> None:
         self._batcher.discard_done()
-        self._batcher.start_next()
+        if self._pending:
+            self._loop.call_soon(self._batcher.start_next)
         if self._drained is not None and not self._pending and not self._drained.done():
             self._drained.set_result(None)
 
