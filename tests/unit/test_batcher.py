@@ -70,31 +70,24 @@ async def test_the_thread_goes_on_without_the_event_loop_while_enough_wait(rig: 
     assert rig.published == list(range(1, 3 * BATCH_MIN + 2))
 
 
-@pytest.mark.parametrize(("behind", "batches"), [(1, [1, 1]), (2, [1, 2]), (9, [1, 9])])
-async def test_the_thread_goes_on_with_few_if_they_are_half_of_all(rig: Rig, behind: int, batches: list[int]) -> None:
+async def test_few_wait_until_the_batch_before_them_is_settled(rig: Rig) -> None:
     writer = rig.writer()
-    saves = await rig.hold(writer, behind=behind)
-    for _ in range(2):
-        rig.finish_submitted()
-    assert rig.store.batches == batches
-    assert not any(save.done() for save in saves)
-    await writer.drain(5)
+    first, *few = await rig.hold(writer, behind=BATCH_MIN - 1)
+    rig.finish_submitted()
+    assert rig.store.batches == [1]
+    await first
+    assert [(await save).snapshot.seq for save in few] == list(range(2, BATCH_MIN + 1))
+    assert rig.store.batches == [1, BATCH_MIN - 1]
 
 
-async def test_fewer_than_half_wait_until_those_before_them_are_acknowledged(rig: Rig) -> None:
+async def test_few_go_together_with_what_is_sent_in_the_turn_after_a_batch_is_settled(rig: Rig) -> None:
     writer = rig.writer()
-    _, *several = await rig.hold(writer, behind=4)
-    rig.store.after = rig.store.go.clear
+    first, *_few = await rig.hold(writer, behind=3)
+    loop = asyncio.get_running_loop()
+    first.add_done_callback(lambda _: loop.call_soon(writer.submit, snapshot()))
     rig.store.go.set()
-    await rig.until(lambda: len(rig.store.batches) == 2)
-    late = writer.submit(snapshot())
-    rig.store.after = lambda: None
-    for _ in range(2):
-        rig.finish_submitted()
+    await rig.until(lambda: len(rig.store.rows) == 5)
     assert rig.store.batches == [1, 4]
-    assert not any(save.done() for save in several)
-    assert (await late).snapshot.seq == 6
-    assert rig.store.batches == [1, 4, 1]
 
 
 async def test_a_batch_is_no_larger_than_its_limit(rig: Rig) -> None:
