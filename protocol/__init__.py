@@ -49,6 +49,8 @@ from protocol.operations import OPERATIONS, Operation
 from protocol.plain_update import PlainUpdate, loads_update
 from protocol.registry import names, schema
 
+__version__ = "0.1.0"  # of the package, as balance.__version__; the contract's own is in each schema's `$id`
+
 __all__ = [
     "BALANCE_ACK",
     "BALANCE_ERROR",

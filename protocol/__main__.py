@@ -1,4 +1,4 @@
-"""`python -m protocol`: the contract from the shell, with no server at hand.
+"""`python -m protocol`, or `balance-protocol` where it is installed: the contract from the shell, without a server.
 
     python -m protocol list                     the names of all schemas
     python -m protocol show NAME                one schema
@@ -22,10 +22,13 @@ from protocol import ServiceError, check, loads, names, registry
 from protocol.compat.diff import UnreadableSetError, diff, read_set
 from protocol.documents import documents
 
+COMMAND = "balance-protocol"  # as pyproject.toml names it
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m protocol", description="The Balance Snapshot protocol.")
+    program = COMMAND if Path(sys.argv[0]).name == COMMAND else "python -m protocol"
+    parser = argparse.ArgumentParser(prog=program, description="The Balance Snapshot protocol.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="print the names of all schemas")
     show = commands.add_parser("show", help="print one schema")
