@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 import protocol
-from protocol.bundle import embedded
+from protocol.bundle import component_schemas
 from tests.support.node import FOLDER, ask_node
 from tests.support.service import ROOT
 
@@ -76,7 +76,7 @@ def generate() -> str:
 
 def _payloads() -> str:
     """Declare every schema, each under its title."""
-    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(embedded())).rstrip("\n") + "\n"
+    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(component_schemas())).rstrip("\n") + "\n"
 
 
 def _interface(name: str, direction: str, *, callback_required: bool = False) -> str:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 import protocol
 from protocol.bundle import bundle
-from protocol.compat.diff import Change, UnreadableSetError, diff, read_set
+from protocol.compat.diff import Change, diff
+from protocol.compat.schema_set import UnreadableSetError, read_set
 from tests.support.service import ROOT
 
 RELEASED = ROOT / "tests/released/v1"
@@ -110,7 +111,7 @@ def tables() -> dict[str, dict[str, Any]]:
                 "path": one.path,
                 "parameters": dict(one.parameters),
                 "body": one.body,
-                "replies": {str(status): [reply.media_type, reply.schema] for status, reply in one.replies.items()},
+                "replies": {str(status): [reply.media_type, reply.schema] for status, reply in one.responses.items()},
             }
             for name, one in protocol.OPERATIONS.items()
         },
@@ -332,16 +333,16 @@ EITHER: list[tuple[Any, Any, str]] = [
     ({"const": 1}, {"const": 2}, "payload: const was 1, is 2"),
     ({"const": 1}, {"const": True}, "payload: const was 1, is true"),
     ({"type": "integer", "const": Decimal("1.0")}, {"type": "integer", "const": 2}, "payload: const was 1.0, is 2"),
-    ({"pattern": "a"}, {"pattern": "b"}, 'payload: pattern was "a", is "b" (can not be proved to fit)'),
-    ({"format": "date"}, {"format": "time"}, 'payload: format was "date", is "time" (can not be proved to fit)'),
-    ({"multipleOf": 2}, {"multipleOf": 4}, "payload: multipleOf was 2, is 4 (can not be proved to fit)"),
-    ({"oneOf": [TEXT]}, {"oneOf": [{}]}, 'payload: oneOf was [{"type": "string"}], is [{}] (can not be proved to fit)'),
+    ({"pattern": "a"}, {"pattern": "b"}, 'payload: pattern was "a", is "b" (not proved compatible)'),
+    ({"format": "date"}, {"format": "time"}, 'payload: format was "date", is "time" (not proved compatible)'),
+    ({"multipleOf": 2}, {"multipleOf": 4}, "payload: multipleOf was 2, is 4 (not proved compatible)"),
+    ({"oneOf": [TEXT]}, {"oneOf": [{}]}, 'payload: oneOf was [{"type": "string"}], is [{}] (not proved compatible)'),
     ({}, {"uniqueItems": True}, "payload: uniqueItems was absent, is true"),
     ({}, {"later": [1]}, "payload: later was absent, is [1]"),
     ({"if": TEXT, "then": {}}, {"if": TEXT}, "payload: then was {}, is absent"),
     ({}, {"patternProperties": {"a": TEXT}}, 'payload: patternProperties was absent, is {"a": {"type": "string"}}'),
-    ({"items": [{}]}, {"items": {}}, "payload: items was [{}], is {} (can not be proved to fit)"),
-    ({"items": [TEXT]}, {"items": [{}]}, 'payload: items was [{"type": "string"}], is [{}] (can not be proved to fit)'),
+    ({"items": [{}]}, {"items": {}}, "payload: items was [{}], is {} (not proved compatible)"),
+    ({"items": [TEXT]}, {"items": [{}]}, 'payload: items was [{"type": "string"}], is [{}] (not proved compatible)'),
 ]  # fmt: skip
 
 
@@ -389,7 +390,7 @@ def test_a_field_that_only_a_pattern_allowed_may_break_when_it_is_named() -> Non
 def test_only_a_break_is_called_not_proved() -> None:
     words = 'payload: not was {"type": "null"}, is {"type": ["null", "string"]}'
     sent, received = said({"not": {"type": "null"}}, {"not": {"type": ["null", "string"]}})
-    assert (sent, received) == ([f"breaks senders: {words} (can not be proved to fit)"], [f"harmless: {words}"])
+    assert (sent, received) == ([f"breaks senders: {words} (not proved compatible)"], [f"harmless: {words}"])
 
 
 # A promise, on any change
@@ -512,9 +513,9 @@ def test_a_set_is_a_folder_or_a_bundle(tmp_path: Path) -> None:
     [
         (None, "No such file or directory"),
         ("{", "is not valid JSON"),
-        ("{}", "holds no schemas"),
-        ("[]", "is no schema"),
-        ('{"type": "text"}', "is no schema"),
+        ("{}", "contains no schemas"),
+        ("[]", "is not a schema"),
+        ('{"type": "text"}', "is not a schema"),
         ('{"definitions": {"a": {"$ref": "b.json"}}}', "a refers to b.json, which is not in the set"),
         ('{"definitions": {"a": {"items": {"$ref": "a.json"}}}}', "a refers to itself"),
     ],
@@ -532,7 +533,7 @@ def test_what_is_no_set_is_refused_in_one_line_with_the_file_and_the_reason(
 
 
 def test_a_folder_without_schemas_and_one_with_a_bad_one_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableSetError, match=f"{tmp_path}: holds no schemas"):
+    with pytest.raises(UnreadableSetError, match=f"{tmp_path}: contains no schemas"):
         read_set(tmp_path)
     (tmp_path / "pong.json").write_text("nothing", "utf-8")
     with pytest.raises(UnreadableSetError, match=f"{tmp_path}/pong.json: is not valid JSON"):

@@ -31,9 +31,9 @@ from protocol import (
     loads,
     registry,
 )
-from protocol.check import _MEANINGS, _is_plain, to_path
-from protocol.faults import first_fault
+from protocol.check import _MESSAGES, _suits_fast_validator, to_path
 from protocol.plain_update import read_plain_update
+from protocol.violations import first_violation
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 GROUPS = loads((ROOT / "tests/cases/balance_update.json").read_bytes())
@@ -119,7 +119,7 @@ class TestEverySchema:
                 assert inner["examples"], field
                 bare = jsonschema_rs.Draft7Validator(
                     inner,
-                    registry=registry._FAST_REGISTRY,
+                    registry=registry._FAST_REFERENCES,
                     base_uri=protocol.schema(name)["$id"],
                 )
                 for example in inner["examples"]:
@@ -143,7 +143,7 @@ class TestEverySchema:
 
     def test_has_words_for_every_pattern(self, name):
         for schema in subschemas(protocol.schema(name)):
-            assert "pattern" not in schema or schema.get("title") in _MEANINGS or schema == NO_LINE_FEED
+            assert "pattern" not in schema or schema.get("title") in _MESSAGES or schema == NO_LINE_FEED
 
     def test_has_patterns_that_every_engine_reads_alike(self, name):
         # No look-around (RE2, Rust), no \d \w \s (Unicode in some), a `$` that stops at no line feed and none elsewhere
@@ -324,10 +324,10 @@ def mutated_updates(draw):
 
 def assert_one_verdict(name: str, payload: object) -> None:
     """Assert that slow, fast (where it is asked), the search for a fault and `check` agree."""
-    slow = next(registry.slow(name).iter_errors(payload), None) is None
-    assert (first_fault(name, payload) is None) == slow
-    if _is_plain(payload):
-        assert registry.is_valid(registry.fast(name), payload) == slow
+    slow = next(registry.slow_validator(name).iter_errors(payload), None) is None
+    assert (first_violation(name, payload) is None) == slow
+    if _suits_fast_validator(payload):
+        assert registry.is_valid(registry.fast_validator(name), payload) == slow
     if slow:
         check(name, payload)
     else:
@@ -337,7 +337,7 @@ def assert_one_verdict(name: str, payload: object) -> None:
 def best_path(name: str, payload: object) -> str:
     """Find the path of the error to report among all errors that jsonschema finds."""
     ranks, found = ["additionalProperties", "required", "type"], []
-    errors = deque(registry.slow(name).iter_errors(payload))
+    errors = deque(registry.slow_validator(name).iter_errors(payload))
     while errors:
         error = errors.popleft()
         errors.extend(inner for inner in error.context or () if inner.validator_value != "null")
@@ -358,7 +358,7 @@ def best_path(name: str, payload: object) -> str:
 @pytest.mark.parametrize("update", [*protocol.schema("balance_update")["examples"], UPDATE])
 def test_the_updates_that_bots_send_are_read_and_checked_at_once(update, separators):
     text = json.dumps(protocol.loads(protocol.dumps(update)), separators=separators, default=float)
-    assert type(protocol.loads_update(text)) is protocol.PlainUpdate
+    assert type(protocol.decode_update(text)) is protocol.ValidatedUpdate
 
 
 def assert_read_alike(text: str) -> None:
@@ -367,7 +367,7 @@ def assert_read_alike(text: str) -> None:
     if plain is None:
         return
     update = protocol.loads(text)
-    assert next(registry.slow("balance_update").iter_errors(update), None) is None
+    assert next(registry.slow_validator("balance_update").iter_errors(update), None) is None
     assert protocol.loads(protocol.dumps(plain)) == {"pid": None, "ts": None, "id": None, **update}
     for ledger in ("onchain", "onsite"):
         assert b" " not in bytes(plain[ledger])
@@ -394,7 +394,7 @@ def test_what_a_later_field_of_the_same_name_hides_is_looked_at_all_the_same(bef
     with pytest.raises(protocol.ServiceError):
         protocol.check("balance_update", protocol.loads(text))
     with pytest.raises(protocol.ServiceError):
-        protocol.check("balance_update", protocol.loads_update(text))
+        protocol.check("balance_update", protocol.decode_update(text))
 
 
 @settings(max_examples=500, deadline=None)
@@ -423,7 +423,7 @@ def test_no_text_is_read_at_once_that_does_not_fit_the_schema(data):
         ("١", False),
     ],
 )
-def test_an_amount_is_plain_where_its_digits_alone_show_that_it_fits(amount, is_plain):
+def test_an_amount_is_plain_if_its_digits_alone_show_that_it_is_valid(amount, is_plain):
     text = f'{{"onchain":{{"rlb":{amount},"usdt":1}},"onsite":{{"rlb":1,"usd":1}}}}'
     assert (read_plain_update(text) is not None) == is_plain
     assert_read_alike(text)
@@ -450,7 +450,7 @@ def test_an_amount_is_plain_where_its_digits_alone_show_that_it_fits(amount, is_
         ("null", False),
     ],
 )
-def test_a_ledger_is_plain_that_stands_in_the_servers_own_order_with_each_asset_once(ledger, is_plain):
+def test_a_ledger_is_plain_if_it_lists_each_asset_once_in_server_order(ledger, is_plain):
     text = f'{{"onchain":{ledger},"onsite":{{"rlb":1,"usd":1}}}}'
     assert (read_plain_update(text) is not None) == is_plain
     assert_read_alike(text)
@@ -479,7 +479,7 @@ def test_an_amount_is_accepted_if_and_only_if_it_is_0_or_from_1e_minus_30_to_1e3
 
 @pytest.mark.parametrize("number", ["1.00000000000000000000000000000000001e30", "1000000000000000000000000000000.1"])
 def test_jsonschema_rs_alone_would_let_a_number_above_1e30_through(number):
-    assert registry.fast("amount").is_valid(Decimal(number)), "no longer: `_is_plain` may go"
+    assert registry.fast_validator("amount").is_valid(Decimal(number)), "no longer: `_suits_fast_validator` may go"
     assert refusal("amount", Decimal(number)) == "payload: must be at most 1e30"
 
 
@@ -490,7 +490,7 @@ def test_the_patterns_say_what_a_format_would():
         good = [c.values[0]["data"] for c in CASES if c.values[0]["valid"] and "data" in c.values[0]]
         texts = [text for update in good for text in update.values() if isinstance(text, str)]
         for text in texts:
-            assert strict.is_valid(text) == registry.fast(name).is_valid(text), text
+            assert strict.is_valid(text) == registry.fast_validator(name).is_valid(text), text
 
 
 def test_the_date_pattern_knows_the_calendar():
@@ -511,7 +511,7 @@ def test_the_date_pattern_knows_the_calendar():
 @settings(max_examples=100, deadline=None)
 @given(mutated_updates())
 def test_an_error_is_one_short_printable_line_without_a_trace_of_python(update):
-    if next(registry.slow("balance_update").iter_errors(update), None):
+    if next(registry.slow_validator("balance_update").iter_errors(update), None):
         text = refusal("balance_update", update)
         assert text.isprintable()
         assert len(text) < 400

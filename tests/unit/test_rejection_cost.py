@@ -84,14 +84,14 @@ COSTLY = {
 
 
 def accept(text: str) -> None:
-    update = protocol.loads_update(text)
+    update = protocol.decode_update(text)
     protocol.check("balance_update", update)
     protocol.encode(Snapshot.from_update(update, now(), new_id()).to_wire())
 
 
 def reject(text: str) -> None:
     with pytest.raises(protocol.ServiceError) as caught:
-        protocol.check("balance_update", protocol.loads_update(text))
+        protocol.check("balance_update", protocol.decode_update(text))
     assert len(str(caught.value)) < 200
 
 
