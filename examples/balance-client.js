@@ -32,7 +32,7 @@ const socket = io(process.env.BALANCE_URL || 'http://127.0.0.1:3000', {
   ackTimeout: 6_000,
 });
 
-// An update is saved only when the answer says so: neither sending it nor the absence of an error proves it.
+// An update is saved only if the answer reports it: neither sending it nor the absence of an error proves it.
 // The library treats every answer as a success, also an error. The field `success` of the answer distinguishes them.
 async function save(update) {
   for (;;) {

@@ -26,7 +26,7 @@ PING_S = 30
 
 # Each handler of Socket.IO runs in a thread of its own; a logger does not mix the lines of several threads.
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-say = logging.getLogger("bot").info
+log = logging.getLogger("bot").info
 
 # An int keeps all its digits, a float at least 15: more are rounded here before sending, and again when a snapshot
 # is received. The server keeps every digit that it receives. A bot that needs more digits can put this repository
@@ -48,9 +48,9 @@ def save(update: dict) -> bool:
             continue
         if answer["success"]:
             again = " (it was saved already)" if answer.get("duplicate") else ""
-            say(f"saved {answer['id']} of {answer['timestamp']}{again}")
+            log(f"saved {answer['id']} of {answer['timestamp']}{again}")
             return True
-        say(f"error {answer['code']}: {answer['error']}")
+        log(f"error {answer['code']}: {answer['error']}")
         # Only a temporary error has `retryAfter`, in seconds: the same update, with the same id, may succeed then.
         # Any other error would be repeated: a person has to read it, and the bot goes on.
         if "retryAfter" not in answer:
@@ -77,17 +77,17 @@ def new_id() -> str:
 
 @sio.on("connected")
 def on_connected(greeting: dict) -> None:
-    say(f"connected as {greeting['socketId']}")
+    log(f"connected as {greeting['socketId']}")
 
 
 @sio.on("disconnect")
 def on_disconnect(reason: str) -> None:
-    say(f"disconnected: {reason}")  # the library reconnects by itself: first after about a second
+    log(f"disconnected: {reason}")  # the library reconnects by itself: first after about a second
 
 
 @sio.on("connect_error")
 def on_connect_error(error: object) -> None:
-    say(f"cannot connect: {error}")
+    log(f"cannot connect: {error}")
 
 
 @sio.on("balance:snapshot")
@@ -97,12 +97,12 @@ def on_snapshot(snapshot: dict) -> None:
     Two snapshots may be printed in the wrong order, because each handler runs in a thread; `seq` is the order. It has
     no gaps and so reveals what was saved while the connection was down: GET /api/balance/snapshot returns that.
     """
-    say(f"snapshot {json.dumps(snapshot)}")
+    log(f"snapshot {json.dumps(snapshot)}")
 
 
 @sio.on("pong")
 def on_pong(pong: dict) -> None:
-    say(f"pong {pong['timestamp']}")
+    log(f"pong {pong['timestamp']}")
 
 
 def ping_forever() -> None:

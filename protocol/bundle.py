@@ -75,8 +75,7 @@ def reference(name: str) -> dict[str, str]:
 def _copy(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:
     """Copy a schema without `$id` and `$schema`.
 
-    `refer` gets each part that is a reference, with the name of the schema that it refers to, and returns the part to
-    have in its place.
+    `refer` gets each part that is a reference, and the name of the schema that it refers to; it returns the new part.
     """
 
     def copy_part(schema: Schema) -> Schema:

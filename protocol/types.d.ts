@@ -539,7 +539,7 @@ export interface AcknowledgedEvents {
  *
  * Because the callback is optional, `emitWithAck` returns a promise of any; see AcknowledgedEvents. With the option
  * ackTimeout, socket.io-client passes an error to the callback as its first argument, as after `timeout(…)`, but its
- * types do not say so: use `emitWithAck` or `timeout(…)` with that option.
+ * types do not include it: use `emitWithAck` or `timeout(…)` with that option.
  */
 export interface ClientToServerEvents {
   "balance:update": (

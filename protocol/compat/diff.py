@@ -9,7 +9,7 @@ may receive what it does not expect. A difference in the opposite direction is h
 
 Promised: if some payload is valid before the change and not after it (clients send it), or after it and not before it
 (the server sends it), a breaking change of that schema is reported. Not promised is the reverse: a change that cannot
-be proved compatible, such as another pattern, is reported as breaking, and its detail says so.
+be proved compatible, such as another pattern, is reported as breaking, with a detail that ends in NOT_PROVED.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _payloads(inlined: InlinedSet, schemas: Mapping[str, Schema]) -> set[str]:
 
 
 def _breaks(name: str) -> list[Effect]:
-    """Return which effects a change of a schema can have: both where no table says which side sends it."""
+    """Return which effects a change of a schema can have: both if no table names the side that sends it."""
     is_sent, is_received = name in _SENT, name in _RECEIVED
     senders: list[Effect] = ["breaks senders"] if is_sent or not is_received else []
     receivers: list[Effect] = ["breaks receivers"] if is_received or not is_sent else []

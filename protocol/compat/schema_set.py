@@ -110,7 +110,7 @@ def _read(file: Path) -> Schema:
 
 
 def _to_files(value: Any) -> Any:
-    """Replace each reference within a bundle by the reference that a folder of schemas has in its place."""
+    """Replace each reference within a bundle by a reference to the file of that name."""
     if isinstance(value, dict):
         is_within = str(value.get("$ref")).startswith(_IN_BUNDLE)
         inner = {key: _to_files(item) for key, item in value.items()}
