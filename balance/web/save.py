@@ -107,7 +107,7 @@ class Request(HTTPMessageDelegate):
             self._long.finish()
             return
         try:
-            update = protocol.loads_update(self.body)
+            update = protocol.decode_update(self.body)
             saving = self._door.service.begin(update)
         except Exception as failure:
             self._refuse(failure)
