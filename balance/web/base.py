@@ -20,6 +20,7 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 import protocol
 from balance.aio.turns import Turns
+from balance.auth import Operation, Role, authorize
 from balance.web.cors import Hosts, Origins
 
 log = logging.getLogger("balance.web")
@@ -46,6 +47,7 @@ class Answers(RequestHandler):
 
     origins: Origins
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
+    operation: Operation | None  # what a caller must be permitted for all but OPTIONS; None where each packet asks
     is_public = False  # whether any web page may read what is here
     allowed_headers = "Content-Type"  # that any web page may send
     exposed_headers = EXPOSED_HEADERS  # that a web page may read
@@ -64,9 +66,12 @@ class Answers(RequestHandler):
         self.check_caller()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
-        if self.request.method == "OPTIONS":
+        if self.request.method == "OPTIONS":  # a preflight carries no credentials (Fetch standard) and reads nothing
             self.answer_preflight()
-        elif self.request.method == "POST":
+            return
+        if self.operation is not None:
+            authorize(Role.ANYONE, self.operation)
+        if self.request.method == "POST":
             await self.on_post()
         else:
             await self.on_get(*path)

@@ -25,6 +25,7 @@ from tornado.httputil import (
 
 import protocol
 from balance.aio.turns import Turns
+from balance.auth import Operation, Role, authorize
 from balance.feed.pending import Saving
 from balance.service import Service
 from balance.snapshot import Saved
@@ -118,6 +119,7 @@ class SaveRequest(HTTPMessageDelegate):
         try:
             check_host(self._router.hosts, self._host)
             check_page(self._router.origins, self._headers, self._host)
+            authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             if len(self.body) > self._router.body_bytes_max:
                 raise protocol.PayloadTooLarge(f"is larger than {self._router.body_bytes_max} bytes", "payload")

@@ -12,6 +12,7 @@ from tornado.web import HTTPError
 
 import protocol
 from balance.aio.turns import Turns
+from balance.auth import Operation
 from balance.service import Page, Service
 from balance.web.base import Answers, misdirected
 from balance.web.compression import GZIP_BYTES_MIN, compressed, takes_gzip
@@ -72,6 +73,7 @@ def write_zipped(page: Page) -> tuple[bytes, bool]:
 class SnapshotsHandler(RestHandler):
     """`/api/balance/snapshot`: list many. A POST, by which one is saved, never comes here: `save` answers it."""
 
+    operation = Operation.READ
     methods = ("GET", "HEAD", "POST", "OPTIONS")
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
@@ -101,6 +103,8 @@ class SnapshotsHandler(RestHandler):
 
 class SnapshotHandler(RestHandler):
     """`/api/balance/snapshot/{id}`: read one."""
+
+    operation = Operation.READ
 
     async def read(self, *path: str) -> dict[str, Any]:
         snapshot = await self.service.find(path[0])

@@ -24,7 +24,7 @@ IMPORTS = {
     "server": {"app", "config", "process", "storage"},
     "app": {"aio", "config", "feed", "protocol", "realtime", "service", "storage", "web"},
     "realtime": {"aio", "feed", "protocol", "service", "snapshot", "web"},
-    "web": {"aio", "feed", "protocol", "service", "snapshot"},
+    "web": {"aio", "auth", "feed", "protocol", "service", "snapshot"},
     "service": {"aio", "feed", "protocol", "snapshot", "storage"},
     "feed": {"aio", "snapshot", "storage"},
     "storage": {"protocol", "snapshot"},
