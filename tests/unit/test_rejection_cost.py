@@ -22,10 +22,10 @@ def ledger(*assets: str) -> str:
 
 
 def filled(part: str, write: Callable[..., str] = ledger) -> str:
-    """Write an update with so many numbered parts that it is as large as an update may be."""
-    count = BYTES_MAX // len(part.format(1000))
-    while len((text := write(*[part.format(n) for n in range(1000, 1000 + count)])).encode()) > BYTES_MAX:
-        count -= 1
+    """Write an update of numbered parts that is as large as an update can be."""
+    parts = [part.format(n) for n in range(1000, 1000 + BYTES_MAX // len(part.format(1000)))]
+    while len((text := write(*parts)).encode()) > BYTES_MAX:
+        parts.pop()
     return text
 
 
