@@ -28,7 +28,7 @@ from balance.realtime.events import Realtime
 from balance.realtime.send_queue import Outbox, Parcel
 from balance.realtime.server import SocketServer
 from balance.web.base import Answers
-from balance.web.save import Request
+from balance.web.save import SaveRequest
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
 
@@ -320,7 +320,7 @@ def install() -> None:
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
     hear, finish = SocketServer.receive, Answers.finish
-    on_update, write = Realtime.on_update, Request.write
+    on_update, write = Realtime.on_update, SaveRequest.write
     being_heard: set[str] = set()  # of whom a packet goes the long way
 
     def with_client(engine: Engine, sid: str) -> Conversation:
@@ -376,11 +376,12 @@ def install() -> None:
         return done
 
     @wraps(write)
-    def checked_write(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
+    def checked_write(self: SaveRequest, status: int, headers: HTTPHeaders, body: bytes) -> None:
         write(self, status, headers, body)
-        _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
+        found = check_answer("POST", SNAPSHOTS, bytes(self.body), status, headers, body)
+        _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
-    Request.write = checked_write  # type: ignore[method-assign]
+    SaveRequest.write = checked_write  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_hear  # type: ignore[method-assign]
     Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
