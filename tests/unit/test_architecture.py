@@ -24,7 +24,7 @@ IMPORTS = {
     "cli": {"app", "config", "process", "program", "storage"},
     "app": {"aio", "config", "feed", "protocol", "realtime", "service", "storage", "web"},
     "realtime": {"aio", "feed", "protocol", "service", "snapshot", "web"},
-    "web": {"aio", "feed", "protocol", "service", "snapshot"},
+    "web": {"aio", "auth", "feed", "protocol", "service", "snapshot"},
     "service": {"aio", "feed", "protocol", "snapshot", "storage"},
     "feed": {"aio", "snapshot", "storage"},
     "storage": {"program", "protocol", "snapshot"},
