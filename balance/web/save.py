@@ -125,7 +125,7 @@ class SaveRequest(HTTPMessageDelegate):
             authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
-            update = protocol.loads_update(bytes(self.body))
+            update = protocol.decode_update(bytes(self.body))
             saving = self._router.service.begin(update)
         except Exception as error:
             self._write_error(error)

@@ -88,7 +88,7 @@ def errors(name: str, payload: object) -> list[str]:
 
 def fits(name: str, payload: object) -> bool:
     """Tell whether something that a client sent fits its schema, by the validator that `check` asks second."""
-    return next(registry.slow(name).iter_errors(payload), None) is None
+    return next(registry.slow_validator(name).iter_errors(payload), None) is None
 
 
 # HTTP
@@ -109,10 +109,10 @@ def check_answer(
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, and yet it was answered by {status}"
-    elif status not in operation.replies:
+    elif status not in operation.responses:
         yield f"{status} is not among its replies"
     else:
-        yield from _check_reply(operation.replies[status], headers, answer)
+        yield from _check_reply(operation.responses[status], headers, answer)
         if operation.body and ("duplicate" in protocol.loads(answer)) != (status == 200):
             yield f"duplicate stands where it should not, or is missing, at {status}"
         if not _asks_well(operation, path, query, body):
@@ -142,7 +142,7 @@ def _asks_well(operation: protocol.Operation, path: str, query: str, body: bytes
     return True
 
 
-def _check_reply(reply: operations.Reply, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
+def _check_reply(reply: operations.Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
     yield from (f"has no header {name}" for name in reply.headers if name not in headers)
     if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
         yield f"is of the media type {headers['Content-Type']}"
