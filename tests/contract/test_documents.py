@@ -145,7 +145,7 @@ async def test_the_contract_is_there_while_the_database_is_not(make_service: Mak
 @asynchronous
 async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.document_places.take("127.0.0.1"):
+    with service.app.document_limiter.take("127.0.0.1"):
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from balance.config import Config, ConfigError
-from balance.web.cors import Origins
+from balance.web.cors import OriginPolicy
 from tests.support.service import SNAPSHOTS
 from tests.support.shared_service import Reply, Standing, check_refused, standing
 
@@ -254,7 +254,7 @@ def test_any_page_may_read_the_documents_but_not_with_credentials(stand: Standin
     ],
 )
 def test_a_value_of_cors_origins_is_normalised(value: str, trusted: list[str], refused: list[str]) -> None:
-    origins = Origins(Config.read(["--cors-origins", value], {}).cors_origins)
+    origins = OriginPolicy(Config.read(["--cors-origins", value], {}).cors_origins)
     assert [origin for origin in trusted if not origins.trusts(origin, LOCAL)] == []
     assert [origin for origin in refused if origins.trusts(origin, LOCAL)] == []
 
