@@ -30,7 +30,7 @@ from tornado.netutil import bind_sockets
 from balance.app import App
 from balance.config import Config, ConfigError
 from balance.process.log_limit import LimitedHandler
-from balance.process.start_line import database_place, start_line
+from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import STOP_SIGNALS, StopSignals
 from balance.storage.connect import DatabaseError, keep_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
@@ -75,7 +75,7 @@ def run_migrations(config: Config, signals: StopSignals) -> int:
     with database(config, signals) as (url, postgres):
         for name in migrate(url):
             say(f"applied {name}")
-    say("the database is at this version" + (f": {postgres.place}" if postgres else ""))
+    say("the database is at this version" + (f": {postgres.location}" if postgres else ""))
     return 0
 
 
@@ -93,7 +93,7 @@ def run_server(config: Config, signals: StopSignals) -> int:
             supervisor = Supervisor(postgres, outage.report)
         collect_seldom()
         own = address(config, sockets[0])
-        place = postgres.place if postgres is not None else database_place(url)
+        place = postgres.location if postgres is not None else database_location(url)
         greeting = f"listening on {own}\n{start_line(place, own)}"  # at once: a reader may close the pipe in between
         return asyncio.run(serve(App(config, url, outage), sockets, signals, supervisor, greeting))
 

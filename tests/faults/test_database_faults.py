@@ -62,7 +62,8 @@ BACK_S_MAX = 1.0  # issue 2, Database faults
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 OUTAGE = (
-    "the database is away", "the database takes no saves", "the database answers no reads", "the database is there",
+    "the database cannot be reached", "the database cannot save", "the database cannot be read",
+    "the database is available",
 )  # fmt: skip
 
 
