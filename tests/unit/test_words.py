@@ -24,7 +24,7 @@ HEADING = "\n## Banned words\n"
 FIXED = re.compile(r"docs/spec\.md|tests/(?:.+/)?(?:(?:seed|spec)-[a-z-]+\.js|released/.+)|sql/.+")
 TOP = "."
 FOLDERS = (TOP, *sorted({path.relative_to(ROOT).parts[0] for path in text_files() if path.parent != ROOT} - {"sql"}))
-PENDING = {TOP, ".ci", "balance", "bench", "examples", "protocol", "tests"}  # not rewritten yet
+PENDING = {TOP, ".ci", "balance", "bench", "tests"}  # not rewritten yet
 CELL = re.compile(r"(?<!\\)\|")
 INDENT = re.compile(r"^\s*(?:(?:#+|//+|/\*+|\*+|--|<!--)(?:\s+|$))?")
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
