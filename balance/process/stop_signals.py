@@ -1,8 +1,8 @@
 """Stop the process at SIGTERM, Ctrl-C or the hangup of its terminal (SIGHUP).
 
-The first signal raises KeyboardInterrupt in the main thread during the start, sets an event while the process serves, and
-has no effect while the process ends. Later signals have no effect, so that a second Ctrl-C does not leave the embedded
-PostgreSQL running. asyncio's own handlers would restore the default ones between these phases.
+The first signal raises KeyboardInterrupt in the main thread during the start, sets an event while the process serves,
+and has no effect while the process ends. Later signals have no effect, so that a second Ctrl-C does not leave the
+embedded PostgreSQL running. asyncio's own handlers would restore the default ones between these phases.
 
 asyncio is imported late: this module is the first that the process loads, and sets handlers before it loads the others.
 """
