@@ -24,7 +24,7 @@ from balance.config import Config, ConfigError
 from balance.process.log_limit import LimitedHandler
 from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
-from balance.storage.connect import DatabaseError, keep_credentials, to_conninfo
+from balance.storage.connect import DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.outage import Outage
@@ -126,7 +126,7 @@ async def serve(
 def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     """Give the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
     if config.database_url:
-        keep_credentials(os.environ)
+        keep_only_credentials(os.environ)
         yield config.database_url, None
         return
     postgres = EmbeddedPostgres.start(config.data_dir)

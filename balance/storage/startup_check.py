@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from balance.storage.connect import DatabaseError, read_backend
+from balance.storage.connect import DatabaseError, read_backend_pid
 
 PROBE_S_MAX = 5.0  # for a pooler to provide a session
 REMEDY = "connect directly to PostgreSQL, or through a pooler in session mode"
@@ -33,7 +33,7 @@ def check_session(connection: Connection[TupleRow], conninfo: str, sessions: int
 
     Raises DatabaseError, and psycopg.Error when the connection is lost meanwhile.
     """
-    if read_backend(connection) == connection.pgconn.backend_pid:
+    if read_backend_pid(connection) == connection.pgconn.backend_pid:
         return
     value = uuid.uuid4().hex
     connection.execute(SET_VALUE, {"value": value})
