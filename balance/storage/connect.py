@@ -1,9 +1,9 @@
 """Open sessions of PostgreSQL with the same settings, whatever the server, the database, the role or libpq set.
 
 Every connection of the service, of its checks and of the migrations has the options of `to_conninfo` and the settings
-of `settle`. A setting of the database or the role (ALTER DATABASE … SET, ALTER ROLE … SET) therefore changes neither
-what is stored nor what is returned. The `options` in DATABASE_URL are the explicit choice of the operator: of these,
-`search_path` is kept, by which the tables can be in another schema than `public`.
+of `configure_session`. A setting of the database or the role (ALTER DATABASE … SET, ALTER ROLE … SET) therefore changes
+neither what is stored nor what is returned. The `options` in DATABASE_URL are the explicit choice of the operator: of
+these, `search_path` is kept, by which the tables can be in another schema than `public`.
 
 Threads: every function blocks and may be called from any.
 """
@@ -100,7 +100,7 @@ def _check_unambiguous(url: str) -> None:
         )
 
 
-def settle(connection: Connection[TupleRow], *, statement_ms_max: int, local: bool = False) -> int:
+def configure_session(connection: Connection[TupleRow], *, statement_ms_max: int, local: bool = False) -> int:
     """Set every setting that matters, for the session or (`local`) the transaction; return the backend's process id.
 
     libpq's own `backend_pid` is not used, since a pooler invents one.
@@ -140,7 +140,7 @@ def _remove_time_limits(connection: Connection[TupleRow], statement: LiteralStri
         connection.execute(transaction)
 
 
-def needs_person(error: psycopg.Error, info: str) -> bool:
+def is_permanent(error: psycopg.Error, info: str) -> bool:
     """Return whether the database rejects connections until a person changes something; `info` is the conninfo.
 
     The SQLSTATE decides. psycopg has none for an error before the session begins, so the attempt is then repeated.
@@ -157,7 +157,7 @@ def is_lost(error: Exception) -> bool:
     return sqlstate is None or sqlstate.startswith(LOST_SQLSTATES)
 
 
-def one_line(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return the message of PostgreSQL or libpq as one line: for the log and the operator, never for a client."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((primary or str(error).partition(ATTEMPTS_FAILED)[0]).split())

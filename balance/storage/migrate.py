@@ -22,7 +22,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from balance import program
-from balance.storage.connect import DatabaseError, one_line, settle, to_conninfo
+from balance.storage.connect import DatabaseError, configure_session, error_text, to_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,7 +129,7 @@ def _connection(conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     except DatabaseError as error:
         raise SchemaError(str(error)) from None
     except psycopg.Error as error:
-        raise SchemaError(f"the database cannot be reached: {one_line(error)}") from error
+        raise SchemaError(f"the database cannot be reached: {error_text(error)}") from error
     with connection:
         # Without these, the defaults of the database or the role would apply to each transaction.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
@@ -159,7 +159,7 @@ def _apply_next(
     with connection.transaction():
         # For the transaction only: a pooler may give each transaction another session, where no setting may be left.
         # No limit on the time of a statement, since a migration may last long; only the wait for locks is limited.
-        settle(connection, statement_ms_max=0, local=True)
+        configure_session(connection, statement_ms_max=0, local=True)
         _acquire_migration_lock(connection, lock_wait_ms_max)
         missing = _missing(connection, migrations)
         if not missing:
@@ -224,10 +224,10 @@ def _missing(connection: psycopg.Connection[Any], migrations: Sequence[Migration
 def _reason(error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return (
-            f"{one_line(error)}: migrate as the role that owns the tables, "
+            f"{error_text(error)}: migrate as the role that owns the tables, "
             "and let it create in the schema (GRANT USAGE, CREATE ON SCHEMA)"
         )
-    return one_line(error)
+    return error_text(error)
 
 
 CREATE_HISTORY = """
