@@ -134,7 +134,7 @@ async def test_what_is_no_document_is_refused_as_everywhere(service: Service) ->
     assert posted.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-@pytest.mark.expects_log("the database is away")
+@pytest.mark.expects_log("the database cannot be reached")
 @asynchronous
 async def test_the_contract_is_there_while_the_database_is_not(make_service: MakeService) -> None:
     service = await make_service(database_url="postgresql://127.0.0.1:1/none")
