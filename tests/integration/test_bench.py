@@ -10,7 +10,7 @@ import pytest
 
 from bench.report import Figure, lines
 from bench.scale import DELIVERY, beside_bare
-from tests.support.service import ROOT
+from tests.support.paths import ROOT
 
 WITHOUT_NODE = ("--quick", "--rounds", "1", "--side", "ours", "bare")
 

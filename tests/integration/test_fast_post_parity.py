@@ -21,16 +21,15 @@ import protocol
 from balance.feed.pending import Saving
 from balance.service import Service
 from balance.web.save import ShortPost
-from tests.conftest import MakeService
-from tests.integration.test_fast_update_parity import MADE_BY_THE_SERVER
-from tests.integration.test_same_path import CASES, body_of
-from tests.support.service import SNAPSHOTS, Database
-from tests.support.shared_service import Connection, Standing, request, standing
-from tests.support.stock_server import UPDATE, until
+from tests.support.http_client import Connection, request_bytes
+from tests.support.payloads import CASES, MADE_BY_THE_SERVER, UPDATE, body_of
+from tests.support.service import SNAPSHOTS, Database, MakeService
+from tests.support.shared_service import SharedService, shared_service
+from tests.support.waiting import until
 
 DATE = re.compile(r"(?<=Date: )[^\r]+")
 BODY = body_of(CASES[0])
-PLAIN = request("POST", SNAPSHOTS, BODY)
+PLAIN = request_bytes("POST", SNAPSHOTS, BODY)
 BYE = b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 HANGS_S = 0.5  # who has not answered by then waits for more
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -51,31 +50,31 @@ ODD = [
     PLAIN.replace(b"application/json", b"application/json; charset=utf-8"),
     PLAIN.replace(b"application/json", b"application/json; charset=latin1"),
     PLAIN.replace(b"application/json", b"text/plain"),
-    request("POST", SNAPSHOTS, BODY, Origin="http://localhost:8000"),
-    request("POST", SNAPSHOTS, BODY, Origin="http://elsewhere.example"),
-    request("POST", SNAPSHOTS, BODY, Content_Encoding="identity"),
-    request("POST", SNAPSHOTS, BODY, Content_Encoding="gzip"),
-    request("POST", SNAPSHOTS, BODY, Expect="100-continue"),
-    request("POST", SNAPSHOTS, BODY, Connection="close"),
-    request("POST", SNAPSHOTS, BODY, Content_Length=str(len(BODY) - 1)),
-    request("POST", SNAPSHOTS, BODY, Content_Length="1e2"),
-    request("POST", SNAPSHOTS, BODY, Content_Length="9" * 30),
-    request("POST", SNAPSHOTS, BODY, Content_Length=f"{len(BODY)}, {len(BODY)}"),
-    request("POST", SNAPSHOTS, b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), Transfer_Encoding="chunked"),
-    request("POST", SNAPSHOTS, b" " * 16_384 + BODY),
-    request("POST", SNAPSHOTS, BODY + b" " * (16_384 - len(BODY))),
-    request("POST", SNAPSHOTS, b""),
-    request("POST", SNAPSHOTS, b"{"),
-    request("POST", SNAPSHOTS, b"\xff"),
-    request("POST", SNAPSHOTS, b'{"onchain":"\xff",' + BODY[1:]),
-    request("POST", SNAPSHOTS, b'{"onchain":"\\ud800",' + BODY[1:]),
+    request_bytes("POST", SNAPSHOTS, BODY, Origin="http://localhost:8000"),
+    request_bytes("POST", SNAPSHOTS, BODY, Origin="http://elsewhere.example"),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Encoding="identity"),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Encoding="gzip"),
+    request_bytes("POST", SNAPSHOTS, BODY, Expect="100-continue"),
+    request_bytes("POST", SNAPSHOTS, BODY, Connection="close"),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Length=str(len(BODY) - 1)),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Length="1e2"),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Length="9" * 30),
+    request_bytes("POST", SNAPSHOTS, BODY, Content_Length=f"{len(BODY)}, {len(BODY)}"),
+    request_bytes("POST", SNAPSHOTS, b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), Transfer_Encoding="chunked"),
+    request_bytes("POST", SNAPSHOTS, b" " * 16_384 + BODY),
+    request_bytes("POST", SNAPSHOTS, BODY + b" " * (16_384 - len(BODY))),
+    request_bytes("POST", SNAPSHOTS, b""),
+    request_bytes("POST", SNAPSHOTS, b"{"),
+    request_bytes("POST", SNAPSHOTS, b"\xff"),
+    request_bytes("POST", SNAPSHOTS, b'{"onchain":"\xff",' + BODY[1:]),
+    request_bytes("POST", SNAPSHOTS, b'{"onchain":"\\ud800",' + BODY[1:]),
 ]
 
 
 class Pair:
     """Two services that should say the same."""
 
-    def __init__(self, short: Standing, long: Standing) -> None:
+    def __init__(self, short: SharedService, long: SharedService) -> None:
         self.both = (short, long)
 
     def check_same(self, *pieces: bytes) -> str:
@@ -85,9 +84,9 @@ class Pair:
         assert self.both[0].stored() == self.both[1].stored()
         return short
 
-    async def _ask(self, stand: Standing, pieces: tuple[bytes, ...]) -> str:
+    async def _ask(self, stand: SharedService, pieces: tuple[bytes, ...]) -> str:
         async with Connection.to(stand.service.port) as one:
-            answer = asyncio.ensure_future(one.rest())
+            answer = asyncio.ensure_future(one.read_rest())
             with suppress(OSError):  # it is not interested in the rest
                 for piece in (*pieces, BYE):
                     await one.send(piece)
@@ -119,7 +118,7 @@ def pair(postgres: str, template: str, taken: list[str]) -> Iterator[Pair]:
 
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(ShortPost, "is_plain", noted)
-        short, long = (stack.enter_context(standing(postgres, template)) for _ in range(2))
+        short, long = (stack.enter_context(shared_service(postgres, template)) for _ in range(2))
         without.add(long.service.app.service)
         yield Pair(short, long)
 
@@ -132,7 +131,7 @@ def test_both_ways_answer_an_odd_request_alike(pair: Pair, data: bytes) -> None:
 def test_both_ways_answer_every_case_alike_and_again_when_it_is_sent_twice(pair: Pair, taken: list[str]) -> None:
     taken.clear()
     for case in CASES:
-        data = request("POST", SNAPSHOTS, body_of(case))
+        data = request_bytes("POST", SNAPSHOTS, body_of(case))
         pair.check_same(data, data)
     assert len(taken) > len(CASES), "most of them went the short way"
 
@@ -151,7 +150,7 @@ def test_both_ways_answer_any_request_alike(pair: Pair, data: st.DataObject) -> 
 
 def test_both_ways_answer_alike_one_that_was_saved_before_and_one_that_stands_for_something_else(pair: Pair) -> None:
     first, other = (
-        request("POST", SNAPSHOTS, protocol.dumps({**UPDATE, "id": ID, "pid": pid}).encode()) for pid in (1, 2)
+        request_bytes("POST", SNAPSHOTS, protocol.dumps({**UPDATE, "id": ID, "pid": pid}).encode()) for pid in (1, 2)
     )
     assert pair.check_same(first).startswith("HTTP/1.1 201 Created")
     assert pair.check_same(first).startswith("HTTP/1.1 200 OK")
@@ -176,7 +175,6 @@ def test_both_ways_tell_alike_what_goes_wrong_once_a_save_has_begun(
     assert len(caplog.records) == (2 if status == 500 else 0), "each logs what is its own fault"
 
 
-@pytest.mark.gen_test
 async def test_of_a_client_that_leaves_before_it_is_answered_what_it_sent_is_kept(
     make_service: MakeService, database: Database
 ) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import protocol
 from protocol.bundle import bundle
 from protocol.compat.diff import Change, UnreadableSetError, diff, read_set
-from tests.support.service import ROOT
+from tests.support.paths import ROOT
 
 RELEASED = ROOT / "tests/released/v1"
 CURRENT = ROOT / "protocol/schemas"

@@ -19,8 +19,6 @@ from balance.aio.limiter import Places
 from balance.aio.turns import TURN_S, WOKEN_MAX, Turns
 from protocol import Busy
 
-pytestmark = pytest.mark.gen_test
-
 
 def spin(seconds: float) -> None:
     """Use the event loop's time."""
