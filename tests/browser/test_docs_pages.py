@@ -13,7 +13,7 @@ from balance.web.pages import pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
 from tests.support.browser import run_in_browser
-from tests.support.paths import ROOT
+from tests.support.repository import ROOT
 from tests.support.service import Database, Service
 
 AMOUNT = "100074.9997800000000000000000001"  # 31 digits

@@ -16,9 +16,9 @@ from balance.snapshot import Snapshot
 from protocol.operations import CONTRACT, OPENAPI, SNAPSHOTS
 from tests.support import contract
 from tests.support.http_client import request
-from tests.support.paths import ROOT
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import SocketClient
+from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process
 
 SAVED: dict[str, Any] = protocol.schema("save_reply")["examples"][0]

@@ -19,7 +19,7 @@ from protocol.documents import documents
 from protocol.operations import CONTRACT
 from tests.support.example_clients import ExampleProcess, run_python
 from tests.support.node import ask_node, node_modules, run_node
-from tests.support.paths import ROOT
+from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, Service
 
 README = (ROOT / "README.md").read_text()

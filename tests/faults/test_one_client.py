@@ -14,10 +14,10 @@ import pytest
 
 from tests.support import hostile
 from tests.support.http_client import HttpClient
-from tests.support.paths import ROOT
 from tests.support.payloads import LARGE_ROWS, LARGE_UPDATE
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.raw_websocket import text_frame
+from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, MakeService, Process
 from tests.support.waiting import until
 

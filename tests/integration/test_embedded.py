@@ -21,8 +21,8 @@ import pytest
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, cluster, programs, server_log
 from balance.storage.embedded.settings import SOCKET_NAME
 from tests.support.embedded import NOBODY, Owner, is_running, kill_server, needs_root, postmaster
-from tests.support.paths import ROOT
 from tests.support.postgres import query
+from tests.support.repository import ROOT
 from tests.support.waiting import wait_until
 
 WAIT_S = 30

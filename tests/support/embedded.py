@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 from tests.support.waiting import wait_until
 
 WAIT_S = 30

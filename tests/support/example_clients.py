@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.node import run_node
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 EXAMPLES = ROOT / "examples"
 LANGUAGES = ("javascript", "python")
