@@ -18,11 +18,12 @@ from tornado.web import Application
 
 import protocol
 from balance.aio.limiter import CapacityLimiter
+from balance.aio.loop_budget import LoopBudget
 from balance.aio.threads import WorkerThread
-from balance.aio.turns import Turns
 from balance.config import Config
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
+from balance.host_names import is_loopback
 from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
@@ -31,11 +32,11 @@ from balance.storage.pool import Pool, StoreUnavailable
 from balance.storage.store import Store
 from balance.web import pages as docs
 from balance.web import snapshots as rest
-from balance.web.base import DISCARD_BYTES_MAX, HostNotServed, log_request
-from balance.web.cors import Hosts, Origins, is_loopback
-from balance.web.documents import DocumentHandler, by_target
-from balance.web.listener import Listener
-from balance.web.save import ShortPost
+from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.listener import HttpListener
+from balance.web.save import SaveRouter
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
@@ -66,7 +67,7 @@ class App:
         self.store = Store(pool)
         self._write_thread = WorkerThread("balance-write")
         self._read_executor = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
-        self._turns = Turns()
+        self._budget = LoopBudget()
         self.server = _socket_server(config)
         self.watchers = Watchers(self.server.eio)
         tail = Tail(self.store, self._write_thread, self.watchers.publish)
@@ -88,31 +89,39 @@ class App:
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self.realtime = Realtime(self.server, self.watchers, self.service)
-        hosts = Hosts((*config.hosts, config.host.lower().removesuffix(".")))  # the address that it prints at the start
-        self._http = Listener(
-            ShortPost(self._routes(hosts), self.service, hosts, self._turns, body_bytes_max=config.body_bytes_max),
-            turns=self._turns,
+        # Served too is the address that the start line has.
+        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
+        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
+        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
+        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
+        self._http = HttpListener(
+            SaveRouter(
+                self._routes(hosts, origins),
+                self.service,
+                hosts,
+                origins,
+                self._budget,
+                body_bytes_max=config.body_bytes_max,
+            ),
+            budget=self._budget,
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
-            max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
+            max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None  # the last one logged of a database that came after the start
 
-    def _routes(self, hosts: Hosts) -> Application:
-        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
-        for_own_machine = is_loopback(self._config.host) and not self._config.trusted_proxies
-        origins = Origins(self._config.cors_origins, for_own_machine=for_own_machine)
+    def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
             "service": self.service,
             "origins": origins,
-            "turns": self._turns,
+            "budget": self._budget,
             "body_bytes_max": self._config.body_bytes_max,
         }
         engine = {
             "server": self.server,
             "origins": origins,
-            "turns": self._turns,
+            "budget": self._budget,
             "is_ready": lambda: self.service.life is Life.RUNNING,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
@@ -126,8 +135,8 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
-        contract = {**common, "limiter": self.document_limiter, "documents": by_target(documents(limits))}
-        pages = {**common, "limiter": self.document_limiter, "documents": by_target(docs.pages(limits))}
+        contract = {**common, "limiter": self.document_limiter, "documents": by_request_path(documents(limits))}
+        pages = {**common, "limiter": self.document_limiter, "documents": by_request_path(docs.pages(limits))}
         return Application(
             [
                 (HostNotServed(hosts), rest.MisdirectedHandler, common),
@@ -138,7 +147,7 @@ class App:
                 (re.escape(OPENAPI), DocumentHandler, {**contract, "headers": {}}),
                 (re.escape(ASYNCAPI), DocumentHandler, {**contract, "headers": {}}),
                 (f"{DOCS}(?:/.*)?", DocumentHandler, {**pages, "headers": docs.HEADERS}),
-                (r"\*", rest.AllHandler, common),
+                (r"\*", rest.ServerHandler, common),
             ],
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=common,
@@ -161,7 +170,7 @@ class App:
         self._watching = loop.create_task(self._watch_database(unfit))
         self.server.eio.start()
         self._http.add_sockets(sockets)
-        self._http.watch()
+        self._http.start_sweep()
         return unfit
 
     async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
@@ -239,7 +248,7 @@ def _socket_server(config: Config) -> SocketServer:
         allow_upgrades=True,
         http_compression=False,  # events are small
         cookie=None,
-        cors_allowed_origins=[],  # `cors.Origins` decides, for both transports and for REST alike
+        cors_allowed_origins=[],  # `cors.OriginPolicy` decides, for both transports and for REST alike
         cors_credentials=False,
         monitor_clients=False,  # `Engine` has a sweep of its own
         logger=library_log,

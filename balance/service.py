@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -113,22 +112,13 @@ class Service:
         await self._writer.drain(seconds_max)
         await self.read_limiter.wait_idle(deadline - time.monotonic())
 
-    async def save(self, update: Any) -> Saved:
-        """Save what a client sent (schemas/balance_update.json); when this returns, it is committed.
-
-        Raises InvalidPayload, Conflict (the id is stored with other content), Busy and Unavailable.
-        """
-        pending = self.begin_save(update)
-        with suppress(Exception):  # which `finish_save` raises
-            await pending
-        return self.finish_save(pending)
-
     def begin_save(self, update: Any) -> PendingSave:
         """Submit what a client sent (schemas/balance_update.json); pass the pending save to `finish_save` when done.
 
         Raises InvalidPayload, Busy and Unavailable.
         """
-        protocol.check("balance_update", update)
+        if not isinstance(update, protocol.ValidatedUpdate):  # which `decode_update` has validated already
+            protocol.check("balance_update", update)
         snapshot = Snapshot.from_update(update, now(), uuid7())
         if self.life is not Life.RUNNING:
             raise protocol.Unavailable(self.life.value)

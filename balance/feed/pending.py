@@ -8,10 +8,8 @@ Threads: event loop only.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable
 
 from balance.snapshot import Saved, Snapshot
 
@@ -57,13 +55,6 @@ class PendingSave:
             raise self._error
         assert self._saved is not None, "it is not done"
         return self._saved
-
-    def __await__(self) -> Generator[Any, None, Saved]:
-        if not self.done():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.add_done_callback(lambda _: None if waiter.done() else waiter.set_result(None))
-            yield from waiter
-        return self.result()
 
     def _run_callback(self) -> None:
         if self._callback is not None:

@@ -43,7 +43,7 @@ class ShortWay:
         ):
             return False
         try:
-            update: Any = protocol.loads_update(frame[found.end() : -1])
+            update: Any = protocol.decode_update(frame[found.end() : -1])
         except protocol.MalformedJson:  # no JSON, or more than one payload
             return False
         self._server.begin(eio_sid)

@@ -22,7 +22,7 @@ from typing import LiteralString
 import psycopg
 import psycopg_pool
 
-from balance.storage.connect import DatabaseError, is_lost, needs_person, one_line, settle, to_conninfo
+from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session import Session
@@ -107,13 +107,13 @@ class Pool:
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection:
                 check_session(connection, self._conninfo, self._pool_max)
-                settle(connection, statement_ms_max=self._statement_ms_max)
+                configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
                 check_schema(connection)
         except psycopg.Error as error:
-            text = one_line(error)
+            text = error_text(error)
             if self._verdict[0] != text:
-                self._verdict = text, needs_person(error, self._conninfo)
+                self._verdict = text, is_permanent(error, self._conninfo)
             if self._verdict[1]:
                 raise DatabaseError(f"DATABASE_URL: {text}") from error
             self.outage.failed(CONNECTION, text)
@@ -207,7 +207,7 @@ class Pool:
             session.close()
         if self._is_closing:  # by our own hand
             return StoreUnavailable(STOPPING)
-        self.outage.failed(CONNECTION if lost else kind, one_line(error))
+        self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
             return StoreUnavailable(TIMED_OUT)
         return StoreUnavailable(UNREACHABLE if lost else UNABLE)
@@ -248,7 +248,7 @@ class Pool:
         raise StoreUnavailable(TIMED_OUT)
 
     def _note_connected(self, error: psycopg.Error | None) -> None:
-        self._connect_error = None if error is None else one_line(error)
+        self._connect_error = None if error is None else error_text(error)
 
     def _watch(self) -> None:
         """Abort each connection that is in use for too long.

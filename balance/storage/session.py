@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.string import TextLoader
 
 import protocol
-from balance.storage.connect import settle
+from balance.storage.connect import configure_session
 
 
 class Session(Connection[TupleRow]):
@@ -65,7 +65,7 @@ class Session(Connection[TupleRow]):
         self.adapters.register_loader("json", _JsonLoader)
         self.adapters.register_loader("jsonb", _JsonLoader)
         self.adapters.register_loader("uuid", TextLoader)
-        self.backend = settle(self, statement_ms_max=statement_ms_max)
+        self.backend = configure_session(self, statement_ms_max=statement_ms_max)
 
     def close(self) -> None:
         """Close the connection."""

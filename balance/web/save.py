@@ -1,16 +1,16 @@
-"""The short way of a POST: from its head and body to the service, past the routing, the handler and the task that
-Tornado has for each request.
+"""POST /api/balance/snapshot: save one update (docs/spec.md, POST /api/balance/snapshot).
 
-It takes the plain case only, one update as JSON whose length is told, from no web page. Whatever is not plain goes the
-long way, by `rest`; a property test holds the two to the same bytes. Built on Tornado's public interface for servers
-(`tornado.httputil.HTTPServerConnectionDelegate`).
+An update goes from its connection to the service without Tornado's routing, `RequestHandler` and task, which would
+cost a third of its time (docs/architecture.md, "Why each fast path exists"). `SaveRouter` gets every request; the
+application gets those that are not a POST to this address.
+
+Built on Tornado's public interface for servers (`tornado.httputil.HTTPServerConnectionDelegate`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable
 from http.client import responses
 from typing import Any
@@ -25,121 +25,171 @@ from tornado.httputil import (
 )
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
+from balance.auth import Operation, Role, authorize
 from balance.feed.pending import PendingSave
 from balance.service import Service
-from balance.web.base import first_headers, to_refusal
-from balance.web.cors import Hosts
-from balance.web.snapshots import saved_answer
+from balance.snapshot import Saved
+from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
+from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
 
-HOST = re.compile(r"[0-9A-Za-z.-]+(:[0-9]+)?")  # what else a host may be, the long way knows
-NOT_PLAIN = ("Origin", "Content-Encoding", "Transfer-Encoding")
+SAVED = "Balance snapshot saved successfully"  # docs/spec.md, POST /api/balance/snapshot
+WITH_QUERY = f"{SNAPSHOTS}?"
+HOST_DEFAULT = "127.0.0.1"  # of a request of HTTP/1.0 without the header; the same as Tornado's
 
 
-class ShortPost(HTTPServerConnectionDelegate):
-    """Stands before an application, and answers plain POSTs in its place."""
+class SaveRouter(HTTPServerConnectionDelegate):
+    """Answers each POST to the address of the snapshots; passes every other request to an application."""
 
     def __init__(
         self,
         application: HTTPServerConnectionDelegate,
         service: Service,
-        hosts: Hosts,
-        turns: Turns,
+        hosts: HostPolicy,
+        origins: OriginPolicy,
+        budget: LoopBudget,
         *,
         body_bytes_max: int,
     ) -> None:
         self.application = application
         self.service = service
-        self.turns = turns
-        self._hosts = hosts
-        self._body_bytes_max = body_bytes_max
+        self.hosts = hosts
+        self.origins = origins
+        self.budget = budget
+        self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
-        """Take a request; which way it goes shows when its head is there."""
-        return Request(self, server_conn, request_conn)
-
-    def is_plain(self, start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
-        """Tell by its head whether a request may go the short way."""
-        if start_line.method != "POST" or start_line.path != SNAPSHOTS or start_line.version != "HTTP/1.1":
-            return False
-        length, host = headers.get("Content-Length", ""), headers.get("Host", "")
-        return (
-            headers.get("Content-Type") == "application/json"
-            and len(length) < 10
-            and length.isdecimal()
-            and int(length) <= self._body_bytes_max
-            and HOST.fullmatch(host) is not None
-            and self._hosts.serves(host)
-            and not any(name in headers for name in NOT_PLAIN)
-        )
+        """Return the delegate of a request whose head has not been read yet."""
+        return RoutedRequest(self, server_conn, request_conn)
 
 
-class Request(HTTPMessageDelegate):
-    """One request, and where it goes."""
+class RoutedRequest(HTTPMessageDelegate):
+    """One request; its head decides which delegate gets it."""
 
-    def __init__(self, door: ShortPost, server_conn: object, connection: HTTP1Connection) -> None:
-        self._door = door
+    _delegate: HTTPMessageDelegate
+
+    def __init__(self, router: SaveRouter, server_conn: object, connection: HTTP1Connection) -> None:
+        self._router = router
         self._server_conn = server_conn
         self._connection = connection
-        self._context: Any = connection.context
-        self._long: HTTPMessageDelegate | None = None
-        self.body = b""
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        if self._door.is_plain(start_line, headers):
-            # The connection of a trusted proxy carries many clients; on any other this changes nothing.
-            return asyncio.sleep(0) if self._door.turns.charge_to(self._context.remote_ip) else None
-        self._long = self._door.application.start_request(self._server_conn, self._connection)
-        return self._long.headers_received(start_line, headers)
+        if is_save(start_line):
+            self._delegate = SaveRequest(self._router, self._connection, headers)
+        else:
+            self._delegate = self._router.application.start_request(self._server_conn, self._connection)
+        return self._delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._long is not None:
-            return self._long.data_received(chunk)
-        self.body += chunk
-        return None
+        return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
-        if self._long is not None:
-            self._long.finish()
-            return
-        try:
-            pending = self._door.service.begin_save(protocol.loads_update(self.body))
-        except Exception as failure:
-            self._refuse(failure)
-        else:
-            pending.add_done_callback(self._end)
+        self._delegate.finish()
 
     def on_connection_close(self) -> None:
-        if self._long is not None:
-            self._long.on_connection_close()
+        self._delegate.on_connection_close()
 
-    def _end(self, pending: PendingSave) -> None:
-        """Tell what became of an update."""
-        headers = first_headers()
+
+class SaveRequest(HTTPMessageDelegate):
+    """One POST to the address of the snapshots, from its head to its response.
+
+    A request that is rejected is answered after its body has been read: an answer before that would end the connection.
+    """
+
+    def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
+        self._router = router
+        self._connection = connection
+        self._context: Any = connection.context
+        self._headers = headers
+        self._host = headers.get("Host", HOST_DEFAULT)
+        self.body = bytearray()
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        # The connection of a trusted proxy carries many clients; on any other this changes nothing.
+        return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep at most one chunk more than a body may have."""
+        if len(self.body) <= self._router.body_bytes_max:
+            self.body += chunk
+
+    def finish(self) -> None:
+        """Start to save the update, or reject the request for its first fault."""
         try:
-            status, headers["Location"], body = saved_answer(self._door.service.finish_save(pending))
-        except Exception as failure:
-            self._refuse(failure)
+            check_host(self._router.hosts, self._host)
+            check_origin(self._router.origins, self._headers, self._host)
+            authorize(Role.ANYONE, Operation.SAVE)
+            check_content_type(self._headers)
+            check_size(self.body, self._router.body_bytes_max)
+            pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
+        except Exception as error:
+            self._write_error(error)
         else:
-            self._answer(status, headers, body)
+            pending.add_done_callback(self._answer)
 
-    def _refuse(self, failure: Exception) -> None:
+    def on_connection_close(self) -> None:
+        """Save nothing: the body is incomplete."""
+
+    def _answer(self, pending: PendingSave) -> None:
+        """Answer an update whose save has succeeded or failed."""
+        try:
+            status, location, body = save_response(self._router.service.finish_save(pending))
+        except Exception as error:
+            self._write_error(error)
+        else:
+            headers = default_headers()
+            self._set_cors_headers(headers)
+            headers["Location"] = location
+            self._write_json(status, headers, body)
+
+    def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
-        headers = first_headers()
-        error = to_refusal(failure, 500, headers)
-        self._answer(error.status, headers, error.body())
+        error, headers = to_service_error(failure, 500), default_headers()
+        set_retry_after(headers, error)
+        self._set_cors_headers(headers)
+        self._write_json(error.status, headers, error.body())
 
-    def _answer(self, status: int, headers: HTTPHeaders, body: object) -> None:
+    def _set_cors_headers(self, response: HTTPHeaders) -> None:
+        set_cors_headers(response, self._router.origins, self._headers, self._host)
+
+    def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 
     def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        """Write an answer whose body is JSON."""
+        """Write a response whose body is JSON."""
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
         self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
         self._connection.finish()
+
+
+def is_save(start_line: RequestStartLine) -> bool:
+    """Return whether a request is a POST to the address of the snapshots; a query is ignored."""
+    path = start_line.path
+    return start_line.method == "POST" and (path == SNAPSHOTS or path.startswith(WITH_QUERY))
+
+
+def check_content_type(headers: HTTPHeaders) -> None:
+    """Check that a body is declared as JSON in UTF-8, not compressed. Raises UnsupportedMediaType."""
+    content_type = headers.get("Content-Type", "")
+    if content_type != "application/json":
+        media_type, _, parameter = content_type.lower().partition(";")
+        name, _, charset = parameter.partition("=")
+        if media_type.strip() != "application/json" or name.strip() not in ("", "charset") or ";" in parameter:
+            raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
+        if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
+            raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
+
+
+def save_response(saved: Saved) -> tuple[int, str, dict[str, Any]]:
+    """Return the status, the `Location` and the body of the response to a POST that was saved."""
+    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_save_reply()}
+    location = f"{SNAPSHOTS}/{saved.snapshot.id}"
+    return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)

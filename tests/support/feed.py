@@ -27,6 +27,15 @@ def snapshot(id_: str | None = None) -> Snapshot:
     return Snapshot(id_ or str(uuid4()), NOW, None, ONCHAIN, ONSITE, NOW)
 
 
+async def result_of(save: PendingSave) -> Saved:
+    """Wait until a save is done; return its result or raise its exception."""
+    if not save.done():
+        done = asyncio.get_running_loop().create_future()
+        save.add_done_callback(lambda _: done.done() or done.set_result(None))
+        await done
+    return save.result()
+
+
 class FakeStore:
     """A feed in memory, whose appends can wait, fail, and lose their answer."""
 

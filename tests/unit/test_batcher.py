@@ -13,9 +13,7 @@ from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
-from tests.support.feed import Rig, feed_rig, snapshot
-
-pytestmark = pytest.mark.gen_test
+from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ async def test_what_arrives_during_an_append_goes_into_one_next_batch(rig: Rig) 
     writer = rig.writer()
     saves = await rig.hold(writer, behind=BATCH_MIN)
     rig.store.go.set()
-    assert [(await save).snapshot.seq for save in saves] == list(range(1, BATCH_MIN + 2))
+    assert [(await result_of(save)).snapshot.seq for save in saves] == list(range(1, BATCH_MIN + 2))
     assert rig.store.batches == [1, BATCH_MIN]
 
 
@@ -75,8 +73,8 @@ async def test_few_wait_until_the_batch_before_them_is_settled(rig: Rig) -> None
     first, *few = await rig.hold(writer, behind=BATCH_MIN - 1)
     rig.finish_submitted()
     assert rig.store.batches == [1]
-    await first
-    assert [(await save).snapshot.seq for save in few] == list(range(2, BATCH_MIN + 1))
+    await result_of(first)
+    assert [(await result_of(save)).snapshot.seq for save in few] == list(range(2, BATCH_MIN + 1))
     assert rig.store.batches == [1, BATCH_MIN - 1]
 
 
@@ -96,7 +94,7 @@ async def test_a_batch_is_no_larger_than_its_limit(rig: Rig) -> None:
     saves = [writer.submit(snapshot()) for _ in range(50)]
     rig.store.go.set()
     for save in saves:
-        await save
+        await result_of(save)
     assert sum(rig.store.batches) == 50
     assert max(rig.store.batches) == 20
 
@@ -138,16 +136,16 @@ async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_
     last = writer.submit(refused)
     rig.store.after = rig.store.go.clear
     rig.store.go.set()
-    await held
+    await result_of(held)
     rig.store.go.set()  # of the batch of three, which fails, and of the first one alone
-    assert (await first).snapshot.seq == 2
+    assert (await result_of(first)).snapshot.seq == 2
     assert not second.done()
     assert not last.done()
     rig.store.go.set()
-    assert (await second).snapshot.seq == 3
+    assert (await result_of(second)).snapshot.seq == 3
     rig.store.go.set()
     with pytest.raises(ValueError, match="not for this table"):
-        await last
+        await result_of(last)
 
 
 async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) -> None:
@@ -181,5 +179,5 @@ async def test_a_wake_up_is_not_lost_between_the_thread_and_the_event_loop(rig: 
     writer = rig.writer()
     for _ in range(2_000):
         async with asyncio.timeout(5):
-            await writer.submit(snapshot())
+            await result_of(writer.submit(snapshot()))
     assert rig.store.batches == [1] * 2_000

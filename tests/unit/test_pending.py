@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from balance.feed.pending import PendingSave
@@ -48,26 +46,5 @@ def test_a_callback_that_fails_does_not_reach_the_writer() -> None:
         raise LookupError
 
     save.add_done_callback(fail)
-    save.set_result(SAVED)
-    assert save.result() is SAVED
-
-
-@pytest.mark.gen_test
-async def test_it_can_be_awaited_before_and_after_it_is_done() -> None:
-    save = pending()
-    waiting = asyncio.ensure_future(save)
-    await asyncio.sleep(0)
-    save.set_result(SAVED)
-    assert await waiting is SAVED
-    assert await save is SAVED
-
-
-@pytest.mark.gen_test
-async def test_a_caller_that_was_cancelled_leaves_the_save_alone() -> None:
-    save = pending()
-    waiting = asyncio.ensure_future(save)
-    await asyncio.sleep(0)
-    waiting.cancel()
-    await asyncio.wait([waiting])
     save.set_result(SAVED)
     assert save.result() is SAVED

@@ -17,9 +17,7 @@ from balance.feed.writer import Writer
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
 from balance.storage.store import FeedEnd, Position
-from tests.support.feed import EPOCH, Rig, feed_rig, snapshot
-
-pytestmark = pytest.mark.gen_test
+from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def lose() -> None:
 
 async def save(writer: Writer, *snapshots: Snapshot) -> None:
     for pending in [writer.submit(one) for one in snapshots or (snapshot(),)]:
-        await pending
+        await result_of(pending)
 
 
 async def save_lost(rig: Rig, writer: Writer, lost: Snapshot | None = None) -> None:
@@ -76,7 +74,7 @@ async def test_batches_behind_a_gap_wait_until_it_is_filled(rig: Rig) -> None:
     later = writer.submit(snapshot())
     assert rig.published == []
     going_on.set()
-    await later
+    await result_of(later)
     await writer.drain(5)
     assert rig.published == [1, 2, 3]
 
@@ -87,7 +85,7 @@ async def test_two_of_one_id_in_one_batch_are_one_snapshot_published_once(rig: R
     same = str(uuid4())
     pending = [writer.submit(snapshot(same)) for _ in range(3)]
     rig.store.go.set()
-    results = [await one for one in pending]
+    results = [await result_of(one) for one in pending]
     assert [(one.snapshot.seq, one.duplicate) for one in results] == [(2, False), (2, True), (2, True)]
     await writer.drain(5)
     assert rig.published == [1, 2]
@@ -97,7 +95,7 @@ async def test_an_old_one_that_is_sent_again_is_not_published_again(rig: Rig) ->
     writer = rig.writer()
     old = snapshot()
     await save(writer, old, *[snapshot() for _ in range(5)])
-    assert (await writer.submit(old)).duplicate
+    assert (await result_of(writer.submit(old))).duplicate
     await writer.drain(5)
     assert rig.published == [1, 2, 3, 4, 5, 6]
 
@@ -110,7 +108,7 @@ async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
         raise ValueError("a mistake of ours")
 
     rig.publish = fail
-    assert [(await writer.submit(snapshot())).snapshot.seq for _ in range(3)] == [1, 2, 3]
+    assert [(await result_of(writer.submit(snapshot()))).snapshot.seq for _ in range(3)] == [1, 2, 3]
     await writer.drain(5)
 
 
@@ -144,7 +142,7 @@ async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -
     old = snapshot()
     await save(writer, old, *[snapshot() for _ in range(5)])
     rig.store.epoch = str(uuid4())
-    assert (await writer.submit(old)).duplicate
+    assert (await result_of(writer.submit(old))).duplicate
     await save(writer)
     await writer.drain(5)
     assert rig.tail.position == Position(rig.store.epoch, 7)
@@ -183,7 +181,7 @@ async def test_a_batch_without_an_answer_is_published_with_the_next_save(rig: Ri
     await save(writer)
     lost = snapshot()
     await save_lost(rig, writer, lost)
-    stored = await writer.submit(lost)
+    stored = await result_of(writer.submit(lost))
     assert (stored.snapshot.seq, stored.duplicate) == (2, True)
     await save(writer)
     await writer.drain(5)
@@ -201,8 +199,8 @@ async def test_a_batch_without_an_answer_is_published_before_the_batch_behind_it
     rig.store.after = lose_the_first
     rig.store.go.set()
     with pytest.raises(StoreUnavailable, match="connection lost"):
-        await lost
-    assert [(await one).snapshot.seq for one in saves] == list(range(2, BATCH_MIN + 2))
+        await result_of(lost)
+    assert [(await result_of(one)).snapshot.seq for one in saves] == list(range(2, BATCH_MIN + 2))
     await writer.drain(5)
     assert rig.published == list(range(1, BATCH_MIN + 2))
 
@@ -216,7 +214,7 @@ async def test_the_table_is_read_again_while_a_commit_is_in_doubt(rig: Rig) -> N
 
     writer, rig.store.before, rig.store.in_doubt = rig.writer(), give_up, True
     with pytest.raises(StoreUnavailable):
-        await writer.submit(snapshot())
+        await result_of(writer.submit(snapshot()))
     await rig.until(lambda: rig.tail.lag is Lag.IN_DOUBT)
     assert rig.store.end_reads == 1
     await rig.until(lambda: rig.store.end_reads == 2)

@@ -13,8 +13,6 @@ import pytest
 
 from balance.aio.threads import WorkerThread, run_in_thread
 
-pytestmark = pytest.mark.gen_test
-
 Run = Callable[..., "asyncio.Future[Any]"]
 
 

@@ -19,9 +19,7 @@ from balance.feed.pending import PendingSave
 from balance.feed.tail import Lag
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
-from tests.support.feed import Rig, feed_rig, snapshot
-
-pytestmark = pytest.mark.gen_test
+from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
 @pytest.fixture
@@ -49,8 +47,8 @@ async def test_over_the_limit_a_save_fails_at_once(rig: Rig) -> None:
         writer.submit(snapshot())
     rig.store.go.set()
     for save in pending:
-        await save
-    await writer.submit(snapshot())
+        await result_of(save)
+    await result_of(writer.submit(snapshot()))
 
 
 async def test_while_the_store_hangs_every_save_fails_in_time_and_makes_room(rig: Rig) -> None:
@@ -60,12 +58,12 @@ async def test_while_the_store_hangs_every_save_fails_in_time_and_makes_room(rig
         saves = [writer.submit(snapshot()) for _ in range(2)]
         assert writer._deadline_timer is not None
         assert writer._deadline_timer.when() <= saves[0].deadline
-        answers = await asyncio.gather(*saves, return_exceptions=True)
+        answers = await asyncio.gather(*map(result_of, saves), return_exceptions=True)
         assert all(isinstance(answer, StoreUnavailable) for answer in answers)
     rig.store.go.set()
     while True:
         try:
-            await writer.submit(snapshot())
+            await result_of(writer.submit(snapshot()))
             break
         except (StoreUnavailable, LimitExceeded):
             await asyncio.sleep(0)
@@ -84,7 +82,7 @@ async def test_a_save_that_failed_in_time_is_not_stored_later(rig: Rig) -> None:
             save.result()
     assert not writer._pending
     rig.store.go.set()
-    assert (await writer.submit(snapshot())).snapshot.seq == 2
+    assert (await result_of(writer.submit(snapshot()))).snapshot.seq == 2
     await writer.drain(5)
     assert rig.published == [1, 2], "the first one was in the store already"
 
@@ -99,7 +97,7 @@ async def test_the_deadline_timer_is_set_while_a_save_is_pending(rig: Rig) -> No
     assert not save.done()
     assert writer._deadline_timer is not None
     rig.store.go.set()
-    await save
+    await result_of(save)
     writer._expire_overdue()
     assert writer._deadline_timer is None
 
@@ -115,7 +113,7 @@ async def test_each_save_of_a_batch_that_fails_gets_an_exception_of_its_own(rig:
     rig.store.after = lose
     saves = [writer.submit(snapshot()) for _ in range(2)]
     rig.store.go.set()
-    errors = await asyncio.gather(*saves, return_exceptions=True)
+    errors = await asyncio.gather(*map(result_of, saves), return_exceptions=True)
     assert [str(error) for error in errors] == ["connection lost in COMMIT"] * 2
     assert errors[0] is not errors[1]
     assert rig.tail.lag is Lag.UNKNOWN
@@ -130,7 +128,7 @@ async def test_a_save_that_the_database_refuses_leaves_nothing_in_doubt(rig: Rig
 
     rig.store.before = refuse
     with pytest.raises(ValueError, match="not for this table"):
-        await writer.submit(snapshot())
+        await result_of(writer.submit(snapshot()))
     assert rig.tail.lag is Lag.CAUGHT_UP
 
 
@@ -138,12 +136,12 @@ async def test_the_second_of_two_with_one_id_is_a_duplicate_even_if_the_first_ga
     writer = rig.writer()
     await rig.hold(writer, behind=0)
     same = str(uuid4())
-    first, second = (asyncio.ensure_future(writer.submit(snapshot(same))) for _ in range(2))
+    first, second = (asyncio.ensure_future(result_of(writer.submit(snapshot(same)))) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait([first])
     rig.store.go.set()
-    assert (await second).duplicate
+    assert (await result_of(second)).duplicate
     await writer.drain(5)
     assert rig.published == [1, 2]
 
@@ -181,7 +179,7 @@ async def test_the_end_waits_for_what_is_being_published(rig: Rig) -> None:
 
     rig.store.feed = slow_feed  # type: ignore[method-assign]
     rig.store.rows.append(snapshot().with_seq(1))
-    await writer.submit(snapshot())
+    await result_of(writer.submit(snapshot()))
     assert rig.published == []
     await writer.drain(5)
     assert rig.published == [1, 2]
