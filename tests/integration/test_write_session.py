@@ -57,7 +57,7 @@ def test_no_setting_of_a_database_or_role_makes_a_commit_less_durable(
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(change)
     with psycopg.connect(database.url, autocommit=True) as plain:
-        assert plain.execute("SHOW synchronous_commit").fetchone() == (level,), "the case is what it says"
+        assert plain.execute("SHOW synchronous_commit").fetchone() == (level,)
     store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
     store.open()
     with store._pool.write_connection() as session:

@@ -47,7 +47,7 @@ class NotedOutage(Outage):
 
 
 class Decision(NamedTuple):
-    """What becomes of an error while a session is used to save, and while it is used to read."""
+    """The outcome of an error while a session is used to save, and while it is used to read."""
 
     error: Exception
     text: str | None  # for the client; None if the error passes to the caller as it is
