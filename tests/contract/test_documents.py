@@ -138,7 +138,7 @@ async def test_documents_that_are_not_read_take_no_more_places_than_there_are(ma
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
-    with service.app.service.reads.take("127.0.0.1"):
+    with service.app.service.read_limiter.slot("127.0.0.1"):
         assert (await service.get()).status == 503
         assert (await service.request("GET", OPENAPI)).status == 200, "nor the other way round"
 

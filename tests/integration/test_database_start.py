@@ -156,11 +156,11 @@ def test_a_commit_that_was_left_is_looked_for_by_the_session_that_the_pooler_len
         pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
         pool.open()
         with pool.connection() as connection:
-            pool._left = {connection.backend: time.monotonic()}  # type: ignore[attr-defined]
-            assert not pool.is_settled()
+            pool._in_doubt = {connection.backend: time.monotonic()}
+            assert pool.has_in_doubt()
             # The pooler has lent the session to somebody else, which is idle after a statement of its own.
             deadline = time.monotonic() + 10
-            while not pool.is_settled():  # the moment is known but for the time that the question takes
+            while pool.has_in_doubt():  # the moment is known but for the time that the question takes
                 assert time.monotonic() < deadline
                 connection.execute("SELECT 1")
         pool.close()
