@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from balance import program
-from balance.web.cors import normal_host, normal_origin
+from balance.host_names import normalise_host, normalise_origin
 from protocol.limits import DEFAULT
 
 
@@ -79,8 +79,8 @@ class Config:
             value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
             if low is not None and not low <= value <= high:
                 raise ConfigError(f"{flag(one)}: {value} is not between {low} and {high}")
-        self._normalise("hosts", normal_host)
-        self._normalise("cors_origins", normal_origin)
+        self._normalise("hosts", normalise_host)
+        self._normalise("cors_origins", normalise_origin)
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")

@@ -13,7 +13,7 @@ import pytest
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, files, server_log
 from balance.storage.embedded.settings import SOCKET_NAME
 from balance.storage.embedded.socket_folder import socket_folder
-from tests.integration.test_embedded import NOBODY, kill_server, needs_root
+from tests.support.embedded import NOBODY, kill_server, needs_root
 
 pytestmark = needs_root
 TEXT = "root's own, and no one else's\n"

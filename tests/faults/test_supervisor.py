@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -21,19 +21,12 @@ import pytest
 
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor, locks, server_log, supervisor
 from balance.storage.embedded.server_process import ServerProcess
-from tests.support.service import SNAPSHOTS, Database, Process, request
-from tests.support.workload import (
-    RestBot,
-    SocketBot,
-    Tally,
-    check_stored,
-    is_running,
-    postmaster,
-    processes_of,
-    sending,
-)
+from tests.support.embedded import is_running, postmaster, processes_of
+from tests.support.http_client import request
+from tests.support.service import SNAPSHOTS, Database, Process, Processes
+from tests.support.waiting import until
+from tests.support.workload import RestBot, SendLog, SocketBot, check_stored, sending
 
-Processes = Callable[..., Process]
 SEED = 20251107
 BACK_S_MAX = 5.0  # a second or two, on a machine that does other things too
 ENDED = "the embedded PostgreSQL is restarted: "
@@ -65,49 +58,41 @@ def warnings(process: Process) -> list[str]:
     return [line for line in process.stderr if ENDED in line]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def start_bots(url: str, tally: Tally) -> list[RestBot | SocketBot]:
-    async def where() -> str:
+async def start_bots(url: str, send_log: SendLog) -> list[RestBot | SocketBot]:
+    async def find_server() -> str:
         return url
 
-    return [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    return [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
 
 
 def update() -> dict[str, object]:
     return {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 
 
-@pytest.mark.gen_test
 async def test_a_killed_postgresql_comes_back_by_itself_and_loses_nothing(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}")
     url = await asyncio.to_thread(process.url)
-    tally = Tally()
-    async with sending(await start_bots(url, tally)):
+    send_log = SendLog()
+    async with sending(await start_bots(url, send_log)):
         for number in (1, 2):
-            await tally.more(50)
+            await send_log.more(50)
             before = postmaster(data)
             os.kill(before, signal.SIGKILL)
             killed = time.monotonic()
             await until(lambda number=number: len(warnings(process)) == number)
-            await tally.more(50)
+            await send_log.more(50)
             assert time.monotonic() - killed < BACK_S_MAX
             assert postmaster(data) != before
         # One process of the server is killed: PostgreSQL itself ends all others and recovers.
         os.kill(processes_of(data)[-1], signal.SIGKILL)
-        await tally.more(50)
+        await send_log.more(50)
     assert [line.rpartition(ENDED)[2] for line in warnings(process)] == ["it was killed by SIGKILL"] * 2
     assert await asyncio.to_thread(process.terminate) == 0
     with EmbeddedPostgres.start(data) as again:
-        check_stored(Database(again.url), tally.acknowledged, tally.sent)
+        check_stored(Database(again.url), send_log.acknowledged, send_log.sent)
     assert not is_running(data)
 
 
-@pytest.mark.gen_test
 async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}")
     url = await asyncio.to_thread(process.url)
@@ -132,29 +117,27 @@ def test_a_server_that_ends_by_itself_is_reported_with_the_reason(
         assert postgres.how_it_ended() == f"it ended with status 1: {full}"
 
 
-@pytest.mark.gen_test
 async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_it(
     processes: Processes, data: Path
 ) -> None:
     process = processes("--port=0", f"--data-dir={data}")
-    tally = Tally()
+    send_log = SendLog()
 
-    async def where() -> str:
+    async def find_server() -> str:
         return await asyncio.to_thread(process.url)
 
-    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
     async with sending(bots):
-        await tally.more(20)
-        while not tally.refused:
+        await send_log.more(20)
+        while not send_log.refused:
             os.kill(processes_of(data)[-1], signal.SIGKILL)  # any of them is a crash
-            await tally.more(20)
+            await send_log.more(20)
     await until(lambda: any("the database is available again" in line for line in process.stderr))
     said = " ".join(line for line in process.stderr if "balance.outage" in line)
     assert re.search(r"(connections were lost|get `unavailable`): \S", said), said
     assert await asyncio.to_thread(process.terminate) == 0
 
 
-@pytest.mark.gen_test
 async def test_of_two_processes_on_one_data_folder_one_restarts_the_server(processes: Processes, data: Path) -> None:
     both = [processes("--port=0", f"--data-dir={data}") for _ in range(2)]
     urls = [await asyncio.to_thread(process.url) for process in both]

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from psycopg import pq
 from balance.process.start_line import database_location
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres
 from balance.storage.embedded.data_directory import PATH_BYTES_MAX
-from tests.integration.test_embedded import NOBODY, Owner, needs_root, query
-from tests.support.service import SNAPSHOTS, Process, request
+from tests.support.embedded import NOBODY, Owner, needs_root
+from tests.support.http_client import request
+from tests.support.postgres import query
+from tests.support.service import SNAPSHOTS, Processes
 
-Processes = Callable[..., Process]
 NAMELESS = 54321  # a user id that has no entry in /etc/passwd
 
 
@@ -85,7 +86,6 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.gen_test
 async def test_no_variable_and_no_file_of_libpq_leads_to_another_database(
     processes: Processes, pristine: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -160,7 +160,6 @@ def test_a_path_that_postgresql_cannot_take_is_refused(tmp_path: Path, name: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.gen_test
 async def test_the_start_prints_the_absolute_folder_and_no_other_is_made(
     processes: Processes, pristine: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from balance.storage.migrate import (
     check_schema,
     migrate,
 )
+from tests.support.postgres import query
 from tests.support.service import Database
 
 WriteFolder = Callable[..., Path]
@@ -69,12 +70,6 @@ def folder(tmp_path: Path) -> WriteFolder:
         return tmp_path
 
     return write
-
-
-def query(conninfo: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        cursor = connection.execute(sql, parameters or None)
-        return cursor.fetchall() if cursor.description else []
 
 
 def tables(conninfo: str) -> set[str]:

@@ -105,7 +105,7 @@ def test_each_pattern_finds_its_word_and_not_its_replacement(row: Banned) -> Non
     "text",
     [
         *("always", "a gateway", "half way", "in the same way", "on its way", "either way", "by way of a proxy"),
-        *("file.tell()", "hearth", "outdoors", "broad", "standby", "understand", "standalone", "stands alone"),
+        *("file.exchange()", "hearth", "outdoors", "broad", "standby", "understand", "standalone", "stands alone"),
         *("in place", "takes place", "a placeholder", "replaced", "two decimal places", "there is no gap"),
         *("is no longer sent", "a client who pays", "those who watch", "an essay", "cannot", "cutting edge"),
         *("taken in order", "the history", "a group of columns"),
