@@ -3,14 +3,14 @@
     python -m tests.support.mutants              every group of tests/mutants.toml
     python -m tests.support.mutants contract     one group
 
-They need tests/requirements-mutants.txt. tests/mutants.toml has the groups of modules, each with the tests that cover it,
-and the mutants that survive for a reason. The exit status is 1 if another mutant survives, or if an entry of that list
-belongs to no survivor.
+The package is in tests/requirements-mutants.txt. tests/mutants.toml has the groups of modules, each with the tests that
+cover it, and the mutants that survive for a reason. The exit status is 1 if another mutant survives, or if an entry of
+that list belongs to no survivor.
 
-mutmut makes the mutants and tests them, in a copy of the working tree. mypy runs first: `just check` rejects a mutant with
-a type error. mutmut tests each mutant in a process that is forked after the import of the code, which is quick but misses
-code that runs during the import. So each mutant that it does not reject is tested once more, in a process of its own.
-Statements outside of functions and functions with a decorator are not mutated.
+mutmut makes the mutants and tests them, in a copy of the working tree. mypy runs first: `just check` rejects a mutant
+with a type error. mutmut tests each mutant in a process that is forked after the import of the code. This is quick, but
+does not test code that runs during the import. So each mutant that is not rejected is tested again in a new process.
+Statements outside of functions, and functions with a decorator, are not mutated.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Survivor(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        return f'[[survivors]]\nfunction = "{self.function}"\nbefore = \'{self.before}\'\nafter = \'{self.after}\'\n'
+        return f"[[survivors]]\nfunction = \"{self.function}\"\nbefore = '{self.before}'\nafter = '{self.after}'\n"
 
 
 def pytest_configure(config: pytest.Config) -> None:
