@@ -133,7 +133,7 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
         killed = processes("--port", "0", DATABASE_URL=database.url)
         address = await asyncio.to_thread(killed.url)
         for cable in cables:
-            cable.lead_to(address)
+            cable.connect_to(address)
         async with asyncio.timeout(LINE_S_MAX):
             for cable in cables:
                 await cable.lost.wait()
@@ -142,7 +142,7 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
 
         address = await asyncio.to_thread(processes("--port", "0", DATABASE_URL=database.url).url)
         for cable in cables:
-            cable.lead_to(address)
+            cable.connect_to(address)
         for bot in bots:
             assert await bot.end() == 0, bot.lines
 
