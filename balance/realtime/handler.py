@@ -20,12 +20,12 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
 from balance.realtime.receive_queue import Inbox
 from balance.realtime.server import SocketServer
-from balance.web.base import Answers
-from balance.web.cors import Origins
+from balance.web.base import JsonHandler
+from balance.web.cors import OriginPolicy
 from balance.web.http_connection import Exchange
 
 NO_HEADERS = HTTPHeaders()
@@ -39,7 +39,7 @@ KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, section 4.2.1)
 ENDED = "this session is unknown or has ended"
 
 
-class EngineHandler(Answers, WebSocketHandler):
+class EngineHandler(JsonHandler, WebSocketHandler):
     """The Socket.IO path: refuses by HTTP status, hands on the rest, reads no faster than is answered."""
 
     # Beside Tornado's own attributes: with more than 30 in one dict it would be a kilobyte larger for each client.
@@ -47,13 +47,13 @@ class EngineHandler(Answers, WebSocketHandler):
         "_inbox",
         "_polling",
         "_upgrade",
+        "budget",
         "client",
         "iostream",
         "is_ready",
         "reader",
         "server",
         "take_update",
-        "turns",
         "watchers_max",
     )
 
@@ -64,8 +64,8 @@ class EngineHandler(Answers, WebSocketHandler):
         self,
         *,
         server: SocketServer,
-        origins: Origins,
-        turns: Turns,
+        origins: OriginPolicy,
+        budget: LoopBudget,
         is_ready: Callable[[], bool],
         watchers_max: int,
         body_bytes_max: int,
@@ -74,7 +74,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.take_update = take_update
         self.body_bytes_max = body_bytes_max
         self.server = server
-        self.turns = turns
+        self.budget = budget
         self.origins = origins
         self.is_ready = is_ready
         self.watchers_max = watchers_max
@@ -212,7 +212,7 @@ class EngineHandler(Answers, WebSocketHandler):
         """
         is_polling = True
         for packet in packets:
-            if self.turns.is_over():
+            if self.budget.is_turn_over():
                 await asyncio.sleep(0)
             self.server.eio.note_alive(client.sid)
             is_polling = is_polling and await self.server.eio.wait_for_polls(client)
@@ -236,7 +236,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.iostream = self.ws_connection.stream
         if self.client is not None:
             self._upgrade = UPGRADE
-        self.reader = asyncio.ensure_future(self._serve_in_turns(str(self.request.remote_ip)))
+        self.reader = asyncio.ensure_future(self._serve_within_budget(str(self.request.remote_ip)))
 
     def forget_request(self) -> None:
         """Drop what was only for the upgrade: it would live as long as the connection, and be ten kilobytes."""
@@ -245,8 +245,8 @@ class EngineHandler(Answers, WebSocketHandler):
         self.request.connection = self.request.server_connection = None
         self.ui = None  # type: ignore[assignment]
 
-    async def _serve_in_turns(self, ip: str) -> None:
-        await self.turns.run(ip, self._serve())
+    async def _serve_within_budget(self, ip: str) -> None:
+        await self.budget.run(ip, self._serve())
 
     async def _serve(self) -> None:
         """Carry a session until it ends; a WebSocket that Engine.IO does not take is closed, not left open."""
@@ -330,7 +330,7 @@ class EngineHandler(Answers, WebSocketHandler):
             self,
             made.mask_outgoing,
             made.params,
-            is_over=self.turns.is_over,
+            is_over=self.budget.is_turn_over,
             on_fault=self.fail,
             on_write=self._forget_way,
             linger=connection.closer.linger,
@@ -342,7 +342,7 @@ class EngineHandler(Answers, WebSocketHandler):
             self.client.queue.way = None
 
     def check_origin(self, origin: str) -> bool:
-        """Whether the origin may call was decided in `check_caller`, as for every other request."""
+        """Whether the origin may call was decided in `check_page_origin`, as for every other request."""
         return True
 
     def get_compression_options(self) -> None:

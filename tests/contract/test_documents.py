@@ -125,7 +125,7 @@ async def test_what_is_no_document_is_refused_as_everywhere(service: Service) ->
     assert posted.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-@pytest.mark.expects_log("the database is away")
+@pytest.mark.expects_log("the database cannot be reached")
 async def test_the_contract_is_there_while_the_database_is_not(make_service: MakeService) -> None:
     service = await make_service(database_url="postgresql://127.0.0.1:1/none")
     assert (await service.get()).status == 503
@@ -134,7 +134,7 @@ async def test_the_contract_is_there_while_the_database_is_not(make_service: Mak
 
 async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.document_places.take("127.0.0.1"):
+    with service.app.document_limiter.take("127.0.0.1"):
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")

@@ -351,7 +351,7 @@ async def test_a_machine_without_descriptors_costs_the_service_no_connection(
 async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
     database: Database, make_service: MakeService
 ) -> None:
-    service = await make_service(saves_waiting_max=4, reads_in_flight_max=6)  # one address: 3
+    service = await make_service(saves_pending_max=4, reads_in_flight_max=6)  # one address: 3
     client = await SocketClient.connect(service.url)
     source = updates(Random(SEED))
     with locked(database, LOCK_TABLES):

@@ -80,9 +80,9 @@ async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_
     await asyncio.to_thread(private_postgres.start)
     await until(lambda: len(notices(caplog)) == 2)
     gone, back = notices(caplog)
-    assert gone.startswith("the database is away")
+    assert gone.startswith("the database cannot be reached")
     assert "connection" in gone.partition("`unavailable`: ")[2]
-    assert back.startswith("the database is there again, after ")
+    assert back.startswith("the database is available again, after ")
 
 
 @pytest.mark.expects_log(*OUTAGE)
@@ -106,7 +106,7 @@ async def test_a_database_that_is_lost_and_back_at_once_is_said_at_most_once_a_s
     for bot in bots:
         await bot.stop()
     assert len(notices(caplog)) <= asyncio.get_running_loop().time() - began + 1
-    await until(lambda: "is there again" in notices(caplog)[-1])
+    await until(lambda: "is available again" in notices(caplog)[-1])
 
 
 @pytest.mark.expects_log(*OUTAGE, "started again")
@@ -123,9 +123,9 @@ def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
     outage.worked(READ)
     outage.worked(SAVE)
     if is_reported:
-        assert notices(caplog) == ["started again", "the database is there again, after 0.0 s"]
+        assert notices(caplog) == ["started again", "the database is available again, after 0.0 s"]
     else:
-        assert notices(caplog) == ["the database is there again, after 0.0 s; it was away: a crash"]
+        assert notices(caplog) == ["the database is available again, after 0.0 s; its connections were lost: a crash"]
 
 
 # Faults of what is in the database ---------------------------------------------------------------------------
@@ -196,7 +196,7 @@ async def test_a_fault_in_the_database_is_unavailable_and_said_once(
     assert reason in gone
     execute(database.url, NEW_FEED if cure is None else cure.replace("{role}", role))
     await check_back(service)
-    await until(lambda: any("there again" in record.getMessage() for record in caplog.records))
+    await until(lambda: any("available again" in record.getMessage() for record in caplog.records))
     said = [record.getMessage() for record in caplog.records if record.name == LOG]
     assert len(said) == 2, said
     await service.stop()
@@ -237,7 +237,7 @@ async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
     execute(database.url, "TRUNCATE balance_feed, balance_snapshot")
     await until(lambda: statuses.count(503) > 300)
     execute(database.url, NEW_FEED)
-    await until(lambda: any("there again" in line for line in process.stderr))
+    await until(lambda: any("available again" in line for line in process.stderr))
     is_over = True
     await asyncio.gather(*senders)
     assert set(statuses) == {201, 503}

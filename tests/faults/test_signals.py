@@ -74,10 +74,10 @@ def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(
 
 
 def test_migrations_that_a_signal_ends_are_no_success(processes: Processes, data: Path) -> None:
-    with (data / "door").open("w") as door:
+    with (data / "control.lock").open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)  # it waits for another process that is starting
         process = processes("migrate", f"--data-dir={data}")
-        wait_until(lambda: is_open(process.pid, data / "door"))
+        wait_until(lambda: is_open(process.pid, data / "control.lock"))
         assert process.terminate() == 1
     assert process.complaints == ["server.py: stopped before the database was at this version"]
 

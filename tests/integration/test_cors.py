@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from balance.config import Config, ConfigError
-from balance.web.cors import Origins
+from balance.web.cors import OriginPolicy
 from tests.support.http_client import Reply
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -256,7 +256,7 @@ def test_any_page_may_read_the_documents_but_not_with_credentials(stand: SharedS
     ],
 )
 def test_a_value_of_cors_origins_is_normalised(value: str, trusted: list[str], refused: list[str]) -> None:
-    origins = Origins(Config.read(["--cors-origins", value], {}).cors_origins)
+    origins = OriginPolicy(Config.read(["--cors-origins", value], {}).cors_origins)
     assert [origin for origin in trusted if not origins.trusts(origin, LOCAL)] == []
     assert [origin for origin in refused if origins.trusts(origin, LOCAL)] == []
 

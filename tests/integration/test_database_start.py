@@ -27,7 +27,7 @@ import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from balance.storage.connect import CREDENTIALS, DatabaseError, keep_credentials, to_conninfo
+from balance.storage.connect import CREDENTIALS, DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.pool import Pool
@@ -346,7 +346,7 @@ def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) ->
 @pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
 def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
     for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
-        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that can have no address"):
+        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that cannot have an address"):
             to_conninfo(url)
 
 
@@ -383,5 +383,5 @@ async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
 
 def test_variables_of_libpq_that_prove_who_asks_are_kept() -> None:
     environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
-    keep_credentials(environment)
+    keep_only_credentials(environment)
     assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

@@ -18,7 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, cluster, programs, server_log
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, programs, server_log, server_process
+from balance.storage.embedded.server_process import ServerProcess
 from balance.storage.embedded.settings import SOCKET_NAME
 from tests.support.embedded import NOBODY, Owner, is_running, kill_server, needs_root, postmaster
 from tests.support.postgres import query
@@ -245,8 +246,8 @@ def test_processes_that_come_and_go_never_meet_a_stopping_server(data: Path) -> 
 
 
 def test_stop_is_bounded_when_the_server_hangs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "STOP_FAST_S_MAX", 1)
-    monkeypatch.setattr(cluster, "STOP_IMMEDIATE_S_MAX", 1)
+    monkeypatch.setattr(server_process, "STOP_FAST_S_MAX", 1)
+    monkeypatch.setattr(server_process, "STOP_IMMEDIATE_S_MAX", 1)
     server = EmbeddedPostgres.start(data)
     pid = postmaster(data)
     os.kill(pid, signal.SIGSTOP)
@@ -303,7 +304,7 @@ def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
             for path in (pid_file, socket_lock):
                 path.write_text("\n".join([str(other.pid), *path.read_text().splitlines()[1:], ""]))
             with monkeypatch.context() as patch:  # PostgreSQL by itself falls for it
-                patch.setattr(EmbeddedPostgres, "_forget_dead_server", lambda _: None)
+                patch.setattr(ServerProcess, "remove_stale_files", lambda _: None)
                 refusal(data, "postmaster.pid", "already exists")
             with EmbeddedPostgres.start(data) as again:
                 assert query(again.url, "SELECT n FROM visits") == [(1,)]

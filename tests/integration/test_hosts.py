@@ -11,7 +11,8 @@ import pytest
 from tornado.web import Application
 
 from balance.config import Config, ConfigError
-from balance.web.cors import Hosts, is_loopback
+from balance.host_names import is_loopback
+from balance.web.cors import HostPolicy
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -213,7 +214,7 @@ def test_the_name_at_which_the_service_listens_is_served(postgres: str, template
     ],
 )  # fmt: skip
 def test_a_value_of_hosts_is_normalised(value: str, served: list[str], refused: list[str]) -> None:
-    hosts = Hosts(Config.read(["--hosts", value], {}).hosts)
+    hosts = HostPolicy(Config.read(["--hosts", value], {}).hosts)
     assert [host for host in served if not hosts.serves(host)] == []
     assert [host for host in refused if hosts.serves(host)] == []
 

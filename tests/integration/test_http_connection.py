@@ -57,14 +57,14 @@ async def swept_answer(service: Service, data: bytes) -> bytes:
     http = service.app._http
 
     def has_begun() -> bool:
-        requests = [arrival.request for arrival in http._arrivals.values()]
+        requests = [awaited.exchange for awaited in http._awaited.values()]
         return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
 
     answer = asyncio.ensure_future(last_answer(service.port, data))
     await until(lambda: has_begun() or answer.done())
     while not answer.done():
-        assert http._sweeper
-        http._sweeper.cancel()
+        assert http._sweep_timer
+        http._sweep_timer.cancel()
         http._sweep()  # as it would go on once a second
         await asyncio.wait([answer], timeout=0.02)
     return await answer
@@ -185,7 +185,7 @@ async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(s
 async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("balance.web.http_connection.LINGER_S", 0.3)
+    monkeypatch.setattr("balance.web.lingering_close.LINGER_S", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"nonsense\r\n\r\n")
     async with asyncio.timeout(15):

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from balance.storage import store
-from balance.web.compression import compressed
+from balance.web.compression import compress
 from tests.support.http_client import Connection
 from tests.support.service import SNAPSHOTS, Database, Service
 from tests.support.shared_service import SharedService, shared_service
@@ -273,9 +273,9 @@ def test_clients_that_share_a_read_share_its_compression(large: SharedService, m
 
     def noted(body: bytes) -> bytes:
         threads.append(threading.current_thread().name)
-        return compressed(body)
+        return compress(body)
 
-    monkeypatch.setattr("balance.web.snapshots.compressed", noted)
+    monkeypatch.setattr("balance.web.snapshots.compress", noted)
 
     async def scene() -> set[bytes]:
         async with AsyncExitStack() as stack:

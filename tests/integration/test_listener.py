@@ -47,19 +47,19 @@ async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
     async with asyncio.timeout(15):
         assert (await reader.read())[:12] == answer
     writer.close()
-    await until(lambda: not http._arrivals)  # nothing is kept of it
+    await until(lambda: not http._awaited)  # nothing is kept of it
     await until(lambda: not http._closer._tasks)
 
 
 async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:
     http = service.app._http
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-    await until(lambda: bool(http._arrivals))
+    await until(lambda: bool(http._awaited))
     writer.write(POST[:-1])
-    (arrival,) = http._arrivals.values()
-    await until(lambda: arrival.has_head)
+    (awaited,) = http._awaited.values()
+    await until(lambda: awaited.has_head)
     http.head_s_max = 0.0
-    swept = arrival.since + 2.5  # two sweeps
+    swept = awaited.since + 2.5  # two sweeps
     await until(lambda: time.monotonic() > swept)
     writer.write(POST[-1:])
     async with asyncio.timeout(15):

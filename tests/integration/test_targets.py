@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
-from balance.web.targets import to_canonical
+from balance.web.request_target import normalise_target
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
 from tests.support.http_client import Connection, request_bytes
 from tests.support.refusals import check_refused
@@ -40,7 +40,7 @@ def stand(postgres: str, template: str) -> Iterator[SharedService]:
 
 def canonical(target: str, method: str = "GET", version: str = "HTTP/1.1", host: str = "x") -> tuple[str, str]:
     headers = HTTPHeaders({"Host": host})
-    return to_canonical(RequestStartLine(method, target, version), headers).path, headers["Host"]
+    return normalise_target(RequestStartLine(method, target, version), headers).path, headers["Host"]
 
 
 ROUTES = [

@@ -27,7 +27,7 @@ from balance.realtime.engine import Engine
 from balance.realtime.events import Realtime
 from balance.realtime.send_queue import Outbox, Parcel
 from balance.realtime.server import SocketServer
-from balance.web.base import Answers
+from balance.web.base import JsonHandler
 from balance.web.save import SaveRequest
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
@@ -321,7 +321,7 @@ def install() -> None:
     """Check the traffic of every service of this process from now on."""
     conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
     deliver, broadcast = Engine.deliver, Engine.broadcast
-    receive, finish = SocketServer.receive, Answers.finish
+    receive, finish = SocketServer.receive, JsonHandler.finish
     on_update, write = Realtime.on_update, SaveRequest.write
     in_slow_path: set[str] = set()  # clients with a packet in the slow path
 
@@ -365,7 +365,7 @@ def install() -> None:
         on_update(self, eio_sid, ack_id, payloads, done)
 
     @wraps(finish)
-    def checked_finish(self: Answers, chunk: Any = None) -> Any:
+    def checked_finish(self: JsonHandler, chunk: Any = None) -> Any:
         request = self.request
         body = b"".join([*self._write_buffer, chunk.encode() if isinstance(chunk, str) else chunk or b""])
         done = finish(self, chunk)
@@ -386,7 +386,7 @@ def install() -> None:
     SaveRequest.write = checked_write  # type: ignore[method-assign]
     Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_receive  # type: ignore[method-assign]
-    Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
+    Realtime.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

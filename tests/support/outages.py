@@ -10,7 +10,8 @@ from tests.support.service import Service
 
 # Parts of the log lines; a test that has an outage is marked `expects_log(*OUTAGE)`.
 OUTAGE = (
-    "the database is away", "the database takes no saves", "the database answers no reads", "the database is there",
+    "the database cannot be reached", "the database cannot save", "the database cannot be read",
+    "the database is available",
 )  # fmt: skip
 BACK_S_MAX = 1.0  # from the database being back to the next save
 
