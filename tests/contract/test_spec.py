@@ -34,7 +34,7 @@ def snapshot_text(id_: object, seq: int, ts: str = "2025-11-07T00:45:08.603Z", p
     return f'{{"id":"{id_}","seq":{seq},"ts":"{ts}","pid":{pid},{LEDGERS}}}'
 
 
-# REST ---------------------------------------------------------------------------------------------------
+# REST
 
 
 async def test_post_answers_as_written_key_for_key_and_digit_for_digit(service: Service, database: Database) -> None:
@@ -99,7 +99,7 @@ async def test_a_balance_may_be_zero_but_not_negative_and_must_be_a_number(
     assert (answer.status, answer.body["data"][ledger][asset]) == (201, 0)
 
 
-# Events -------------------------------------------------------------------------------------------------
+# Events
 
 
 @each_transport

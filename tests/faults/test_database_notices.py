@@ -61,7 +61,7 @@ def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in said]
 
 
-# While nobody asks -------------------------------------------------------------------------------------------
+# While nobody asks
 
 
 @pytest.mark.expects_log(*OUTAGE)
@@ -128,7 +128,7 @@ def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
         assert notices(caplog) == ["the database is available again, after 0.0 s; its connections were lost: a crash"]
 
 
-# Faults of what is in the database ---------------------------------------------------------------------------
+# Faults of what is in the database
 
 REASON = 'could not extend file "base/16384/2619": No space left on device'
 FAULT = """
@@ -249,7 +249,7 @@ async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
     assert len(others) <= 1
 
 
-# The log of the database -------------------------------------------------------------------------------------
+# The log of the database
 
 
 def errors(private_postgres: Postgres) -> int:

@@ -169,7 +169,7 @@ async def test_a_server_that_cannot_start_again_ends_the_process_in_one_line(pro
     assert len([line for line in process.complaints if "balance.app" not in line]) == 2, process.stderr
 
 
-# In this process, with shorter pauses ----------------------------------------------------------------------
+# In this process, with shorter pauses
 
 
 @pytest.fixture

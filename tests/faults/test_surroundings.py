@@ -33,7 +33,7 @@ def copy_of(pristine: Path, place: Path) -> Path:
     return place
 
 
-# libpq -----------------------------------------------------------------------------------------------------
+# libpq
 
 
 class Trap:
@@ -142,7 +142,7 @@ def test_what_the_configuration_files_say_does_not_lead_elsewhere(pristine: Path
     assert not (data / "postgresql" / "log").exists()
 
 
-# Folders ---------------------------------------------------------------------------------------------------
+# Folders
 
 
 @pytest.mark.parametrize("name", [b"\xff\xe9", b"two  spaces", b"per%cent", b"a,b", b"'quote\"", b"\xc3\xa9", b"-x"])
@@ -193,7 +193,7 @@ def test_an_error_names_the_path_once(tmp_path: Path) -> None:
     assert str(caught.value).count(str(tmp_path)) == 1
 
 
-# Users -----------------------------------------------------------------------------------------------------
+# Users
 
 
 @needs_root
@@ -244,7 +244,7 @@ def public(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-# The line at the start -------------------------------------------------------------------------------------
+# The line at the start
 
 
 @pytest.mark.parametrize(
