@@ -82,7 +82,7 @@ WRONG = [
     ),
     (
         "a callback of another event",
-        "socket.emit('ping', (pong) => console.log(told(pong)))",
+        "socket.emit('ping', (pong) => console.log(textOf(pong)))",
         "socket.emit('ping', (reply) => console.log(report(reply)))",
         "TS2345",
     ),

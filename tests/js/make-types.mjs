@@ -22,7 +22,7 @@ function prepare(schema) {
     return { description: schema.description, tsType: schema.$ref.split('/').pop() };
   }
   if (schema.additionalProperties === false && Object.keys(schema.properties ?? {}).length === 0) {
-    // The library says {}, which in TypeScript is anything but null.
+    // The library writes {}, which in TypeScript is anything but null.
     const types = [schema.type].flat().map((type) => (type === 'object' ? 'Record<string, never>' : type));
     return { title: schema.title, description: schema.description, tsType: types.join(' | ') };
   }
@@ -31,7 +31,7 @@ function prepare(schema) {
 
 for (const [title, schema] of Object.entries(JSON.parse(readFileSync(0, 'utf8')))) {
   const anything = Object.keys(schema).every((key) => ANNOTATIONS.has(key));
-  // The library makes an interface of a schema that allows anything, and null is none.
+  // The library makes an interface of a schema that permits anything, and that excludes null.
   const prepared = anything ? { ...schema, tsType: 'unknown' } : prepare(schema);
   process.stdout.write(`${(await compile(prepared, title, OPTIONS)).trim()}\n\n`);
 }
