@@ -75,7 +75,7 @@ class App:
             self._save_thread,
             self.watchers.publish,
             batch_max=config.save_batch_max,
-            waiting_max=config.saves_waiting_max,
+            waiting_max=config.saves_pending_max,
             save_ms_max=config.save_ms_max,
         )
         self.service = Service(

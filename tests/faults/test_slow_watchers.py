@@ -22,15 +22,14 @@ import pytest
 import protocol
 from balance.realtime import EngineHandler
 from balance.realtime.receive_queue import FRAMES_MAX as INBOX_FRAMES_MAX
-from tests.conftest import MakeService
-from tests.faults.test_pipelined import RawClient, check_answers, check_order, frame_of
 from tests.support.node import FOLDER, run_node
+from tests.support.payloads import LARGE_UPDATE, UPDATE, updates
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import Database, Service
-from tests.support.stock_server import LARGE_UPDATE, UPDATE, until
-from tests.support.workload import Watcher, check_seen, updates
+from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.service import Database, MakeService, Service
+from tests.support.waiting import until
+from tests.support.workload import Watcher, check_answers, check_order, check_seen
 
-asynchronous = pytest.mark.gen_test
 CUT_OFF = "cut off client"
 LIMIT = 65_536
 PARCEL = len(protocol.dumps(LARGE_UPDATE))  # of one snapshot, and a little less than its frame
@@ -45,7 +44,7 @@ def server_end(service: Service, sid: str) -> socket.socket:
     return end
 
 
-async def deaf_client(service: Service) -> SocketClient:
+async def non_reading_client(service: Service) -> SocketClient:
     """Connect a client that then reads nothing, and for which the operating system holds little."""
     client = await SocketClient.connect(service.url)
     keep_small(server_end(service, client.handshake["sid"]))
@@ -68,13 +67,12 @@ def cut_off(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.expects_log(CUT_OFF)
-@asynchronous
 async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_two_snapshots(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
-    deaf, sender = await deaf_client(service), await SocketClient.connect(service.url)
+    deaf, sender = await non_reading_client(service), await SocketClient.connect(service.url)
     session = engine.sockets[deaf.handshake["sid"]]
     waited = [0]
     while not engine.evictions:
@@ -91,12 +89,11 @@ async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_two_snapshots(
 
 
 @pytest.mark.expects_log(CUT_OFF)
-@asynchronous
 async def test_each_watcher_that_reads_nothing_is_cut_off_once_and_who_reads_sees_all(
     make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
-    watcher, deaf = await Watcher.connect(service.url), [await deaf_client(service) for _ in range(5)]
+    watcher, deaf = await Watcher.connect(service.url), [await non_reading_client(service) for _ in range(5)]
     while service.app.server.eio.evictions < len(deaf):
         assert (await service.post(LARGE_UPDATE)).status == 201
         await watcher.until(database.count())
@@ -109,7 +106,6 @@ async def test_each_watcher_that_reads_nothing_is_cut_off_once_and_who_reads_see
     check_seen(watcher, database)
 
 
-@asynchronous
 async def test_who_reads_is_not_cut_off_because_one_snapshot_is_larger_than_the_bound(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +120,6 @@ async def test_who_reads_is_not_cut_off_because_one_snapshot_is_larger_than_the_
     assert service.app.server.eio.evictions == 0
 
 
-@asynchronous
 async def test_what_tornado_writes_itself_is_not_torn_by_a_snapshot_that_goes_straight_out(service: Service) -> None:
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
     outbox = service.app.server.eio.sockets[watcher.client.handshake["sid"]].queue
@@ -148,16 +143,15 @@ async def test_what_tornado_writes_itself_is_not_torn_by_a_snapshot_that_goes_st
 
 
 @pytest.mark.expects_log(CUT_OFF)
-@asynchronous
 async def test_the_official_client_that_was_cut_off_connects_again_by_itself(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
-    async with run_node(FOLDER / "deaf.js", service.url) as process:
+    async with run_node(FOLDER / "non-reading.js", service.url) as process:
         assert process.stdout is not None
         heard = (json.loads(line) async for line in process.stdout)
-        assert await anext(heard) == ["deaf"]
+        assert await anext(heard) == ["not reading"]
         _, first = await anext(heard)
         (sid,) = engine.sockets
         keep_small(server_end(service, sid))
@@ -179,7 +173,6 @@ async def test_the_official_client_that_was_cut_off_connects_again_by_itself(
     assert (engine.evictions, cut_off(caplog)) == (1, [sid])
 
 
-@asynchronous
 async def test_who_polls_seldom_gets_all_that_waited_in_order_and_once(make_service: MakeService) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     seldom, sender = await PollingClient.open(service.url, poll=False), await SocketClient.connect(service.url)
@@ -201,11 +194,10 @@ async def test_who_polls_seldom_gets_all_that_waited_in_order_and_once(make_serv
     await sender.close()
 
 
-@asynchronous
 async def test_who_does_not_read_does_not_make_others_wait(service: Service) -> None:
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
     without = await _slow_delivery_s(sender, watcher)
-    deaf = [await deaf_client(service) for _ in range(20)]
+    deaf = [await non_reading_client(service) for _ in range(20)]
     handlers = [service.app.server.eio.websockets[client.handshake["sid"]] for client in deaf]
     while not all(handler.iostream.writing() for handler in handlers):
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
@@ -233,21 +225,20 @@ async def _slow_delivery_s(sender: SocketClient, watcher: Watcher) -> float:
 # Who writes without end -------------------------------------------------------------------------------------
 
 
-@asynchronous
 async def test_of_a_flood_no_more_is_taken_in_than_may_be_in_flight_and_tcp_holds_the_rest(
     make_service: MakeService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await make_service(updates_in_flight_max=32, statement_ms_max=30_000, save_ms_max=60_000)
-    other, flooder = await SocketClient.connect(service.url), await RawClient.connect(service.port)
+    other, flooder = await SocketClient.connect(service.url), await RawSocket.join(service.url, read_ahead=4096)
     (sid,) = set(service.app.server.eio.sockets) - {other.handshake["sid"]}
     keep_small(flooder._writer.get_extra_info("socket"))
     server_end(service, sid).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # which would grow as it is read
     taken = count_frames(monkeypatch)
     sent = list(islice(updates(Random(FLOOD)), FLOOD))
-    frames = [frame_of(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
+    frames = [text_frame(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
     with psycopg.connect(database.url) as lock:
         lock.execute("SELECT last_seq FROM balance_feed FOR UPDATE")  # so that nothing is answered
-        writing = asyncio.create_task(flooder.write(b"".join(frames)))
+        writing = asyncio.create_task(flooder.send(b"".join(frames)))
         before = -1
         while taken[sid] != before:
             before = taken[sid]
@@ -258,7 +249,7 @@ async def test_of_a_flood_no_more_is_taken_in_than_may_be_in_flight_and_tcp_hold
         assert not writing.done(), "the sender is held"
     said, acknowledged = [""], 0
     while acknowledged < FLOOD or f'"seq":{FLOOD},' not in said[-1]:
-        said.append(await flooder.read())
+        said.append(await flooder.next_message())
         acknowledged += said[-1].startswith("43")
     await writing
     check_answers(said, sent)
@@ -281,21 +272,20 @@ def count_frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-@asynchronous
 async def test_during_a_flood_others_are_saved_behind_no_more_than_a_few_of_its_updates(
     make_service: MakeService, database: Database
 ) -> None:
     service = await make_service(updates_in_flight_max=32)
-    other, flooder = await SocketClient.connect(service.url), await RawClient.connect(service.port)
-    frames = b"".join(frame_of(f"42{n}{protocol.dumps(['balance:update', UPDATE])}") for n in range(FLOOD))
+    other, flooder = await SocketClient.connect(service.url), await RawSocket.join(service.url, read_ahead=4096)
+    frames = b"".join(text_frame(f"42{n}{protocol.dumps(['balance:update', UPDATE])}") for n in range(FLOOD))
     acknowledged = 0
 
     async def read() -> None:
         nonlocal acknowledged
         while acknowledged < FLOOD:
-            acknowledged += (await flooder.read()).startswith("43")
+            acknowledged += (await flooder.next_message()).startswith("43")
 
-    flooding = asyncio.gather(flooder.write(frames), read())
+    flooding = asyncio.gather(flooder.send(frames), read())
     behind: dict[str, int] = {}
     while not flooding.done():
         position = service.app.service.position

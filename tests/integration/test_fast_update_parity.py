@@ -7,7 +7,6 @@ ids and times that a server makes. The order of what one client sends is kept wh
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
@@ -19,17 +18,12 @@ from hypothesis import strategies as st
 
 import protocol
 from balance.realtime import ShortWay
-from tests.conftest import MakeService
-from tests.integration.test_same_path import CASES, body_of
+from tests.support.payloads import CASES, MADE_BY_THE_SERVER, UPDATE, body_of, updates
 from tests.support.raw_clients import Dropped, SocketClient
-from tests.support.service import Database
-from tests.support.shared_service import Standing, standing
-from tests.support.stock_server import UPDATE, until
-from tests.support.workload import updates
+from tests.support.service import Database, MakeService
+from tests.support.shared_service import SharedService, shared_service
+from tests.support.waiting import until
 
-MADE_BY_THE_SERVER = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|20[2-9][0-9]-[0-9T:.-]{15,}Z"
-)
 PLAIN = f'42["balance:update",{body_of(CASES[0]).decode()}]'
 ODD = [
     PLAIN,
@@ -67,7 +61,7 @@ ODD = [
 class Pair:
     """Two services that should say the same, and a client of each."""
 
-    def __init__(self, short: Standing, long: Standing) -> None:
+    def __init__(self, short: SharedService, long: SharedService) -> None:
         self.both = (short, long)
         self._clients: list[SocketClient | None] = [None, None]
 
@@ -119,7 +113,7 @@ def pair(postgres: str, template: str, taken: list[str]) -> Iterator[Pair]:
 
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(ShortWay, "take", noted)
-        short, long = (stack.enter_context(standing(postgres, template)) for _ in range(2))
+        short, long = (stack.enter_context(shared_service(postgres, template)) for _ in range(2))
         without.add(long.service.app.server)
         pair = Pair(short, long)
         yield pair
@@ -162,7 +156,6 @@ def test_both_ways_answer_any_frame_alike(pair: Pair, data: st.DataObject) -> No
     check_same(pair, "4" + frame[1:])
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("in_flight", [1, 3, 256])
 async def test_the_order_is_kept_where_both_ways_take_part_of_what_a_client_sends(
     make_service: MakeService, database: Database, in_flight: int
@@ -187,7 +180,6 @@ async def test_the_order_is_kept_where_both_ways_take_part_of_what_a_client_send
     await client.close()
 
 
-@pytest.mark.gen_test
 async def test_a_client_whose_frames_all_go_the_short_way_is_not_taken_for_a_lost_one(
     make_service: MakeService,
 ) -> None:

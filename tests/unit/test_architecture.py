@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 # Each part, and exactly the parts that it imports. A part is a package of balance/, or a module beside the packages.
 IMPORTS = {

@@ -19,8 +19,6 @@ from balance.aio.limiter import Places
 from balance.aio.loop_budget import TURN_S, WAKEUPS_MAX, LoopBudget
 from protocol import Busy
 
-pytestmark = pytest.mark.gen_test
-
 
 def spin(seconds: float) -> None:
     """Use the event loop's time."""
