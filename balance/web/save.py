@@ -105,6 +105,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._context: Any = connection.context
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
+        self._origin = headers.get("Origin")
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
@@ -120,7 +121,7 @@ class SaveRequest(HTTPMessageDelegate):
         """Start to save the update, or reject the request for its first fault."""
         try:
             check_host(self._router.hosts, self._host)
-            check_origin(self._router.origins, self._headers, self._host)
+            check_origin(self._router.origins, self._origin, self._host)
             authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
@@ -154,7 +155,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._write_json(error.status, headers, error.body())
 
     def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._headers, self._host)
+        set_cors_headers(response, self._router.origins, self._origin, self._host)
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         if not self._connection.stream.closed():
@@ -184,7 +185,7 @@ def check_content_type(headers: HTTPHeaders) -> None:
             raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
         if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
             raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if "Content-Encoding" in headers and headers["Content-Encoding"].lower() != "identity":
         raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
 
 

@@ -76,7 +76,7 @@ NOT_SERVED = "Host: 'elsewhere.example' is none of this server's hosts; see --ho
 NO_PAGE = "Origin: pages of this origin may not call; see --cors-origins"
 NO_TYPE = "Content-Type: must be application/json"
 TOO_LARGE = "payload: is larger than 16384 bytes"
-METHOD = "This address does not take this method"
+METHOD = protocol.MethodNotAllowed.message()
 REJECTED = {
     "small letters": (PLAIN.replace(b"POST", b"post"), "method_not_allowed", METHOD),
     "PUT": (PLAIN.replace(b"POST", b"PUT"), "method_not_allowed", METHOD),
