@@ -46,8 +46,8 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
-RETRY_S = 0.25  # between two looks for a database that is away when the service starts
-CHECK_S = 2.0  # between two looks at a database while the service runs
+RETRY_S = 0.25  # between two attempts to reach a database that was away at the start
+CHECK_S = 2.0  # between two checks of the database while the service runs
 
 
 class App:

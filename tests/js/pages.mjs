@@ -20,7 +20,7 @@ const pages = createServer((request, response) => {
 });
 await new Promise((listening) => pages.listen(0, '127.0.0.1', listening));
 
-// Runs inside of a page: asks by every road, and returns for each what the page was given.
+// Runs within a page: calls by every method, and returns the result of each.
 async function attempt(service) {
   const update = '{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}';
   const json = { 'Content-Type': 'application/json' };
