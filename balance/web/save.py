@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from functools import partial
 from http.client import responses
 from typing import Any
 
@@ -28,7 +27,7 @@ from tornado.httputil import (
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
@@ -126,20 +125,19 @@ class SaveRequest(HTTPMessageDelegate):
             authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
-            update = protocol.decode_update(bytes(self.body))
-            saving = self._router.service.begin(update)
+            pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:
             self._write_error(error)
         else:
-            saving.on_end(partial(self._answer, update))
+            pending.add_done_callback(self._answer)
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
 
-    def _answer(self, update: object, saving: Saving) -> None:
+    def _answer(self, pending: PendingSave) -> None:
         """Answer an update whose save has succeeded or failed."""
         try:
-            status, location, body = save_response(self._router.service.finish(update, saving))
+            status, location, body = save_response(self._router.service.finish_save(pending))
         except Exception as error:
             self._write_error(error)
         else:
@@ -193,6 +191,6 @@ def check_content_type(headers: HTTPHeaders) -> None:
 
 def save_response(saved: Saved) -> tuple[int, str, dict[str, Any]]:
     """Return the status, the `Location` and the body of the response to a POST that was saved."""
-    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
+    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_save_reply()}
     location = f"{SNAPSHOTS}/{saved.snapshot.id}"
     return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)

@@ -1,5 +1,5 @@
-"""The list: the newest moment first, of equal moments the last saved; pages neither skip nor repeat a snapshot while new
-ones arrive. Each page is read from an index, and the total is known without counting.
+"""The list: the newest moment first, of equal moments the last saved. Pages neither skip nor repeat a snapshot while
+new ones arrive. Each page is read from an index, and the total is known without counting.
 """
 
 from __future__ import annotations
