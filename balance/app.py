@@ -1,7 +1,7 @@
-"""Puts the parts together, and takes them apart again in the order that loses nothing.
+"""Builds the parts of the service, and starts and stops them in an order that loses nothing.
 
-`App(config, url)` opens nothing; `start` opens everything on sockets that are bound already, and returns when
-the service answers; `stop` finishes and answers what is in flight, then closes everything, within bounds.
+Life cycle: `App(config, url)` opens nothing. `start` opens everything, on sockets that are bound already, and returns
+when the service answers. `stop` answers what is in flight, then closes everything, in bounded time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
-RETRY_S = 0.25  # between two attempts to reach a database that was away at the start
+RETRY_S = 0.25  # between two attempts to open a database that is away when the service starts
 CHECK_S = 2.0  # between two checks of the database while the service runs
 
 
@@ -174,7 +174,7 @@ class App:
         return unfit
 
     async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
-        """Open the database if it was away at the start; then look at it, so that `outage` knows of it while idle."""
+        """Open the database if it was away at the start; then check it, so that `outage` knows of it while idle."""
         while self.service.life is Life.STARTING:
             await asyncio.sleep(RETRY_S)
             try:
@@ -212,7 +212,7 @@ class App:
         if self._watching is not None:
             self._watching.cancel()
         await self.service.drain(deadline - loop.time())
-        await asyncio.sleep(0)  # whoever was answered last has his turn to send the answer
+        await asyncio.sleep(0)  # the last answers are sent in a turn of their own
         await self.server.eio.close(max(0.2, deadline - loop.time()))
         try:
             await asyncio.wait_for(self._http.close_all_connections(), 1)

@@ -61,7 +61,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
         A resend without `ts` reports the same moment, whatever its clock shows by now.
         """
-        # By identity: a client may give the very millisecond in which its update is received.
+        # By identity: a client may give the same millisecond in which its update is received.
         has_ts = sent.ts is not sent.received_at
         return (
             self.pid == sent.pid

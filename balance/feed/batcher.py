@@ -2,7 +2,7 @@
 
 One batch is appended at a time; what arrives meanwhile goes into the next. Where BATCH_MIN saves or more wait, the
 write thread cuts the next batch itself, so the database does not wait for the event loop; fewer wait until the batch is
-settled, since they share a commit with those that its senders send next. A batch holds at most half of what is pending:
+acknowledged, and share a commit with what its senders send next. A batch holds at most half of what is pending:
 while one half is appended, the other is acknowledged and its senders send again. All of them together would leave idle
 first the event loop, then the database.
 

@@ -153,7 +153,7 @@ class Pool:
     def write_connection(self, kind: Kind = SAVE) -> Iterator[Session]:
         """Give the connection of the write thread; of the same kind as what is done with it. Raises StoreUnavailable.
 
-        An error that is the caller's own mistake passes as psycopg raised it, and so does the refusal of the very rows
+        An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
         that are saved.
         """
         session = self._write_session
@@ -227,7 +227,7 @@ class Pool:
 
         A restart of the database leaves every pooled connection dead, and each would fail one call. The first
         that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is cut in slices because the pool makes an attempt to connect when it is
+        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
         asked, not while it is waited for.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
@@ -272,7 +272,7 @@ class Pool:
 
 
 def _is_of_caller(error: Exception, kind: Kind) -> bool:
-    """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the very rows to be saved.
+    """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the rows to be saved.
 
     That is for a value (SQLSTATE class 22) or a rule of the table (23). But a number or an id that is stored already is
     not of the rows: the feed does not fit the table, or another program writes to it.

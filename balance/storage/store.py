@@ -1,14 +1,13 @@
 """The tables: appends snapshots to the feed and reads them back.
 
-Threads: every method blocks. `append`, `feed` and `feed_end` use the connection of the write thread and belong to it;
-the others borrow a connection for one call, from any number of threads.
+Threads: every method blocks. `append`, `feed` and `feed_end` use the connection of the write thread and are for it
+alone; the others borrow a connection for one call, from any number of threads.
 
-Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable,
-they may or may not be there; appending them again is safe, since an `id` is stored once. `seq` is contiguous
-from 1 and in commit order, also with several processes on one database.
+Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable, they may
+or may not be stored; appending them again is safe, since an `id` is stored once. `seq` is contiguous from 1 and in
+commit order, also with several processes on one database.
 
-Not promised: that a call ends by itself while the database hangs. The event loop bounds its wait, and the pool aborts
-the connection.
+Not promised: that a call ends by itself while the database hangs; the pool aborts its connection.
 
 Life cycle: `open()` connects and checks the schema, `close()` ends everything.
 """
@@ -99,9 +98,9 @@ class Store:
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
 
-        One whose id is stored already, by an earlier call or earlier in this one, is not stored again; that is no error
-        in the database, whose log it would fill. Raises StoreUnavailable, and psycopg's DataError or IntegrityError for
-        rows that the table refuses.
+        One whose id is stored already, by an earlier call or earlier in this one, is a duplicate and not stored again.
+        It causes no error in the database, whose log would fill. Raises StoreUnavailable, and psycopg's DataError or
+        IntegrityError for rows that the table rejects.
         """
         ids = [snapshot.id for snapshot in snapshots]
         feed = None
@@ -113,15 +112,11 @@ class Store:
                 return _append_deduplicated(session, snapshots, ids)
         self._is_shared = feed.seq != self._end
         self._end = feed.seq + len(snapshots)
-        return Appended(
-            feed.epoch, [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, feed.seq + 1)]
-        )
+        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, feed.seq + 1)]
+        return Appended(feed.epoch, saved)
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
-        """Read the snapshots with after < seq ≤ up_to, in order, at most `limit`, for the write thread.
-
-        Raises StoreUnavailable.
-        """
+        """Read at most `limit` snapshots with after < seq ≤ up_to, in order. Raises StoreUnavailable."""
         with self._pool.write_connection(READ) as connection:
             return _read(connection, FEED, {"after": after, "up_to": up_to, "limit": limit})
 
@@ -189,9 +184,7 @@ def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
     result = session.execute_prepared(b"insert", INSERT, rows, b"%d" % len(snapshots))
     if not result.ntuples:
         return None
-    epoch, seq = result.get_value(0, 0), result.get_value(0, 1)
-    assert epoch is not None
-    assert seq is not None
+    epoch, seq = (result.get_value(0, column) or b"" for column in range(2))
     return Position(epoch.decode(), int(seq))
 
 

@@ -99,7 +99,7 @@ class Rig:
         return made
 
     def finish_submitted(self) -> None:
-        """Let the write thread do what has been submitted to it, while the event loop stands still."""
+        """Let the write thread do what has been submitted to it, while the event loop is blocked."""
         self.store.go.set()
         done = threading.Event()
         self.worker.submit(done.set)

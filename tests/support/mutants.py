@@ -16,6 +16,7 @@ Statements outside of functions, and functions with a decorator, are not mutated
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -47,7 +48,8 @@ class Survivor(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        return f"[[survivors]]\nfunction = \"{self.function}\"\nbefore = '{self.before}'\nafter = '{self.after}'\n"
+        pairs = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in self._asdict().items()]
+        return "\n".join(["[[survivors]]", *pairs, 'reason = ""', ""])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -122,7 +124,9 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
 
 
 def survivors_in(tree: Path, tests: list[str]) -> Iterator[Survivor]:
-    """Yield each mutant of a tree that no type check and no test rejects, also not in a process of its own."""
+    """Yield each mutant of a tree that no type check and no test rejects, also not in a new process."""
+    if is_rejected(tree, "", tests):
+        raise SystemExit("the tests fail without a mutant")
     for line in mutmut(tree, "results", "--all", "true").splitlines():
         name, _, status = line.strip().partition(": ")
         if status not in REJECTED and not is_rejected(tree, name, tests):
@@ -130,7 +134,7 @@ def survivors_in(tree: Path, tests: list[str]) -> Iterator[Survivor]:
 
 
 def is_rejected(tree: Path, name: str, tests: list[str]) -> bool:
-    """Return whether a test fails in a process that imports the mutant; an endless loop is a failure too."""
+    """Return whether a test fails in a process that imports the mutant; an endless loop is a failure."""
     command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, *tests]
     environment = {**os.environ, "MUTANT_UNDER_TEST": name}
     try:
@@ -148,8 +152,9 @@ def survivor(name: str, shown: str) -> Survivor:
     for line in shown.splitlines():
         if line[:1] in changes and not line.startswith(("---", "+++")):
             changes[line[0]].append(line[1:].strip())
-    function = name.rpartition("__mutmut_")[0].replace("x_", "").replace("xǁ", "").replace("ǁ", ".")
-    return Survivor(function, " ".join(changes["-"]), " ".join(changes["+"]))
+    module, _, mangled = name.rpartition("__mutmut_")[0].rpartition(".")
+    function = mangled.removeprefix("x").removeprefix("_" if "ǁ" not in mangled else "ǁ").replace("ǁ", ".")
+    return Survivor(f"{module}.{function}", " ".join(changes["-"]), " ".join(changes["+"]))
 
 
 def mutmut(tree: Path, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Batches: their size, their order, when the next one is cut, and one that the database refuses."""
+"""Batches: their size, their order, when the thread cuts the next one, and a save that the database refuses."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ async def test_the_thread_goes_on_without_the_event_loop_while_enough_wait(rig: 
     for _ in range(4):
         rig.finish_submitted()
     assert rig.store.batches == [1, *[BATCH_MIN] * 3]
-    assert not any(save.done() for save in saves), "the event loop stood still"
+    assert not any(save.done() for save in saves), "the event loop was blocked"
     await writer.drain(5)
     assert rig.published == list(range(1, 3 * BATCH_MIN + 2))
 
 
-async def test_few_wait_until_the_batch_before_them_is_settled(rig: Rig) -> None:
+async def test_few_wait_until_the_batch_before_them_is_acknowledged(rig: Rig) -> None:
     writer = rig.writer()
     first, *few = await rig.hold(writer, behind=BATCH_MIN - 1)
     rig.finish_submitted()
@@ -78,7 +78,7 @@ async def test_few_wait_until_the_batch_before_them_is_settled(rig: Rig) -> None
     assert rig.store.batches == [1, BATCH_MIN - 1]
 
 
-async def test_few_go_together_with_what_is_sent_in_the_turn_after_a_batch_is_settled(rig: Rig) -> None:
+async def test_few_share_a_batch_with_what_is_sent_in_the_turn_after_an_acknowledgement(rig: Rig) -> None:
     writer = rig.writer()
     first, *_few = await rig.hold(writer, behind=3)
     loop = asyncio.get_running_loop()

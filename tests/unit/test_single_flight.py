@@ -58,7 +58,7 @@ async def test_a_read_of_another_key_does_not_wait() -> None:
     await first
 
 
-async def test_an_exception_is_raised_to_all_callers_and_the_next_call_reads_anew() -> None:
+async def test_an_exception_is_raised_to_all_callers_and_the_next_call_reads_again() -> None:
     source, flight = Source(), SingleFlight[int]()
     source.value = -1
     calls = [asyncio.ensure_future(flight.run("newest", source.read)) for _ in range(3)]

@@ -87,7 +87,7 @@ OTHER_TS = "2025-11-07T00:45:09Z"
         ("1.5", {"ts": OTHER_TS, "pid": 1}, False),
         ("1.5", {"ts": TS, "pid": 2}, False),
         ("1.5", {"ts": TS}, False),
-        ("1.5", {"ts": format_ts(NOW), "pid": 1}, False),  # the very moment at which it is received, but given
+        ("1.5", {"ts": format_ts(NOW), "pid": 1}, False),  # the same moment at which it is received, but given
     ],
 )
 def test_a_resend_has_the_same_content_in_any_spelling(amount: str, fields: dict[str, object], same: bool) -> None:
