@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balance.realtime.handler import PACKETS_MAX
+from balance.realtime.polling import PACKETS_MAX
 from tests.conftest import MakeService
 from tests.support.raw_clients import PollingClient, Refused, SocketClient, open_websocket
 from tests.support.service import SNAPSHOTS, Database, Service
@@ -35,7 +35,7 @@ async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: 
     async with asyncio.timeout(15):
         assert await probe.read_message() is None
     probe.close()
-    await until(lambda: not service.app.server.eio.websockets)
+    await until(lambda: not service.app.server.eio.connections)
     await client.close()
 
 
@@ -48,7 +48,7 @@ async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_p
         probe.close()
         while await probe.read_message() is not None:
             pass
-        await until(lambda: not service.app.server.eio.websockets)
+        await until(lambda: not service.app.server.eio.connections)
     (answer,) = await client.call("balance:update", UPDATE)
     assert answer["success"]
     await client.close()
@@ -98,13 +98,16 @@ async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
 
 
 @asynchronous
-async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_others_their_turn(service: Service) -> None:
+async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_others_their_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, turn, taken = await PollingClient.connect(service.url), 0, Counter[int]()
-    refuse = service.app.server.on_refused
+    handlers = service.app.server.event_handlers
+    reject = handlers.on_rejected
 
     def count(*arguments: Any) -> None:
         taken[turn] += 1
-        refuse(*arguments)
+        reject(*arguments)
 
     async def others() -> None:
         nonlocal turn
@@ -112,7 +115,7 @@ async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_othe
             await asyncio.sleep(0)
             turn += 1
 
-    service.app.server.on_refused = count
+    monkeypatch.setattr(handlers, "on_rejected", count)
     other = asyncio.ensure_future(others())
     assert (await client.post(*["4no packet"] * 3000)).code == 200
     other.cancel()

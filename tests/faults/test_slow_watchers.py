@@ -21,17 +21,19 @@ import pytest
 
 import protocol
 from balance.realtime import EngineHandler
-from balance.realtime.receive_queue import FRAMES_MAX as INBOX_FRAMES_MAX
+from balance.realtime.connection import Connection
+from balance.realtime.receive_queue import FRAMES_HIGH_WATER
 from tests.conftest import MakeService
 from tests.faults.test_pipelined import RawClient, check_answers, check_order, frame_of
 from tests.support.node import FOLDER, run_node
+from tests.support.raw import RawSocket
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import Database, Service
 from tests.support.stock_server import LARGE_UPDATE, UPDATE, until
 from tests.support.workload import Watcher, check_seen, updates
 
 asynchronous = pytest.mark.gen_test
-CUT_OFF = "cut off client"
+CUT_OFF = "disconnected slow client"
 LIMIT = 65_536
 PARCEL = len(protocol.dumps(LARGE_UPDATE))  # of one snapshot, and a little less than its frame
 FLOOD = 2_000
@@ -39,10 +41,15 @@ FLOOD = 2_000
 
 def server_end(service: Service, sid: str) -> socket.socket:
     """The service's end of a client's WebSocket."""
-    stream = service.app.server.eio.websockets[sid].iostream
-    assert stream is not None
-    end: socket.socket = stream.socket
+    end: socket.socket = connection_of(service, sid).stream.socket
     return end
+
+
+def connection_of(service: Service, sid: str) -> Connection:
+    """The WebSocket of a session."""
+    connection = service.app.server.eio.sessions[sid].connection
+    assert connection is not None
+    return connection
 
 
 async def deaf_client(service: Service) -> SocketClient:
@@ -75,17 +82,17 @@ async def test_what_waits_for_a_watcher_is_at_most_its_bound_and_two_snapshots(
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
     deaf, sender = await deaf_client(service), await SocketClient.connect(service.url)
-    session = engine.sockets[deaf.handshake["sid"]]
+    session = engine.sessions[deaf.handshake["sid"]]
     waited = [0]
-    while not engine.evictions:
+    while not engine.slow_disconnects:
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
-        waited.append(session.queue.unsent_bytes)
+        waited.append(session.send_queue.unsent_bytes)
     assert LIMIT < max(waited) < LIMIT + 2.1 * PARCEL
-    await until(lambda: deaf.handshake["sid"] not in engine.websockets)
-    assert session.queue.unsent_bytes == 0, "what waited is given back"
+    await until(lambda: deaf.handshake["sid"] not in engine.sessions)
+    assert session.send_queue.unsent_bytes == 0, "what waited is given back"
     for _ in range(3):
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
-    assert (engine.evictions, cut_off(caplog)) == (1, [deaf.handshake["sid"]])
+    assert (engine.slow_disconnects, cut_off(caplog)) == (1, [deaf.handshake["sid"]])
     await deaf.close()
     await sender.close()
 
@@ -97,7 +104,7 @@ async def test_each_watcher_that_reads_nothing_is_cut_off_once_and_who_reads_see
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     watcher, deaf = await Watcher.connect(service.url), [await deaf_client(service) for _ in range(5)]
-    while service.app.server.eio.evictions < len(deaf):
+    while service.app.server.eio.slow_disconnects < len(deaf):
         assert (await service.post(LARGE_UPDATE)).status == 201
         await watcher.until(database.count())
     assert sorted(cut_off(caplog)) == sorted(client.handshake["sid"] for client in deaf)
@@ -121,30 +128,53 @@ async def test_who_reads_is_not_cut_off_because_one_snapshot_is_larger_than_the_
     await watcher.until(database.count())
     await watcher.close()
     check_seen(watcher, database)
-    assert service.app.server.eio.evictions == 0
+    assert service.app.server.eio.slow_disconnects == 0
 
 
 @asynchronous
-async def test_what_tornado_writes_itself_is_not_torn_by_a_snapshot_that_goes_straight_out(service: Service) -> None:
+async def test_a_frame_of_tornados_own_is_not_torn_by_a_snapshot_that_bypasses_the_queue(service: Service) -> None:
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
-    outbox = service.app.server.eio.sockets[watcher.client.handshake["sid"]].queue
+    connection = connection_of(service, watcher.client.handshake["sid"])
+    queue = connection.send_queue
+    assert queue is not None
 
     async def show() -> None:
         assert (await sender.call("balance:update", UPDATE))[0]["success"]
         await watcher.until(watcher.seq + 1)
 
     await show()
-    assert outbox.way is not None, "nothing is before it"
-    handler = service.app.server.eio.websockets[watcher.client.handshake["sid"]]
-    assert handler.ws_connection is not None
-    handler.ws_connection.write_ping(b"half of this may wait")
-    assert outbox.way is None
     await show()
-    assert outbox.way is not None, "it has been seen that the ping is out"
-    handler.close()
-    assert outbox.way is None, "nothing may follow a close frame"
-    await watcher.close()
+    assert queue.direct_send is not None
+    assert queue.unsent_bytes == 0, "nothing is before the next one"
+    keep_small(connection.stream.socket)
+    await watcher.client.stop_reading()
+    while not connection.stream.writing():
+        connection._websocket.write_ping(b"x" * 125)
+    assert queue.unsent_bytes > 0, "a part of the last ping waits"
+    assert (await sender.call("balance:update", UPDATE))[0]["success"]
+    watcher.client.resume_reading()
+    await watcher.until(watcher.seq + 1)
+    await until(lambda: not queue.unsent_bytes)
+    await show()
+
+
+@asynchronous
+async def test_nothing_follows_a_close_frame(service: Service) -> None:
+    client, sender = await RawSocket.join(service.url), await SocketClient.connect(service.url)
+    engine = service.app.server.eio
+    (session,) = [one for one in engine.sessions.values() if one.id != sender.handshake["sid"]]
+    for seq in (1, 2):
+        assert (await sender.call("balance:update", UPDATE))[0]["success"]
+        assert f'"seq":{seq},' in await client.read_text()
+    assert session.send_queue.direct_send is not None
+    assert session.connection is not None
+    session.connection.close(1000, "enough")
+    assert session.has_joined, "until its client answers"
+    assert (await sender.call("balance:update", UPDATE))[0]["success"]
     await sender.close()
+    assert await client.read_close() == (1000, "enough")
+    await client.close()
+    await until(lambda: not engine.sessions)
 
 
 @pytest.mark.expects_log(CUT_OFF)
@@ -162,7 +192,7 @@ async def test_the_official_client_that_was_cut_off_connects_again_by_itself(
         (sid,) = engine.sockets
         keep_small(server_end(service, sid))
         sent = 0
-        while not engine.evictions:
+        while not engine.slow_disconnects:
             assert (await service.post(LARGE_UPDATE)).status == 201
             sent += 1
         process.send_signal(signal.SIGUSR2)
@@ -176,27 +206,28 @@ async def test_the_official_client_that_was_cut_off_connects_again_by_itself(
         assert again != first
         assert (await service.post(UPDATE)).status == 201
         assert await anext(heard) == ["snapshot", sent + 1]
-    assert (engine.evictions, cut_off(caplog)) == (1, [sid])
+    assert (engine.slow_disconnects, cut_off(caplog)) == (1, [sid])
 
 
 @asynchronous
 async def test_who_polls_seldom_gets_all_that_waited_in_order_and_once(make_service: MakeService) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     seldom, sender = await PollingClient.open(service.url, poll=False), await SocketClient.connect(service.url)
+    session = service.app.server.eio.sessions[seldom.handshake["sid"]]
     await seldom.send_raw("40")
     await seldom.poll()
     seqs: list[int] = []
     for _ in range(5):
         for _ in range(6):  # little less than the limit
             assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
-        await until(lambda: service.app.server.eio.sockets[seldom.handshake["sid"]].queue.unsent_bytes > 5 * PARCEL)
+        await until(lambda: session.send_queue.unsent_bytes > 5 * PARCEL)
         await seldom.poll()
         while seldom.waiting():
             frame = str(await seldom.next_frame())
             if frame.startswith('42["balance:snapshot"'):
                 seqs.append(protocol.loads(frame[2:])[1]["seq"])
     assert seqs == list(range(1, 31))
-    assert not service.app.server.eio.evictions
+    assert not service.app.server.eio.slow_disconnects
     await seldom.close()
     await sender.close()
 
@@ -206,8 +237,8 @@ async def test_who_does_not_read_does_not_make_others_wait(service: Service) -> 
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
     without = await _slow_delivery_s(sender, watcher)
     deaf = [await deaf_client(service) for _ in range(20)]
-    handlers = [service.app.server.eio.websockets[client.handshake["sid"]] for client in deaf]
-    while not all(handler.iostream.writing() for handler in handlers):
+    connections = [connection_of(service, client.handshake["sid"]) for client in deaf]
+    while not all(connection.stream.writing() for connection in connections):
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
     assert await _slow_delivery_s(sender, watcher) < 3 * without + 0.1
     for client in deaf:
@@ -254,7 +285,7 @@ async def test_of_a_flood_no_more_is_taken_in_than_may_be_in_flight_and_tcp_hold
             for _ in range(20):  # another client is heard meanwhile
                 await other.call("ping")
                 await other.expect("pong")
-        assert 32 < taken[sid] <= 32 + INBOX_FRAMES_MAX + 1
+        assert 32 < taken[sid] <= 32 + FRAMES_HIGH_WATER + 1
         assert not writing.done(), "the sender is held"
     said, acknowledged = [""], 0
     while acknowledged < FLOOD or f'"seq":{FLOOD},' not in said[-1]:
@@ -273,8 +304,8 @@ def count_frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     take = EngineHandler.on_message
 
     def on_message(handler: EngineHandler, message: str | bytes) -> asyncio.Future[None] | None:
-        assert handler.client is not None
-        counted[handler.client.sid] += 1
+        assert handler.session is not None
+        counted[handler.session.id] += 1
         return take(handler, message)
 
     monkeypatch.setattr(EngineHandler, "on_message", on_message)

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import protocol
-from balance.realtime import ShortWay
+from balance.realtime.fast_update import UpdateFastPath
+from balance.realtime.session import Session
 from tests.conftest import MakeService
 from tests.integration.test_same_path import CASES, body_of
 from tests.support.raw_clients import Dropped, SocketClient
@@ -83,7 +84,8 @@ class Pair:
             for frame in frames:
                 await client.send_raw(frame)
             await self._hear(client, heard)  # all has been read
-            await until(lambda: not any(self.both[index].service.app.server._in_flight.values()))
+            engine = self.both[index].service.app.server.eio
+            await until(lambda: not any(session.in_flight for session in engine.sessions.values()))
             await self._hear(client, heard)  # all has been answered
         except Dropped as dropped:
             heard.append(f"closed with {dropped.code}")
@@ -110,17 +112,17 @@ def taken() -> list[str]:
 
 @pytest.fixture(scope="module")
 def pair(postgres: str, template: str, taken: list[str]) -> Iterator[Pair]:
-    take, without = ShortWay.take, set[object]()
+    try_handle, without = UpdateFastPath.try_handle, set[UpdateFastPath]()
 
-    def noted(self: ShortWay, eio_sid: str, frame: str) -> bool:
-        took = self._server not in without and take(self, eio_sid, frame)
-        taken.extend([frame] * took)
-        return took
+    def noted(self: UpdateFastPath, session: Session, frame: str) -> bool:
+        was_handled = self not in without and try_handle(self, session, frame)
+        taken.extend([frame] * was_handled)
+        return was_handled
 
     with ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(ShortWay, "take", noted)
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(UpdateFastPath, "try_handle", noted)
         short, long = (stack.enter_context(standing(postgres, template)) for _ in range(2))
-        without.add(long.service.app.server)
+        without.add(long.service.app.server.fast_path)
         pair = Pair(short, long)
         yield pair
         pair.close()

@@ -63,7 +63,7 @@ async def test_a_frame_that_breaks_rfc_6455_closes_the_connection_with_1002_and_
     for what, sent in VIOLATIONS.items():
         await check_closed(service.url, what, sent, 1002)
         await check_closed(service.url, what, sent, 1002, joins=False)
-    await until(lambda: not service.app.server.eio.websockets)
+    await until(lambda: not service.app.server.eio.connections)
 
 
 async def test_text_that_is_not_utf8_closes_the_connection_with_1007_and_a_reason(service: Service) -> None:
@@ -103,7 +103,7 @@ async def test_after_a_violation_the_server_closes_its_side_and_its_client_hears
     assert await client.read_end() == b""
     assert not service.app.watchers, "nothing is sent to it any more"
     await client.close()
-    await until(lambda: not service.app.server.eio.websockets)
+    await until(lambda: not service.app.server.eio.connections)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1011, 1012, 1014, 3000, 4999])
@@ -166,7 +166,7 @@ async def test_an_upgrade_that_does_not_go_by_the_rules_is_closed_and_its_sessio
             await probe.send(text("2probe") + text(packet))
             assert await probe.read_close_after("3probe") == 1002, packet
             await probe.close()
-        await until(lambda: not service.app.server.eio.websockets)
+        await until(lambda: not service.app.server.eio.connections)
     assert (await client.call("balance:update", UPDATE))[0]["success"]
     await client.close()
 
@@ -193,7 +193,7 @@ async def test_anything_but_connect_before_connect_is_closed_at_once_with_1002(s
         await check_closed(service.url, packet, text(packet) + text("40"), 1002, joins=False)
     await check_closed(service.url, "binary", frame(FINAL | BINARY, UPDATE_PACKET[1:].encode()), 1003, joins=False)
     await check_closed(service.url, "an empty binary", frame(FINAL | BINARY, b""), 1003, joins=False)
-    await until(lambda: not service.app.server.eio.websockets)
+    await until(lambda: not service.app.server.eio.connections)
 
 
 async def test_anything_but_connect_after_leaving_is_closed_at_once(service: Service) -> None:

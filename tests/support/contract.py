@@ -19,14 +19,16 @@ from urllib.parse import parse_qsl, unquote
 from weakref import WeakKeyDictionary
 
 import jsonschema_rs
+from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE
 from tornado.httputil import HTTPHeaders
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.events import Realtime
-from balance.realtime.send_queue import Outbox, Parcel
+from balance.realtime.events import EventHandlers
+from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.server import SocketServer
+from balance.realtime.session import Session
 from balance.web.base import Answers
 from balance.web.save import Request
 from protocol import events, operations, registry
@@ -317,50 +319,49 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
 @cache
 def install() -> None:
     """Look at everything that passes through a service of this process, from now on."""
-    conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
-    deliver, broadcast = Engine.deliver, Engine.broadcast
+    conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
+    send_packets, broadcast = Engine.send_packets, Engine.broadcast
     hear, finish = SocketServer.receive, Answers.finish
-    on_update, write = Realtime.on_update, Request.write
-    being_heard: set[str] = set()  # of whom a packet goes the long way
+    on_update, write = EventHandlers.on_update, Request.write
+    being_heard: set[Session] = set()  # of which a packet is on the slow path
 
-    def with_client(engine: Engine, sid: str) -> Conversation:
-        return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
+    def with_client(session: Session) -> Conversation:
+        return conversations.setdefault(session.socket, Conversation())
 
-    def look_at(engine: Engine, sid: str, parcel: Parcel) -> None:
-        for packet in parcel.packets:
-            if packet.packet_type == MESSAGE and sid in engine.sockets:  # to who has gone nothing is sent
-                _report(with_client(engine, sid).say(packet.data), packet.data)
+    def look_at(session: Session, packets: EncodedPackets) -> None:
+        for packet in packets.packets:
+            if packet.packet_type == MESSAGE and not session.has_ended:
+                _report(with_client(session).say(packet.data), packet.data)
 
-    @wraps(deliver)
-    def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
-        look_at(self, sid, parcel)
-        deliver(self, sid, parcel)
+    @wraps(send_packets)
+    def checked_send(self: Engine, session: Session, packets: EncodedPackets) -> None:
+        look_at(session, packets)
+        send_packets(self, session, packets)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
-        for sid in outboxes:
-            look_at(self, sid, parcel)
-        broadcast(self, outboxes, parcel)
+    def checked_broadcast(self: Engine, packets: EncodedPackets) -> None:
+        for session in self.sessions.values():
+            if session.has_joined:
+                look_at(session, packets)
+        broadcast(self, packets)
 
     @wraps(hear)
-    async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
-        with_client(self.eio, eio_sid).hear(data)
-        being_heard.add(eio_sid)
+    async def checked_hear(self: SocketServer, session: Session, data: Any) -> None:
+        with_client(session).hear(data)
+        being_heard.add(session)
         try:
-            await hear(self, eio_sid, data)
+            await hear(self, session, data)
         finally:
-            being_heard.discard(eio_sid)
+            being_heard.discard(session)
 
     @wraps(on_update)
-    def checked_update(self: Realtime, eio_sid: str, ack_id: int | None, payloads: Any, done: Any) -> None:
-        if eio_sid not in being_heard:
+    def checked_update(self: EventHandlers, session: Session, ack_id: int | None, payloads: Any) -> None:
+        if session not in being_heard:
             (update,) = payloads
             event = protocol.EVENTS[protocol.BALANCE_UPDATE]
             id_ = "" if ack_id is None else str(ack_id)
-            with_client(self._server.eio, eio_sid).hear_event(
-                event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
-            )
-        on_update(self, eio_sid, ack_id, payloads, done)
+            with_client(session).hear_event(event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_)
+        on_update(self, session, ack_id, payloads)
 
     @wraps(finish)
     def checked_finish(self: Answers, chunk: Any = None) -> Any:
@@ -381,9 +382,9 @@ def install() -> None:
         _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
 
     Request.write = checked_write  # type: ignore[method-assign]
-    Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
+    Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_hear  # type: ignore[method-assign]
-    Realtime.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
+    EventHandlers.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

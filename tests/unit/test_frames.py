@@ -21,10 +21,27 @@ MESSAGE_BYTES_MAX = 70_000
 
 
 class Handler:
-    """Notes what a WebSocket's reader tells its handler; lets it wait after every third message."""
+    """Notes what a WebSocket's reader calls it with; lets it wait after every third message.
+
+    It closes for a fault, as the service does, and its turn is over after each frame.
+    """
+
+    websocket: WebSocketProtocol13
 
     def __init__(self) -> None:
         self.told: list[object] = []
+
+    def is_turn_over(self) -> bool:
+        return True
+
+    def write_frame(self, frame: bytes) -> asyncio.Future[None]:
+        return self.websocket.stream.write(frame)
+
+    def fail(self, code: int, reason: str) -> None:
+        self.websocket.close(code, reason)
+
+    def linger(self, connection: socket.socket) -> None:
+        connection.close()
 
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
         self.told.append(message)
@@ -120,18 +137,6 @@ def check_close(answered: bytes, code: int) -> None:
     assert " " in answered[4:].decode()
 
 
-def frame_reader(handler: Any, *arguments: Any, on_write: Callable[[], None] = lambda: None) -> FrameReader:
-    """Make a reader that closes for a fault, as the service does, and whose turn is over after each frame."""
-
-    def close(code: int, reason: str) -> None:
-        reader.close(code, reason)
-
-    reader = FrameReader(
-        handler, *arguments, is_over=lambda: True, on_fault=close, on_write=on_write, linger=socket.socket.close
-    )
-    return reader
-
-
 async def read(
     reader: Callable[[Any, bool, _WebSocketParams], WebSocketProtocol13], pieces: list[bytes]
 ) -> tuple[list[object], bytes]:
@@ -141,7 +146,7 @@ async def read(
         theirs.setblocking(False)
         handler, stream, loop = Handler(), IOStream(ours), asyncio.get_running_loop()
         parameters = _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX)
-        websocket = reader(handler, False, parameters)
+        websocket = handler.websocket = reader(handler, False, parameters)
         websocket.stream = stream
         reading = asyncio.ensure_future(websocket._receive_frame_loop())
         for piece in pieces:
@@ -186,7 +191,7 @@ def test_it_reads_what_tornado_reads_and_closes_what_breaks_the_protocol(
 ) -> None:
     fault = first_fault(sent)
     whole = [frame(*one) for one in sent]
-    told, answered = asyncio.run(read(frame_reader, cut(b"".join(whole) + b"\x89" * cut_off, places)))
+    told, answered = asyncio.run(read(FrameReader, cut(b"".join(whole) + b"\x89" * cut_off, places)))
     good = whole if fault is None else whole[: fault[0]]
     told_by_tornado, answered_by_tornado = asyncio.run(read(WebSocketProtocol13, cut(b"".join(good), places)))
     assert told == told_by_tornado
@@ -209,7 +214,7 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
             turns += 1
 
     other = asyncio.ensure_future(others())
-    told, _ = await read(frame_reader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
+    told, _ = await read(FrameReader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
     other.cancel()
     await asyncio.wait([other])
     assert told[:-1] == texts
@@ -219,7 +224,7 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
 @pytest.mark.gen_test
 async def test_nothing_is_held_while_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
-    websocket = frame_reader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
+    websocket = FrameReader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
     websocket.stream = IOStream(ours)
     reading = asyncio.ensure_future(websocket._receive_frame_loop())
     theirs.sendall(frame(FINAL | TEXT, b"x" * 10_000))
