@@ -34,7 +34,7 @@ from balance.web.base import DISCARD_BYTES_MAX, HostNotServed, log_request
 from balance.web.cors import Hosts, Origins, is_loopback
 from balance.web.documents import DocumentHandler, by_target
 from balance.web.listener import Listener
-from balance.web.save import ShortPost
+from balance.web.save import SaveRouter
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
@@ -87,8 +87,18 @@ class App:
         self.document_places = Places(config.reads_in_flight_max, "documents")
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
         hosts = Hosts((*config.hosts, config.host.lower().removesuffix(".")))  # the address that it prints at the start
+        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
+        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
+        origins = Origins(config.cors_origins, for_own_machine=for_own_machine)
         self._http = Listener(
-            ShortPost(self._routes(hosts), self.service, hosts, self._turns, body_bytes_max=config.body_bytes_max),
+            SaveRouter(
+                self._routes(hosts, origins),
+                self.service,
+                hosts,
+                origins,
+                self._turns,
+                body_bytes_max=config.body_bytes_max,
+            ),
             turns=self._turns,
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
@@ -98,10 +108,7 @@ class App:
         self._refusal: str | None = None  # the last one logged of a database that came after the start
         self._stopping = False
 
-    def _routes(self, hosts: Hosts) -> Application:
-        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
-        for_own_machine = is_loopback(self._config.host) and not self._config.trusted_proxies
-        origins = Origins(self._config.cors_origins, for_own_machine=for_own_machine)
+    def _routes(self, hosts: Hosts, origins: Origins) -> Application:
         common = {
             "service": self.service,
             "origins": origins,

@@ -1,5 +1,6 @@
-"""Access control: one function that every entry of the service asks before anything else.
+"""Access control: the one function that every entry of the service asks before it does anything for a caller.
 
+An entry is each REST operation, the documents and pages, the CONNECT packet of Socket.IO, and each event.
 There are no tokens yet, so each caller has the role ANYONE, which may do everything.
 """
 
@@ -22,13 +23,13 @@ class Operation(StrEnum):
 
 
 class Role(StrEnum):
-    """Who a caller is, as far as access is concerned."""
+    """What a caller is to the service; the permissions depend on nothing else."""
 
     ANYONE = "anyone"
 
 
 PERMISSIONS: Mapping[Role, frozenset[Operation]] = {Role.ANYONE: frozenset(Operation)}
-"""What each role may do."""
+"""The operations that each role is permitted."""
 
 
 def authorize(role: Role, operation: Operation) -> None:

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
+from balance import program
 from balance.web.cors import normal_host, normal_origin
 from protocol.limits import DEFAULT
 
@@ -97,7 +98,7 @@ class Config:
 
         Raises ConfigError for an unknown flag and for a value that does not fit.
         """
-        parser = _Parser(prog="server.py", allow_abbrev=False)
+        parser = _Parser(prog=f"{program.NAME} [serve | migrate]", allow_abbrev=False)
         for one in fields(cls):
             parser.add_argument(flag(one), dest=one.name, help=f"{one.metadata['help']} [{_shown(one.default)}]")
         given = {name: text for name, text in vars(parser.parse_args(argv)).items() if text is not None}

@@ -91,7 +91,8 @@ class Service:
 
         Raises InvalidPayload, Busy and Unavailable.
         """
-        protocol.check("balance_update", update)
+        if not isinstance(update, protocol.ValidatedUpdate):  # which `decode_update` has validated already
+            protocol.check("balance_update", update)
         snapshot = Snapshot.from_update(update, now(), new_id())
         try:
             return self._writer.save(snapshot)

@@ -105,7 +105,7 @@ def format_ts(ts: datetime) -> str:
 
 def _to_ledger(ledger: Mapping[str, Amount] | protocol.Encoded) -> protocol.Encoded:
     if isinstance(ledger, protocol.Encoded):
-        return ledger  # of a protocol.PlainUpdate
+        return ledger  # of a protocol.ValidatedUpdate
     # In the order in which jsonb gives the assets back, the shorter name first; no name has a sign to be escaped.
     assets = sorted(sorted(ledger), key=len)
     return protocol.Encoded("{" + ",".join([f'"{asset}":{_spell(ledger[asset])}' for asset in assets]) + "}")

@@ -1,1 +1,1 @@
-"""The benchmark: this service beside the Node server that it replaces. `python -m bench --help`, and README.md here."""
+"""The benchmark: this service beside the Node server that it replaces. See `python -m bench --help`, and README.md."""

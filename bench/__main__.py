@@ -1,4 +1,4 @@
-"""Run the servers in turn, the same work on each, and print what each took and the ratio.
+"""Run the targets in turn, with the same work on each, and print what each used and the ratio.
 
 python -m bench             five rounds, the full sizes
 python -m bench --quick     three rounds, smaller: under two minutes
@@ -19,94 +19,102 @@ from importlib.metadata import version
 from pathlib import Path
 
 from balance.storage.embedded import EmbeddedPostgres
-from bench import rows, scale, scenarios
-from bench.report import BARE, NODE, OURS, Figure, Round, lines
-from bench.rows import ROWS_FEW
-from bench.sides import CORE_OF_LOAD, Side, install_peer, pgbench, running, url_for
+from bench import scale, scenarios
+from bench.report import FLOOR, NODE, OURS, Figure, Round, to_lines
+from bench.table_size import ROWS_FEW, make_database, table_size
+from bench.targets import LOAD_CORE, Target, install_peer, pgbench, running, url_for
 
-Scenario = Callable[[Side], list[Figure]]
-SIDES = (OURS, NODE, BARE)
-ROWS = "rows"  # stands beside the scenarios, since it has tables of its own
+Scenario = Callable[[Target], list[Figure]]
+TARGETS = (OURS, NODE, FLOOR)
+TABLE_SIZE = "table-size"  # beside the scenarios, since it has databases and servers of its own
 
 
-def work_of(quick: bool) -> dict[str, Scenario]:
-    """The scenarios of the services, by the names that --only takes, in the order in which they run."""
+def service_scenarios(quick: bool) -> dict[str, Scenario]:
+    """Return the scenarios of the services, by the names that --only accepts, in the order in which they run."""
     part = 4 if quick else 1
     return {
-        "memory": lambda side: scale.idling(side, 1_250 if quick else 10_000),
-        "save": lambda side: scenarios.saving(side, 20_000 // part),
-        "broadcast": lambda side: scenarios.broadcasting(side, 400 // part, 500, 4),
-        "single": lambda side: scenarios.broadcasting(side, 200 // part, 500, 1),
-        "last": lambda side: scenarios.last_of(side, 200 // part, 1_000),
-        "post": lambda side: scenarios.posting(side, 6_400 // part, 64),
-        "list": lambda side: scenarios.listing(side, 1_600 // part, 16),
+        "memory": lambda target: scale.idle_memory(target, 1_250 if quick else 10_000),
+        "save": lambda target: scenarios.save(target, 20_000 // part),
+        "alone": lambda target: scenarios.alone(target, 4_000 // part),
+        "bots": lambda target: scenarios.bots(target, 4_000 // part),
+        "broadcast": lambda target: scenarios.broadcast(target, 400 // part, 500, 4),
+        "broadcast-one": lambda target: scenarios.broadcast(target, 200 // part, 500, 1),
+        "last-delivery": lambda target: scenarios.last_delivery_latency(target, 200 // part, 1_000),
+        "post": lambda target: scenarios.post(target, 6_400 // part, 64),
+        "list": lambda target: scenarios.list_latest(target, 1_600 // part, 16),
     }
 
 
-def delivery_of(quick: bool) -> dict[str, Scenario]:
-    """The scenarios of every side."""
+def common_scenarios(quick: bool) -> dict[str, Scenario]:
+    """Return the scenarios of every target."""
     steps, deliveries = ((10, 100, 500), 10_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
-    return {"delivery": lambda side: scale.delivering(side, steps, deliveries)}
+    return {"delivery": lambda target: scale.delivery(target, steps, deliveries)}
 
 
 def main() -> int:
     """Measure, and print the table."""
-    names = [*work_of(False), *delivery_of(False), ROWS]
-    parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
-    parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
-    parser.add_argument("--rounds", type=int, help="how often; the median counts [5, or 3 with --quick]")
-    parser.add_argument("--only", nargs="*", metavar="SCENARIO", choices=names, help=f"of {', '.join(names)}")
-    parser.add_argument("--side", nargs="*", choices=SIDES, help="measure only these")
-    arguments = parser.parse_args()
-    picked = arguments.only or names
-    sides = arguments.side or SIDES
+    arguments = parse_arguments()
+    targets = arguments.target or TARGETS
+    rounds = arguments.rounds or (3 if arguments.quick else 5)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.sched_setaffinity(0, {CORE_OF_LOAD})
-    if NODE in sides:
+    os.sched_setaffinity(0, {LOAD_CORE})
+    if NODE in targets:
         install_peer()
     with tempfile.TemporaryDirectory(prefix="balance-bench-") as folder:
-        Path(folder).chmod(0o755)  # the system's user of the embedded PostgreSQL has to get in
+        Path(folder).chmod(0o755)  # the system's user of the embedded PostgreSQL must be able to enter it
         with EmbeddedPostgres.start(Path(folder) / "data") as postgres:
             single_inserts = pgbench(postgres.url, 2 if arguments.quick else 5)
-            rounds = arguments.rounds or (3 if arguments.quick else 5)
-            measured = measure(postgres.url, sides, picked, rounds, arguments.quick)
+            measured = measure(postgres.url, targets, arguments.only, rounds, arguments.quick)
     for one in measured:
         if OURS in one:
-            one[OURS] += scenarios.beside_pgbench(one[OURS], single_inserts)
-        if {OURS, BARE} <= one.keys():
-            one[OURS] += scale.beside_bare(one[OURS], one[BARE], quick=arguments.quick)
-    print("\n".join(lines(measured)))
+            one[OURS] += scenarios.compare_to_pgbench(one[OURS], single_inserts)
+        if {OURS, FLOOR} <= one.keys():
+            one[OURS] += scale.compare_to_floor(one[OURS], one[FLOOR], quick=arguments.quick)
+    print("\n".join(to_lines(measured)))
     print(f"{'pgbench, 16 clients: single-row INSERTs':50} {'rows/s':10} {single_inserts:10.1f}")
     print(f"\nmedian of {rounds} rounds; server on one core, load and PostgreSQL on another")
     if arguments.quick:
-        print("--quick: fewer watchers and rows than are promised; what is promised of them the full run measures")
+        print("--quick: fewer watchers and rows than the goals are for; the full run measures those")
     print_machine()
     return 0
 
 
-def measure(postgres: str, sides: Sequence[str], picked: Sequence[str], rounds: int, quick: bool) -> list[Round]:
-    """Run what was picked on each server in turn, each time with an empty database; ROWS with --quick only once."""
-    many, sizes = (100_000, (2_000, 240)) if quick else (10_000_000, (20_000, 1_600))
-    large = rows.make(postgres, "large", many) if ROWS in picked and OURS in sides else None
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; `only` is the list of scenarios to run."""
+    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE]
+    parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
+    parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
+    parser.add_argument("--rounds", type=int, help="how many, of which the median counts [5, or 3 with --quick]")
+    parser.add_argument(
+        "--only", nargs="*", metavar="SCENARIO", choices=names, default=names, help=f"of {', '.join(names)}"
+    )
+    parser.add_argument("--target", nargs="*", choices=TARGETS, help="measure only these")
+    return parser.parse_args()
+
+
+def measure(postgres: str, targets: Sequence[str], only: Sequence[str], rounds: int, quick: bool) -> list[Round]:
+    """Run the scenarios on each target in turn, each time on an empty database; TABLE_SIZE with --quick only once."""
+    many, counts = (100_000, (2_000, 240)) if quick else (10_000_000, (20_000, 1_600))
+    large = make_database(postgres, "large", many) if TABLE_SIZE in only and OURS in targets else None
     measured = []
     for number in range(rounds):
         one: Round = {}
-        for name in sides:
-            every = delivery_of(quick) if name == BARE else work_of(quick) | delivery_of(quick)
-            if wanted := [scenario for key, scenario in every.items() if key in picked]:
-                database = "" if name == BARE else url_for(name, rows.make(postgres, f"{name}_{number}", 0))
-                with running(name, database) as side:
-                    one[name] = [figure for scenario in wanted for figure in scenario(side)]
+        for name in targets:
+            every = common_scenarios(quick) if name == FLOOR else service_scenarios(quick) | common_scenarios(quick)
+            if wanted := [scenario for key, scenario in every.items() if key in only]:
+                database = "" if name == FLOOR else url_for(name, make_database(postgres, f"{name}_{number}", 0))
+                with running(name, database) as target:
+                    one[name] = [figure for scenario in wanted for figure in scenario(target)]
         if large is not None and (not quick or number == 0):
-            small = rows.make(postgres, f"small_{number}", ROWS_FEW)
-            one[OURS] = one.get(OURS, []) + rows.growing(small, large, many, *sizes)
+            small = make_database(postgres, f"small_{number}", ROWS_FEW)
+            one[OURS] = one.get(OURS, []) + table_size(small, large, many, *counts)
         measured.append(one)
     return measured
 
 
 def print_machine() -> None:
-    """Say what it was measured on."""
+    """Print what it was measured on."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("tornado", "python-socketio", "msgspec"))
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()

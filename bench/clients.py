@@ -1,8 +1,7 @@
-"""Clients that cost less than the servers they load: raw sockets on one epoll, frames counted and not parsed.
+"""Clients that cost less than the servers that they load: raw sockets on one epoll, frames counted and not parsed.
 
-A `WebSocket` has done Socket.IO's handshake and counts the frames that come by the first bytes of each; an `Http`
-connection has one request in flight at a time. `Loop` runs any number of them in one thread; a `Crowd` is one that
-sends, and many that watch.
+`WebSocket` is a Socket.IO client that counts frames by their first bytes. `Http` is a connection with one request in
+flight. Both send on what they were given as soon as an answer arrives. `Loop` runs any number of them in one thread.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -28,14 +26,14 @@ ERROR = b'42["balance:err'
 HEAD = len(ACK)
 
 
-def frame_of(text: bytes) -> bytes:
-    """Frame a text as a client does; masked by zeros, which leaves it as it is (RFC 6455, section 5.3)."""
+def to_frame(text: bytes) -> bytes:
+    """Frame a text as a client does; masked by zeros, which leaves the text as it is (RFC 6455, section 5.3)."""
     size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + struct.pack("!H", len(text))
     return b"\x81" + size + bytes(4) + text
 
 
-def update_of(number: int) -> dict[str, Any]:
-    """The update of SEED.md, told apart by its `pid`; without `ts`, as bots send it."""
+def make_update(number: int) -> dict[str, Any]:
+    """Make the update of docs/spec.md with this `pid`; without `ts`, as bots send it."""
     return {
         "pid": number,
         "onchain": {"rlb": 100074.99978, "usdt": 7656.36},
@@ -43,14 +41,29 @@ def update_of(number: int) -> dict[str, Any]:
     }
 
 
-def event_of(number: int, id_: str | None = None) -> bytes:
-    """The frame of one `balance:update`, by default without an id."""
-    update = update_of(number) if id_ is None else {"id": id_, **update_of(number)}
-    return frame_of(b"42" + json.dumps(["balance:update", update], separators=(",", ":")).encode())
+def make_event(number: int, id_: str | None = None) -> bytes:
+    """Make the frame of one `balance:update`, by default without an id."""
+    update = make_update(number) if id_ is None else {"id": id_, **make_update(number)}
+    return to_frame(b"42" + json.dumps(["balance:update", update], separators=(",", ":")).encode())
+
+
+def make_post(number: int) -> bytes:
+    """Make a POST of one update."""
+    body = json.dumps(make_update(number), separators=(",", ":")).encode()
+    head = (
+        "POST /api/balance/snapshot HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def make_get(path: str) -> bytes:
+    """Make a GET of what is at `path` below the address of the snapshots."""
+    return f"GET /api/balance/snapshot{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
 class Loop:
-    """Reads whatever can be read, until something is so."""
+    """Reads from every client whatever has arrived, until a condition is true."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -60,27 +73,23 @@ class Loop:
         self._clients[client.socket.fileno()] = client
         self._epoll.register(client.socket, select.EPOLLIN)
 
-    def remove(self, client: Client) -> None:
-        del self._clients[client.socket.fileno()]
-        self._epoll.unregister(client.socket)
-        client.socket.close()
-
     def close(self) -> None:
         """Close every connection."""
-        for client in list(self._clients.values()):
-            self.remove(client)
+        for client in self._clients.values():
+            client.socket.close()
+        self._clients.clear()
         self._epoll.close()
 
-    def until(self, true: Callable[[], bool], seconds: float = 120.0) -> None:
-        """Read until `true`. Raises TimeoutError, and ConnectionError if a server hangs up."""
+    def read_until(self, is_done: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Read until `is_done()`. Raises TimeoutError, and ConnectionError if a server closes a connection."""
         deadline = time.monotonic() + seconds
-        while not true():
+        while not is_done():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not done within {seconds} s")
             self.read(1.0)
 
     def read(self, wait_s: float = 0.0) -> None:
-        """Read what is there, or what comes first within the wait."""
+        """Read what has arrived, or what arrives first within the wait."""
         for descriptor, _ in self._epoll.poll(wait_s):
             self._clients[descriptor].read()
 
@@ -94,44 +103,58 @@ class Client:
         self._buffer = b""
 
     def read(self) -> None:
+        """Read once, and handle what is complete."""
         data = self.socket.recv(65_536)
         if not data:
-            raise ConnectionError("the server hung up")
+            raise ConnectionError("the server closed the connection")
         self._buffer += data
-        self._take()
+        self._handle()
 
-    def _take(self) -> None:
-        """Take all that is whole out of the buffer."""
+    def _handle(self) -> None:
+        """Remove what is complete from the buffer, and act on it."""
         raise NotImplementedError
 
 
 class WebSocket(Client):
-    """A Socket.IO client: connected when it is made."""
+    """A Socket.IO client, connected once the constructor returns."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, total: Counter[bytes] | None = None) -> None:
+        """`total` counts what all clients together received that share it."""
         super().__init__(port)
-        self.heard: Counter[bytes] = Counter()
-        self.on_acks: Callable[[int], None] = lambda count: None  # of one read
-        self.on_snapshots: Callable[[int], None] = lambda count: None
+        self.received: Counter[bytes] = Counter()
+        self._total = Counter() if total is None else total
+        self._unsent: Iterator[bytes] = iter(())
         self.socket.sendall(HANDSHAKE.encode())
-        self._await(b"\r\n\r\n")
-        self.socket.sendall(frame_of(b"40"))
-        self._await(b'42["connected')
+        self._read_up_to(b"\r\n\r\n")
+        self.socket.sendall(to_frame(b"40"))
+        self._read_up_to(b'42["connected')
         _, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        self._take()
+        self._handle()
 
-    def _await(self, part: bytes) -> None:
+    def start(self, frames: Iterable[bytes], in_flight: int) -> None:
+        """Send updates, at most `in_flight` of them unacknowledged at a time; return when the first ones are sent.
+
+        The acknowledgements of one read are followed by one write of as many updates.
+        """
+        self._unsent = iter(frames)
+        self._send_next(in_flight)
+
+    def send(self, frames: bytes) -> None:
+        """Send frames; blocks while the server does not read."""
+        self.socket.sendall(frames)
+
+    def _send_next(self, count: int) -> None:
+        if frames := b"".join(islice(self._unsent, count)):
+            self.send(frames)
+
+    def _read_up_to(self, part: bytes) -> None:
         while part not in self._buffer:
             data = self.socket.recv(65_536)
             if not data:
-                raise ConnectionError(f"refused: {self._buffer!r}")
+                raise ConnectionError(f"rejected: {self._buffer!r}")
             self._buffer += data
 
-    def send(self, frames: bytes) -> None:
-        """Send frames; blocks where the server does not read."""
-        self.socket.sendall(frames)
-
-    def _take(self) -> None:
+    def _handle(self) -> None:
         buffer, at, end = self._buffer, 0, len(self._buffer)
         acks = snapshots = 0
         while end - at >= 2:
@@ -149,99 +172,41 @@ class WebSocket(Client):
             elif head == ACK:
                 acks += 1
             elif head == b"2":
-                self.send(frame_of(b"3"))
+                self.send(to_frame(b"3"))
             elif head == ERROR:
-                raise ConnectionError(f"an update was refused: {buffer[start : start + size]!r}")
+                raise ConnectionError(f"an update was rejected: {buffer[start : start + size]!r}")
         self._buffer = buffer[at:]
-        if snapshots:
-            self.heard[SNAPSHOT] += snapshots
-            self.on_snapshots(snapshots)
+        for kind, count in ((SNAPSHOT, snapshots), (ACK, acks)):
+            if count:
+                self.received[kind] += count
+                self._total[kind] += count
         if acks:
-            self.heard[ACK] += acks
-            self.on_acks(acks)
-
-
-class Crowd:
-    """A client that sends, and others that watch, which may become more; it watches too."""
-
-    def __init__(self, port: int, watchers: int = 0) -> None:
-        self._port = port
-        self._loop = Loop()
-        self._heard = self._wanted = 0  # snapshots, by all of them together
-        self._clients: list[WebSocket] = []
-        self.grow(watchers)
-
-    def grow(self, watchers: int) -> None:
-        """Connect until so many watch beside the sender."""
-        while len(self._clients) < watchers + 1:
-            client = WebSocket(self._port)
-            client.on_snapshots = self._on_snapshots
-            self._clients.append(client)
-            self._loop.add(client)
-            self._loop.read()  # thousands take a while, and the first ones have heartbeats to answer
-
-    def send(self, frames: Sequence[bytes], in_flight: int) -> None:
-        """Send updates, so many unanswered at a time, until each is acknowledged and has reached everyone once."""
-        sender, rest = self._clients[0], iter(frames)
-        sender.on_acks = lambda count: sender.send(b"".join(islice(rest, count)))
-        with self._verifying(len(frames)):
-            sender.send(b"".join(islice(rest, in_flight)))
-            self._await(len(frames))
-        sender.on_acks = lambda count: None
-
-    def show(self, updates: int) -> list[float]:
-        """Send updates, each when the one before has reached everyone; return the seconds that each took."""
-        took = []
-        with self._verifying(updates):
-            for frame in [event_of(number) for number in range(updates)]:
-                began = time.perf_counter()
-                self._clients[0].send(frame)
-                self._await(1)
-                took.append(time.perf_counter() - began)
-        return took
-
-    def close(self) -> None:
-        """End every connection."""
-        self._loop.close()
-
-    def _await(self, updates: int) -> None:
-        """Wait until so many more have reached everyone."""
-        self._wanted += updates * len(self._clients)
-        self._loop.until(lambda: self._heard == self._wanted)
-
-    @contextmanager
-    def _verifying(self, updates: int) -> Iterator[None]:
-        """Wait for the answers too, then check that each update was answered once, and seen once by everyone."""
-        sender, before = self._clients[0], [client.heard.copy() for client in self._clients]
-        yield
-        self._loop.until(lambda: sender.heard[ACK] - before[0][ACK] == updates)
-        for client, heard in zip(self._clients, before, strict=True):
-            assert client.heard[SNAPSHOT] - heard[SNAPSHOT] == updates, "lost, or shown twice"
-            assert client.heard[ACK] - heard[ACK] == (updates if client is sender else 0), "one answer to each"
-
-    def _on_snapshots(self, count: int) -> None:
-        self._heard += count
+            self._send_next(acks)
 
 
 class Http(Client):
-    """An HTTP connection that is kept: asks, and asks again when it is answered, `rounds` times."""
+    """A kept-alive HTTP connection with one request in flight."""
 
     def __init__(self, port: int, requests: Iterable[bytes], status: bytes) -> None:
+        """Connect; each response must have `status`."""
         super().__init__(port)
         self._requests = iter(requests)
         self._status = status
-        self.answered = 0
-        self.done = False
+        self._sent_at = 0.0
+        self.latencies: list[float] = []
+        """Of each request that was answered, the seconds from it to the end of its response."""
+        self.is_done = False
 
-    def ask(self) -> None:
+    def send_next(self) -> None:
         """Send the next request, if there is one."""
         request = next(self._requests, None)
         if request is None:
-            self.done = True
+            self.is_done = True
         else:
+            self._sent_at = time.perf_counter()
             self.socket.sendall(request)
 
-    def _take(self) -> None:
+    def _handle(self) -> None:
         head, found, body = self._buffer.partition(b"\r\n\r\n")
         if not found:
             return
@@ -250,18 +215,21 @@ class Http(Client):
         size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         if len(body) >= size:
             self._buffer = body[size:]
-            self.answered += 1
-            self.ask()
+            self.latencies.append(time.perf_counter() - self._sent_at)
+            self.send_next()
 
 
-def post_of(number: int) -> bytes:
-    """A POST of one update."""
-    body = json.dumps(update_of(number), separators=(",", ":")).encode()
-    head = (
-        "POST /api/balance/snapshot HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def send_requests(port: int, shares: Sequence[Sequence[bytes]], status: bytes) -> list[float]:
+    """Send each share on a connection of its own, one request at a time; return the latencies in seconds.
 
-
-GET = b"GET /api/balance/snapshot?limit=100 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    Raises ConnectionError if a response has another status than `status`.
+    """
+    loop = Loop()
+    clients = [Http(port, share, status) for share in shares]
+    for client in clients:
+        loop.add(client)
+        client.send_next()
+    loop.read_until(lambda: all(client.is_done for client in clients))
+    loop.close()
+    assert [len(client.latencies) for client in clients] == [len(share) for share in shares]
+    return [latency for client in clients for latency in client.latencies]

@@ -1,4 +1,4 @@
-"""The table that is printed: the median of each figure, what is wanted of it, and whether it is reached."""
+"""The table that is printed: the median of each figure, its goal, and whether the goal is met."""
 
 from __future__ import annotations
 
@@ -6,60 +6,60 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-OURS, NODE, BARE = "ours", "node", "bare"
+OURS, NODE, FLOOR = "ours", "node", "floor"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table."""
+    """One line of the table, as measured on one target in one round."""
 
     name: str
     unit: str
     value: float
     goal: str = ""
-    """What the ratio to Node's must be: `≤ 0.5`, `≥ 3`."""
+    """A bound on the ratio to Node's figure: `≤ 0.5`, `≥ 3`."""
     limit: str = ""
-    """What our value itself must be, whatever Node's is, in its unit: `≤ 25`."""
+    """A bound on our own figure, in its unit: `≤ 25`."""
 
 
 Round = dict[str, list[Figure]]
-"""What one round measured, by side."""
+"""What one round measured, by target."""
 
 
-def lines(rounds: Sequence[Round]) -> list[str]:
+def to_lines(rounds: Sequence[Round]) -> list[str]:
     """Write the table: a heading, and a line for each figure."""
-    sides = list(rounds[0])
-    figures = {figure.name: figure for side in sides for figure in rounds[0][side]}
-    heading = f"{'':50} {'unit':10} {' '.join(f'{side:>10}' for side in sides)} {'ratio':>7}  {'wanted':12}"
-    return [heading.rstrip(), *(_line(figure, rounds) for figure in figures.values())]
+    targets = list(rounds[0])
+    figures = {figure.name: figure for target in targets for figure in rounds[0][target]}
+    heading = f"{'':50} {'unit':10} {' '.join(f'{target:>10}' for target in targets)} {'ratio':>7}  {'goal':12}"
+    return [heading.rstrip(), *(_to_line(figure, rounds) for figure in figures.values())]
 
 
-def _line(figure: Figure, rounds: Sequence[Round]) -> str:
-    values = {side: _median(figure.name, [one.get(side, []) for one in rounds]) for side in rounds[0]}
+def _to_line(figure: Figure, rounds: Sequence[Round]) -> str:
+    values = {target: _median(figure.name, [one.get(target, []) for one in rounds]) for target in rounds[0]}
     ours, node = values.get(OURS), values.get(NODE)
     ratio = ours / node if ours is not None and node else None
     if figure.limit:
-        wanted, verdict = figure.limit, _verdict(ours, figure.limit)
+        goal, verdict = figure.limit, _verdict(ours, figure.limit)
     else:
-        wanted, verdict = f"ratio {figure.goal}" if figure.goal else "", _verdict(ratio, figure.goal)
-    shown = [_number(values[side]) for side in values] + [f"{'' if ratio is None else f'{ratio:.2f}':>7}"]
-    return f"{figure.name:50} {figure.unit:10} {' '.join(shown)}  {wanted:12} {verdict}".rstrip()
+        goal, verdict = f"ratio {figure.goal}" if figure.goal else "", _verdict(ratio, figure.goal)
+    columns = [_format(values[target]) for target in values] + [f"{'' if ratio is None else f'{ratio:.2f}':>7}"]
+    return f"{figure.name:50} {figure.unit:10} {' '.join(columns)}  {goal:12} {verdict}".rstrip()
 
 
-def _number(value: float | None) -> str:
+def _format(value: float | None) -> str:
     if value is None:
         return f"{'':10}"
     return f"{value:10.2f}" if abs(value) < 10 else f"{value:10.1f}"
 
 
-def _median(name: str, measured: Sequence[Sequence[Figure]]) -> float | None:
-    values = [figure.value for figures in measured for figure in figures if figure.name == name]
+def _median(name: str, rounds: Sequence[Sequence[Figure]]) -> float | None:
+    values = [figure.value for figures in rounds for figure in figures if figure.name == name]
     return median(values) if values else None
 
 
-def _verdict(value: float | None, wanted: str) -> str:
-    """Say `ok` or `missed`; nothing where nothing is wanted, or was measured."""
-    if value is None or not wanted:
+def _verdict(value: float | None, bound: str) -> str:
+    """Return `ok` or `missed`; nothing where there is no bound or no value."""
+    if value is None or not bound:
         return ""
-    sign, bound = wanted.split()
-    return "ok" if (value <= float(bound) if sign == "≤" else value >= float(bound)) else "missed"
+    sign, number = bound.split()
+    return "ok" if (value <= float(number) if sign == "≤" else value >= float(number)) else "missed"

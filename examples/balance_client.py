@@ -1,11 +1,11 @@
-"""A bot that reports what it holds and watches what every bot holds, over Socket.IO.
+"""A bot that reports its balances and watches the balances of every bot, over Socket.IO.
 
     pip install -r requirements.txt
     python balance_client.py                            # sends an update every 5 seconds, until Ctrl-C
-    python balance_client.py --count 3 --interval 1000  # sends three, a second apart, and ends
+    python balance_client.py --count 3 --interval 1000  # sends three updates, a second apart, and exits
 
-BALANCE_URL names the server; without it, the one on this machine is meant. Exit status: 0 when every update
-was saved, 1 when the server refused one. To make it yours, write your own `read_balances`.
+BALANCE_URL is the address of the server; the default is a server on this machine. The exit status is 0 if every
+update was saved, and 1 if the server rejected one. To report your own balances, replace `read_balances`.
 """
 
 import argparse
@@ -21,24 +21,24 @@ from datetime import UTC, datetime
 
 import socketio
 
-ANSWER_S = 6  # the server answers within 5 seconds; after 6 there is no answer on its way
+ANSWER_S = 6  # the server answers within 5 seconds, so that no answer is on its way after 6
 PING_S = 30
 
-# Socket.IO's handlers run in threads of their own; a logger keeps the lines of several threads apart.
+# Each handler of Socket.IO runs in a thread of its own; a logger does not mix the lines of several threads.
 logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-say = logging.getLogger("bot").info
+log = logging.getLogger("bot").info
 
-# An int keeps all its digits, a float 15 for certain: more are rounded here, before they are sent, and again
-# when a snapshot is read. The server keeps every digit it is given. For a bot that needs them: with this
-# repository on PYTHONPATH, `import protocol as json` above; then amounts may be Decimals, and those read are.
-sio = socketio.Client(json=json, handle_sigint=False)  # Ctrl-C is handled at the end
+# An int keeps all its digits, a float at least 15: more are rounded here before sending, and again when a snapshot
+# is received. The server keeps every digit that it receives. A bot that needs more digits can put this repository
+# on PYTHONPATH and `import protocol as json` above: then amounts may be Decimals, and received amounts are.
+sio = socketio.Client(json=json, handle_sigint=False)  # Ctrl-C is handled at the end of this file
 
 
 def save(update: dict) -> bool:
-    """Send an update until the server has answered it; tell whether it was saved.
+    """Send an update until the server has answered it; return whether it was saved.
 
-    Saved exactly once, in two halves. Ours: without an answer we know nothing, neither that it was saved nor
-    that it was not, and so send it again. The server's: an `id` that it has saved is not saved a second time.
+    Each update is saved exactly once. Without an answer the client does not know whether the update was saved, and
+    sends it again. The server saves an `id` only once, so that sending it again is safe.
     """
     while True:
         try:
@@ -48,18 +48,18 @@ def save(update: dict) -> bool:
             continue
         if answer["success"]:
             again = " (it was saved already)" if answer.get("duplicate") else ""
-            say(f"saved {answer['id']} of {answer['timestamp']}{again}")
+            log(f"saved {answer['id']} of {answer['timestamp']}{again}")
             return True
-        say(f"error {answer['code']}: {answer['error']}")
-        # Only a temporary refusal has `retryAfter`, in seconds: the same update, with the same id, may pass
-        # then. Any other would be refused again and again: a person has to look at it, and the bot goes on.
+        log(f"error {answer['code']}: {answer['error']}")
+        # Only a temporary error has `retryAfter`, in seconds: the same update, with the same id, may succeed then.
+        # Any other error would be repeated: a person has to read it, and the bot goes on.
         if "retryAfter" not in answer:
             return False
         time.sleep(answer["retryAfter"])
 
 
 def read_balances() -> dict:
-    """What the bot holds now. `ts` is the moment of reading, which stays true however late it arrives."""
+    """Return the balances. `ts` is the time at which they were read, so that a late update is still true."""
     return {
         "id": new_id(),
         "ts": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -70,42 +70,42 @@ def read_balances() -> dict:
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562): it begins with the time, and ids that grow keep the server's index dense, however large."""
+    """Return a UUIDv7 (RFC 9562). It begins with the time: ids that grow keep the index of the server's table dense."""
     now = f"{time.time_ns() // 1_000_000:012x}"
     return f"{now[:8]}-{now[8:]}-7{str(uuid.uuid4())[15:]}"
 
 
 @sio.on("connected")
 def on_connected(greeting: dict) -> None:
-    say(f"connected as {greeting['socketId']}")
+    log(f"connected as {greeting['socketId']}")
 
 
 @sio.on("disconnect")
 def on_disconnect(reason: str) -> None:
-    say(f"disconnected: {reason}")  # the library connects again by itself: first after about a second
+    log(f"disconnected: {reason}")  # the library reconnects by itself: first after about a second
 
 
 @sio.on("connect_error")
 def on_connect_error(error: object) -> None:
-    say(f"can not connect: {error}")
+    log(f"cannot connect: {error}")
 
 
 @sio.on("balance:snapshot")
 def on_snapshot(snapshot: dict) -> None:
-    """Every snapshot that anyone saves, this bot's own too.
+    """Print every snapshot that any bot saves, this one included.
 
-    Two may change places here, each handler being a thread; `seq` has the order. It counts without a gap, and
-    so shows what was saved while the connection was down: GET /api/balance/snapshot has that.
+    Two snapshots may be printed in the wrong order, because each handler runs in a thread; `seq` is the order. It has
+    no gaps and so reveals what was saved while the connection was down: GET /api/balance/snapshot returns that.
     """
-    say(f"snapshot {json.dumps(snapshot)}")
+    log(f"snapshot {json.dumps(snapshot)}")
 
 
 @sio.on("pong")
 def on_pong(pong: dict) -> None:
-    say(f"pong {pong['timestamp']}")
+    log(f"pong {pong['timestamp']}")
 
 
-def ping_for_ever() -> None:
+def ping_forever() -> None:
     while True:
         time.sleep(PING_S)
         with suppress(socketio.exceptions.SocketIOError):  # not connected at the moment
@@ -114,16 +114,16 @@ def ping_for_ever() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, help="how many updates to send; without it, no end")
+    parser.add_argument("--count", type=int, help="number of updates to send; without it, no limit")
     parser.add_argument("--interval", type=int, default=5000, help="milliseconds between them")
     options = parser.parse_args()
 
-    # Not by polling: a polling client of this library does not come back after a restart of the server.
+    # Without polling: a polling client of this library does not reconnect after a restart of the server.
     url = os.environ.get("BALANCE_URL", "http://127.0.0.1:3000")
     sio.connect(url, socketio_path="/api/socket.io", transports=["websocket"], wait_timeout=10, retry=True)
-    sio.start_background_task(ping_for_ever)
+    sio.start_background_task(ping_forever)
 
-    # One update after the other: while the server is away nothing piles up, and the next one is read afresh.
+    # One update at a time: while the server is away no backlog grows, and the next update has current balances.
     status = 0
     for sent in itertools.count(1):
         if not save(read_balances()):

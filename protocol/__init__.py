@@ -1,13 +1,13 @@
-"""What may pass on the wire of the Balance Snapshot System, and how a payload is checked.
+"""The contract of the Balance Snapshot System: every message on the wire, and the validation of payloads.
 
     from protocol import check, loads
 
     update = loads(text)                # exact numbers; raises MalformedJson
     check("balance_update", update)     # raises InvalidPayload: "onchain.rlb: must be at least 0"
 
-Stands alone: it knows nothing of the service, and a client may use it as it is. `EVENTS` is the table of
-Socket.IO events, `OPERATIONS` that of REST, `ERRORS` the closed table of errors; `names` and `schema` give the JSON
-Schemas. `protocol.documents` puts them together as what a client team takes away. On the shell: `python -m protocol`.
+The package does not depend on the service, so that a client can use it too. `EVENTS` is the table of Socket.IO events,
+`OPERATIONS` the table of REST operations and `ERRORS` the closed table of errors. `names` and `schema` return the JSON
+Schemas. `protocol.documents` builds the documents for client teams. The command is `python -m protocol`.
 """
 
 from protocol.check import check
@@ -46,8 +46,10 @@ from protocol.events import (
     Event,
 )
 from protocol.operations import OPERATIONS, Operation
-from protocol.plain_update import PlainUpdate, loads_update
+from protocol.plain_update import ValidatedUpdate, decode_update
 from protocol.registry import names, schema
+
+__version__ = "0.1.0"  # of the package, as balance.__version__; the contract's own is in each schema's `$id`
 
 __all__ = [
     "BALANCE_ACK",
@@ -76,18 +78,18 @@ __all__ = [
     "NotFound",
     "Operation",
     "PayloadTooLarge",
-    "PlainUpdate",
     "RateLimited",
     "RequestTimeout",
     "ServiceError",
     "Unauthorized",
     "Unavailable",
     "UnsupportedMediaType",
+    "ValidatedUpdate",
     "check",
+    "decode_update",
     "dumps",
     "encode",
     "loads",
-    "loads_update",
     "names",
     "schema",
 ]

@@ -1,15 +1,15 @@
-"""`python -m protocol`: the contract from the shell, with no server at hand.
+"""`python -m protocol`, or `balance-protocol` once it is installed: the contract on the command line, without a server.
 
     python -m protocol list                     the names of all schemas
     python -m protocol show NAME                one schema
-    python -m protocol check NAME [FILE|-]      check a payload, from standard input if no file is named
-    python -m protocol write FOLDER             write all that a client team takes away: schemas, bundle, OpenAPI,
+    python -m protocol check NAME [FILE|-]      validate a payload, from standard input if no file is given
+    python -m protocol write FOLDER             write the documents for client teams: schemas, bundle, OpenAPI,
                                                 AsyncAPI, TypeScript
-    python -m protocol diff OLD NEW             what changed between two sets of schemas (folders or bundles), and whom
-                                                it breaks: a line for each change
+    python -m protocol diff OLD NEW             compare two sets of schemas (folders or bundles): a line for each
+                                                change, with whether it breaks senders or receivers
 
-Exit status: 0 fine, 1 the payload is refused (the error, with its path, on stderr) or a change breaks somebody, 2 wrong
-usage.
+Exit status: 0 success, 1 the payload is invalid (the error, with its path, is on stderr) or a change breaks senders or
+receivers, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ import sys
 from pathlib import Path
 
 from protocol import ServiceError, check, loads, names, registry
-from protocol.compat.diff import UnreadableSetError, diff, read_set
+from protocol.compat.diff import diff
+from protocol.compat.schema_set import UnreadableSetError, read_set
 from protocol.documents import documents
+
+COMMAND = "balance-protocol"  # as pyproject.toml names it
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m protocol", description="The Balance Snapshot protocol.")
+    program = COMMAND if Path(sys.argv[0]).name == COMMAND else "python -m protocol"
+    parser = argparse.ArgumentParser(prog=program, description="The Balance Snapshot protocol.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="print the names of all schemas")
     show = commands.add_parser("show", help="print one schema")
     show.add_argument("name", choices=names(), metavar="NAME")
-    checker = commands.add_parser("check", help="check a payload against its schema")
+    checker = commands.add_parser("check", help="validate a payload against its schema")
     checker.add_argument("name", choices=names(), metavar="NAME")
-    checker.add_argument("file", nargs="?", default="-", metavar="FILE", help="- or nothing: standard input")
+    checker.add_argument("file", nargs="?", default="-", metavar="FILE", help="standard input if - or absent")
     writer = commands.add_parser("write", help="write schemas, bundle, OpenAPI, AsyncAPI and types to a folder")
-    writer.add_argument("folder", type=Path, metavar="FOLDER", help="is made if it does not exist")
-    differ = commands.add_parser("diff", help="say what changed between two sets of schemas, and whom it breaks")
+    writer.add_argument("folder", type=Path, metavar="FOLDER", help="created if it does not exist")
+    differ = commands.add_parser("diff", help="compare two sets of schemas, and name what breaks senders or receivers")
     differ.add_argument("old", type=Path, metavar="OLD", help="a folder of schemas, or a bundle")
-    differ.add_argument("new", type=Path, metavar="NEW", help="the same")
+    differ.add_argument("new", type=Path, metavar="NEW", help="a folder of schemas, or a bundle")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "list":

@@ -1,8 +1,8 @@
-"""Socket.IO as AsyncAPI 3.0, put together from the tables: events, errors and schemas.
+"""The AsyncAPI 3.0 document of Socket.IO, built from the tables of events and errors and from the schemas.
 
-Written from the server's side, as AsyncAPI wants it: the server *receives* what a client sends. One channel is the
-one namespace, one message is one event and its payload the event's one argument, and a *reply* is what comes as the
-acknowledgement as well as by an event.
+AsyncAPI describes the server's side: the server *receives* what a client sends. The one channel is the one namespace. A
+message is an event, and its payload is the one argument of the event. A *reply* is sent both as the acknowledgement and
+as an event.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Json = dict[str, Any]
 
 MESSAGES = "#/components/messages"
 CHANNEL = "#/channels/root"
-MESSAGES_OF_ALL = (CONNECT, CONNECT_ERROR, *EVENTS.values())
+ALL_EVENTS = (CONNECT, CONNECT_ERROR, *EVENTS.values())
 
 INTRODUCTION = f"""\
-Save balance snapshots and watch everybody's, as they are saved, in one agreed order.
+Save balance snapshots, and receive every snapshot that any client saves, in one order that is the same for all.
 
-Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event carries one payload. What a
-client sends is answered by an event, and by the acknowledgement callback too if the client gave one.
+Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event has one payload. The server
+answers each event of a client with an event, and also with the acknowledgement if the client gave a callback.
 
-Amounts are exact, with any number of digits; JavaScript reads them as binary floats of about 16 digits. They have the
-format `double` here because generated clients take a number without a format for one of 32 bits, which keeps 7 digits;
-a client that needs all digits must read them with a decimal type. Integers have the format `int64`.
+Amounts are exact, with any number of digits. JavaScript reads them as binary floats of about 16 digits. They have the
+format `double` here because generated clients use a 32-bit number where there is no format, which keeps 7 digits. A
+client that needs all digits must read them with a decimal type. Integers have the format `int64`.
 """
 
 
 def asyncapi(version: str, limits: Limits) -> Json:
-    """Build the document for a server; `version` is that of the contract."""
-    names = [_key(one) for one in MESSAGES_OF_ALL]
-    messages = {_key(one): _message(one) for one in MESSAGES_OF_ALL}
+    """Build the document of a server; `version` is the version of the contract."""
+    names = [_key(one) for one in ALL_EVENTS]
+    messages = {_key(one): _message(one) for one in ALL_EVENTS}
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Balance Snapshot System", "version": version, "description": INTRODUCTION},
@@ -54,14 +54,14 @@ def asyncapi(version: str, limits: Limits) -> Json:
             "root": {
                 "address": NAMESPACE,
                 "title": f"The namespace {NAMESPACE}",
-                "description": "The only namespace: clients join it if they name none.",
+                "description": "The only namespace, and the one that clients join by default.",
                 "messages": {name: {"$ref": f"{MESSAGES}/{name}"} for name in names},
                 "bindings": {"ws": _binding()},
                 "x-handshake-errors": _errors(HANDSHAKE_ERRORS),
             }
         },
-        "operations": {_key(event): _operation(event, limits) for event in MESSAGES_OF_ALL},
-        "components": {"schemas": bundle.components(messages), "messages": messages},
+        "operations": {_key(event): _operation(event, limits) for event in ALL_EVENTS},
+        "components": {"schemas": bundle.used_components(messages), "messages": messages},
     }
 
 
@@ -86,7 +86,7 @@ def _server(limits: Limits) -> Json:
             "auth": bundle.reference(CONNECT.schema),
         },
         "x-heartbeat": {
-            "description": "The server pings, the client library answers; a connection without an answer is ended.",
+            "description": "The server pings and the client library answers. A session without an answer is closed.",
             "intervalSeconds": limits.ping_interval_s,
             "timeoutSeconds": limits.ping_timeout_s,
         },
@@ -94,13 +94,13 @@ def _server(limits: Limits) -> Json:
 
 
 def _binding() -> Json:
-    """Say what stands in the address of the connection; a client library puts it there."""
+    """Describe the query of the connection's URL, which a client library sets."""
     query = {
         "type": "object",
         "required": ["EIO", "transport"],
         "properties": {
             "EIO": {"type": "string", "const": "4", "description": "The version of the Engine.IO protocol."},
-            "transport": {"type": "string", "const": "websocket", "description": "polling, where it is HTTP."},
+            "transport": {"type": "string", "const": "websocket", "description": "polling for HTTP long polling."},
         },
     }
     return {"method": "GET", "query": query, "bindingVersion": "0.1.0"}
@@ -148,11 +148,11 @@ def _errors(errors: Iterable[type[ServiceError]]) -> list[Json]:
 
 
 def _on_channel(name: str) -> dict[str, str]:
-    event = next(one for one in MESSAGES_OF_ALL if one.name == name)
+    event = next(one for one in ALL_EVENTS if one.name == name)
     return {"$ref": f"{CHANNEL}/messages/{_key(event)}"}
 
 
 def _key(event: Event) -> str:
-    """Name an event in the document: `balanceUpdate` for `balance:update`."""
+    """Return the name of an event within the document: `balanceUpdate` for `balance:update`."""
     first, *more = event.name.replace(":", "_").split("_")
     return first + "".join(part.title() for part in more)

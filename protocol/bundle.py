@@ -1,7 +1,7 @@
 """All schemas in one document: as the bundle for validators, or as the components of OpenAPI and AsyncAPI.
 
-A schema file refers to others by relative address; within one document each reference is a JSON pointer into that very
-document. Every validator and code generator follows those, and none opens a connection for them.
+A schema file refers to others by relative address. Within one document each reference is a JSON pointer into that
+document: every validator and code generator resolves it, and none opens a connection for it.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from protocol.registry import Schema
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 COMPONENTS = "#/components/schemas"
-# What generators are to take for a number: without a format it is one of 32 bits in many languages.
+# For code generators: without a format a number becomes one of 32 bits in many languages.
 _FORMATS = {"integer": "int64", "number": "double"}
 
 
 def bundle() -> Schema:
-    """Return every schema in one, each under its name in `definitions`.
+    """Return one schema with every schema under its name in `definitions`.
 
-    None of them has an `$id` there: many tools look for what `$id` names at that address, and not in the bundle.
-    Nothing stands beside a `$ref`: draft-07 ignores it, and json-schema-to-typescript makes a copy of the type for it.
+    The definitions have no `$id`: many tools would look for the schema at that address instead of in the bundle. No
+    keyword is beside a `$ref`: draft-07 ignores it, and json-schema-to-typescript duplicates the type because of it.
     """
-    own = registry.schema("pong")["$id"].rpartition("/")[0]
+    base = registry.schema("pong")["$id"].rpartition("/")[0]
     return {
         "$schema": DRAFT,
-        "$id": f"{own}/bundle.json",
+        "$id": f"{base}/bundle.json",
         "title": "Bundle",
-        "description": "Every schema of the Balance Snapshot System: balance_update is #/definitions/balance_update.",
+        "description": "All schemas of the Balance Snapshot System. balance_update is #/definitions/balance_update.",
         "definitions": {
-            name: _embed(name, lambda _, other: {"$ref": f"#/definitions/{other}"}) for name in registry.names()
+            name: _copy(name, lambda _, other: {"$ref": f"#/definitions/{other}"}) for name in registry.names()
         },
     }
 
 
-def embedded() -> dict[str, Schema]:
-    """Return every schema by its title, for a document that keeps them at `COMPONENTS`."""
+def component_schemas() -> dict[str, Schema]:
+    """Return every schema by its title, for a document that has them at `COMPONENTS`."""
     return {
-        str(registry.schema(name)["title"]): _embed(name, lambda schema, other: schema | reference(other))
+        str(registry.schema(name)["title"]): _copy(name, lambda schema, other: schema | reference(other))
         for name in registry.names()
     }
 
 
-def components(document: Any) -> dict[str, Schema]:
-    """Return the schemas that `document` refers to, directly or by way of others, as code generators need them."""
-    schemas = {title: _rewrite(schema, for_generators) for title, schema in embedded().items()}
+def used_components(document: Any) -> dict[str, Schema]:
+    """Return the schemas that `document` refers to, directly or through others, adapted to code generators."""
+    schemas = {title: _rewrite(schema, for_generators) for title, schema in component_schemas().items()}
     used: set[str] = set()
     found = set(_references(document))
     while found:
@@ -56,9 +56,9 @@ def components(document: Any) -> dict[str, Schema]:
 
 
 def for_generators(schema: Schema) -> Schema:
-    """Return a schema with a format where it is a number, and without `const` where it is a boolean.
+    """Return a schema with a `format` if it is a number, and without `const` if it is a boolean.
 
-    From `const: true` openapi-generator makes a text "true", and its clients refuse every answer.
+    openapi-generator makes the string "true" of `const: true`, and its clients then reject every response.
     """
     types = schema.get("type", ())
     types = [types] if isinstance(types, str) else types
@@ -68,23 +68,26 @@ def for_generators(schema: Schema) -> Schema:
 
 
 def reference(name: str) -> dict[str, str]:
-    """Return a reference to the component of a schema. Raises KeyError for a name that is none."""
+    """Return a reference to the component of a schema. Raises KeyError for an unknown name."""
     return {"$ref": f"{COMPONENTS}/{registry.schema(name)['title']}"}
 
 
-def _embed(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:
-    """Copy a schema without `$id` and `$schema`; `refer` rewrites a part that refers to the file of another name."""
+def _copy(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:
+    """Copy a schema without `$id` and `$schema`.
 
-    def embed(schema: Schema) -> Schema:
+    `refer` gets each part that is a reference, and the name of the schema that it refers to; it returns the new part.
+    """
+
+    def copy_part(schema: Schema) -> Schema:
         inner = {keyword: value for keyword, value in schema.items() if keyword not in ("$id", "$schema")}
         return refer(inner, inner["$ref"].removesuffix(".json")) if "$ref" in inner else inner
 
-    copied: Schema = _rewrite(registry.schema(name), embed)
+    copied: Schema = _rewrite(registry.schema(name), copy_part)
     return copied
 
 
 def _rewrite(schema: Any, change: Callable[[Schema], Schema]) -> Any:
-    """Copy a schema with `change` made in it and in every schema within it, but not in examples and other values."""
+    """Copy a schema and apply `change` to it and to every schema within it, but not to examples and other values."""
     if not isinstance(schema, dict):
         return schema
     inner = dict(schema)
@@ -99,7 +102,7 @@ def _rewrite(schema: Any, change: Callable[[Schema], Schema]) -> Any:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Yield the title of each component that is referred to anywhere in `value`."""
+    """Yield the title of each component that `value` refers to at any depth."""
     if isinstance(value, dict):
         if str(value.get("$ref")).startswith(f"{COMPONENTS}/"):
             yield value["$ref"].rpartition("/")[2]

@@ -1,11 +1,11 @@
 """JSON with exact numbers.
 
-`loads` gives an int for every number written without point and exponent, a Decimal for every other, never a
-float; `dumps` and `encode` write them back to the last digit. None lets NaN or Infinity through. Duplicate keys: the
-last one wins, as in JavaScript.
+`loads` returns an int for each number that is written without a point and an exponent, and a Decimal for every other
+one, never a float. `dumps` and `encode` write them to the last digit. NaN and Infinity are rejected in both directions.
+Of duplicate keys the last one counts, as in JavaScript.
 
-The module is handed to python-socketio as `json=`, hence the names and the ignored keyword arguments. Safe to
-use from any thread.
+python-socketio gets this module as its `json=`: hence the names, and the keyword arguments that are ignored. Every
+function is safe to call from any thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from protocol.errors import MalformedJson
 
 Encoded = msgspec.Raw
-"""JSON that has been encoded already; `dumps` copies it as it stands."""
+"""JSON that is already encoded; `dumps` and `encode` copy it unchanged."""
 
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
 _encoder = msgspec.json.Encoder(decimal_format="number", uuid_format="canonical")
@@ -29,17 +29,19 @@ _NOT_JSON = "is not valid JSON"
 _NOT_UTF8 = "is not valid UTF-8"
 _TOO_DEEP = "is nested too deeply"
 _LEVELS_MAX = 200
-_EXPONENT_MAX = 999_999_999_999_999_999  # of a Decimal, decimal.MAX_EMAX on every 64-bit machine
+_INT_DIGITS_MAX = 4300  # Python's own limit for a conversion of text to int
+_EXPONENT_MAX = 999_999_999_999_999_999  # of a Decimal: decimal.MAX_EMAX on every 64-bit machine
 
 
 def loads(data: str | bytes, **_ignored: object) -> Any:
     """Decode one JSON value from text or UTF-8.
 
-    Raises MalformedJson, and nothing else, on whatever is not JSON (RFC 8259), not UTF-8, has half a
+    Raises MalformedJson, and no other exception, if `data` is not JSON (RFC 8259), is not UTF-8, contains half a
     surrogate pair, or is nested more than 200 levels deep.
     """
     value = _decode(data)
-    # Left to itself, msgspec goes as deep as the Python it runs on lets it: 1,000 levels or 10,000.
+    # msgspec stops at the recursion limit of Python only: 1,000 or 10,000 levels, depending on the version of Python.
+    # A level takes two characters, so that a short text needs no search.
     if len(data) > 2 * _LEVELS_MAX and _is_deeper(value, _LEVELS_MAX):
         raise MalformedJson(_TOO_DEEP, "payload")
     return value
@@ -53,14 +55,14 @@ def dumps(value: Any, **_ignored: object) -> str:
 def encode(value: Any) -> bytes:
     """Encode str, int, Decimal, float, bool, None, UUID, datetime, list, tuple, dict, Encoded and structs as JSON.
 
-    Raises ValueError for NaN and Infinity (but within structs, which declare what they hold) and half a surrogate
-    pair, TypeError for what has no JSON form.
+    Raises ValueError for half a surrogate pair, and for NaN and Infinity except within structs, whose types declare
+    what they hold. Raises TypeError for a value that has no JSON form.
     """
     data = _encoder.encode(value)
-    # msgspec writes Decimal("NaN") as NaN and float("nan") as null, and finds nothing wrong with it. A letter is found
-    # ten times faster than a word, and most data has neither of these.
+    # msgspec writes Decimal("NaN") as NaN and float("nan") as null without an error. A search for a letter is ten times
+    # as fast as one for a word, and most data contains none of these.
     if b"N" in data or b"I" in data or b"null" in data:
-        _refuse_not_finite(value)
+        _reject_not_finite(value)
     return data
 
 
@@ -78,15 +80,15 @@ def _decode(data: str | bytes) -> Any:
 
 
 def _decode_wide(data: str | bytes) -> Any:
-    """Decode what msgspec and Decimal have no number for, so that the schema can refuse it by its path.
+    """Decode numbers that msgspec and Decimal cannot represent, so that the schema can reject them by path.
 
-    An integer of thousands of digits becomes a Decimal; an exponent of 19 digits becomes the nearest one that
-    a Decimal has, on the same side of zero.
+    An integer of thousands of digits becomes a Decimal. An exponent of 19 digits becomes the nearest one that a Decimal
+    can have, with the sign of the number kept.
     """
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_refuse_constant)
-        _encoder.encode(value)  # the standard library lets half a surrogate pair in
+        value = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_reject_constant)
+        _encoder.encode(value)  # the standard library accepts half a surrogate pair
     except RecursionError as error:
         raise MalformedJson(_TOO_DEEP, "payload") from error
     except UnicodeError as error:
@@ -97,7 +99,7 @@ def _decode_wide(data: str | bytes) -> Any:
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < 4300 else Decimal(digits)
+    return int(digits) if len(digits) < _INT_DIGITS_MAX else Decimal(digits)
 
 
 def _decimal(digits: str) -> Decimal:
@@ -114,7 +116,7 @@ def _decimal(digits: str) -> Decimal:
 
 def _is_deeper(value: Any, levels: int) -> bool:
     level = [value]
-    for _ in range(levels + 1):  # level by level, since a call for each of 8,000 lists takes a millisecond
+    for _ in range(levels + 1):  # level by level: a call for each of 8,000 lists would need a millisecond
         level = [part for part in level if isinstance(part, dict | list)]
         if not level:
             return False
@@ -122,12 +124,12 @@ def _is_deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _refuse_constant(name: str) -> Never:
+def _reject_constant(name: str) -> Never:
     raise ValueError(f"{name} is not JSON")
 
 
-def _refuse_not_finite(value: Any) -> None:
-    """Raise ValueError if there is a NaN or an Infinity anywhere in `value`."""
+def _reject_not_finite(value: Any) -> None:
+    """Raise ValueError if `value` contains NaN or Infinity at any depth."""
     if isinstance(value, Decimal):
         if not value.is_finite():
             raise ValueError(f"{value} is not JSON")
@@ -137,4 +139,4 @@ def _refuse_not_finite(value: Any) -> None:
     elif isinstance(value, dict | list | tuple):
         inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
         for item in inner:
-            _refuse_not_finite(item)
+            _reject_not_finite(item)

@@ -1,6 +1,6 @@
-"""Everything that a client team takes away, as the documents it consists of.
+"""The contract as documents for client teams: schemas, bundle, types, OpenAPI, AsyncAPI and the index of them.
 
-The server serves them at their addresses, and `python -m protocol write FOLDER` writes the same bytes to files.
+The server serves them at their paths, and `python -m protocol write FOLDER` writes the same bytes to files.
 """
 
 from __future__ import annotations
@@ -22,50 +22,50 @@ from protocol.openapi import openapi
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, JSON, OPENAPI, SCHEMA_JSON, TEXT
 
 VERSION = "v1"
-"""Of the contract: the one in the path of every `$id`."""
+"""The version of the contract, which is in the path of every `$id`."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """Something that is the same for everybody. What is derived from its content is derived once."""
+    """A document that is the same for every client. What is derived from its content is computed once."""
 
     path: str
-    """Its address on the server."""
+    """Its path on the server."""
     file: str
-    """Its name in a folder."""
+    """Its file name, relative to the folder that the documents are written to."""
     media_type: str
     data: bytes
 
     @cached_property
     def etag(self) -> str:
-        """A strong ETag (RFC 9110, section 8.8.3): another one for each other content."""
+        """A strong ETag (RFC 9110, section 8.8.3), derived from the content."""
         return f'"{hashlib.sha256(self.data).hexdigest()[:32]}"'
 
     @cached_property
     def gzipped(self) -> bytes:
-        """The same, compressed."""
+        """The content, compressed."""
         return gzip.compress(self.data, mtime=0)
 
     @property
     def gzipped_etag(self) -> str:
-        """The ETag of that: its bytes are others, so it has one of its own."""
+        """The ETag of `gzipped`: a strong ETag identifies bytes, and those of the compressed form differ."""
         return f'{self.etag[:-1]}-gzip"'
 
 
 @cache
 def documents(limits: Limits = DEFAULT) -> dict[str, Document]:
-    """Return every document of a server by its address."""
+    """Return every document of a server by its path."""
     found = [
         Document(f"{CONTRACT}{name}.json", f"schemas/{name}.json", SCHEMA_JSON, registry.text(name).encode())
         for name in registry.names()
     ]
     types = resources.files("protocol").joinpath("types.d.ts").read_bytes()
     found += [
-        Document(CONTRACT, "index.json", JSON, _written(_index())),
-        Document(f"{CONTRACT}bundle.json", "bundle.json", SCHEMA_JSON, _written(bundle())),
+        Document(CONTRACT, "index.json", JSON, _to_json(_index())),
+        Document(f"{CONTRACT}bundle.json", "bundle.json", SCHEMA_JSON, _to_json(bundle())),
         Document(f"{CONTRACT}types.d.ts", "types.d.ts", f"{TEXT}; charset=utf-8", types),
-        Document(OPENAPI, "openapi.json", JSON, _written(openapi(VERSION, limits))),
-        Document(ASYNCAPI, "asyncapi.json", JSON, _written(asyncapi(VERSION, limits))),
+        Document(OPENAPI, "openapi.json", JSON, _to_json(openapi(VERSION, limits))),
+        Document(ASYNCAPI, "asyncapi.json", JSON, _to_json(asyncapi(VERSION, limits))),
     ]
     return {document.path: document for document in found}
 
@@ -87,5 +87,5 @@ def _index() -> dict[str, Any]:
     return {"success": True, "data": data}
 
 
-def _written(value: Any) -> bytes:
+def _to_json(value: Any) -> bytes:
     return msgspec.json.format(codec.dumps(value).encode(), indent=2) + b"\n"

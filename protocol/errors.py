@@ -1,7 +1,7 @@
-"""The closed table of errors: what a caller may be told, on either transport.
+"""The closed table of errors that a client may receive, on either transport.
 
-Each class is one code. Its docstring's first sentence is the message where the raiser gives no reason. A code
-is never taken away and never changes its meaning; `schemas/error_code.json` lists the same codes.
+Each class is one code. The first sentence of its docstring is the message that is sent when the raiser gives no reason.
+A code is never removed and never changes its meaning. `schemas/error_code.json` lists the same codes.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Any, ClassVar
 
 
 class ServiceError(Exception):
-    """The request could not be served."""
+    """The base of all errors that are sent to clients."""
 
     code: ClassVar[str]
-    """What a program reads: one word of the closed list."""
+    """The code, for a program."""
     status: ClassVar[int]
-    """The HTTP status this error has on REST."""
+    """The HTTP status of the error on REST."""
     temporary: ClassVar[bool] = False
-    """True if the very same request may succeed later."""
+    """Whether the same request may succeed later."""
     example: ClassVar[tuple[str | None, str | None]] = (None, None)
-    """A reason and a path as they are given in practice; without them it is told by its default message."""
+    """A typical reason and path, for the documents; without them the example is the default message."""
     retry_after_s: ClassVar[int | None] = None
-    """Seconds to wait before trying again; set on every temporary error and on no other."""
+    """Seconds to wait before the next attempt; set on each temporary error and on no other."""
 
     def __init__(self, reason: str | None = None, path: str | None = None) -> None:
-        """Say why (`reason`, for a person) and where in the payload (`path`, dotted); both are optional."""
+        """Set `reason`, why the request failed, for a person, and `path`, the dotted path in the payload."""
         super().__init__(reason, path)
         self.reason = reason or self.message()
         self.path = path
@@ -33,12 +33,12 @@ class ServiceError(Exception):
         return f"{self.path}: {self.reason}" if self.path else self.reason
 
     def body(self) -> dict[str, Any]:
-        """Return what goes on the wire: {"success": False, "error": text, "code": code}."""
+        """Return the payload to send: {"success": False, "error": text, "code": code}."""
         return {"success": False, "error": str(self), "code": self.code}
 
     @classmethod
     def as_example(cls) -> dict[str, Any]:
-        """Return the body of one such error."""
+        """Return the payload of a typical error of this class."""
         return cls(*cls.example).body()
 
     @classmethod
@@ -50,7 +50,7 @@ class ServiceError(Exception):
 class MalformedJson(ServiceError, ValueError):
     """The payload is not valid JSON.
 
-    A ValueError too, because that is what engine.io's packet decoder expects a JSON module to raise.
+    A ValueError too, because Engine.IO's packet decoder expects a JSON module to raise one.
     """
 
     code = "malformed_json"
@@ -75,14 +75,14 @@ class Conflict(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """A valid token is needed."""
+    """A valid token is required."""
 
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(ServiceError):
-    """This is not allowed."""
+    """This request is not allowed."""
 
     code = "forbidden"
     status = 403
@@ -90,14 +90,14 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is nothing here."""
+    """There is nothing at this address."""
 
     code = "not_found"
     status = 404
 
 
 class MethodNotAllowed(ServiceError):
-    """This address does not take this method."""
+    """This address does not support this method."""
 
     code = "method_not_allowed"
     status = 405
@@ -120,7 +120,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class MisdirectedRequest(ServiceError):
-    """The request names a host that is none of this server's."""
+    """The request names a host that this server does not serve."""
 
     code = "misdirected_request"
     status = 421
@@ -136,7 +136,7 @@ class RequestTimeout(ServiceError):
 
 
 class HeadersTooLarge(ServiceError):
-    """The head of the request is too large."""
+    """The header section of the request is too large."""
 
     code = "headers_too_large"
     status = 431
@@ -144,7 +144,7 @@ class HeadersTooLarge(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """Too many requests, slow down."""
+    """Too many requests; slow down."""
 
     code = "rate_limited"
     status = 429
@@ -153,7 +153,7 @@ class RateLimited(ServiceError):
 
 
 class Busy(ServiceError):
-    """The server has more work than it can take, try again soon."""
+    """The server is overloaded; try again soon."""
 
     code = "busy"
     status = 503
@@ -163,7 +163,7 @@ class Busy(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The database can not be reached, try again soon."""
+    """The database cannot be reached; try again soon."""
 
     code = "unavailable"
     status = 503
@@ -173,11 +173,11 @@ class Unavailable(ServiceError):
 
 
 class InternalError(ServiceError):
-    """The server failed, and this is not the caller's fault."""
+    """An unexpected error occurred in the server."""
 
     code = "internal_error"
     status = 500
 
 
 ERRORS: dict[str, type[ServiceError]] = {error.code: error for error in ServiceError.__subclasses__()}
-"""Every error by its code."""
+"""Each error by its code."""

@@ -1,4 +1,4 @@
-"""The table of Socket.IO events: which there are, who sends them, what they carry."""
+"""The table of Socket.IO events: the sender, the payload, the answers and the errors of each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from protocol.errors import (
 )
 
 SOCKET_PATH = "/api/socket.io"
-"""Where Socket.IO is served: the option `path` of its clients."""
+"""The path of Socket.IO, which its clients need as the option `path`."""
 NAMESPACE = "/"
-"""The only one there is; clients join it if they name none."""
+"""The only namespace, and the one that clients join by default."""
 
 BALANCE_UPDATE = "balance:update"
 PING = "ping"
@@ -34,18 +34,18 @@ PONG = "pong"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of SEED.md."""
+    """One event (docs/spec.md, Events)."""
 
     name: str
-    """As it stands on the wire."""
+    """The name on the wire."""
     direction: Literal["client_to_server", "server_to_client"]
-    """Who sends it."""
+    """Which side sends it."""
     schema: str
-    """The name of its payload's schema, for `check`."""
+    """The name of the schema of its payload, for `check`."""
     answered_by: tuple[str, ...] = ()
-    """The events one of which the server answers with; the same payload is the acknowledgement."""
+    """The server answers with one of these events; the acknowledgement has the same payload."""
     errors: tuple[type[ServiceError], ...] = ()
-    """Each way in which it may be refused."""
+    """The errors with which the server may reject it."""
 
 
 EVENTS: dict[str, Event] = {
@@ -72,7 +72,7 @@ EVENTS: dict[str, Event] = {
         Event(PONG, "server_to_client", "pong"),
     )
 }
-"""Every event by its name."""
+"""Each event by its name."""
 
 CONNECT = Event(
     "connect",
@@ -81,8 +81,8 @@ CONNECT = Event(
     (CONNECTED, "connect_error"),
     (MalformedJson, InvalidPayload, PayloadTooLarge),
 )
-"""Not an event but the packet by which Socket.IO itself connects; its payload is the option `auth` of a client."""
+"""The CONNECT packet of Socket.IO, described as an event; its payload is the option `auth` of a client."""
 CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")
-"""The packet by which Socket.IO itself refuses that."""
+"""The packet by which Socket.IO rejects a CONNECT."""
 HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (InvalidPayload, Forbidden, MisdirectedRequest, Busy, Unavailable)
-"""By what the HTTP request that begins a connection may be refused, before there is any Socket.IO."""
+"""The errors with which the HTTP request that opens a connection may be rejected, before Socket.IO begins."""

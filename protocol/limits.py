@@ -1,4 +1,4 @@
-"""What whoever runs a server may set otherwise, with the defaults: the documents tell what theirs are."""
+"""The settings of a server that its clients should know, with their defaults; the documents state them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The settings of one server that its clients should know."""
+    """The limits and the address of one server."""
 
     update_bytes_max: int = 16_384
-    """One update, as JSON; more than this no server allows."""
+    """The largest update, as JSON. No server allows more than the default."""
     ping_interval_s: int = 25
-    """Seconds between two heartbeats (SEED.md, Heartbeat)."""
+    """Seconds between two heartbeats (docs/spec.md, Heartbeat)."""
     ping_timeout_s: int = 20
-    """Seconds that the answer to a heartbeat may take."""
+    """Seconds within which a heartbeat must be answered."""
     address: str = "127.0.0.1:3000"
-    """Host and port at which it listens."""
+    """Host and port on which the server listens."""
 
 
 DEFAULT = Limits()

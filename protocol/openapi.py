@@ -1,4 +1,4 @@
-"""REST as OpenAPI 3.1, put together from the tables: operations, errors and schemas."""
+"""The OpenAPI 3.1 document of REST, built from the tables of operations and errors and from the schemas."""
 
 from __future__ import annotations
 
@@ -9,66 +9,67 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import ServiceError
 from protocol.limits import Limits
-from protocol.operations import HEADERS, OPERATIONS, TEXT, Operation, Reply
+from protocol.operations import HEADERS, OPERATIONS, TEXT, Operation, Response
 
 Json = dict[str, Any]
 
 ALL_ERRORS = {error: None for operation in OPERATIONS.values() for error in operation.errors}
 
 INTRODUCTION = """\
-Trading bots hand this service what they hold, on chain and on site. From the moment a bot hears "saved", that
-snapshot can not be lost, and everyone who watches has it milliseconds later, in one agreed order, to the last digit.
+Trading bots report their balances to this service, on chain and on site. A snapshot whose save was acknowledged cannot
+be lost. Every connected client receives it milliseconds later, in one order that is the same for all, with every digit.
 
-**Numbers are exact.** An amount may have any number of digits, and the server keeps and sends every one. It has the
-format `double` here because generated clients take a number without a format for one of 32 bits, which keeps 7 digits;
-a double keeps 15, and 101132.407627 stays 101132.407627. A client that needs all digits must read amounts with a
-decimal type: in Java, generate it with openapi-generator and `--type-mappings=double=BigDecimal`; in Python, read the
-body of the answer with `json.loads(text, parse_float=Decimal)`. JavaScript has doubles only. Integers have the format
+**Numbers are exact.** An amount may have any number of digits, and the server stores and sends all of them. It has the
+format `double` here because generated clients use a 32-bit number where there is no format, which keeps 7 digits. A
+double keeps 15: 101132.407627 stays 101132.407627. A client that needs all digits must read amounts with a decimal
+type. In Java, generate it with openapi-generator and `--type-mappings=double=BigDecimal`. In Python, read the body of
+the response with `json.loads(text, parse_float=Decimal)`. JavaScript has doubles only. Integers have the format
 `int64`.
 
-**Errors** have one shape everywhere, on REST and on Socket.IO: in words for a person, in `code` for a program. What is
-temporary has `Retry-After`; send the very same again. A request that cannot be read as HTTP/1.1 gets the same shape,
-with 400, 408, 413 or 431, and its connection is closed.
+**Errors** have the same shape everywhere, on REST and on Socket.IO: `error` is a text for a person, and `code` a word
+for a program. A temporary error has `Retry-After`: send the same request again after that many seconds. A request that
+cannot be read as HTTP/1.1 gets an error of the same shape, with the status 400, 408, 413 or 431, and its connection is
+closed.
 
-**Sending twice is safe.** The same `id` with the same content is saved once.
+**Sending an update again is safe.** The same `id` with the same content is saved once.
 
-Watching is done over Socket.IO, which the AsyncAPI document describes.
+New snapshots are broadcast over Socket.IO, which the AsyncAPI document describes.
 """
 
 
 def openapi(version: str, limits: Limits) -> Json:
-    """Build the document for a server; `version` is that of the contract."""
+    """Build the document of a server; `version` is the version of the contract."""
     paths: dict[str, Json] = {}
     for operation in OPERATIONS.values():
         methods = paths.setdefault(operation.path, {})
         methods[operation.method.lower()] = _operation(operation, limits)
         if operation.method == "GET":
             methods["head"] = _head(operation, methods["get"])
-    responses = {_response_name(status): _refusal(errors) for status, errors in _by_status(ALL_ERRORS).items()}
+    responses = {_response_name(status): _error_response(errors) for status, errors in _by_status(ALL_ERRORS).items()}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Balance Snapshot System",
             "version": version,
-            "summary": "Saves what trading bots hold, and shows it to everyone who watches.",
+            "summary": "Saves the balances of trading bots and broadcasts each saved snapshot.",
             "description": INTRODUCTION,
         },
         "servers": [
-            {"url": "/", "description": "The server that this document comes from."},
+            {"url": "/", "description": "The server that serves this document."},
             {
                 "url": "http://{address}",
-                # The variable has no description: swagger-parser takes none there, against OpenAPI 3.1.
-                "description": "Any other, at this host and port.",
+                # The variable has no description: swagger-parser rejects one there, although OpenAPI 3.1 allows it.
+                "description": "Another server, by host and port.",
                 "variables": {"address": {"default": limits.address}},
             },
         ],
         "security": [],  # there is no access control
         "tags": [
             {"name": "snapshots", "description": "Save, list and get balance snapshots."},
-            {"name": "contract", "description": "What client teams take away: schemas, types and these documents."},
+            {"name": "contract", "description": "Get the contract itself: schemas, types and these documents."},
         ],
         "paths": paths,
-        "components": {"schemas": bundle.components([paths, responses]), "responses": responses},
+        "components": {"schemas": bundle.used_components([paths, responses]), "responses": responses},
     }
 
 
@@ -79,7 +80,7 @@ def _operation(operation: Operation, limits: Limits) -> Json:
         "summary": operation.summary,
         "description": operation.description,
         "parameters": [*_parameters(operation)],
-        "responses": {str(status): _reply(reply) for status, reply in sorted(operation.replies.items())}
+        "responses": {str(status): _response(one) for status, one in sorted(operation.responses.items())}
         | {
             str(status): {"$ref": f"#/components/responses/{_response_name(status)}"}
             for status in _by_status(operation.errors)
@@ -97,16 +98,16 @@ def _operation(operation: Operation, limits: Limits) -> Json:
 
 
 def _head(operation: Operation, get: Json) -> Json:
-    """Describe HEAD: the same as GET, without the bodies (RFC 9110, section 9.3.2)."""
-    refusals = {str(status): _refusal(errors) for status, errors in _by_status(operation.errors).items()}
+    """Describe HEAD: the responses of GET without their bodies (RFC 9110, section 9.3.2)."""
+    failures = {str(status): _error_response(errors) for status, errors in _by_status(operation.errors).items()}
     bare = {
         status: {key: value for key, value in response.items() if key != "content"}
-        for status, response in (get["responses"] | refusals).items()
+        for status, response in (get["responses"] | failures).items()
     }
     return {
         **get,
         "operationId": re.sub("^(get|list)", "head", get["operationId"]),
-        "summary": f"{get['summary']}: headers only",
+        "summary": f"{get['summary']}, headers only",
         "responses": bare,
     }
 
@@ -116,13 +117,13 @@ def _is_document(operation: Operation) -> bool:
 
 
 def _parameters(operation: Operation) -> Iterable[Json]:
-    for place, name in operation.parameters.items():
+    for location, name in operation.parameters.items():
         schema = registry.schema(name)
-        for field, rest in bundle.embedded()[schema["title"]]["properties"].items():
+        for field, rest in bundle.component_schemas()[schema["title"]]["properties"].items():
             inner = {keyword: value for keyword, value in rest.items() if keyword not in ("description", "examples")}
             yield {
                 "name": field,
-                "in": place,
+                "in": location,
                 "description": rest["description"],
                 "required": field in schema.get("required", ()),
                 "schema": bundle.for_generators(inner),
@@ -130,21 +131,21 @@ def _parameters(operation: Operation) -> Iterable[Json]:
             }
 
 
-def _reply(reply: Reply) -> Json:
-    described: Json = {"description": reply.description, "headers": _headers(reply.headers)}
-    if reply.media_type:
-        unnamed = {"schema": {"type": "string" if reply.media_type == TEXT else "object"}}
-        content: Json = _content(reply.schema) if reply.schema else unnamed
-        if reply.example is not None:
-            content["examples"] = _examples([reply.example])
-        described["content"] = {reply.media_type: content}
+def _response(response: Response) -> Json:
+    described: Json = {"description": response.description, "headers": _headers(response.headers)}
+    if response.media_type:
+        unnamed = {"schema": {"type": "string" if response.media_type == TEXT else "object"}}
+        content: Json = _content(response.schema) if response.schema else unnamed
+        if response.example is not None:
+            content["examples"] = _examples([response.example])
+        described["content"] = {response.media_type: content}
     return described
 
 
-def _refusal(errors: list[type[ServiceError]]) -> Json:
-    """Describe a status with which one or several errors are sent.
+def _error_response(errors: list[type[ServiceError]]) -> Json:
+    """Describe a status with which one or more errors are sent.
 
-    All operations share it, so that generators make one type of it; `x-errors` of an operation lists its own codes.
+    All operations share it, so that code generators make one type of it. The codes of one operation are its `x-errors`.
     """
     return {
         "description": " ".join(f"`{error.code}`: {error.message()}." for error in errors),

@@ -1,7 +1,7 @@
-"""The table of REST operations: what may be asked at which address, and everything that may be answered.
+"""The table of REST operations: the path, the parameters and every possible response of each.
 
-What `events` is to Socket.IO. The server takes its addresses from here, `openapi` describes each operation from
-here, and the tests hold every answer of the server to it.
+It is for REST what `events` is for Socket.IO. The server reads its paths here, `openapi` describes each operation from
+this table, and the tests compare every response of the server with it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from protocol.errors import (
 
 SNAPSHOTS = "/api/balance/snapshot"
 CONTRACT = "/api/protocol/v1/"
-"""Below this the contract itself is served."""
+"""The paths of the contract itself begin with this."""
 OPENAPI = "/api/openapi.json"
 ASYNCAPI = "/api/asyncapi.json"
 DOCS = "/api/docs"
-"""A page for people."""
+"""The documentation page."""
 
 JSON = "application/json"
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
@@ -42,65 +42,65 @@ TEXT = "text/plain"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One way in which an operation succeeds."""
+class Response:
+    """One successful response of an operation."""
 
     description: str
-    """A sentence for a person."""
+    """One sentence, for a person."""
     schema: str | None = None
-    """The name of the body's schema; None where it has none."""
+    """The name of the schema of the body; None if the body has none."""
     media_type: str = JSON
-    """Of the body; empty where there is no body."""
+    """The media type of the body; empty if there is no body."""
     example: object = None
-    """A body, where it is not the examples of the schema that fit."""
+    """A body; None if the examples of the schema are the right ones."""
     headers: tuple[str, ...] = ()
-    """Those that matter to a client; `HEADERS` describes them."""
+    """The headers that matter to a client; `HEADERS` describes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that a client may ask over REST."""
+    """One operation of REST."""
 
     id: str
-    """Names it, for programs that are generated from the contract."""
+    """Its name in code that is generated from the contract."""
     method: Literal["GET", "POST"]
-    """HEAD may be asked wherever GET may."""
+    """Every GET operation also accepts HEAD."""
     path: str
-    """Its address, with `{name}` for each parameter."""
+    """Its path, with `{name}` for each parameter."""
     summary: str
-    """What it does, in a few words."""
+    """What it does, in a few words, for a person."""
     description: str
-    """What else its caller should know."""
-    replies: Mapping[int, Reply]
-    """Each way in which it succeeds, by HTTP status."""
+    """What else its caller should know, in sentences."""
+    responses: Mapping[int, Response]
+    """The successful responses, by HTTP status."""
     errors: tuple[type[ServiceError], ...]
-    """Each way in which it fails; the body is an `error_reply`."""
+    """The errors with which it may fail; the body is then an `error_reply`."""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    """By where they stand (path, query, header): the name of the schema whose properties are its parameters."""
+    """By location (path, query, header): the name of the schema whose properties are the parameters there."""
     body: str | None = None
-    """The name of the request body's schema."""
+    """The name of the schema of the request body."""
 
 
 HEADERS: dict[str, str] = {
-    "ETag": "Names this version of the document (RFC 9110, section 8.8.3). Send it back in If-None-Match.",
-    "Location": "The address of the snapshot.",
-    "Retry-After": "Seconds to wait before the very same request may succeed.",
+    "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
+    "Location": "The path of the snapshot.",
+    "Retry-After": "Seconds to wait before sending the same request again.",
 }
-"""What each response header says."""
+"""Each response header, with its meaning."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request, whatever it asks for
+_HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request
 _READ = (InvalidPayload, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
-# Without `$id` and `$ref`: tools that read OpenAPI follow them even within an example.
+# Without `$id` and `$ref`: tools that read OpenAPI resolve them even within an example.
 _A_SCHEMA = {"title": "Amount", "type": "number", "minimum": 0}
 
 
-def _document(id_: str, path: str, summary: str, found: Reply, **more: Any) -> Operation:
-    """Describe a document of the contract: the same for everybody, open to every web page, cached by its ETag."""
-    unchanged = Reply("If-None-Match names it: it is still the same.", media_type="", headers=("ETag",))
+def _document(id_: str, path: str, summary: str, found: Response, **more: Any) -> Operation:
+    """Describe a document of the contract: the same for every client, readable by every web page, cached by ETag."""
+    unchanged = Response("Not changed: the ETag of the document is in If-None-Match.", media_type="", headers=("ETag",))
     parameters = {"header": "document_headers", **more.get("parameters", {})}
     errors = (InvalidPayload, *more.get("errors", ()), *_HEAD, Busy, InternalError)
-    description = "Any web page may read it. Ask again with If-None-Match, and it is sent only if it has changed."
+    description = "Any web page may read it. A request with If-None-Match gets the document only if it has changed."
     return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
 
 
@@ -112,12 +112,12 @@ OPERATIONS: dict[str, Operation] = {
             "POST",
             SNAPSHOTS,
             "Save a balance snapshot",
-            "When the answer comes, the snapshot is on disk and can not be lost; everyone who watches is shown it. An "
-            "update with an id may be sent again until it is answered: it is saved once.",
+            "The response is sent when the snapshot is on disk. The snapshot is then broadcast to every Socket.IO "
+            "client. An update with an id may be sent again until it is answered: it is saved once.",
             {
-                201: Reply("Saved.", "save_reply", JSON, _SAVED, ("Location",)),
-                200: Reply(
-                    "This very update had been saved before; nothing changed.",
+                201: Response("Saved.", "save_reply", JSON, _SAVED, ("Location",)),
+                200: Response(
+                    "The same update was saved before; nothing has changed.",
                     "save_reply",
                     JSON,
                     _RESAVED,
@@ -135,9 +135,10 @@ OPERATIONS: dict[str, Operation] = {
             "GET",
             SNAPSHOTS,
             "List snapshots",
-            "Newest ts first; of those with the same ts the later saved first. With order=seq the last saved first. "
-            "Go on with the cursor that `next` names, which stays fast at any depth.",
-            {200: Reply("A page of snapshots.", "list_reply")},
+            "Snapshots with the newest ts come first, and those with the same ts in the reverse order of saving. With "
+            "order=seq the last saved come first. Request the next page with the cursor in `next`: this is fast at any "
+            "depth.",
+            {200: Response("A page of snapshots.", "list_reply")},
             _READ,
             {"query": "list_query"},
         ),
@@ -146,43 +147,43 @@ OPERATIONS: dict[str, Operation] = {
             "GET",
             SNAPSHOTS + "/{id}",
             "Get one snapshot",
-            "By the id that its sender chose, or that the server made.",
-            {200: Reply("The snapshot.", "get_reply")},
+            "The id is the one that the client sent, or the one that the server generated.",
+            {200: Response("The snapshot.", "get_reply")},
             (*_READ, NotFound),
             {"path": "get_path"},
         ),
         _document(
             "getContract",
             CONTRACT.rstrip("/"),  # served with the slash too; linters want paths without
-            "Find everything that the contract consists of",
-            Reply("The index.", "contract_reply", headers=("ETag",)),
+            "Get the index of the contract",
+            Response("The index.", "contract_reply", headers=("ETag",)),
         ),
         _document(
             "getSchema",
             CONTRACT + "{name}.json",
-            "Get one schema, or all in one file: bundle",
-            Reply("A JSON Schema, draft-07.", None, SCHEMA_JSON, _A_SCHEMA, ("ETag",)),
+            "Get one schema, or `bundle` for all of them in one file",
+            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, _A_SCHEMA, ("ETag",)),
             parameters={"path": "schema_path"},
             errors=(NotFound,),
         ),
         _document(
             "getTypes",
             CONTRACT + "types.d.ts",
-            "Get the types for TypeScript",
-            Reply("Declarations.", None, TEXT, "export type Amount = number;\n", ("ETag",)),
+            "Get the TypeScript declarations",
+            Response("TypeScript declarations.", None, TEXT, "export type Amount = number;\n", ("ETag",)),
         ),
         _document(
             "getOpenapi",
             OPENAPI,
-            "Get this description of REST",
-            Reply("OpenAPI 3.1.", example={"openapi": "3.1.0", "…": "…"}, headers=("ETag",)),
+            "Get the OpenAPI document of REST",
+            Response("An OpenAPI 3.1 document.", example={"openapi": "3.1.0", "…": "…"}, headers=("ETag",)),
         ),
         _document(
             "getAsyncapi",
             ASYNCAPI,
-            "Get the description of Socket.IO",
-            Reply("AsyncAPI 3.0.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
+            "Get the AsyncAPI document of Socket.IO",
+            Response("An AsyncAPI 3.0 document.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
         ),
     )
 }
-"""Every operation by its id."""
+"""Each operation by its id."""

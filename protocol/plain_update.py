@@ -1,7 +1,9 @@
-"""The one payload that comes thousands of times a second, checked as it is read.
+"""Decode and validate an update in one step: the payload that arrives thousands of times a second.
 
-Reads nearly every update as bots write it, and none that schemas/balance_update.json does not accept; a property test
-holds it to that. What it does not read is for `codec` and the schema. The bounds and the patterns are the schemas' own.
+`read_plain_update` accepts nearly every update as bots write it, and only updates that schemas/balance_update.json
+accepts; property tests hold it to that. Any other text is left to `codec` and `check`. An update is plain if its
+ledgers list their assets in the server's own order and its amounts have no exponent and at most 30 digits before the
+point and 29 after it. The bounds and the patterns are read from the schemas.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from protocol.codec import Encoded, loads
 _PID = registry.schema("balance_update")["properties"]["pid"]
 _AMOUNT, _ASSET_NAME = registry.schema("amount"), registry.schema("asset_name")["pattern"].strip("^$")
 _TIMESTAMP, _UUID = (re.compile(registry.schema(name)["pattern"], re.ASCII) for name in ("timestamp", "uuid"))
-_DIGITS = Decimal(_AMOUNT["maximum"]).adjusted()  # a plain amount has no more before its point, and fewer after it
+_DIGITS = Decimal(_AMOUNT["maximum"]).adjusted()  # of a plain amount at most as many before the point, and fewer after
 assert Decimal(_AMOUNT["not"]["exclusiveMaximum"]).adjusted() == -_DIGITS
 _NUMBER = rf"(?:0|[1-9][0-9]{{0,{_DIGITS - 1}}})(?:\.[0-9]{{1,{_DIGITS - 1}}})?"
 _PAIR = rf'"{_ASSET_NAME}": ?{_NUMBER}'
@@ -27,9 +29,12 @@ _LEDGER = re.compile(rf"\{{{_PAIR}(?:, ?{_PAIR})*\}}".encode())
 _NAME = re.compile(rb'"([^"]*)"')
 
 
-class PlainUpdate(dict[str, Any]):
-    """An update that fits its schema. Its ledgers are Encoded, with no spaces, the assets in the order in which the
-    server writes them: the shorter name first, of equally long ones by the alphabet."""
+class ValidatedUpdate(dict[str, Any]):
+    """An update that is valid against its schema; only `decode_update` makes one.
+
+    Each ledger is Encoded JSON without spaces, its assets in the order in which the server writes them: shorter names
+    first, and names of equal length by the alphabet.
+    """
 
 
 class _Update(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,30 +45,32 @@ class _Update(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def _in_order(names: Iterable[bytes]) -> list[bytes]:
+def _in_server_order(names: Iterable[bytes]) -> list[bytes]:
     return sorted(sorted(names), key=len)
 
 
 class _Ledger:
-    """What is plain in one of the two ledgers."""
+    """Reads one of the two ledgers of an update."""
 
     def __init__(self, name: str) -> None:
         schema = registry.schema(name)
-        self._required = _in_order(asset.encode() for asset in schema["required"])
+        self._required = _in_server_order(asset.encode() for asset in schema["required"])
         self._assets_max = schema["maxProperties"]
         pairs = ",".join(f'"{asset.decode()}":{_NUMBER}' for asset in self._required)
-        self._usual = re.compile(rf"\{{{pairs}\}}".encode())  # nearly all: what is required, as it is to be written
+        self._usual = re.compile(rf"\{{{pairs}\}}".encode())  # nearly all: the required assets only, without spaces
 
     def read(self, ledger: Encoded) -> Encoded | None:
-        """Give a ledger without its spaces, or None when it is not plain."""
+        """Return a ledger without its spaces, or None if it is not plain."""
         if self._usual.fullmatch(ledger):
-            return ledger.copy()  # or it would keep the whole message
+            return ledger.copy()  # a view would keep the whole message in memory
         text = bytes(ledger)
         if not _LEDGER.fullmatch(text):
             return None
         names = _NAME.findall(text)
         if names != self._required and not (
-            set(names).issuperset(self._required) and len(names) <= self._assets_max and names == _in_order(set(names))
+            set(names).issuperset(self._required)
+            and len(names) <= self._assets_max
+            and names == _in_server_order(set(names))
         ):
             return None
         return Encoded(text.replace(b" ", b""))
@@ -73,16 +80,16 @@ _decoder = msgspec.json.Decoder(_Update)
 _onchain, _onsite = _Ledger("onchain"), _Ledger("onsite")
 
 
-def loads_update(data: str | bytes) -> Any:
-    """Decode an update as `loads` does, but a plain one as a PlainUpdate. Raises MalformedJson."""
+def decode_update(data: str | bytes) -> Any:
+    """Decode an update: a plain one as a ValidatedUpdate, any other JSON as `loads` does. Raises MalformedJson."""
     plain = read_plain_update(data)
     return loads(data) if plain is None else plain
 
 
-def read_plain_update(data: str | bytes) -> PlainUpdate | None:
-    """Read an update that is plain; None when it is not, or is none."""
+def read_plain_update(data: str | bytes) -> ValidatedUpdate | None:
+    """Decode an update if it is plain; return None for any other text."""
     try:
-        # As text: bytes that are no UTF-8 msgspec would skip over, where a later field of the same name hides them.
+        # Decoded as text: in bytes, msgspec skips invalid UTF-8 in a field that a later one of the same name replaces.
         update = _decoder.decode(data if isinstance(data, str) else data.decode())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
@@ -96,4 +103,4 @@ def read_plain_update(data: str | bytes) -> PlainUpdate | None:
         or (id_ is not None and not _UUID.fullmatch(id_))
     ):
         return None
-    return PlainUpdate(onchain=onchain, onsite=onsite, pid=pid, ts=ts, id=id_)
+    return ValidatedUpdate(onchain=onchain, onsite=onsite, pid=pid, ts=ts, id=id_)

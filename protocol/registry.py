@@ -1,11 +1,11 @@
-"""The schemas: read once at import, each checked against the draft-07 metaschema, and their validators.
+"""The schemas, read once at import and validated against the draft-07 metaschema, and their validators.
 
-A schema is named after its file, `balance_update` for `schemas/balance_update.json`; files refer to each
-other by relative `$ref`. Nothing is ever fetched over the network.
+A schema has the name of its file: `balance_update` is `schemas/balance_update.json`. The files refer to each other by
+relative `$ref`. Nothing is ever fetched over the network.
 
-Two validators for each schema. The fast one (jsonschema-rs) only says yes or no. The slow one (jsonschema)
-finds the errors; it is built when it is first asked for. The schemas say by `pattern` what others say by
-`format`: on a pattern every validator in every language agrees, and none needs a plugin.
+Each schema has two validators. The fast one (jsonschema-rs) returns only whether a payload is valid. The slow one
+(jsonschema) lists the errors; it is built on first use. The schemas use `pattern` where others use `format`, because
+validators of all languages agree on patterns, and none needs a plugin for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from protocol import codec
 Schema = dict[str, Any]
 
 FOLDER = resources.files("protocol") / "schemas"
-"""Where the files are."""
+"""The folder of the files."""
 
 
 def _read() -> dict[str, Schema]:
@@ -40,7 +40,7 @@ def _read() -> dict[str, Schema]:
 
 
 def _is_number(_checker: object, instance: object) -> bool:
-    # jsonschema would compare NaN, and let it pass or raise; JSON has no such number.
+    # jsonschema would compare NaN, and accept it or raise an exception. JSON has no such number.
     if isinstance(instance, Decimal):
         return instance.is_finite()
     if isinstance(instance, float):
@@ -49,7 +49,7 @@ def _is_number(_checker: object, instance: object) -> bool:
 
 
 def _is_integer(checker: object, instance: object) -> bool:
-    """Say yes to 1.0 too: JSON knows one kind of number, and JavaScript can not tell the two apart."""
+    """Accept 1.0 as an integer: JSON has one kind of number, and JavaScript cannot distinguish 1.0 from 1."""
     if isinstance(instance, Decimal):
         return instance.is_finite() and instance == instance.to_integral_value()
     if isinstance(instance, float):
@@ -58,20 +58,20 @@ def _is_integer(checker: object, instance: object) -> bool:
 
 
 _SCHEMAS = _read()
-_FAST_REGISTRY = jsonschema_rs.Registry([(schema["$id"], schema) for schema in _SCHEMAS.values()])
-_FAST = {
-    name: jsonschema_rs.Draft7Validator(schema, registry=_FAST_REGISTRY, offline=True)
+_FAST_REFERENCES = jsonschema_rs.Registry([(schema["$id"], schema) for schema in _SCHEMAS.values()])
+_FAST_VALIDATORS = {
+    name: jsonschema_rs.Draft7Validator(schema, registry=_FAST_REFERENCES, offline=True)
     for name, schema in _SCHEMAS.items()
 }
-# Without "$schema": where a `$ref` leads to one, jsonschema goes on with its own class instead of _Slow.
-_UNMARKED = {
+# Without "$schema": jsonschema would validate the target of a `$ref` that has one by a class of its own.
+_WITHOUT_DRAFT = {
     name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
     for name, schema in _SCHEMAS.items()
 }
-_SLOW_REGISTRY: referencing.Registry[Any] = referencing.Registry().with_resources(
-    (schema["$id"], referencing.jsonschema.DRAFT7.create_resource(schema)) for schema in _UNMARKED.values()
+_SLOW_REFERENCES: referencing.Registry[Any] = referencing.Registry().with_resources(
+    (schema["$id"], referencing.jsonschema.DRAFT7.create_resource(schema)) for schema in _WITHOUT_DRAFT.values()
 )
-_Slow = jsonschema.validators.extend(
+_SlowValidator = jsonschema.validators.extend(
     jsonschema.Draft7Validator,
     type_checker=jsonschema.Draft7Validator.TYPE_CHECKER.redefine_many({"number": _is_number, "integer": _is_integer}),
 )
@@ -83,39 +83,39 @@ def names() -> list[str]:
 
 
 def schema(name: str) -> Schema:
-    """Return the schema as it stands in its file, numbers exact; not to be changed. Raises KeyError."""
+    """Return a schema with exact numbers; the caller must not change it. Raises KeyError for an unknown name."""
     return _SCHEMAS[name]
 
 
 def text(name: str) -> str:
-    """Return a schema's file, as it stands. Raises FileNotFoundError for a name that is none."""
+    """Return the text of a schema's file. Raises FileNotFoundError for an unknown name."""
     return (FOLDER / f"{name}.json").read_text("utf-8")
 
 
-def fast(name: str) -> jsonschema_rs.Draft7Validator:
-    """Return the validator that only says yes or no. Raises KeyError for a name that is none."""
-    return _FAST[name]
+def fast_validator(name: str) -> jsonschema_rs.Draft7Validator:
+    """Return the validator for `is_valid`. Raises KeyError for an unknown name."""
+    return _FAST_VALIDATORS[name]
 
 
 @cache
-def slow(name: str) -> jsonschema.protocols.Validator:
-    """Return the validator that finds the errors. Raises KeyError for a name that is none."""
-    return _Slow(_UNMARKED[name], registry=_SLOW_REGISTRY)
+def slow_validator(name: str) -> jsonschema.protocols.Validator:
+    """Return the validator that lists the errors. Raises KeyError for an unknown name."""
+    return _SlowValidator(_WITHOUT_DRAFT[name], registry=_SLOW_REFERENCES)
 
 
 def validators(part: Schema) -> tuple[jsonschema.protocols.Validator, jsonschema_rs.Draft7Validator]:
-    """Return both validators, the slow and the fast one, of a part of a schema that has no references."""
-    return _Slow(part), jsonschema_rs.Draft7Validator(part, offline=True)
+    """Build both validators, the slow one and the fast one, of a part of a schema that has no references."""
+    return _SlowValidator(part), jsonschema_rs.Draft7Validator(part, offline=True)
 
 
 def is_valid(validator: jsonschema_rs.Draft7Validator, payload: object) -> bool:
-    """Ask a fast validator; what it cannot read is not valid."""
+    """Validate by a fast validator; a payload that it cannot convert is not valid."""
     try:
         return validator.is_valid(payload)
-    except ValueError:  # half a surrogate pair, which `loads` lets nobody send; a set; NaN
+    except ValueError:  # half a surrogate pair, which `loads` rejects; NaN; a value that JSON does not have
         return False
 
 
 def is_type(value: object, name: str) -> bool:
-    """Tell whether a value is of a type of JSON Schema, as both validators see it."""
-    return bool(_Slow.TYPE_CHECKER.is_type(value, name))
+    """Return whether a value has a type of JSON Schema, by the rules of both validators."""
+    return bool(_SlowValidator.TYPE_CHECKER.is_type(value, name))

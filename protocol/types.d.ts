@@ -1,6 +1,6 @@
 /**
  * The Balance Snapshot System for TypeScript: every request, reply and payload under the title of its schema, and the
- * events as socket.io-client's typed client wants them.
+ * events as the typed client of socket.io-client expects them.
  *
  *     import { io, type Socket } from "socket.io-client";
  *     import type { ClientToServerEvents, ServerToClientEvents } from "./types.d.ts";
@@ -10,25 +10,25 @@
  * JavaScript reads and writes an amount as a binary float of about 16 digits. A program that needs more must parse and
  * write the JSON itself.
  *
- * Generated from the schemas and the table of events by `python -m tests.support.typescript`; not to be edited.
+ * Generated from the schemas and the table of events by `python -m tests.support.typescript`; do not edit.
  */
 
 /**
- * How much there is of one asset: 0, or from 1e-30 to 1e30, with any number of digits. Every digit is kept: read it with a decimal type where that matters.
+ * The amount of one asset: 0, or from 1e-30 to 1e30, with any number of digits. The server keeps every digit. A client that needs all of them must use a decimal type.
  */
 export type Amount = number;
 
 /**
- * The name of an asset: 1 to 64 of the letters A to Z and a to z, the digits, and . _ : / $ -, of which the first is a letter, a digit or $. Case is kept, so USDT and usdt are two assets.
+ * The name of an asset: 1 to 64 characters out of A-Z, a-z, 0-9 and . _ : / $ -, of which the first is a letter, a digit or $. Names are case-sensitive: USDT and usdt are two assets.
  */
 export type AssetName = string;
 
 /**
- * The payload of balance:ack and of the acknowledgement: the update is saved, and stays so.
+ * The payload of balance:ack, and of the acknowledgement of an update that was saved.
  */
 export interface BalanceAck {
   /**
-   * Always true here.
+   * Always true.
    */
   success: true;
   /**
@@ -36,93 +36,93 @@ export interface BalanceAck {
    */
   id: Uuid;
   /**
-   * Its ts.
+   * The ts of the snapshot.
    */
   timestamp: UtcTimestamp;
   /**
-   * Present if this very update was saved before: nothing was saved or broadcast again.
+   * Present if the same update was saved before. Nothing was saved or broadcast again.
    */
   duplicate?: true;
 }
 
 /**
- * The payload of balance:error and of the acknowledgement: what the client sent was refused.
+ * The payload of balance:error, and of the acknowledgement of an event that was rejected.
  */
 export interface BalanceError {
   /**
-   * Always false here.
+   * Always false.
    */
   success: false;
   /**
-   * What is wrong, for a person: where in the payload, a colon, why. Or only why.
+   * The error, for a person: the path of the field, a colon and the reason, or the reason alone.
    */
   error: string;
   /**
-   * What is wrong, for a program.
+   * The error, for a program.
    */
   code: ErrorCode;
   /**
-   * The id of the update as the client wrote it, if it could be read and had one; the acknowledgement tells it in any case.
+   * The id of the update, as the client sent it. Absent if the update has no id or cannot be read; an acknowledgement callback belongs to its update in any case.
    */
   id?: string;
   /**
-   * Seconds to wait before sending the same again; only where that may help.
+   * Seconds to wait before sending the same again. Present only if that may succeed.
    */
   retryAfter?: number;
 }
 
 /**
- * The payload of balance:snapshot, sent to every client when a snapshot was saved.
+ * The payload of balance:snapshot, which is sent to every client when a snapshot has been saved.
  */
 export type BalanceSnapshot = Snapshot;
 
 /**
- * What a client sends to have a snapshot saved: the body of POST /api/balance/snapshot and the payload of balance:update.
+ * An update, which the server saves as a snapshot: the body of POST /api/balance/snapshot and the payload of balance:update.
  */
 export interface BalanceUpdate {
   /**
-   * The client's own id for this update. Sent again with the same content it is saved once; with other content it is refused. Absent or null: the server makes one.
+   * The client's own id of the update. An update that is sent again with the same content is saved once; with other content it is rejected. If absent or null, the server generates an id.
    */
   id?: Uuid | null;
   /**
-   * When this was held. Absent or null: the time of arrival.
+   * The time of the balances. If absent or null, the time of arrival is used.
    */
   ts?: Timestamp | null;
   /**
-   * The sender's process id. Absent or null: unknown.
+   * The process id of the sender. If absent or null, it is unknown.
    */
   pid?: number | null;
   /**
-   * What is held on chain.
+   * The balances on chain.
    */
   onchain: Onchain;
   /**
-   * What is held on the site.
+   * The balances on the site.
    */
   onsite: Onsite;
 }
 
 /**
- * What a client hands over in `auth` when it connects: nothing so far, so null, nothing at all or an empty object.
+ * The option `auth` of a client that connects. It has no fields yet: it is absent, null or an empty object.
  */
 export type ConnectAuth = Record<string, never> | null;
 
 /**
- * What a client hears of in connect_error when it may not connect, and when it speaks to a namespace to which it is not connected: a CONNECT_ERROR packet of Socket.IO.
+ * The payload of connect_error, the CONNECT_ERROR packet of Socket.IO. It is sent to a client that may not connect, and to one that uses a namespace to which it is not connected.
  */
 export interface ConnectError {
   /**
-   * What is wrong, for a person; error.message in JavaScript.
+   * The error, for a person. In JavaScript it is error.message.
    */
   message: string;
   /**
-   * The same as REST would answer; error.data in JavaScript.
+   * The error as REST would send it. In JavaScript it is error.data.
    */
   data: ErrorReply;
 }
 
 /**
- * The payload of connected: the first thing a client hears.
+ * The payload of connected, the first event that a client receives.
  */
 export interface Connected {
   /**
@@ -134,15 +134,15 @@ export interface Connected {
    */
   socketId: string;
   /**
-   * The server's time.
+   * The time of the server.
    */
   timestamp: UtcTimestamp;
   /**
-   * The number of the last snapshot saved; 0 if there is none.
+   * The seq of the last saved snapshot; 0 if there is none.
    */
   seq: number;
   /**
-   * The name of this feed. Where it differs from one seen before, numbers seen before mean nothing.
+   * The name of the feed. A seq is comparable only with those of the same epoch.
    */
   epoch: Uuid;
 }
@@ -152,59 +152,59 @@ export interface Connected {
  */
 export interface ContractEntry {
   /**
-   * Its name.
+   * The name of the schema.
    */
   name: string;
   /**
-   * What it is for.
+   * What the schema describes.
    */
   description: string;
   /**
-   * Its address.
+   * The address of the schema.
    */
   url: string;
 }
 
 /**
- * The addresses of all that the contract consists of.
+ * The addresses of the documents of the contract.
  */
 export interface ContractIndex {
   /**
-   * The version of the contract: within it nothing changes that breaks a client.
+   * The version of the contract. No change within a version breaks a client.
    */
   version: string;
   /**
-   * A page to read and try everything, with how to check payloads in your language.
+   * A page to read and try the contract, with programs that validate payloads in several languages.
    */
   docs: string;
   /**
-   * Every schema in one file.
+   * All schemas in one file.
    */
   bundle: string;
   /**
-   * Every payload and event as TypeScript declarations, for socket.io-client.
+   * TypeScript declarations of every payload and event, for socket.io-client.
    */
   types: string;
   /**
-   * REST as OpenAPI 3.1.
+   * The OpenAPI 3.1 document of REST.
    */
   openapi: string;
   /**
-   * Socket.IO as AsyncAPI 3.0.
+   * The AsyncAPI 3.0 document of Socket.IO.
    */
   asyncapi: string;
   /**
-   * Every schema by itself.
+   * Each schema in a file of its own.
    */
   schemas: ContractEntry[];
 }
 
 /**
- * The index of the contract: where everything is that a client team takes away. Addresses are relative to the index's own.
+ * The index of the contract: the addresses of its documents, relative to the address of the index.
  */
 export interface ContractReply {
   /**
-   * Always true here.
+   * Always true.
    */
   success: true;
   /**
@@ -214,22 +214,22 @@ export interface ContractReply {
 }
 
 /**
- * Where a page of the list ended: microseconds since the year 1, or 0 in the order of seq; an underscore; a seq. Hand back what `next` gave; do not build one.
+ * The position at which a page of a list ends: microseconds since the year 1, or 0 in a list by seq; an underscore; a seq. Send the `next` of an earlier page, and do not build a cursor.
  */
 export type Cursor = string;
 
 /**
- * The request headers that matter where a document of the contract is asked for.
+ * The request headers that matter for a document of the contract.
  */
 export interface DocumentHeaders {
   /**
-   * The ETag of the version at hand: it is not sent again while it is the same.
+   * The ETag of the version that the client has. The document is sent only if it has changed.
    */
   "If-None-Match"?: string;
 }
 
 /**
- * What went wrong, for a program: the list is closed.
+ * The kind of error, for a program. The list is closed.
  */
 export type ErrorCode =
   | "malformed_json"
@@ -250,19 +250,19 @@ export type ErrorCode =
   | "internal_error";
 
 /**
- * The body of every refusal on REST.
+ * The body of every error response on REST.
  */
 export interface ErrorReply {
   /**
-   * Always false here.
+   * Always false.
    */
   success: false;
   /**
-   * What is wrong, for a person: where in the payload, a colon, why. Or only why.
+   * The error, for a person: the path of the field, a colon and the reason, or the reason alone.
    */
   error: string;
   /**
-   * What is wrong, for a program.
+   * The error, for a program.
    */
   code: ErrorCode;
 }
@@ -278,11 +278,11 @@ export interface GetPath {
 }
 
 /**
- * The answer to GET /api/balance/snapshot/{id}.
+ * The response to GET /api/balance/snapshot/{id}.
  */
 export interface GetReply {
   /**
-   * Always true here.
+   * Always true.
    */
   success: true;
   /**
@@ -292,7 +292,7 @@ export interface GetReply {
 }
 
 /**
- * The order of a list: ts is the newest moment first, as the senders' clocks have it; seq is the last saved first.
+ * The order of a list. ts: newest ts first, by the clocks of the senders. seq: last saved first.
  */
 export type ListOrder = "ts" | "seq";
 
@@ -301,67 +301,67 @@ export type ListOrder = "ts" | "seq";
  */
 export interface ListPagination {
   /**
-   * The limit asked for.
+   * The limit of the request.
    */
   limit: number;
   /**
-   * The offset asked for.
+   * The offset of the request.
    */
   offset: number;
   /**
-   * How many snapshots there are; null if only some were asked for (from, to, pid).
+   * The number of all snapshots; null if the request has a filter (from, to, pid).
    */
   total: number | null;
   /**
-   * Whether there are more behind this page.
+   * Whether more snapshots follow this page.
    */
   hasMore: boolean;
   /**
-   * The cursor of the next page; null on the last.
+   * The cursor of the next page; null on the last page.
    */
   next: Cursor | null;
 }
 
 /**
- * The query of GET /api/balance/snapshot, numbers as numbers.
+ * The query of GET /api/balance/snapshot, with numbers as JSON numbers.
  */
 export interface ListQuery {
   /**
-   * How many snapshots to return at most.
+   * The largest number of snapshots to return.
    */
   limit?: number;
   /**
-   * How many snapshots to skip, from the start or from the cursor. Slow when large: use cursor.
+   * The number of snapshots to skip, from the start or from the cursor. A large offset is slow: use a cursor.
    */
   offset?: number;
   /**
-   * The `next` of the page before: go on behind it, in the order of that page.
+   * The `next` of the previous page. The page that follows it is returned, in the same order.
    */
   cursor?: Cursor;
   /**
-   * ts: newest moment first, as the senders' clocks have it. seq: last saved first, whatever ts says; from, to and pid are then looked for in that order, which is slow if the last of them was saved long ago. With a cursor the order is that of its page.
+   * ts: newest ts first, by the clocks of the senders. seq: last saved first, whatever the ts. With seq, the filters from, to and pid are slow if the last matching snapshot was saved long ago. With a cursor, the order is that of its page.
    */
   order?: ListOrder;
   /**
-   * Only snapshots of this moment or later.
+   * Only snapshots with this ts or a later one.
    */
   from?: Timestamp;
   /**
-   * Only snapshots from before this moment.
+   * Only snapshots with an earlier ts.
    */
   to?: Timestamp;
   /**
-   * Only snapshots of this process id.
+   * Only snapshots with this process id.
    */
   pid?: number;
 }
 
 /**
- * The answer to GET /api/balance/snapshot: a page of snapshots, newest ts first.
+ * The response to GET /api/balance/snapshot: a page of snapshots, by default newest ts first.
  */
 export interface ListReply {
   /**
-   * Always true here.
+   * Always true.
    */
   success: true;
   /**
@@ -369,43 +369,43 @@ export interface ListReply {
    */
   data: Snapshot[];
   /**
-   * Where this page stands.
+   * The position of this page in the list.
    */
   pagination: ListPagination;
 }
 
 /**
- * What is held on chain: an amount for each asset. rlb and usdt always; others may stand beside them, 64 in all.
+ * The balances on chain: an amount for each asset. rlb and usdt are required, and other assets are allowed, up to 64 in all.
  */
 export interface Onchain {
   /**
-   * RLB held on chain.
+   * The amount of RLB on chain.
    */
   rlb: Amount;
   /**
-   * USDT held on chain.
+   * The amount of USDT on chain.
    */
   usdt: Amount;
   [k: string]: Amount;
 }
 
 /**
- * What is held on the site: an amount for each asset. rlb and usd always; others may stand beside them, 64 in all.
+ * The balances on the site: an amount for each asset. rlb and usd are required, and other assets are allowed, up to 64 in all.
  */
 export interface Onsite {
   /**
-   * RLB held on the site.
+   * The amount of RLB on the site.
    */
   rlb: Amount;
   /**
-   * USD held on the site.
+   * The amount of USD on the site.
    */
   usd: Amount;
   [k: string]: Amount;
 }
 
 /**
- * The payload of ping, to which pong is the answer: none is needed, and what is sent is ignored, as long as it is JSON and no larger than an update may be.
+ * The payload of ping, which the server answers with pong. It may be absent. Its content is ignored: it may be any JSON, up to the size of an update.
  */
 export type Ping = unknown;
 
@@ -414,17 +414,17 @@ export type Ping = unknown;
  */
 export interface Pong {
   /**
-   * The server's time.
+   * The time of the server.
    */
   timestamp: UtcTimestamp;
 }
 
 /**
- * The answer to POST /api/balance/snapshot: 201 when saved, 200 when it had been saved before.
+ * The response to POST /api/balance/snapshot: 201 if the update was saved, 200 if it had been saved before.
  */
 export interface SaveReply {
   /**
-   * Always true here.
+   * Always true.
    */
   success: true;
   /**
@@ -432,17 +432,17 @@ export interface SaveReply {
    */
   message: string;
   /**
-   * What was saved.
+   * The saved snapshot.
    */
   data: SavedSnapshot;
   /**
-   * Present if this very update was saved before: nothing was saved or broadcast again.
+   * Present if the same update was saved before. Nothing was saved or broadcast again.
    */
   duplicate?: true;
 }
 
 /**
- * What POST /api/balance/snapshot returns of the snapshot that it saved.
+ * The saved snapshot, in the response to POST /api/balance/snapshot.
  */
 export interface SavedSnapshot {
   /**
@@ -450,15 +450,15 @@ export interface SavedSnapshot {
    */
   id: Uuid;
   /**
-   * Its ts.
+   * The ts of the snapshot.
    */
   timestamp: UtcTimestamp;
   /**
-   * What is held on chain.
+   * The balances on chain.
    */
   onchain: Onchain;
   /**
-   * What is held on the site.
+   * The balances on the site.
    */
   onsite: Onsite;
 }
@@ -468,64 +468,64 @@ export interface SavedSnapshot {
  */
 export interface SchemaPath {
   /**
-   * The name of a schema as the index lists it, or bundle for all of them in one file.
+   * The name of a schema as in the index, or bundle for all schemas in one file.
    */
   name: string;
 }
 
 /**
- * One saved snapshot. It reads the same in a list, in a reply and in balance:snapshot.
+ * A saved snapshot. It has the same form in a list, in a response and in balance:snapshot.
  */
 export interface Snapshot {
   /**
-   * Its id: the client's own, or one the server made.
+   * The id that the client sent, or one that the server generated.
    */
   id: Uuid;
   /**
-   * Its number in the order of saving: 1, 2, 3 and so on, without a gap.
+   * The number in the order of saving: 1, 2, 3 and so on, without a gap.
    */
   seq: number;
   /**
-   * When this was held.
+   * The time of the balances.
    */
   ts: UtcTimestamp;
   /**
-   * The sender's process id; null if it gave none.
+   * The process id of the sender; null if it is unknown.
    */
   pid: number | null;
   /**
-   * What is held on chain.
+   * The balances on chain.
    */
   onchain: Onchain;
   /**
-   * What is held on the site.
+   * The balances on the site.
    */
   onsite: Onsite;
 }
 
 /**
- * A moment as a client writes it: date, time and zone (RFC 3339), years 1000 to 2999, at most nine fraction digits, of which six are kept. No leap second.
+ * A time as a client may write it: date, time and time zone (RFC 3339), years 1000 to 2999, at most nine fraction digits, of which six are kept. Leap seconds are rejected.
  */
 export type Timestamp = string;
 
 /**
- * A moment as the server writes it: UTC with Z, three fraction digits, six only where it has them.
+ * A time as the server writes it: UTC with Z and three fraction digits, or six if there are microseconds.
  */
 export type UtcTimestamp = string;
 
 /**
- * A UUID of any version, written 8-4-4-4-12 (RFC 9562). The server sends lower case and takes both.
+ * A UUID of any version, written 8-4-4-4-12 (RFC 9562). Upper and lower case are accepted; the server sends lower case.
  */
 export type Uuid = string;
 
 /**
- * What a client may send, for one that wants every answer: here the callback must be given, and so `emitWithAck`
- * promises the reply by its type. A socket may be seen as either:
+ * The events that a client may send, with a required callback, so that `emitWithAck` returns a promise of the reply by
+ * its type. The same socket can have either type:
  *
  *     const acknowledged: Socket<ServerToClientEvents, AcknowledgedEvents> = socket;
  *     const reply = await acknowledged.emitWithAck("balance:update", update);
  *
- * `timeout(…).emitWithAck` promises any with whatever types, so give the reply its type there:
+ * `timeout(…).emitWithAck` returns a promise of any in either case. Give the reply its type there:
  *
  *     const reply: BalanceAck | BalanceError = await socket.timeout(6000).emitWithAck("balance:update", update);
  */
@@ -535,11 +535,11 @@ export interface AcknowledgedEvents {
 }
 
 /**
- * What a client may send, with a callback for the answer or without; the answer also comes as an event.
+ * The events that a client may send, with an optional callback for the reply. The reply is also sent as an event.
  *
- * Because the callback may be left out, `emitWithAck` promises any; see AcknowledgedEvents. Where the option ackTimeout
- * is set, socket.io-client hands a callback an error first, as after `timeout(…)`, but its types do not say so: there,
- * use `emitWithAck` or `timeout(…)`.
+ * Because the callback is optional, `emitWithAck` returns a promise of any; see AcknowledgedEvents. With the option
+ * ackTimeout, socket.io-client passes an error to the callback as its first argument, as after `timeout(…)`, but its
+ * types do not include it: use `emitWithAck` or `timeout(…)` with that option.
  */
 export interface ClientToServerEvents {
   "balance:update": (
@@ -555,8 +555,8 @@ export interface ClientToServerEvents {
 }
 
 /**
- * What a client may listen to, beside socket.io's own events. Of these, connect_error has a ConnectError if it was the
- * server that refused, and else an error of the network.
+ * The events that a client may listen to, beside those of socket.io itself. connect_error has a ConnectError if the
+ * server has rejected the connection, and otherwise an error of the network.
  */
 export interface ServerToClientEvents {
   "connected": (payload: Connected) => void;

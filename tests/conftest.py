@@ -25,7 +25,8 @@ from tornado.ioloop import IOLoop
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from tests.support import browser, contract
-from tests.support.service import Database, Process, Service
+from tests.support.packages import Environment, build_wheel
+from tests.support.service import ROOT, Database, Process, Service
 
 # The same examples in every run, and no folder of earlier ones in the tree.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -126,6 +127,12 @@ def _own_tasks(io_loop: IOLoop) -> list[str]:
 def service(io_loop: IOLoop, make_service: MakeService) -> Service:
     """A service with the default settings."""
     return io_loop.run_sync(make_service)
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment in which the service is installed as a package."""
+    return Environment(tmp_path_factory.mktemp("installation"), build_wheel(ROOT, tmp_path_factory.mktemp("wheel")))
 
 
 @pytest.fixture

@@ -3,17 +3,34 @@
 What the first one does depends on how far the process is: while it starts, KeyboardInterrupt is raised in the main
 thread; while it serves, an event is set; while it ends, nothing. Later ones do nothing, so that a second Ctrl-C does
 not leave the embedded PostgreSQL running. asyncio's own handlers would restore the default between two of these.
+
+asyncio is imported late: this module is the first that the process loads, and sets handlers before it loads the others.
 """
 
 from __future__ import annotations
 
-import asyncio
+import os
 import signal
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def exit_on_signals(status: int) -> None:
+    """End the process at once, without a traceback, at the first signal from now on."""
+    _set_handlers(lambda *_: os._exit(status))
+
+
+def ignore_signals() -> None:
+    """Ignore the signals up to the end of the process."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopSignals:
@@ -26,10 +43,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in STOP_SIGNALS:
-            self._before[number] = signal.getsignal(number)
-            if number != signal.SIGHUP or self._before[number] != signal.SIG_IGN:  # `nohup` has it ignored
-                signal.signal(number, self._handle)
+        self._before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        _set_handlers(self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,6 +53,8 @@ class StopSignals:
 
     def set(self, event: asyncio.Event) -> None:
         """Set the event of the running loop at the first signal, or now if that has come."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         self._act = lambda: loop.call_soon_threadsafe(event.set)
         if self._asked:  # an interpreter that runs a finalizer drops a KeyboardInterrupt
@@ -55,3 +72,10 @@ class StopSignals:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def _set_handlers(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Handle the signals by `handler`, except a hangup that `nohup` made the process ignore."""
+    for number in STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)

@@ -41,7 +41,7 @@ class UpdateFastPath:
         ):
             return False
         try:
-            update: Any = protocol.loads_update(frame[found.end() : -1])
+            update: Any = protocol.decode_update(frame[found.end() : -1])
         except protocol.MalformedJson:  # not JSON, or more than one payload
             return False
         self._handlers.on_update(session, int(found[1]) if found[1] else None, [update])

@@ -52,6 +52,7 @@ class EngineHandler(Answers, WebSocketHandler):
         "watchers_max",
     )
 
+    operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
 
     def initialize(

@@ -14,19 +14,20 @@ import hashlib
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from balance import program
 from balance.storage.connect import DatabaseError, one_line, settle, to_conninfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-SQL_FOLDER = Path(__file__).resolve().parent.parent.parent / "sql"
-COMMAND = "python server.py migrate"
+COMMAND = f"{program.COMMAND} migrate"
 
 SERVER_VERSION_MIN = 140_000  # SQL function bodies, as 0001 has them, came with PostgreSQL 14
 TURN_WAIT_MS_MAX = 60_000  # for another process that is migrating
@@ -35,6 +36,16 @@ TABLE_WAIT_MS_MAX = 5_000
 
 _ADVISORY_KEY = int.from_bytes(b"balance", "big")  # advisory locks are per database, so this says enough
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+
+
+def _sql_folder() -> Path:
+    """Return the folder of the migrations: inside the package where it is installed, beside it in a checkout."""
+    package = Path(str(resources.files("balance")))
+    inside = package / "sql"
+    return inside if inside.is_dir() else package.parent / "sql"
+
+
+SQL_FOLDER = _sql_folder()
 
 
 class SchemaError(Exception):

@@ -20,12 +20,14 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 import protocol
 from balance.aio.turns import Turns
+from balance.auth import Operation, Role, authorize
 from balance.web.cors import Hosts, Origins
 
 log = logging.getLogger("balance.web")
 
 PREFLIGHT_S = "600"
 CREDENTIALS = "Access-Control-Allow-Credentials"
+EXPOSED_HEADERS = "Location, Retry-After"
 DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -45,9 +47,10 @@ class Answers(RequestHandler):
 
     origins: Origins
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
+    operation: Operation | None  # what a caller must be permitted for all but OPTIONS; None where each packet asks
     is_public = False  # whether any web page may read what is here
     allowed_headers = "Content-Type"  # that any web page may send
-    exposed_headers = "Location, Retry-After"  # that a web page may read
+    exposed_headers = EXPOSED_HEADERS  # that a web page may read
     body_bytes_max: int
     turns: Turns
 
@@ -63,9 +66,12 @@ class Answers(RequestHandler):
         self.check_caller()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
-        if self.request.method == "OPTIONS":
+        if self.request.method == "OPTIONS":  # a preflight carries no credentials (Fetch standard) and reads nothing
             self.answer_preflight()
-        elif self.request.method == "POST":
+            return
+        if self.operation is not None:
+            authorize(Role.ANYONE, self.operation)
+        if self.request.method == "POST":
             await self.on_post()
         else:
             await self.on_get(*path)
@@ -99,25 +105,21 @@ class Answers(RequestHandler):
         return bytes(self._body)
 
     def check_caller(self) -> None:
-        """Refuse a web page that may not call; grant the others what CORS asks for. Raises Forbidden."""
-        if not self.let_page_read():
-            raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
+        """Check that the page that sends this request may call, and let it read the answer. Raises Forbidden."""
+        self.let_page_read()
+        if not self.is_public:
+            check_page(self.origins, self.request.headers, self.request.host)
 
-    def let_page_read(self) -> bool:
-        """Tell the browser that the page which asks may read the answer, if it may, and say whether it may.
-
-        A page that only `*` lets in gets no credentials: the browser would send those of its user for any stranger.
-        """
-        origin = self.request.headers.get("Origin")
-        if origin is not None and self.origins.trusts(origin, self.request.host):
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header(CREDENTIALS, "true")
-        elif self.is_public or (origin is not None and self.origins.any_may_call):
-            self.set_header("Access-Control-Allow-Origin", "*")
-        else:
-            return origin is None
-        self.set_header("Access-Control-Expose-Headers", self.exposed_headers)
-        return True
+    def let_page_read(self) -> None:
+        """Set the headers by which a browser lets the page that sends this request read the answer."""
+        let_page_read(
+            self._headers,
+            self.origins,
+            self.request.headers,
+            self.request.host,
+            exposed=self.exposed_headers,
+            is_public=self.is_public,
+        )
 
     def answer_preflight(self) -> None:
         """Answer OPTIONS: what may be called here, and by which methods and headers.
@@ -166,6 +168,42 @@ class Answers(RequestHandler):
         """Log what is our own fault, and nothing of what is the caller's."""
         if not isinstance(value, (protocol.ServiceError, HTTPError)):
             log.error("%s %s", self.request.method, self.request.path, exc_info=value)
+
+
+def check_host(hosts: Hosts, host: str) -> None:
+    """Check that a request is for a host of this server. Raises MisdirectedRequest."""
+    if not hosts.serves(host):
+        raise misdirected(host)
+
+
+def misdirected(host: str) -> protocol.MisdirectedRequest:
+    """Return the error for a request that is for another server's host."""
+    return protocol.MisdirectedRequest(f"{host[:100]!r} is none of this server's hosts; see --hosts", "Host")
+
+
+def check_page(origins: Origins, headers: HTTPHeaders, host: str) -> None:
+    """Check that the web page that sends a request for `host`, if one does, may call. Raises Forbidden."""
+    origin = headers.get("Origin")
+    if origin is not None and not origins.any_may_call and not origins.trusts(origin, host):
+        raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
+
+
+def let_page_read(
+    answer: HTTPHeaders, origins: Origins, headers: HTTPHeaders, host: str, *, exposed: str, is_public: bool = False
+) -> None:
+    """Set the headers of an answer by which a browser lets the page that sent the request read it (Fetch, CORS).
+
+    A page that only `*` admits gets no credentials: the browser would send those of its user for any stranger's page.
+    """
+    origin = headers.get("Origin")
+    if origin is not None and origins.trusts(origin, host):
+        answer["Access-Control-Allow-Origin"] = origin
+        answer[CREDENTIALS] = "true"
+    elif is_public or (origin is not None and origins.any_may_call):
+        answer["Access-Control-Allow-Origin"] = "*"
+    else:
+        return
+    answer["Access-Control-Expose-Headers"] = exposed
 
 
 def first_headers() -> HTTPHeaders:

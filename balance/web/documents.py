@@ -11,6 +11,7 @@ from typing import Any
 
 import protocol
 from balance.aio.limiter import Places
+from balance.auth import Operation
 from balance.web.compression import takes_gzip
 from balance.web.snapshots import RestHandler
 from protocol.documents import Document
@@ -19,6 +20,7 @@ from protocol.documents import Document
 class DocumentHandler(RestHandler):
     """Some addresses at each of which is a document."""
 
+    operation = Operation.READ_DOCUMENTS
     is_public = True  # there is nothing here that is not for everybody
     allowed_headers = "If-None-Match"
     exposed_headers = "ETag, Retry-After"

@@ -35,7 +35,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
-from balance.web.http_errors import TLS_HANDSHAKE, explain_head, explain_request, write_refusal
+from balance.web.http_errors import TLS_HANDSHAKE, check_request, explain_head, write_refusal
 from balance.web.targets import to_canonical
 
 log = logging.getLogger("balance.web")
@@ -162,10 +162,8 @@ class Exchange(HTTP1Connection):
             self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
             start_line = to_canonical(start_line, headers)
             self._read_finished = size == 0  # an answer may come before the request is handed over as a whole
-            try:
-                received = delegate.headers_received(start_line, headers)
-            except HTTPInputError as error:
-                raise explain_request(start_line, headers) from error
+            check_request(start_line, headers)
+            received = delegate.headers_received(start_line, headers)
             is_open = True
             if received is not None:
                 await received

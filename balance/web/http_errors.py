@@ -18,6 +18,8 @@ from protocol.check import to_path
 TLS_HANDSHAKE = 0x16  # the first byte of every TLS connection (RFC 8446, section 5.1)
 PARAMETERS_MAX = 1000  # of a query; Tornado's limit
 REQUEST_LINE = "request line"
+# A host as Tornado's parser takes it (RFC 9110, section 7.2), but without a comma: with one it is a list.
+HOST = re.compile(r"(?:[0-9A-Za-z\-._~!$&'()*+;=\[\]:]|%[0-9A-Fa-f]{2})*")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 CONTROL = re.compile(r"[\x00-\x08\x0A-\x1F\x7F]")
 VERSION = re.compile(r"HTTP/[0-9]\.[0-9]")
@@ -62,16 +64,21 @@ def _explain_fields(fields: list[str]) -> protocol.InvalidPayload:
     return protocol.InvalidPayload("cannot be read as HTTP/1.1", "request")
 
 
-def explain_request(start_line: RequestStartLine, headers: HTTPHeaders) -> protocol.InvalidPayload:
-    """Return what is wrong with a request whose head could be read, and of which Tornado would make no request."""
+def check_request(start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+    """Check the host and the query of a request whose head could be parsed. Raises InvalidPayload.
+
+    The rules are those by which Tornado makes an `HTTPServerRequest`; a request that Tornado does not route needs
+    them too.
+    """
     hosts = headers.get_list("Host")
-    if not hosts:
-        return protocol.InvalidPayload("is required (RFC 9112, section 3.2)", "Host")
+    if not hosts and start_line.version != "HTTP/1.0":
+        raise protocol.InvalidPayload("is required (RFC 9112, section 3.2)", "Host")
     if len(hosts) > 1:
-        return protocol.InvalidPayload("is given more than once", "Host")
+        raise protocol.InvalidPayload("is given more than once", "Host")
     if start_line.path.partition("?")[2].count("&") >= PARAMETERS_MAX:
-        return protocol.InvalidPayload(f"must have at most {PARAMETERS_MAX} parameters", "query")
-    return protocol.InvalidPayload("must be a host, or a host and a port, such as 127.0.0.1:3000", "Host")
+        raise protocol.InvalidPayload(f"must have at most {PARAMETERS_MAX} parameters", "query")
+    if hosts and not HOST.fullmatch(hosts[0]):
+        raise protocol.InvalidPayload("must be a host, or a host and a port, such as 127.0.0.1:3000", "Host")
 
 
 def write_refusal(error: protocol.ServiceError, method: str | None) -> bytes:

@@ -12,14 +12,12 @@ from tornado.web import HTTPError
 
 import protocol
 from balance.aio.turns import Turns
+from balance.auth import Operation
 from balance.service import Page, Service
-from balance.snapshot import Saved
-from balance.web.base import Answers
+from balance.web.base import Answers, misdirected
 from balance.web.compression import GZIP_BYTES_MIN, compressed, takes_gzip
 from balance.web.cors import Origins
-from protocol.operations import SNAPSHOTS
 
-SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
 NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
 
@@ -33,18 +31,6 @@ class RestHandler(Answers):
         self.places = service.reads
         self.origins = origins
         self.body_bytes_max = body_bytes_max
-
-    def read_json(self) -> Any:
-        """Decode the body. Raises UnsupportedMediaType, PayloadTooLarge and MalformedJson."""
-        media_type, _, parameter = self.request.headers.get("Content-Type", "").lower().partition(";")
-        name, _, charset = parameter.partition("=")
-        if media_type.strip() != "application/json" or name.strip() not in ("", "charset") or ";" in parameter:
-            raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
-        if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
-            raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
-        if self.request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
-        return protocol.loads(self.read_body())
 
     async def on_get(self, *path: str) -> None:
         with self.places.take(str(self.request.remote_ip)):
@@ -66,13 +52,6 @@ class RestHandler(Answers):
         raise NotImplementedError
 
 
-def saved_answer(saved: Saved) -> tuple[int, str, dict[str, Any]]:
-    """Say by status, `Location` and body what a POST has saved."""
-    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
-    location = f"{SNAPSHOTS}/{saved.snapshot.id}"
-    return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)
-
-
 def write_plain(page: Page) -> tuple[bytes, bool]:
     """Write the answer that holds a page (schemas/list_reply.json); it is not compressed."""
     pagination = {
@@ -92,14 +71,10 @@ def write_zipped(page: Page) -> tuple[bytes, bool]:
 
 
 class SnapshotsHandler(RestHandler):
-    """`/api/balance/snapshot`: save one, list many."""
+    """`/api/balance/snapshot`: list many. A POST, by which one is saved, never comes here: `save` answers it."""
 
+    operation = Operation.READ
     methods = ("GET", "HEAD", "POST", "OPTIONS")
-
-    async def on_post(self) -> None:
-        status, location, body = saved_answer(await self.service.save(self.read_json()))
-        self.set_header("Location", location)
-        self.answer(body, status)
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
         zips = takes_gzip(self.request.headers.get("Accept-Encoding", ""))
@@ -128,6 +103,8 @@ class SnapshotsHandler(RestHandler):
 
 class SnapshotHandler(RestHandler):
     """`/api/balance/snapshot/{id}`: read one."""
+
+    operation = Operation.READ
 
     async def read(self, *path: str) -> dict[str, Any]:
         snapshot = await self.service.find(path[0])
@@ -160,6 +137,5 @@ class MisdirectedHandler(RestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Refuse alike whatever was asked, also by a method that Tornado does not know."""
-        host = self.request.host[:100]
-        error = protocol.MisdirectedRequest(f"{host!r} is none of this server's hosts; see --hosts", "Host")
+        error = misdirected(self.request.host)
         super().write_error(error.status, exc_info=(type(error), error, None))

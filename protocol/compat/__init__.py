@@ -1,1 +1,1 @@
-"""Finds the changes of schemas that break senders or receivers."""
+"""Finds the changes of schemas that break senders or receivers; `diff` is the entry."""

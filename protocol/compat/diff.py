@@ -1,39 +1,42 @@
-"""Compare two sets of schemas: which changes break who sends, which break who receives, which nobody.
+"""Compares two sets of schemas: which changes break senders, which break receivers, and which are harmless.
 
     for change in diff(read_set("tests/released/v1"), read_set("protocol/schemas")):
         print(change)    # breaks senders: balance_update: onchain.rlb: maximum was 1e30, is 1e29
 
-One relation does it all: `Relation.escapes(a, b)`, why a payload that fits `a` may not fit `b`. What clients send
-breaks senders where the old schema escapes the new; what the server sends breaks receivers where the new escapes
-the old; what escapes the other way round is harmless.
+What clients send breaks senders where the old schema is not a subschema of the new one: a client may send what is no
+longer accepted. What the server sends breaks receivers where the new schema is not a subschema of the old one: a client
+may receive what it does not expect. A difference in the opposite direction is harmless. `subschema` decides.
 
-Promised: if some payload fits a schema before and not after (clients send it), or after and not before (the server
-sends it), a breaking change of that schema is reported. Not promised is the reverse: where no proof is at hand, as
-for one pattern against another, a change is called breaking, and says so.
+Promised: if some payload is valid before the change and not after it (clients send it), or after it and not before it
+(the server sends it), a breaking change of that schema is reported. Not promised is the reverse: a change that cannot
+be proved compatible, such as another pattern, is reported as breaking, with a detail that ends in NOT_PROVED.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urljoin
+from typing import Literal
 
-import jsonschema_rs
-
-from protocol import codec
 from protocol.check import to_path
-from protocol.compat.subschema import GUESS, Reason, Relation, Schema, Steps
-from protocol.errors import MalformedJson
+from protocol.compat.branches import Schema
+from protocol.compat.schema_set import InlinedSet
+from protocol.compat.subschema import Comparison, Reason
 from protocol.events import CONNECT, CONNECT_ERROR, EVENTS
 from protocol.operations import OPERATIONS
 
 Effect = Literal["breaks senders", "breaks receivers", "harmless"]
 
+NOT_PROVED = " (not proved compatible)"
+"""The end of the detail of a breaking change that is breaking only as far as can be proved."""
 
-class UnreadableSetError(ValueError):
-    """There is no such set of schemas: one line, with the file and the reason."""
+_EVENTS = (*EVENTS.values(), CONNECT, CONNECT_ERROR)
+_SENT = {event.schema for event in _EVENTS if event.direction == "client_to_server"}.union(
+    *((operation.body, *operation.parameters.values()) for operation in OPERATIONS.values())
+)
+_RECEIVED = {event.schema for event in _EVENTS if event.direction == "server_to_client"}.union(
+    {"error_reply"}, *((one.schema for one in operation.responses.values()) for operation in OPERATIONS.values())
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,154 +45,66 @@ class Change:
 
     effect: Effect
     schema: str
-    """The schema of a whole payload; a change of a part is one wherever that is used."""
+    """The schema of a whole payload; a change of a part is one change in each payload that uses the part."""
     path: str
-    """The field as `check` writes it, with * for every other field or every item; payload for the whole."""
-    words: str
+    """The field as `check` writes it, with * for every other field or every item; `payload` for the whole."""
+    detail: str
     """The keyword, what it was and what it is."""
 
     @property
     def breaks(self) -> bool:
+        """Whether senders or receivers must change with it."""
         return self.effect != "harmless"
 
     def __str__(self) -> str:
-        return f"{self.effect}: {self.schema}: {self.path}: {self.words}"
-
-
-def read_set(path: str | Path) -> dict[str, Schema]:
-    """Read schemas by name: every *.json of a folder, or the `definitions` of a bundle.
-
-    Raises UnreadableSetError if there are none, or one is no schema or refers to what is not in the set.
-    """
-    path = Path(path)
-    if path.is_dir():
-        schemas = {file.stem: _read(file) for file in sorted(path.glob("*.json"))}
-    else:
-        bundle = _read(path)
-        schemas = _to_files(bundle.get("definitions", {})) if isinstance(bundle, dict) else {}
-    if not schemas:
-        raise UnreadableSetError(f"{path}: holds no schemas")
-    try:
-        _Inlined(schemas)
-    except ValueError as error:
-        raise UnreadableSetError(f"{path}: {error}") from error
-    return schemas
+        return f"{self.effect}: {self.schema}: {self.path}: {self.detail}"
 
 
 def diff(old: Mapping[str, Schema], new: Mapping[str, Schema]) -> list[Change]:
-    """Return what changed between two sets as `read_set` gives them, sorted by schema, what breaks first.
+    """Return the changes between two sets as `read_set` returns them, sorted by schema, the breaking ones first.
 
-    Raises ValueError if a schema refers to what is not in its set, or to itself.
+    Raises ValueError if a schema refers to itself or to a schema that is not in its set.
     """
-    before, after = _Inlined(old), _Inlined(new)
-    found: list[tuple[str, Effect, Reason]] = []
-    for name in sorted(before.roots() | (after.roots() - set(old))):
+    before, after = InlinedSet(old), InlinedSet(new)
+    found: list[Change] = []
+    for name in sorted(_payloads(before, old) | (_payloads(after, new) - set(old))):
         if name not in new:
-            found += ((name, effect, ((), "was a schema, is absent")) for effect in _breaks(name))
+            found += (_change(name, effect, Reason((), "was a schema, is absent")) for effect in _breaks(name))
         elif name not in old:
-            found.append((name, "harmless", ((), "was absent, is a schema")))
+            found.append(_change(name, "harmless", Reason((), "was absent, is a schema")))
         else:
-            found += ((name, *each) for each in _compare(name, before.schema(name), after.schema(name)))
-    return [Change(effect, name, to_path(path), words) for name, effect, (path, words) in found]
+            found += _compare(name, before.schema(name), after.schema(name))
+    return found
 
 
-_EVENTS = (*EVENTS.values(), CONNECT, CONNECT_ERROR)
-_SENT = {event.schema for event in _EVENTS if event.direction == "client_to_server"}.union(
-    *((operation.body, *operation.parameters.values()) for operation in OPERATIONS.values())
-)
-_RECEIVED = {event.schema for event in _EVENTS if event.direction == "server_to_client"}.union(
-    {"error_reply"}, *((reply.schema for reply in operation.replies.values()) for operation in OPERATIONS.values())
-)
+def _payloads(inlined: InlinedSet, schemas: Mapping[str, Schema]) -> set[str]:
+    """Return the schemas of whole payloads: those that no other refers to, and those that the tables name."""
+    return {name for name in schemas if name not in inlined.referenced or name in _SENT | _RECEIVED}
 
 
 def _breaks(name: str) -> list[Effect]:
-    """Say who a change of a schema can break: both, where no table says who sends it."""
-    sent, received = name in _SENT, name in _RECEIVED
-    can: dict[Effect, bool] = {"breaks senders": sent or not received, "breaks receivers": received or not sent}
-    return [effect for effect in can if can[effect]]
+    """Return which effects a change of a schema can have: both if no table names the side that sends it."""
+    is_sent, is_received = name in _SENT, name in _RECEIVED
+    senders: list[Effect] = ["breaks senders"] if is_sent or not is_received else []
+    receivers: list[Effect] = ["breaks receivers"] if is_received or not is_sent else []
+    return senders + receivers
 
 
-def _compare(name: str, old: Schema, new: Schema) -> list[tuple[Effect, Reason]]:
-    escaping: dict[Effect, list[Reason]] = {
-        "breaks senders": Relation(flipped=False).escapes(old, new),
-        "breaks receivers": Relation(flipped=True).escapes(new, old),
+def _compare(name: str, old: Schema, new: Schema) -> list[Change]:
+    """Compare a schema in both directions; report a reason of the harmless direction only if it breaks nothing."""
+    reasons: dict[Effect, list[Reason]] = {
+        "breaks senders": Comparison(a_is_new=False).counterexamples(old, new),
+        "breaks receivers": Comparison(a_is_new=True).counterexamples(new, old),
     }
-    found = [(effect, reason) for effect in _breaks(name) for reason in escaping.pop(effect)]
-    known = {reason for _, reason in found}
-    rest = [reason for reasons in escaping.values() for reason in reasons if reason not in known]
-    return found + [("harmless", (path, words.removesuffix(GUESS))) for path, words in rest]
+    breaking = [(effect, reason) for effect in _breaks(name) for reason in reasons.pop(effect)]
+    known = {reason for _, reason in breaking}
+    harmless = [reason for others in reasons.values() for reason in others if reason not in known]
+    return [
+        *(_change(name, effect, reason) for effect, reason in breaking),
+        *(_change(name, "harmless", reason) for reason in harmless),
+    ]
 
 
-def _read(file: Path) -> Schema:
-    try:
-        schema: Schema = codec.loads(file.read_bytes())
-        jsonschema_rs.meta.validate(schema)
-    except (OSError, MalformedJson) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.reason
-        raise UnreadableSetError(f"{file}: {reason}") from error
-    except ValueError as error:
-        raise UnreadableSetError(f"{file}: is no schema: {str(error).splitlines()[0]}") from error
-    return schema
-
-
-def _to_files(value: Any) -> Any:
-    """Replace each reference into a bundle by the reference to a file that stands there in a folder of schemas."""
-    if isinstance(value, dict):
-        within = str(value.get("$ref")).startswith(_IN_BUNDLE)
-        inner = {key: _to_files(item) for key, item in value.items()}
-        return inner | {"$ref": f"{value['$ref'].removeprefix(_IN_BUNDLE)}.json"} if within else inner
-    return [_to_files(item) for item in value] if isinstance(value, list) else value
-
-
-_IN_BUNDLE = "#/definitions/"
-# What refuses nothing. `default` is not among them: who leaves the field out gets another one without a word.
-_ANNOTATIONS = {"$id", "$schema", "$comment", "title", "description", "examples", "definitions"}
-_BY_NAME = {"properties", "patternProperties", "dependencies"}
-_VALUES = {"const", "enum", "default"}
-
-
-class _Inlined:
-    """A set in which a schema stands wherever there was a `$ref` to it, without annotations."""
-
-    def __init__(self, schemas: Mapping[str, Schema]) -> None:
-        self._schemas = schemas
-        self._names = {_id(name, schema): name for name, schema in schemas.items()}
-        self._done: dict[str, Schema] = {}
-        self._parts: set[str] = set()
-        for name in schemas:
-            self.schema(name)
-
-    def roots(self) -> set[str]:
-        """Return the names of whole payloads: of what no other schema refers to, and of what the tables name."""
-        return {name for name in self._schemas if name not in self._parts or name in _SENT | _RECEIVED}
-
-    def schema(self, name: str, above: Steps = ()) -> Schema:
-        if name in above:
-            raise ValueError(f"{name} refers to itself")
-        if name not in self._done:
-            self._done[name] = self._inline(self._schemas[name], _id(name, self._schemas[name]), (*above, name))
-        return self._done[name]
-
-    def _inline(self, value: Any, base: str, above: Steps) -> Any:
-        if isinstance(value, list):
-            return [self._inline(item, base, above) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if "$ref" in value:
-            name = self._names.get(urljoin(base, value["$ref"]))
-            if name is None:
-                raise ValueError(f"{above[-1]} refers to {value['$ref']}, which is not in the set")
-            self._parts.add(name)
-            part = self.schema(name, above)
-            return {"allOf": [part], "default": value["default"]} if "default" in value else part
-        inlined = {}
-        for keyword, item in value.items():
-            if keyword in _BY_NAME:
-                inlined[keyword] = {name: self._inline(inner, base, above) for name, inner in item.items()}
-            elif keyword not in _ANNOTATIONS:
-                inlined[keyword] = item if keyword in _VALUES else self._inline(item, base, above)
-        return inlined
-
-
-def _id(name: str, schema: Schema) -> str:
-    return str(schema.get("$id", f"{name}.json")) if isinstance(schema, dict) else f"{name}.json"
+def _change(name: str, effect: Effect, reason: Reason) -> Change:
+    doubt = NOT_PROVED if effect != "harmless" and not reason.proved else ""
+    return Change(effect, name, to_path(reason.path), reason.detail + doubt)

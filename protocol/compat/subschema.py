@@ -1,41 +1,88 @@
-"""How two schemas are related: why what fits one may not fit the other. `diff` is made of it.
+"""Decides whether one schema is a subschema of another: whether every value valid against `a` is valid against `b`.
 
-Works on whole schemas, without `$ref` and annotations. It errs on one side only: where no proof is at hand, as for one
-pattern against another, it gives a reason, and says so.
+`Comparison.counterexamples(a, b)` returns the reasons why a value that is valid against `a` may be invalid against `b`.
+An empty list is a proof that `a` is a subschema of `b`. Both schemas have no `$ref` and no annotations but `default`.
+
+The algorithm:
+
+1. Both schemas are expanded into branches (see `branches`): alternatives of one type, without `anyOf` and `allOf`.
+2. Each branch of `a` must be a subschema of at least one branch of `b` of the same type (`number` also covers
+   `integer`). It is compared with each such branch, and the comparison with the fewest reasons is the one reported.
+   If `b` has no branch of that type, the type is the reason.
+3. If a branch of `a` lists its values (`const`, `enum`, null, boolean), each value is validated against `b`, and the
+   result is exact.
+4. Otherwise each keyword of the branch of `b` must be implied by the branch of `a`:
+   - a bound, by a bound that is as tight (`minimum: 1` implies `exclusiveMinimum: 0`);
+   - `items`, `properties`, `additionalProperties` and `propertyNames`, by recursion into their schemas;
+   - `required`, by `required`;
+   - `not: B`, by a `not: A` where B is a subschema of A, which is the same question with the roles exchanged;
+   - any other keyword, by the same keyword with an equal value.
+5. Some changes are reported although no value becomes invalid: a field that is no longer described, another
+   `default`, and any keyword that this module does not know.
+
+Example. `a` is what version 1 accepted, `b` what version 2 accepts:
+
+    a = {"type": ["integer", "null"], "minimum": 0}
+    b = {"type": ["number", "null"], "minimum": 1}
+
+    branch of a                        branches of b of that type         result
+    Branch("integer", minimum 0)       Branch("number", minimum 1)        0 does not imply 1: a reason
+    Branch("null", minimum 0)          Branch("null", minimum 1)          null is valid against b: no reason
+
+    counterexamples(a, b) == [Reason((), "minimum was 0, is 1")]
+
+What is approximated, always to the same side: a reason may be given where there is no counterexample, and no
+counterexample is ever missed.
+
+- Keywords are compared one by one. Two keywords of `a` that imply one of `b` only together are not recognised.
+- A branch of `a` that is covered by two branches of `b` only together is not recognised.
+- A branch of `a` that no value can satisfy is compared as any other.
+- Two patterns, formats or divisors, and two `not`, are not compared by meaning. A reason that rests on this has
+  `proved` False. So has one about `oneOf`, `if`, `patternProperties` or an unknown keyword.
 """
 
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jsonschema
+from protocol.compat.branches import (
+    Branch,
+    Group,
+    Schema,
+    all_of,
+    branches,
+    common_type,
+    field_names,
+    field_schema,
+    finite_values,
+    format_json,
+    format_keyword,
+    format_types,
+    is_valid,
+    named_fields,
+    other_fields,
+    presence,
+)
 
-from protocol import codec
-
-Schema = dict[str, Any] | bool
-Group = Mapping[str, Any]
 Steps = tuple[str, ...]
-"""The way to a field, step by step; * for every other field and for every item."""
-Reason = tuple[Steps, str]
-"""Where, and in words: the keyword, what it was and what it is."""
-
-GUESS = " (can not be proved to fit)"
-"""What words end in where there is no proof."""
+"""The path to a field, step by step; * for every other field and for every item."""
 
 
-class _Way(NamedTuple):
-    """One way to fit a schema: to be of this type, and to fit each of these groups of keywords."""
+class Reason(NamedTuple):
+    """Why a value that is valid against one schema may be invalid against another."""
 
-    type: str
-    groups: tuple[Group, ...]
+    path: Steps
+    detail: str
+    """The keyword, its value in the old schema and its value in the new one."""
+    proved: bool = True
+    """False if the two values of the keyword could not be compared by meaning."""
 
 
-# Each limit, and by which keywords with which values it is kept.
-_LIMITS: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
+# Each bound, and the keywords that imply it, with the comparison of their value to the bound.
+_IMPLIED_BY: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
     "minimum": {"minimum": operator.ge, "exclusiveMinimum": operator.ge},
     "maximum": {"maximum": operator.le, "exclusiveMaximum": operator.le},
     "exclusiveMinimum": {"minimum": operator.gt, "exclusiveMinimum": operator.ge},
@@ -43,191 +90,131 @@ _LIMITS: dict[str, dict[str, Callable[[Any, Any], bool]]] = {
     **{keyword: {keyword: operator.ge} for keyword in ("minLength", "minItems", "minProperties")},
     **{keyword: {keyword: operator.le} for keyword in ("maxLength", "maxItems", "maxProperties")},
 }
-_FIELDS = ("required", "properties", "additionalProperties", "propertyNames")
-# The one type of whose values a keyword says anything.
-_TYPE = {
+_ABOUT_FIELDS = ("required", "properties", "additionalProperties", "propertyNames")
+# The one type whose values a keyword restricts.
+_APPLIES_TO = {
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), "number"),
     **dict.fromkeys(("minLength", "maxLength", "pattern", "format"), "string"),
     **dict.fromkeys(("minItems", "maxItems", "items"), "array"),
-    **dict.fromkeys(("minProperties", "maxProperties", *_FIELDS), "object"),
+    **dict.fromkeys(("minProperties", "maxProperties", *_ABOUT_FIELDS), "object"),
 }
-_TYPES = ("boolean", "string", "number", "array", "object", "null")  # every integer is a number
-_KNOWN = {"const", "enum", "not", *_TYPE}
+_KNOWN = {"const", "enum", "not", *_APPLIES_TO}
 
 
 @dataclass(frozen=True)
-class Relation:
-    """Why what fits a schema `a` may not fit a schema `b`. The words go from the old to the new in either case."""
+class Comparison:
+    """The question whether `a` is a subschema of `b`, where one of the two is the old schema of a change."""
 
-    flipped: bool
-    """Whether `a` is the new one."""
+    a_is_new: bool
+    """The details go from the old schema to the new one in either case."""
 
-    def escapes(self, a: Schema, b: Schema, path: Steps = ()) -> list[Reason]:
-        """Return the reasons, each once; none only if whatever fits `a` fits `b`."""
+    def counterexamples(self, a: Schema, b: Schema, path: Steps = ()) -> list[Reason]:
+        """Return the reasons why a value valid against `a` may be invalid against `b`, each once."""
+        if format_json(a) == format_json(b):
+            return []
+        a_branches, b_branches = branches(a), branches(b)
         found: list[Reason] = []
-        a_ways, b_ways = _ways(a), _ways(b)
-        for way in () if _text(a) == _text(b) else a_ways:
-            fits = (values := _listed(way)) is not None and all(_fits(value, b) for value in values)
-            same_type = [other for other in b_ways if _common(way.type, other.type) == way.type]
-            if not same_type and not fits:
-                found.append(self._reason(path, "type", _types(a_ways), _types(b_ways)))
-            tries = [[*self._differ(way, to, path), *(() if fits else self._refuse(way, to, path))] for to in same_type]
-            found = found + min(tries, key=len, default=[])
+        for branch in a_branches:
+            values = finite_values(branch)
+            are_valid = values is not None and all(is_valid(value, b) for value in values)
+            candidates = [other for other in b_branches if common_type(branch.type, other.type) == branch.type]
+            comparisons = [self._compare(branch, other, path, are_valid) for other in candidates]
+            if comparisons:
+                fewest = min(comparisons, key=len)
+                found += fewest
+            elif not are_valid:
+                found.append(self._reason(path, "type", format_types(a_branches), format_types(b_branches)))
         return list(dict.fromkeys(found))
 
+    def _compare(self, a: Branch, b: Branch, path: Steps, are_valid: bool) -> list[Reason]:
+        """Compare two branches; `are_valid` if the values of `a` are listed and all valid."""
+        return [*self._changes(a, b, path), *(() if are_valid else self._not_implied(a, b, path))]
+
     def _reason(self, path: Steps, keyword: str, a: str, b: str, *, proved: bool = True) -> Reason:
-        was, now = (b, a) if self.flipped else (a, b)
-        return (path, f"{keyword} was {was}, is {now}{'' if proved or 'absent' in (a, b) else GUESS}".lstrip())
+        """Build a reason; that one side has a keyword and the other has not needs no proof."""
+        old, new = (b, a) if self.a_is_new else (a, b)
+        return Reason(path, f"{keyword} was {old}, is {new}".lstrip(), proved or "absent" in (a, b))
 
-    def _presence(self, a: _Way, b: _Way, field: str, path: Steps) -> Reason:
-        return self._reason((*path, field), "", _presence(a.groups, field), _presence(b.groups, field))
+    def _presence(self, a: Branch, b: Branch, field: str, path: Steps) -> Reason:
+        return self._reason((*path, field), "", presence(a.groups, field), presence(b.groups, field))
 
-    def _differ(self, a: _Way, b: _Way, path: Steps) -> Iterator[Reason]:
-        """Tell of what matters even if it refuses nothing: fields that are gone, defaults, unknown keywords."""
-        old, new = (b, a) if self.flipped else (a, b)
-        for field in _named(old.groups):
-            if _presence(old.groups, field) != "absent" == _presence(new.groups, field):
+    def _changes(self, a: Branch, b: Branch, path: Steps) -> Iterator[Reason]:
+        """Yield the changes that matter although they may make no value invalid (step 5)."""
+        old, new = (b, a) if self.a_is_new else (a, b)
+        for field in named_fields(old.groups):
+            if presence(old.groups, field) != "absent" == presence(new.groups, field):
                 yield self._presence(a, b, field, path)
         for keyword in sorted({keyword for group in a.groups + b.groups for keyword in group} - _KNOWN):
-            was, now = _shown(a.groups, keyword), _shown(b.groups, keyword)
-            if was != now and not (keyword == "default" and self.flipped):
-                yield self._reason(path, keyword, was, now, proved=keyword == "default")
+            in_a, in_b = format_keyword(a.groups, keyword), format_keyword(b.groups, keyword)
+            # A default changes the meaning of a payload without the field. The server sends none that relies on it.
+            if in_a != in_b and not (keyword == "default" and self.a_is_new):
+                yield self._reason(path, keyword, in_a, in_b, proved=keyword == "default")
 
-    def _refuse(self, a: _Way, b: _Way, path: Steps) -> Iterator[Reason]:
-        """Tell which keywords of `b` may refuse what fits `a`, both being of one type."""
+    def _not_implied(self, a: Branch, b: Branch, path: Steps) -> Iterator[Reason]:
+        """Yield a reason for each keyword of `b` that `a`, which is of the same type, does not imply."""
         for group in b.groups:
             for keyword, limit in group.items():
                 if keyword in ("const", "enum"):
-                    yield from self._refuse_values(a, keyword, limit, path)
+                    yield from self._not_listed(a, keyword, limit, path)
                 elif keyword == "not":
-                    if all(self.escapes(limit, mine["not"]) for mine in a.groups if "not" in mine):
-                        yield self._reason(path, "not", _shown(a.groups, "not"), _text(limit), proved=False)
-                elif keyword in _FIELDS or not _common(a.type, _TYPE.get(keyword, "")):
-                    continue
-                elif keyword == "items" and not any(isinstance(each.get("items"), list) for each in (group, *a.groups)):
-                    yield from self.escapes(_all(mine.get("items", True) for mine in a.groups), limit, (*path, "*"))
-                elif not any(_keeps(mine, keyword, limit) for mine in a.groups):
-                    yield self._reason(
-                        path, keyword, _shown(a.groups, keyword), _text(limit), proved=keyword in _LIMITS
-                    )
+                    if all(self.counterexamples(limit, mine["not"]) for mine in a.groups if "not" in mine):
+                        in_a = format_keyword(a.groups, "not")
+                        yield self._reason(path, "not", in_a, format_json(limit), proved=False)
+                elif keyword not in _ABOUT_FIELDS and common_type(a.type, _APPLIES_TO.get(keyword, "")):
+                    yield from self._not_bounded(a, group, keyword, path)
             if a.type == "object":
-                yield from self._refuse_fields(a, b, group, path)
+                yield from self._not_required(a, b, group, path)
+                yield from self._in_named_fields(a, b, group, path)
+                yield from self._in_other_fields(a, group, path)
+                yield from self._in_field_names(a, group, path)
 
-    def _refuse_values(self, a: _Way, keyword: str, limit: Any, path: Steps) -> Iterator[Reason]:
-        values, shown = _listed(a), _shown(a.groups, keyword)
-        refused = [_text(value) for value in values or () if not _fits(value, {keyword: limit})]
-        if refused and keyword == "enum" and shown != "absent":
-            yield from ((path, f"enum {'gained' if self.flipped else 'lost'} {value}") for value in refused)
-        elif refused or values is None:
-            yield self._reason(path, keyword, shown, _text(limit))
+    def _not_listed(self, a: Branch, keyword: str, limit: Any, path: Steps) -> Iterator[Reason]:
+        """Compare the values of `a` with a `const` or an `enum` of `b`; an enum reports each value by itself."""
+        values, in_a = finite_values(a), format_keyword(a.groups, keyword)
+        invalid = [format_json(value) for value in values or () if not is_valid(value, {keyword: limit})]
+        if invalid and keyword == "enum" and in_a != "absent":
+            verb = "gained" if self.a_is_new else "lost"
+            yield from (Reason(path, f"enum {verb} {value}") for value in invalid)
+        elif invalid or values is None:
+            yield self._reason(path, keyword, in_a, format_json(limit))
 
-    def _refuse_fields(self, a: _Way, b: _Way, group: Group, path: Steps) -> Iterator[Reason]:
+    def _not_bounded(self, a: Branch, group: Group, keyword: str, path: Steps) -> Iterator[Reason]:
+        """Compare a bound or the items of `b`; a list of schemas as `items` is compared as a plain value."""
+        limit = group[keyword]
+        if keyword == "items" and not any(isinstance(each.get("items"), list) for each in (group, *a.groups)):
+            yield from self.counterexamples(all_of(mine.get("items", True) for mine in a.groups), limit, (*path, "*"))
+        elif not any(_implies(mine, keyword, limit) for mine in a.groups):
+            in_a = format_keyword(a.groups, keyword)
+            yield self._reason(path, keyword, in_a, format_json(limit), proved=keyword in _IMPLIED_BY)
+
+    def _not_required(self, a: Branch, b: Branch, group: Group, path: Steps) -> Iterator[Reason]:
         for field in group.get("required", ()):
             if not any(field in mine.get("required", ()) for mine in a.groups):
                 yield self._presence(a, b, field, path)
-        for field in _named((*a.groups, group)):
-            found = self.escapes(_all(_field(mine, field) for mine in a.groups), _field(group, field), (*path, field))
-            if found and (_presence(a.groups, field) == "absent") != (_presence(b.groups, field) == "absent"):
+
+    def _in_named_fields(self, a: Branch, b: Branch, group: Group, path: Steps) -> Iterator[Reason]:
+        """Compare each field that either side names; one that only one side has is one reason, not one a keyword."""
+        for field in named_fields((*a.groups, group)):
+            in_a = all_of(field_schema(mine, field) for mine in a.groups)
+            found = self.counterexamples(in_a, field_schema(group, field), (*path, field))
+            if found and (presence(a.groups, field) == "absent") != (presence(b.groups, field) == "absent"):
                 found = [self._presence(a, b, field, path)]
             yield from found
-        others, limit = _all(map(_others, a.groups)), group.get("additionalProperties", True)
-        if limit is not False:
-            yield from self.escapes(others, limit, (*path, "*"))
-        elif others is not False:
-            shown = _shown(a.groups, "additionalProperties") if others is True else "a schema"
+
+    def _in_other_fields(self, a: Branch, group: Group, path: Steps) -> Iterator[Reason]:
+        in_a, in_b = all_of(map(other_fields, a.groups)), group.get("additionalProperties", True)
+        if in_b is not False:
+            yield from self.counterexamples(in_a, in_b, (*path, "*"))
+        elif in_a is not False:
+            shown = format_keyword(a.groups, "additionalProperties") if in_a is True else "a schema"
             yield self._reason(path, "additionalProperties", shown, "false", proved=shown != "false")
-        for inner, words in self.escapes(_names(a.groups), group.get("propertyNames", True), (*path, "*")):
-            yield (inner, f"propertyNames {words}")
+
+    def _in_field_names(self, a: Branch, group: Group, path: Steps) -> Iterator[Reason]:
+        for reason in self.counterexamples(field_names(a.groups), group.get("propertyNames", True), (*path, "*")):
+            yield reason._replace(detail=f"propertyNames {reason.detail}")
 
 
-def _ways(schema: Schema) -> list[_Way]:
-    if isinstance(schema, bool):
-        return [_Way(name, ()) for name in _TYPES] if schema else []
-    types = schema.get("type", _TYPES)
-    own = {keyword: value for keyword, value in schema.items() if keyword not in ("type", "allOf", "anyOf")}
-    ways = [_Way(name, (own,) if own else ()) for name in ([types] if isinstance(types, str) else types)]
-    choices = [_ways(part) for part in schema.get("allOf", ())]
-    choices += [[way for branch in schema["anyOf"] for way in _ways(branch)]] if "anyOf" in schema else []
-    for choice in choices:
-        pairs = [(way, other, _common(way.type, other.type)) for way in ways for other in choice]
-        ways = [_Way(name, way.groups + other.groups) for way, other, name in pairs if name]
-    return ways
-
-
-def _common(a: str, b: str) -> str | None:
-    return a if a == b else "integer" if {a, b} == {"integer", "number"} else None
-
-
-def _types(ways: list[_Way]) -> str:
-    names = dict.fromkeys(way.type for way in ways)
-    return "any" if set(names) >= set(_TYPES) else " or ".join(names) or "nothing"
-
-
-def _keeps(group: Group, keyword: str, limit: Any) -> bool:
-    """Say whether whatever fits `group` keeps the limit that one keyword sets."""
-    by = _LIMITS.get(keyword, {keyword: lambda mine, limit: _text(mine) == _text(limit)})
-    return any(name in group and keeps(group[name], limit) for name, keeps in by.items())
-
-
-def _listed(way: _Way) -> list[Any] | None:
-    """Return all values that may fit, or None where they are too many."""
-    kind = "number" if way.type == "integer" else way.type  # jsonschema takes no Decimal for an integer
-    lists = [[group["const"]] if "const" in group else group.get("enum") for group in way.groups]
-    lists.append({"null": [None], "boolean": [False, True]}.get(kind))
-    values = next((values for values in lists if values is not None), None)
-    return None if values is None else [value for value in values if _fits(value, {"type": kind})]
-
-
-def _fits(value: Any, schema: Schema) -> bool:
-    try:
-        return bool(jsonschema.Draft7Validator(schema).is_valid(value))
-    except re.error:
-        return False
-
-
-def _all(schemas: Iterable[Schema]) -> Schema:
-    parts = [schema for schema in schemas if schema is not True]
-    if len(parts) < 2:
-        return parts[0] if parts else True
-    return False not in parts and {"allOf": parts}
-
-
-def _named(groups: Iterable[Group]) -> dict[str, None]:
-    return dict.fromkeys(field for group in groups for field in group.get("properties", ()))
-
-
-def _field(group: Group, field: str) -> Any:
-    return group.get("properties", {}).get(field, _others(group))
-
-
-def _others(group: Group) -> Any:
-    """Return what fields not named here must fit: anything, if patterns make exceptions of some."""
-    return "patternProperties" in group or group.get("additionalProperties", True)
-
-
-def _names(groups: Iterable[Group]) -> Schema:
-    """Return what the names of the fields must fit."""
-    known: list[Schema] = [{"enum": list(_named((group,)))} for group in groups if _others(group) is False]
-    return _all([{"type": "string"}, *known, *(group.get("propertyNames", True) for group in groups)])
-
-
-def _presence(groups: Iterable[Group], field: str) -> str:
-    if any(field in group.get("required", ()) for group in groups):
-        return "required"
-    schemas = [_field(group, field) for group in groups]
-    described = field in _named(groups) or any(isinstance(schema, dict) for schema in schemas)
-    return "optional" if described and False not in schemas else "absent"
-
-
-def _shown(groups: Iterable[Group], keyword: str) -> str:
-    return " and ".join(sorted({_text(group[keyword]) for group in groups if keyword in group})) or "absent"
-
-
-def _text(value: Any) -> str:
-    """Write JSON on one line, the same whatever the order of the fields."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{codec.dumps(key)}: {_text(item)}" for key, item in sorted(value.items())) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    text = codec.dumps(value)
-    return text if isinstance(value, str) else text.lower().replace("e+", "e")
+def _implies(group: Group, keyword: str, limit: Any) -> bool:
+    """Return whether every value that satisfies `group` keeps the limit that one keyword sets."""
+    by = _IMPLIED_BY.get(keyword, {keyword: lambda mine, limit: format_json(mine) == format_json(limit)})
+    return any(name in group and is_tighter(group[name], limit) for name, is_tighter in by.items())

@@ -168,7 +168,7 @@ def test_openapi_describes_every_operation_with_all_its_errors_examples_and_head
     for operation in protocol.OPERATIONS.values():
         entry = OPEN["paths"][operation.path][operation.method.lower()]
         assert entry["operationId"] == operation.id
-        statuses = {str(status) for status in operation.replies} | {str(error.status) for error in operation.errors}
+        statuses = {str(status) for status in operation.responses} | {str(error.status) for error in operation.errors}
         assert set(entry["responses"]) == statuses
         assert entry["x-errors"] == [error.code for error in operation.errors]
         for error in operation.errors:
@@ -178,7 +178,7 @@ def test_openapi_describes_every_operation_with_all_its_errors_examples_and_head
             assert told["examples"][error.code]["value"] == error.as_example()
             assert ("Retry-After" in response["headers"]) == error.temporary
             assert all(header["required"] for header in response["headers"].values())
-        for status, reply in operation.replies.items():
+        for status, reply in operation.responses.items():
             assert set(entry["responses"][str(status)]["headers"]) == set(reply.headers)
         for name in operation.parameters.values():
             wanted = set(protocol.schema(name)["properties"])
@@ -191,7 +191,7 @@ def test_every_example_in_openapi_fits_its_schema() -> None:
         entry = OPEN["paths"][operation.path][operation.method.lower()]
         contents = [
             (reply.schema, entry["responses"][str(status)].get("content", {}))
-            for status, reply in operation.replies.items()
+            for status, reply in operation.responses.items()
         ]
         contents.append((operation.body, entry.get("requestBody", {}).get("content", {})))
         for name, content in contents:

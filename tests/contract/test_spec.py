@@ -16,43 +16,16 @@ from uuid import UUID
 import pytest
 
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS, Database, Service
+from tests.support.service import ROOT, SNAPSHOTS, Database, Service
 
 pytestmark = pytest.mark.gen_test
 
 WAIT_S = 10.0
 
-# POST /api/balance/snapshot, "Request Body"
-REQUEST = """{
-  "ts": "2025-11-07T00:45:08.603Z",
-  "pid": 1132978,
-  "onchain": {
-    "rlb": 100074.99978,
-    "usdt": 7656.36
-  },
-  "onsite": {
-    "rlb": 101132.407627,
-    "usd": 7646.96
-  }
-}"""
-
-# POST /api/balance/snapshot, "Response"
-RESPONSE = """{
-  "success": true,
-  "message": "Balance snapshot saved successfully",
-  "data": {
-    "id": "uuid",
-    "timestamp": "2025-11-07T00:45:08.603Z",
-    "onchain": {
-      "rlb": 100074.99978,
-      "usdt": 7656.36
-    },
-    "onsite": {
-      "rlb": 101132.407627,
-      "usd": 7646.96
-    }
-  }
-}"""
+# POST /api/balance/snapshot, "Request Body" and "Response"
+REQUEST, RESPONSE = re.findall(
+    r"^```json\n(.*?)\n```$", (ROOT / "docs" / "spec.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+)
 
 LEDGERS = (
     '"onchain":{"rlb":100074.99978,"usdt":7656.36},'

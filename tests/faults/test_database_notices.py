@@ -215,7 +215,7 @@ async def test_rows_that_the_table_refuses_are_our_fault_and_hold_up_nobody_else
     assert [answer.status for answer in answers] == [201, 500]
     assert answers[1].body == {
         "success": False,
-        "error": "The server failed, and this is not the caller's fault",
+        "error": "An unexpected error occurred in the server",
         "code": "internal_error",
     }
     assert not [record for record in caplog.records if record.name == LOG]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.packages import Environment
 from tests.support.service import ROOT, Process
 from tests.support.workload import is_running, postmaster
 
@@ -51,9 +52,13 @@ def data(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("imported", ["asyncio.events", "tornado.web"])
-def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(number: signal.Signals, imported: str) -> None:
+@pytest.mark.parametrize("is_installed", [False, True], ids=["server.py", "balance-server"])
+def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(
+    number: signal.Signals, imported: str, is_installed: bool, installation: Environment
+) -> None:
+    program = [installation.programs / "balance-server"] if is_installed else [sys.executable, "server.py"]
     with subprocess.Popen(
-        [sys.executable, "-X", "importtime", "server.py", "--port=0", "--data-dir=/nowhere/data"],
+        [*program, "--port=0", "--data-dir=/nowhere/data"], env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stderr is not None

@@ -126,7 +126,7 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
             example = run_example(*args, before=hurry[language], folder=tmp_path)
             bots.append(await stack.enter_async_context(example))
         for bot in bots:
-            await bot.line("can not connect: ")
+            await bot.line("cannot connect: ")
 
         killed = processes("--port", "0", DATABASE_URL=database.url)
         address = await asyncio.to_thread(killed.url)

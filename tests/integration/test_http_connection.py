@@ -277,7 +277,7 @@ def test_a_bug_in_a_delegate_is_answered_500_and_logged_once(
     def fail(*_: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("balance.web.save.ShortPost.is_plain", fail)
+    monkeypatch.setattr("balance.web.save.is_save", fail)
     with caplog.at_level(logging.CRITICAL, "balance.web"):
         reply = parse(stand.run(last_answer(stand.service.port, get())))
     assert (reply.status, reply.body["code"]) == (500, "internal_error")

@@ -25,8 +25,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
-import server
-from balance import __version__
+from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
 from tests.conftest import MakeService
@@ -158,7 +157,7 @@ async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_
     processes: Processes, tmp_path: Path
 ) -> None:
     with EmbeddedPostgres.start(tmp_path / "own") as postgres:
-        assert server.main(["migrate", f"--database-url={postgres.url}"]) == 0
+        assert cli.main(["migrate", f"--database-url={postgres.url}"]) == 0
         process = processes("--port=0", "--shutdown-ms-max=1000", DATABASE_URL=postgres.url)
         url = await asyncio.to_thread(process.url)
         deaf, client = await SocketClient.connect(url), await SocketClient.connect(url)
@@ -338,15 +337,15 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
         sockets.extend(bind_as_ever(config))
         return sockets
 
-    bind_as_ever, sockets = server.bind, list[socket.socket]()
-    monkeypatch.setattr(server, "App", start)
-    monkeypatch.setattr(server, "bind", bind)  # a process that ends closes them by that
+    bind_as_ever, sockets = cli.bind, list[socket.socket]()
+    monkeypatch.setattr(cli, "App", start)
+    monkeypatch.setattr(cli, "bind", bind)  # a process that ends closes them by that
     monkeypatch.setenv("BALANCE_PORT", "0")
     monkeypatch.setenv("BALANCE_DATA_DIR", str(tmp_path / "data"))
     if by == "variable":
         monkeypatch.setenv(variable(one), value)
     try:
-        assert server.main([flag(one), value] if by == "flag" else []) == 1
+        assert cli.main([flag(one), value] if by == "flag" else []) == 1
     finally:
         for one_socket in sockets:
             one_socket.close()
@@ -359,9 +358,11 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
     assert not (tmp_path / "data").exists(), "nothing is opened before every setting is checked"
 
 
-@pytest.mark.parametrize("argv", [["--nonsense"], ["--port"], ["serve"], ["migrate", "--nonsense"], ["--por=1"]])
+@pytest.mark.parametrize(
+    "argv", [["--nonsense"], ["--port"], ["service"], ["serve", "--nonsense"], ["migrate", "--nonsense"], ["--por=1"]]
+)
 def test_an_unknown_argument_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert server.main(argv) == 1
+    assert cli.main(argv) == 1
     said = capsys.readouterr()
     assert said.err.startswith("server.py: ")
     assert said.err.count("\n") == 1

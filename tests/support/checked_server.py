@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import server
+from balance import cli
 from tests.support import contract
 
 if __name__ == "__main__":
     contract.install()
-    sys.exit(server.main(sys.argv[1:]))
+    sys.exit(cli.main(sys.argv[1:]))

@@ -30,7 +30,7 @@ from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.web.base import Answers
-from balance.web.save import Request
+from balance.web.save import SaveRequest
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
 
@@ -90,7 +90,7 @@ def errors(name: str, payload: object) -> list[str]:
 
 def fits(name: str, payload: object) -> bool:
     """Tell whether something that a client sent fits its schema, by the validator that `check` asks second."""
-    return next(registry.slow(name).iter_errors(payload), None) is None
+    return next(registry.slow_validator(name).iter_errors(payload), None) is None
 
 
 # HTTP
@@ -111,10 +111,10 @@ def check_answer(
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, and yet it was answered by {status}"
-    elif status not in operation.replies:
+    elif status not in operation.responses:
         yield f"{status} is not among its replies"
     else:
-        yield from _check_reply(operation.replies[status], headers, answer)
+        yield from _check_reply(operation.responses[status], headers, answer)
         if operation.body and ("duplicate" in protocol.loads(answer)) != (status == 200):
             yield f"duplicate stands where it should not, or is missing, at {status}"
         if not _asks_well(operation, path, query, body):
@@ -144,7 +144,7 @@ def _asks_well(operation: protocol.Operation, path: str, query: str, body: bytes
     return True
 
 
-def _check_reply(reply: operations.Reply, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
+def _check_reply(reply: operations.Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
     yield from (f"has no header {name}" for name in reply.headers if name not in headers)
     if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
         yield f"is of the media type {headers['Content-Type']}"
@@ -322,7 +322,7 @@ def install() -> None:
     conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
     send_packets, broadcast = Engine.send_packets, Engine.broadcast
     hear, finish = SocketServer.receive, Answers.finish
-    on_update, write = EventHandlers.on_update, Request.write
+    on_update, write = EventHandlers.on_update, SaveRequest.write
     being_heard: set[Session] = set()  # of which a packet is on the slow path
 
     def with_client(session: Session) -> Conversation:
@@ -377,11 +377,12 @@ def install() -> None:
         return done
 
     @wraps(write)
-    def checked_write(self: Request, status: int, headers: HTTPHeaders, body: bytes) -> None:
+    def checked_write(self: SaveRequest, status: int, headers: HTTPHeaders, body: bytes) -> None:
         write(self, status, headers, body)
-        _report(check_answer("POST", SNAPSHOTS, self.body, status, headers, body), f"POST {SNAPSHOTS}: {body[:300]!r}")
+        found = check_answer("POST", SNAPSHOTS, bytes(self.body), status, headers, body)
+        _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
-    Request.write = checked_write  # type: ignore[method-assign]
+    SaveRequest.write = checked_write  # type: ignore[method-assign]
     Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_hear  # type: ignore[method-assign]
     EventHandlers.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-import server
+from balance import cli
 from balance.realtime.engine import Engine
 
 
@@ -32,4 +32,4 @@ def count(*_: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, count)
-    sys.exit(server.main(sys.argv[1:]))
+    sys.exit(cli.main(sys.argv[1:]))

@@ -120,13 +120,15 @@ async def request(url: str, method: str, path: str, body: Any = None, **headers:
 class Process:
     """`python server.py …` as a process of its own, in a session of its own.
 
-    It is held to the contract, unless `script` names server.py itself.
+    It is held to the contract, unless `script` names server.py itself, or `program` another executable file.
     """
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BALANCE_", "DATABASE"))}
+        script = str(ROOT / environment.pop("script", "tests/support/checked_server.py"))
+        program = environment.pop("program", "")
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / environment.pop("script", "tests/support/checked_server.py")), *arguments],
+            [*([program] if program else [sys.executable, script]), *arguments],
             cwd=environment.pop("cwd", ROOT),
             env={**inherited, **environment},
             stdout=subprocess.PIPE,

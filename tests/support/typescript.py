@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 import protocol
-from protocol.bundle import embedded
+from protocol.bundle import component_schemas
 from tests.support.node import FOLDER, ask_node
 from tests.support.service import ROOT
 
@@ -20,7 +20,7 @@ ANNOTATIONS = {"$schema", "$id", "title", "description", "examples"}
 HEAD = f"""\
 /**
  * The Balance Snapshot System for TypeScript: every request, reply and payload under the title of its schema, and the
- * events as socket.io-client's typed client wants them.
+ * events as the typed client of socket.io-client expects them.
  *
  *     import {{ io, type Socket }} from "socket.io-client";
  *     import type {{ ClientToServerEvents, ServerToClientEvents }} from "./types.d.ts";
@@ -30,35 +30,35 @@ HEAD = f"""\
  * JavaScript reads and writes an amount as a binary float of about 16 digits. A program that needs more must parse and
  * write the JSON itself.
  *
- * Generated from the schemas and the table of events by `{COMMAND}`; not to be edited.
+ * Generated from the schemas and the table of events by `{COMMAND}`; do not edit.
  */
 """
 ACKNOWLEDGED = """\
 /**
- * What a client may send, for one that wants every answer: here the callback must be given, and so `emitWithAck`
- * promises the reply by its type. A socket may be seen as either:
+ * The events that a client may send, with a required callback, so that `emitWithAck` returns a promise of the reply by
+ * its type. The same socket can have either type:
  *
  *     const acknowledged: Socket<ServerToClientEvents, AcknowledgedEvents> = socket;
  *     const reply = await acknowledged.emitWithAck("balance:update", update);
  *
- * `timeout(…).emitWithAck` promises any with whatever types, so give the reply its type there:
+ * `timeout(…).emitWithAck` returns a promise of any in either case. Give the reply its type there:
  *
  *     const reply: BalanceAck | BalanceError = await socket.timeout(6000).emitWithAck("balance:update", update);
  */
 """
 CLIENT_TO_SERVER = """\
 /**
- * What a client may send, with a callback for the answer or without; the answer also comes as an event.
+ * The events that a client may send, with an optional callback for the reply. The reply is also sent as an event.
  *
- * Because the callback may be left out, `emitWithAck` promises any; see AcknowledgedEvents. Where the option ackTimeout
- * is set, socket.io-client hands a callback an error first, as after `timeout(…)`, but its types do not say so: there,
- * use `emitWithAck` or `timeout(…)`.
+ * Because the callback is optional, `emitWithAck` returns a promise of any; see AcknowledgedEvents. With the option
+ * ackTimeout, socket.io-client passes an error to the callback as its first argument, as after `timeout(…)`, but its
+ * types do not include it: use `emitWithAck` or `timeout(…)` with that option.
  */
 """
 SERVER_TO_CLIENT = """\
 /**
- * What a client may listen to, beside socket.io's own events. Of these, connect_error has a ConnectError if it was the
- * server that refused, and else an error of the network.
+ * The events that a client may listen to, beside those of socket.io itself. connect_error has a ConnectError if the
+ * server has rejected the connection, and otherwise an error of the network.
  */
 """
 
@@ -76,7 +76,7 @@ def generate() -> str:
 
 def _payloads() -> str:
     """Declare every schema, each under its title."""
-    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(embedded())).rstrip("\n") + "\n"
+    return ask_node(FOLDER / "make-types.mjs", protocol.dumps(component_schemas())).rstrip("\n") + "\n"
 
 
 def _interface(name: str, direction: str, *, callback_required: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""The contract of `loads` and `dumps`: exact numbers, valid JSON both ways, and no error but ours."""
+"""`loads` and `dumps` keep numbers exact, accept and write only valid JSON, and raise only the documented errors."""
 
 import json
 import subprocess
@@ -26,8 +26,8 @@ exact = st.recursive(
 )
 
 
-def refusal(text: str | bytes) -> str:
-    """Return what `loads` says about a text it must refuse."""
+def rejection(text: str | bytes) -> str:
+    """Return the error of a text that `loads` must reject."""
     with pytest.raises(MalformedJson) as caught:
         loads(text)
     return str(caught.value)
@@ -45,7 +45,7 @@ def refusal(text: str | bytes) -> str:
         "1." + "123456789" * 500,
     ],
 )
-def test_a_number_with_a_point_is_a_decimal_and_comes_back_to_the_last_digit(text):
+def test_a_number_with_a_point_is_a_decimal_with_every_digit(text):
     number = loads(text)
     assert type(number) is Decimal
     assert loads(dumps(number)).as_tuple() == number.as_tuple() == Decimal(text).as_tuple()
@@ -53,18 +53,18 @@ def test_a_number_with_a_point_is_a_decimal_and_comes_back_to_the_last_digit(tex
 
 
 @pytest.mark.parametrize("digits", [1, 19, 20, 40, 4299, 4300, 4301, 5000, 16000])
-def test_an_integer_of_any_length_comes_back_to_the_last_digit(digits):
+def test_an_integer_of_any_length_keeps_every_digit(digits):
     for text in ("7" * digits, "-" + "7" * digits):
         assert dumps(loads(text)) == text
 
 
 @given(exact)
-def test_whatever_is_written_reads_back_the_same(value):
+def test_a_value_that_is_written_is_read_unchanged(value):
     text = dumps(value)
     back = loads(text)
     assert back == value
     assert dumps(back) == text
-    assert json.loads(text, parse_float=Decimal) == value  # another reader finds the same
+    assert json.loads(text, parse_float=Decimal) == value  # another reader reads the same value
 
 
 @given(st.text() | st.binary())
@@ -72,7 +72,7 @@ def test_whatever_is_written_reads_back_the_same(value):
 @example('["\\ud800",' + "1" * 5000 + "]")
 @example(b"\xff")
 @example("1e99999999999999999999,")
-def test_no_text_or_bytes_raise_anything_but_malformed_json_and_what_is_read_can_be_written(data):
+def test_any_text_is_read_and_written_again_or_is_malformed_json(data):
     try:
         value = loads(data)
     except MalformedJson:
@@ -93,7 +93,7 @@ def test_no_text_or_bytes_raise_anything_but_malformed_json_and_what_is_read_can
         ("1" * 4301, "1" * 4301),
     ],
 )
-def test_a_number_beyond_every_float_is_read_so_that_the_schema_can_refuse_it(text, number):
+def test_a_number_beyond_every_float_is_read_for_the_schema_to_reject(text, number):
     for wrapped in (f'{{"a":[{text}]}}', f'{{"a":[{text}]}}'.encode()):
         (read,) = loads(wrapped)["a"]
         assert str(read) == number
@@ -102,7 +102,7 @@ def test_a_number_beyond_every_float_is_read_so_that_the_schema_can_refuse_it(te
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "nan", "1e5000NaN"])
 @pytest.mark.parametrize("beside", ["1", "1e99999999999999999999", "1" * 5000])
 def test_nan_and_infinity_are_not_read(word, beside):
-    assert refusal(f"[{beside},{word}]") == "payload: is not valid JSON"
+    assert rejection(f"[{beside},{word}]") == "payload: is not valid JSON"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), *map(Decimal, ("NaN", "-Infinity"))])
@@ -115,27 +115,27 @@ def test_nan_and_infinity_are_not_written(number):
 
 def test_half_a_surrogate_pair_is_neither_read_nor_written():
     for text in ('"\\ud800"', '"\\udc00\\ud800"', '{"\\udfff":1}', '["\\ud800",' + "1" * 5000 + "]"):
-        assert refusal(text) == "payload: is not valid JSON"
-    assert refusal('"\ud800"') == "payload: is not valid UTF-8"
+        assert rejection(text) == "payload: is not valid JSON"
+    assert rejection('"\ud800"') == "payload: is not valid UTF-8"
     assert loads('"\\ud83d\\ude00"') == "😀"
     with pytest.raises(ValueError, match="surrogates not allowed"):
         dumps("\ud800")
 
 
 @pytest.mark.parametrize("beside", [b"1", b"1e99999999999999999999", b"1" * 5000])
-def test_bytes_that_are_not_utf_8_are_refused(beside):
-    assert refusal(b"[" + beside + b',"\xff"]') == "payload: is not valid UTF-8"
+def test_bytes_that_are_not_utf_8_are_rejected(beside):
+    assert rejection(b"[" + beside + b',"\xff"]') == "payload: is not valid UTF-8"
 
 
 @pytest.mark.parametrize("beside", ["1", "1e99999999999999999999", "1" * 5000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_two_hundred_levels_are_read_and_not_one_more(opening, closing, beside):
+def test_two_hundred_levels_are_read_and_no_more(opening, closing, beside):
     assert loads(opening * 200 + beside + closing * 200)
     for levels in (201, 1000, 5000, 100_000):
-        assert refusal(opening * levels + beside + closing * levels) == "payload: is nested too deeply"
+        assert rejection(opening * levels + beside + closing * levels) == "payload: is nested too deeply"
 
 
-def test_of_a_name_given_twice_the_last_one_counts():
+def test_of_duplicate_names_the_last_one_counts():
     for beside in ("1", "1e99999999999999999999"):
         assert loads(f'{{"a":1,"b":{beside},"a":2}}')["a"] == 2
 
@@ -147,10 +147,10 @@ def test_a_byte_order_mark_and_utf_16_are_not_json():
         "1".encode("utf-16"),
         "[1e99999999999999999999]".encode("utf-16"),
     ):
-        assert refusal(data) == "payload: is not valid JSON"
+        assert rejection(data) == "payload: is not valid JSON"
 
 
-def test_the_module_can_stand_in_for_json_in_python_socketio():
+def test_python_socketio_can_use_the_module_as_json():
     assert dumps(["balance:update", {"a": Decimal("1.50")}], separators=(",", ":")) == ('["balance:update",{"a":1.50}]')
     assert loads("1.50", parse_float=float) == Decimal("1.50")
     assert issubclass(MalformedJson, ValueError)
@@ -160,7 +160,7 @@ def test_a_uuid_is_written_as_text():
     assert dumps(UUID(int=7)) == '"00000000-0000-0000-0000-000000000007"'
 
 
-def test_javascript_reads_every_form_a_decimal_is_written_in():
+def test_javascript_reads_every_form_of_a_decimal():
     numbers = ["1E+5", "0E-7", "-0", "-0.0", "1E-30", "1E+30", "1E+400", "12.50", "1E-999999999999999999"]
     text = dumps([Decimal(number) for number in numbers])
     done = subprocess.run(

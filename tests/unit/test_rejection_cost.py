@@ -1,4 +1,4 @@
-"""A rejection costs about what a save of the same size costs, whatever is wrong and however often."""
+"""A rejection costs about as much as a save of the same size, for any kind and number of errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def ledger(*assets: str) -> str:
 
 
 def filled(part: str, write: Callable[..., str] = ledger) -> str:
-    """Write an update with so many numbered parts that it is as large as an update may be."""
-    count = BYTES_MAX // len(part.format(1000))
-    while len((text := write(*[part.format(n) for n in range(1000, 1000 + count)])).encode()) > BYTES_MAX:
-        count -= 1
+    """Write an update of numbered parts that is as large as an update can be."""
+    parts = [part.format(n) for n in range(1000, 1000 + BYTES_MAX // len(part.format(1000)))]
+    while len((text := write(*parts)).encode()) > BYTES_MAX:
+        parts.pop()
     return text
 
 
@@ -77,26 +77,26 @@ COSTLY = {
     "190 levels of objects": items('{"a":' * 190 + "1" + "}" * 190),
     "escaped names": filled('"\\u0061{}":-1'),
     "half surrogates": filled('"\\ud800{}":1'),
-    "no JSON": '{"onchain":' + "x" * 16_000,
+    "not JSON": '{"onchain":' + "x" * 16_000,
     "a number": "9" * 16_000,
     "a text": f'"{"x" * 16_000}"',
 }
 
 
 def accept(text: str) -> None:
-    update = protocol.loads_update(text)
+    update = protocol.decode_update(text)
     protocol.check("balance_update", update)
     protocol.encode(Snapshot.from_update(update, now(), new_id()).to_wire())
 
 
 def reject(text: str) -> None:
     with pytest.raises(protocol.ServiceError) as caught:
-        protocol.check("balance_update", protocol.loads_update(text))
+        protocol.check("balance_update", protocol.decode_update(text))
     assert len(str(caught.value)) < 200
 
 
 def cost(function: Callable[[str], None], text: str) -> float:
-    """The least of a few measurements of the processor's time, in seconds."""
+    """Return the least of a few measurements of CPU time, in seconds."""
     took = []
     for _ in range(7):
         begin = time.process_time()
@@ -105,7 +105,7 @@ def cost(function: Callable[[str], None], text: str) -> float:
     return min(took)
 
 
-def test_the_worst_of_all_rejections_costs_no_more_than_a_few_large_saves() -> None:
+def test_the_costliest_rejection_costs_at_most_four_large_saves() -> None:
     assert all(len(text.encode()) <= BYTES_MAX for text in (*COSTLY.values(), SAVE))
     save = cost(accept, SAVE)
     costs = {name: cost(reject, text) for name, text in COSTLY.items()}

@@ -1,4 +1,4 @@
-"""The servers that are measured, each as a process of its own on a core of its own."""
+"""The servers that are measured: each one a process, on a core that it has to itself."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from bench.report import BARE, NODE, OURS
+from bench.report import FLOOR, NODE, OURS
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "bench" / "peer"
-CORE_OF_SERVER = 0
-CORE_OF_LOAD = 1  # and of PostgreSQL
-LOOK_S = 0.1
-IDLE = 0.1  # of that, in CPU; heartbeats take some
+SERVER_CORE = 0
+LOAD_CORE = 1  # and of PostgreSQL
+IDLE_CHECK_S = 0.1
+IDLE_CPU_MAX = 0.1  # of that time; heartbeats use some
 
 
-class Side:
-    """A server that runs, and what it uses."""
+class Target:
+    """A running server, and what it uses."""
 
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self.name = name
@@ -35,31 +35,31 @@ class Side:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("listening on "):
-            raise RuntimeError(f"{name} does not start: {line}{process.stdout.read()}")
+            raise RuntimeError(f"{name} did not start: {line}{process.stdout.read()}")
         self.port = int(line.rpartition(":")[2])
         self._cpu_clock = _cpu_clock(process.pid)
 
     @property
     def cpu_s(self) -> float:
-        """Seconds of CPU that it has used, all its threads together."""
+        """Seconds of CPU that the process has used, all threads together."""
         return time.clock_gettime(self._cpu_clock)
 
-    def settle(self) -> None:
-        """Wait until it has nothing more to do: what it still did would count for what is measured next."""
+    def wait_until_idle(self) -> None:
+        """Wait until the process has nothing left to do, so that none of it counts for what is measured next."""
         before = -1.0
-        while (now := self.cpu_s) - before > IDLE * LOOK_S:
+        while (now := self.cpu_s) - before > IDLE_CPU_MAX * IDLE_CHECK_S:
             before = now
-            time.sleep(LOOK_S)
+            time.sleep(IDLE_CHECK_S)
 
     @property
     def rss_bytes(self) -> int:
-        """Memory that it has resident."""
+        """Resident memory of the process."""
         text = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(text.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def _cpu_clock(pid: int) -> int:
-    """Find the clock of what a process uses, clock_getcpuclockid(3); /proc tells it in hundredths of a second only."""
+    """Find the CPU clock of a process, clock_getcpuclockid(3); /proc has hundredths of a second only."""
     clock = ctypes.c_int()
     if error := ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
         raise OSError(error, os.strerror(error))
@@ -67,15 +67,15 @@ def _cpu_clock(pid: int) -> int:
 
 
 @contextmanager
-def running(name: str, database: str) -> Iterator[Side]:
-    """Run one side, on a database of its own; BARE has none."""
+def running(name: str, database: str) -> Iterator[Target]:
+    """Run one target on a database of its own; FLOOR has none."""
     commands = {
         OURS: [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
         NODE: ["node", str(PEER / "server.js")],
-        BARE: [sys.executable, "-m", "bench.bare"],
+        FLOOR: [sys.executable, "-m", "bench.send_floor"],
     }
     process = subprocess.Popen(
-        ["taskset", "-c", str(CORE_OF_SERVER), *commands[name]],
+        ["taskset", "-c", str(SERVER_CORE), *commands[name]],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": database, "NODE_ENV": "production"},
         stdout=subprocess.PIPE,
@@ -83,20 +83,20 @@ def running(name: str, database: str) -> Iterator[Side]:
         text=True,
     )
     try:
-        yield Side(name, process)
+        yield Target(name, process)
     finally:
         process.terminate()
         process.wait(30)
 
 
 def install_peer() -> None:
-    """Install the packages of the Node server if that has not been done."""
+    """Install the packages of the Node server unless they are installed."""
     if not (PEER / "node_modules").exists():
         subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=PEER, check=True)
 
 
 def url_for(name: str, conninfo: str) -> str:
-    """Write a database's address as a server wants it: node's `pg` takes a folder of the socket only this way."""
+    """Write a conninfo as a target reads it: node's `pg` accepts the folder of a socket in this form only."""
     parts = conninfo_to_dict(conninfo)
     if name != NODE:
         return conninfo
@@ -104,7 +104,7 @@ def url_for(name: str, conninfo: str) -> str:
 
 
 def pgbench(conninfo: str, seconds: int) -> float:
-    """Single-row INSERTs a second that PostgreSQL's own tool reaches with 16 clients, each commit flushed."""
+    """Measure the single-row INSERTs a second of PostgreSQL's own tool with 16 clients, each commit flushed."""
     parts = conninfo_to_dict(conninfo)
     with psycopg.connect(conninfo, autocommit=True) as admin:
         admin.execute(

@@ -1,7 +1,8 @@
 """A server that does nothing but send: one `send` for each watcher, which no server can do without.
 
-It answers a handshake by rote, and whatever comes then by one acknowledgement and one ready snapshot to everyone, a
-`send` each. Nothing is read, checked or stored, so the updates must come whole and one at a time.
+It answers a handshake with fixed bytes. Whatever comes after that it answers with one acknowledgement, and with one
+fixed snapshot to every client, in one `send` each. It reads no frame and stores nothing, so updates must arrive whole
+and one at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 from collections.abc import Callable
 
 from balance.realtime.frames import to_frame
-from bench.clients import update_of
+from bench.clients import make_update
 
 STORED = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}
 
@@ -23,8 +24,8 @@ def event_frame(*event: object) -> bytes:
 
 
 CONNECTED = event_frame("connected", {})
-ANSWER = event_frame("balance:ack", {"success": True})
-SHOWN = event_frame("balance:snapshot", STORED | update_of(1_132_978))
+ACK = event_frame("balance:ack", {"success": True})
+SNAPSHOT = event_frame("balance:snapshot", STORED | make_update(1_132_978))
 
 
 def serve(listener: socket.socket) -> None:
@@ -32,7 +33,7 @@ def serve(listener: socket.socket) -> None:
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
     clients: dict[int, socket.socket] = {}
-    greetings: dict[int, list[bytes]] = {}  # that each has still to hear, the next one last
+    handshakes: dict[int, list[bytes]] = {}  # what each client has not been sent yet, the next one last
     sends: dict[int, Callable[[bytes], int]] = {}
     while True:
         for descriptor, _ in epoll.poll():
@@ -40,17 +41,17 @@ def serve(listener: socket.socket) -> None:
                 client, _ = listener.accept()
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 clients[client.fileno()], sends[client.fileno()] = client, client.send
-                greetings[client.fileno()] = [CONNECTED, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+                handshakes[client.fileno()] = [CONNECTED, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
                 epoll.register(client, select.EPOLLIN)
             elif not clients[descriptor].recv(65_536):
-                del sends[descriptor], greetings[descriptor]
+                del sends[descriptor], handshakes[descriptor]
                 clients.pop(descriptor).close()
-            elif greetings[descriptor]:
-                sends[descriptor](greetings[descriptor].pop())
+            elif handshakes[descriptor]:
+                sends[descriptor](handshakes[descriptor].pop())
             else:
-                sends[descriptor](ANSWER)
+                sends[descriptor](ACK)
                 for send in sends.values():
-                    send(SHOWN)
+                    send(SNAPSHOT)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+# Commands for work on this repository; `just` lists them. They use the environment that README.md sets up for tests.
+
+python := ".venv/bin/python"
+
+[private]
+default:
+    @just --list
+
+# lint, format, types and the tests that need no database
+check:
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    {{python}} -m pytest tests/unit -p no:schemathesis
+
+# all tests but the long ones, one worker for each core; arguments go to pytest
+test *arguments:
+    {{python}} -m pytest -n auto --dist loadfile {{arguments}}
+
+# the long tests: soak, repeated kills, large tables
+slow *arguments:
+    {{python}} -m pytest -m slow {{arguments}}
+
+# this service next to the Node server that it replaces: CPU, rates, memory
+bench *arguments:
+    {{python}} -m bench {{arguments}}
+
+# write protocol/types.d.ts from the schemas and the table of events
+types:
+    {{python}} -m tests.support.typescript

@@ -1,0 +1,161 @@
+"""`check` accepts exactly what the schemas accept, and reports one error with its path and a plain reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import protocol
+from protocol import InvalidPayload, check, dumps, loads, registry
+from protocol.check import _suits_fast_validator, to_path
+from protocol.violations import first_violation
+from tests.support.repository import ROOT
+from tests.support.strategies import UPDATE, mutated_updates, numbers, values
+
+
+def rejection(name: str, payload: object) -> str:
+    """Return the error of a payload that `check` must reject."""
+    with pytest.raises(InvalidPayload) as caught:
+        check(name, payload)
+    return str(caught.value)
+
+
+# The verdict
+
+
+def assert_one_verdict(name: str, payload: object) -> None:
+    """Assert that both validators, the search for a violation and `check` agree."""
+    slow = next(registry.slow_validator(name).iter_errors(payload), None) is None
+    assert (first_violation(name, payload) is None) == slow
+    if _suits_fast_validator(payload):
+        assert registry.is_valid(registry.fast_validator(name), payload) == slow
+    if slow:
+        check(name, payload)
+    else:
+        assert rejection(name, payload).startswith(f"{best_path(name, payload)}: ")
+
+
+def best_path(name: str, payload: object) -> str:
+    """Return the path of the error to report, among all errors that jsonschema finds."""
+    ranks, found = ["additionalProperties", "required", "type"], []
+    errors = deque(registry.slow_validator(name).iter_errors(payload))
+    while errors:
+        error = errors.popleft()
+        errors.extend(inner for inner in error.context or () if inner.validator_value != "null")
+        path = tuple(error.absolute_path)
+        if error.validator == "required":
+            path = (*path, next(field for field in error.validator_value if field not in error.instance))
+        elif error.validator == "additionalProperties":
+            path = (*path, min(set(error.instance) - set(error.schema["properties"])))
+        elif "propertyNames" in error.absolute_schema_path:
+            path = (*path, error.instance)
+        if not error.context:
+            rank = ranks.index(error.validator) if error.validator in ranks else len(ranks)
+            found.append((len(path), rank, path))
+    return to_path(min(found)[2])
+
+
+@settings(max_examples=200, deadline=None)
+@given(mutated_updates())
+def test_fast_and_slow_agree_on_mutated_updates(update):
+    assert_one_verdict("balance_update", update)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(protocol.names()), values)
+def test_fast_and_slow_agree_on_any_json_for_any_schema(name, payload):
+    assert_one_verdict(name, payload)
+
+
+@settings(max_examples=400, deadline=None)
+@given(numbers)
+def test_an_amount_is_valid_exactly_if_0_or_from_1e_minus_30_to_1e30(number):
+    if number == 0 or Decimal("1e-30") <= number <= 10**30:
+        check("amount", number)
+    else:
+        assert rejection("amount", number).startswith("payload: must be ")
+
+
+@pytest.mark.parametrize("number", ["1.00000000000000000000000000000000001e30", "1000000000000000000000000000000.1"])
+def test_jsonschema_rs_alone_would_accept_a_number_above_1e30(number):
+    assert registry.fast_validator("amount").is_valid(Decimal(number)), "no longer: `is_exact` may be removed"
+    assert rejection("amount", Decimal(number)) == "payload: must be at most 1e30"
+
+
+# The messages
+
+
+@settings(max_examples=100, deadline=None)
+@given(mutated_updates())
+def test_an_error_is_one_short_printable_line_without_a_trace_of_python(update):
+    if next(registry.slow_validator("balance_update").iter_errors(update), None):
+        text = rejection("balance_update", update)
+        assert text.isprintable()
+        assert len(text) < 400
+        assert not re.search(r"Decimal|None|True|False|dict|\bint\b|float|<|>", text.partition(": ")[2])
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ({"limit": 0}, "limit: must be at least 1"),
+        ({"limit": 1001}, "limit: must be at most 1000"),
+        ({"limit": "abc"}, "limit: must be an integer, not a string"),
+        ({"limit": Decimal("1.5")}, "limit: must be an integer, not 1.5"),
+        ({"offset": -1}, "offset: must be at least 0"),
+        ({"offset": 1000001}, "offset: must be at most 1000000"),
+        ({"cursor": "x"}, "cursor: must be the `next` of an earlier page"),
+        ({"cursor": "1_1\n"}, "cursor: must be the `next` of an earlier page"),
+        ({"page": 2}, "page: is not a known field"),
+        ({"pid": -1}, "pid: must be at least 0"),
+    ],
+)
+def test_an_invalid_query_is_rejected_with_its_path(query, error):
+    assert rejection("list_query", query) == error
+
+
+def test_a_wrong_date_or_id_gets_the_same_message_in_queries_and_updates():
+    assert rejection("list_query", {"from": "x"}) == rejection("balance_update", {**UPDATE, "ts": "x"}).replace(
+        "ts:", "from:"
+    )
+    assert rejection("get_path", {"id": "x"}) == rejection("balance_update", {**UPDATE, "id": "x"})
+
+
+def test_an_error_deep_in_a_reply_has_its_whole_path():
+    reply = loads(dumps(protocol.schema("list_reply")["examples"][0]))
+    reply["data"][0]["onchain"]["rlb"] = "1"
+    assert rejection("list_reply", reply) == "data.0.onchain.rlb: must be a number, not a string"
+
+
+def test_nan_and_infinity_are_not_numbers():
+    for nan in (float("nan"), float("inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity")):
+        assert rejection("balance_update", {**UPDATE, "onchain": {"rlb": nan, "usdt": 1}}).startswith(
+            "onchain.rlb: must be a number, not "
+        )
+
+
+def test_the_same_error_is_reported_in_every_process():
+    # jsonschema iterates over a set of names, whose order depends on the hash seed.
+    code = (
+        "from protocol import check, InvalidPayload\n"
+        "try: check('onchain', {'rlb': 1, 'usdt': 1, **{f'a{i}': -1 for i in range(50)}})\n"
+        "except InvalidPayload as error: print(error)"
+    )
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.stdout == "a0: must be at least 0\n"
+
+
+def test_an_unknown_schema_is_an_error_of_the_caller():
+    for call in (lambda: check("nothing", {}), lambda: protocol.schema("nothing")):
+        with pytest.raises(KeyError):
+            call()
