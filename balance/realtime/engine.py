@@ -7,7 +7,7 @@ sessions that do not send CONNECT in time or do not answer the heartbeat.
 Threads: the event loop only.
 Life cycle: `start` starts the sweep; `close` ends every session.
 
-tests/integration/test_library_internals.py lists the private names of python-engineio that this relies on.
+tests/unit/test_library_internals.py lists the private names of python-engineio that this relies on.
 """
 
 from __future__ import annotations

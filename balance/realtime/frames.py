@@ -4,7 +4,7 @@ Tornado reads each frame in four steps, accepts an unmasked frame, and drops the
 most violations of RFC 6455. Here a frame is plain if it holds a whole text and has arrived whole. Every other frame is
 checked, and then read by Tornado's own reader from the bytes that were read here.
 
-tests/integration/test_library_internals.py lists the private names of Tornado that this relies on.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations

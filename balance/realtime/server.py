@@ -3,7 +3,7 @@
 Of python-socketio's `AsyncServer` this overrides what lets a packet end in silence; the protocol is the library's. The
 events of one client that are not answered yet are limited: over the limit its connection is not read.
 
-tests/integration/test_library_internals.py lists the private names of python-socketio that this relies on.
+tests/unit/test_library_internals.py lists the private names of python-socketio that this relies on.
 """
 
 from __future__ import annotations

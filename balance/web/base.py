@@ -2,8 +2,7 @@
 
 Both kinds of handlers, REST (`rest`) and Socket.IO (`realtime.handler`), mix `Answers` in.
 
-Relied on inside Tornado 6, pinned by tests/unit/test_turns.py: that `RequestHandler._execute` is the coroutine of a
-request, and of all that is read from a WebSocket.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations

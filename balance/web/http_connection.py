@@ -7,9 +7,7 @@ place; Tornado parses heads and writes answers as before.
 Promised: a client that sends anything reads a whole answer, unless it speaks TLS (it could not read one), or keeps
 sending for longer than LINGER_S. Nothing is logged for what a client does.
 
-Relied on inside Tornado 6, pinned by tests/integration/test_http_connection.py: the private names of `HTTP1Connection`
-and `HTTP1ServerConnection` that stand below, and of `IOStream` `_find_read_pos`, `_read_buffer`, `_read_buffer_size`
-and `_read_regex`.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations
