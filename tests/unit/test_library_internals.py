@@ -49,7 +49,7 @@ NAMES: dict[type, set[str]] = {
     },
     socketio.AsyncManager: {"basic_enter_room", "rooms", "sid_from_eio_sid"},
     RequestHandler: {"_execute", "_headers", "_write_buffer", "ui"},
-    WebSocketHandler: {"ws_connection"},
+    WebSocketHandler: {"_detach_stream", "ws_connection"},
     WebSocketProtocol13: {
         *("_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame", "_run_callback"),
         *("_wire_bytes_in", "_write_frame", "client_terminated", "mask_outgoing", "params", "server_terminated"),
