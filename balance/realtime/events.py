@@ -91,7 +91,7 @@ class EventHandlers:
             self._watchers.answer(session, protocol.PONG, {"timestamp": format_ts(now())}, ack_id)
 
     def on_rejected(self, session: Session, ack_id: int | None, error: protocol.ServiceError) -> None:
-        """Answer a packet that is no event of the contract."""
+        """Answer a packet with an error: it is malformed, unexpected or not permitted."""
         self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, None), ack_id)
 
 

@@ -134,7 +134,7 @@ class FrameReader(WebSocketProtocol13):
             end = HEAD_BYTES + (2 if size == TWO_BYTES_OF_LENGTH else 8)
             await self._wait_for_bytes(end)
             size = int.from_bytes(self._arrived[self._consumed + HEAD_BYTES : self._consumed + end], "big")
-        if first & OPCODE_BITS < CLOSE:  # a control frame is no part of the message around it
+        if first & OPCODE_BITS < CLOSE:  # a control frame does not belong to the message around it
             size += len(self._fragmented_message_buffer or b"")
             if size > self._message_bytes_max:
                 return TOO_LARGE, f"a message may have {self._message_bytes_max} bytes"

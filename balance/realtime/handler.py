@@ -256,7 +256,7 @@ class EngineHandler(Answers, WebSocketHandler):
         return received.put(message)  # Tornado reads no further frame until this is done
 
     def _on_other_frame(self, connection: Connection, message: str | bytes) -> asyncio.Future[None] | None:
-        """Handle a frame that is no text message of Engine.IO, or that comes during an upgrade."""
+        """Handle a frame that is not a text message of Engine.IO, or that comes during an upgrade."""
         if connection.upgrade_frames:
             expected, *more = connection.upgrade_frames
             connection.upgrade_frames = tuple(more)

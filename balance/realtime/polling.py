@@ -19,7 +19,7 @@ CLOSE, PONG, MESSAGE, NOOP, BINARY = "1", "3", "4", "6", "b"
 def read_packets(body: bytes) -> list[Packet]:
     """Return the packets of a request; the library would drop a bad one whole and answer 200.
 
-    Raises PayloadTooLarge if there are too many, and MalformedJson if the body is no list of packets.
+    Raises PayloadTooLarge if there are too many, and MalformedJson if the body is not a list of packets.
     """
     if body.count(SEPARATOR.encode()) >= PACKETS_MAX:
         raise protocol.PayloadTooLarge(f"holds more than {PACKETS_MAX} packets", "payload")

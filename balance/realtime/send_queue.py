@@ -1,4 +1,4 @@
-"""What waits to be sent to one client, counted in bytes; and packets that are encoded once for all who receive them.
+"""What waits to be sent to one client, counted in bytes; and packets that are encoded once for all their receivers.
 
 `SendQueue` is the queue of a python-engineio session, with a limit. The engine decides what goes through the queue and
 what bypasses it; everything that waits is counted here, wherever it waits.
@@ -22,8 +22,8 @@ POLL_S_MAX = 2  # between two polls of a client that polls
 class SendQueue:
     """The backlog of one client.
 
-    Has the methods of asyncio.Queue that the library calls. `get` returns a future and is no coroutine: for a coroutine
-    the library's `wait_for` would make a task for each client and packet.
+    Has the methods of asyncio.Queue that the library calls. `get` returns a future: of a coroutine, `wait_for` in the
+    library would make a task for each client and packet.
     """
 
     __slots__ = (
@@ -186,7 +186,7 @@ class SendQueue:
         self.unsent_bytes = max(0, self.unsent_bytes - count)  # `close` has set it to 0
 
     def recount(self) -> None:
-        """Count anew, after the library has removed packets for the answer to a handshake."""
+        """Count again, after the library has removed packets for the answer to a handshake."""
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 

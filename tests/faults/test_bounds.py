@@ -98,7 +98,7 @@ async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
 
 
 @asynchronous
-async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_others_their_turn(
+async def test_thousands_of_packets_in_one_request_leave_others_their_turn(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, turn, taken = await PollingClient.connect(service.url), 0, Counter[int]()
@@ -177,7 +177,7 @@ async def test_leaving_a_namespace_that_it_never_joined_is_answered_and_ends_not
 
 
 @asynchronous
-async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may_take(
+async def test_a_page_that_is_not_read_holds_its_slot_no_longer_than_a_read_may_take(
     make_service: MakeService, database: Database
 ) -> None:
     database.rows(LARGE_ROWS)

@@ -26,7 +26,7 @@ VERSIONS = [("5.0.4", "4.0.1"), ("5.8.0", "4.4.1"), ("5.11.4", "4.9.1")]
 
 
 async def talk(url: str, transports: str, *more: str, python: str = sys.executable) -> list[list[object]]:
-    """Run tests/support/talk.py and return what it said; nothing may come on stderr."""
+    """Run tests/support/talk.py and return the lines that it prints; nothing may be on stderr."""
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     process = await asyncio.create_subprocess_exec(
         python, TALK, url, transports, *more, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -41,8 +41,8 @@ async def talk(url: str, transports: str, *more: str, python: str = sys.executab
     return [json.loads(line) for line in out.splitlines()]
 
 
-def check_saved(said: list[list[object]], transport: str) -> None:
-    words = {str(name): payload for name, payload in said}
+def check_saved(lines: list[list[object]], transport: str) -> None:
+    words = {str(name): payload for name, payload in lines}
     assert set(words) == {"connected", "saved", "transport"}
     assert words["saved"]["success"] is True  # type: ignore[index]
     assert words["transport"] == transport

@@ -1,6 +1,6 @@
 """Engine.IO 4, exchange by exchange, as its protocol's own test suite (socketio/engine.io-protocol) goes through it.
 
-Written anew: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds. README.md
+Rewritten: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds. README.md
 lists where the service deviates, each with its reason.
 """
 
@@ -55,7 +55,7 @@ class Polling:
         return poll
 
     async def check_ended(self) -> None:
-        """Check that the session is no more, and that this is said in words."""
+        """Check that the session has ended, and that the error has a reason."""
         status, body = await self.get()
         assert status == 400
         check_error(body, "invalid_payload")
@@ -243,7 +243,7 @@ async def test_a_poll_brings_sixteen_packets_and_the_next_one_the_rest_at_once(s
 @pytest.mark.gen_test
 async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_service: MakeService) -> None:
     service = await make_service(ping_interval_s=1, ping_timeout_s=1)
-    socket, deaf = await RawSocket.open(service.url), await RawSocket.join(service.url)
+    socket, silent_socket = await RawSocket.open(service.url), await RawSocket.join(service.url)
     async with polling(service) as session, polling(service) as silent:
         pinged = asyncio.ensure_future(silent.get())
         for _ in range(2):
@@ -254,10 +254,10 @@ async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_ser
         assert await pinged == (200, b"2")
         await until(lambda: silent.sid not in service.app.server.eio.sockets)
         await silent.check_ended()
-        assert await deaf.read_text(WAIT_S) == "2"
-        assert await deaf.read_close(WAIT_S) == (1008, "no answer to the heartbeat came in time")
+        assert await silent_socket.read_text(WAIT_S) == "2"
+        assert await silent_socket.read_close(WAIT_S) == (1008, "no answer to the heartbeat came in time")
         assert await session.get() == (200, b"2")
-    for client in (socket, deaf):
+    for client in (socket, silent_socket):
         await client.close()
 
 

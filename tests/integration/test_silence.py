@@ -43,7 +43,7 @@ VIOLATIONS = {
 NOT_UTF8 = {
     "text": frame(FINAL | TEXT, b"42\xff"),
     "a surrogate": frame(FINAL | TEXT, b"42\xed\xa0\x80"),
-    "text cut off within a character": frame(FINAL | TEXT, b"42\xc3"),
+    "text that ends within a character": frame(FINAL | TEXT, b"42\xc3"),
     "a message in two frames": frame(TEXT, b"42") + frame(FINAL, b"\xff"),
     "the reason of a close": frame(FINAL | CLOSE, b"\x03\xe8\xff"),
 }
@@ -75,7 +75,7 @@ async def test_a_message_that_is_too_large_is_closed_with_1009_while_it_is_still
     half = b"x" * (MESSAGE_BYTES_MAX // 2)
     heads = {
         "one frame": frame(FINAL | TEXT, half + half + b"x", b"\0\0\0\0"),
-        "the most that a head can say": bytes([FINAL | TEXT, 0xFF]) + b"\xff" * 8 + b"\0" * 1000,
+        "the largest length in a head": bytes([FINAL | TEXT, 0xFF]) + b"\xff" * 8 + b"\0" * 1000,
         "two frames": frame(TEXT, half, b"\0\0\0\0") + frame(0, half + b"x", b"\0\0\0\0"),
         "binary": frame(FINAL | BINARY, half + half + b"x", b"\0\0\0\0"),
     }
@@ -96,7 +96,7 @@ async def test_a_ping_within_a_message_of_the_largest_size_is_answered(service: 
     await client.close()
 
 
-async def test_after_a_violation_the_server_closes_its_side_and_its_client_hears_the_end(service: Service) -> None:
+async def test_after_a_violation_the_server_closes_its_side(service: Service) -> None:
     client = await RawSocket.join(service.url)
     await client.send(frame(0xC1, b"x") + b"\0" * 100_000)  # what lies unread at a close may cost the close frame
     assert (await client.read_close())[0] == 1002
@@ -286,7 +286,7 @@ async def test_a_binary_event_and_its_attachments_get_one_answer(
     await client.close()
 
 
-async def test_a_client_that_never_connects_hears_why_it_is_closed(make_service) -> None:
+async def test_a_client_that_never_connects_gets_a_close_frame_with_the_reason(make_service) -> None:
     service = await make_service(connect_ms_max=200)
     client = await RawSocket.open(service.url)
     assert await client.read_close() == (1008, "no CONNECT came within 0.2 s")
@@ -307,7 +307,7 @@ NO_LIST_OF_PACKETS = {
     "noop": b"6",
     "unknown": b"7",
     "bad-base64": b"b!!!!",
-    "cut-off-base64": b"bAQI",
+    "truncated-base64": b"bAQI",
     "jsonp": b"d=40",
     "length-prefixed": b'12:42["ping"]',
     "good-and-bad": b'42["ping"]\x1ex',
@@ -315,7 +315,7 @@ NO_LIST_OF_PACKETS = {
 
 
 @pytest.mark.parametrize("body", NO_LIST_OF_PACKETS.values(), ids=NO_LIST_OF_PACKETS)
-async def test_a_post_that_is_no_list_of_packets_gets_400_and_ends_its_session(service: Service, body: bytes) -> None:
+async def test_a_post_without_a_list_of_packets_gets_400_and_ends_its_session(service: Service, body: bytes) -> None:
     client = await PollingClient.open(service.url, poll=False)
     await client.send_raw("40")
     await client.poll()
