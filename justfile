@@ -25,6 +25,10 @@ slow *arguments:
 bench *arguments:
     {{python}} -m bench {{arguments}}
 
+# write constraints.txt and requirements.lock from the ranges of the requirements; --upgrade: with the newest versions
+lock *arguments:
+    .ci/lock {{arguments}}
+
 # write protocol/types.d.ts from the schemas and the table of events
 types:
     {{python}} -m tests.support.typescript

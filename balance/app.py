@@ -18,10 +18,11 @@ from tornado.web import Application
 
 import protocol
 from balance.aio.limiter import Places
+from balance.aio.loop_budget import LoopBudget
 from balance.aio.threads import in_thread
-from balance.aio.turns import Turns
 from balance.config import Config
 from balance.feed.writer import Writer
+from balance.host_names import is_loopback
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Service
 from balance.storage.connect import DatabaseError
@@ -30,10 +31,10 @@ from balance.storage.pool import Pool, StoreUnavailable
 from balance.storage.store import Store
 from balance.web import pages as docs
 from balance.web import snapshots as rest
-from balance.web.base import DISCARD_BYTES_MAX, HostNotServed, log_request
-from balance.web.cors import Hosts, Origins, is_loopback
-from balance.web.documents import DocumentHandler, by_target
-from balance.web.listener import Listener
+from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
@@ -66,7 +67,7 @@ class App:
         # One thread saves: there is one flush at a time. The others read.
         self._save_thread = ThreadPoolExecutor(1, "balance-save")
         self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
-        self._turns = Turns()
+        self._budget = LoopBudget()
         engine = _engine(config)
         self.watchers = Watchers(engine)
         self.writer = Writer(
@@ -74,7 +75,7 @@ class App:
             self._save_thread,
             self.watchers.publish,
             batch_max=config.save_batch_max,
-            waiting_max=config.saves_waiting_max,
+            waiting_max=config.saves_pending_max,
             save_ms_max=config.save_ms_max,
         )
         self.service = Service(
@@ -84,41 +85,42 @@ class App:
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
-        self.document_places = Places(config.reads_in_flight_max, "documents")
+        self.document_limiter = Places(config.reads_in_flight_max, "documents")
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
-        hosts = Hosts((*config.hosts, config.host.lower().removesuffix(".")))  # the address that it prints at the start
+        # Served too is the address that the start line has.
+        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
         # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
         for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = Origins(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = Listener(
+        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
+        self._http = HttpListener(
             SaveRouter(
                 self._routes(hosts, origins),
                 self.service,
                 hosts,
                 origins,
-                self._turns,
+                self._budget,
                 body_bytes_max=config.body_bytes_max,
             ),
-            turns=self._turns,
+            budget=self._budget,
             xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
             trusted_downstream=list(config.trusted_proxies),
-            max_body_size=DISCARD_BYTES_MAX,  # each handler keeps what it may have and answers what is larger
+            max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None  # the last one logged of a database that came after the start
         self._stopping = False
 
-    def _routes(self, hosts: Hosts, origins: Origins) -> Application:
+    def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
             "service": self.service,
             "origins": origins,
-            "turns": self._turns,
+            "budget": self._budget,
             "body_bytes_max": self._config.body_bytes_max,
         }
         engine = {
             "server": self.server,
             "origins": origins,
-            "turns": self._turns,
+            "budget": self._budget,
             "is_ready": lambda: self.service.position is not None and not self._stopping,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
@@ -129,8 +131,8 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
-        contract = {**common, "places": self.document_places, "documents": by_target(documents(limits))}
-        pages = {**common, "places": self.document_places, "documents": by_target(docs.pages(limits))}
+        contract = {**common, "limiter": self.document_limiter, "documents": by_request_path(documents(limits))}
+        pages = {**common, "limiter": self.document_limiter, "documents": by_request_path(docs.pages(limits))}
         return Application(
             [
                 (HostNotServed(hosts), rest.MisdirectedHandler, common),
@@ -141,7 +143,7 @@ class App:
                 (re.escape(OPENAPI), DocumentHandler, {**contract, "headers": {}}),
                 (re.escape(ASYNCAPI), DocumentHandler, {**contract, "headers": {}}),
                 (f"{DOCS}(?:/.*)?", DocumentHandler, {**pages, "headers": docs.HEADERS}),
-                (r"\*", rest.AllHandler, common),
+                (r"\*", rest.ServerHandler, common),
             ],
             default_handler_class=rest.NotFoundHandler,
             default_handler_args=common,
@@ -163,7 +165,7 @@ class App:
         self._watching = loop.create_task(self._watch_database(unfit))
         self.server.eio.start()
         self._http.add_sockets(sockets)
-        self._http.watch()
+        self._http.start_sweep()
         return unfit
 
     async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
@@ -235,7 +237,7 @@ def _engine(config: Config) -> Engine:
         allow_upgrades=True,
         http_compression=False,  # events are small
         cookie=None,
-        cors_allowed_origins=[],  # `cors.Origins` decides, for both transports and for REST alike
+        cors_allowed_origins=[],  # `cors.OriginPolicy` decides, for both transports and for REST alike
         cors_credentials=False,
         monitor_clients=False,  # `Engine` has a sweep of its own
         logger=library_log,

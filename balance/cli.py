@@ -22,9 +22,9 @@ from balance import program
 from balance.app import App
 from balance.config import Config, ConfigError
 from balance.process.log_limit import LimitedHandler
-from balance.process.start_line import database_place, start_line
+from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
-from balance.storage.connect import DatabaseError, keep_credentials, to_conninfo
+from balance.storage.connect import DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.outage import Outage
@@ -66,7 +66,7 @@ def run_migrations(config: Config, signals: StopSignals) -> int:
     with database(config, signals) as (url, postgres):
         for name in migrate(url):
             print_now(f"applied {name}")
-    print_now("the database is at this version" + (f": {postgres.place}" if postgres else ""))
+    print_now("the database is at this version" + (f": {postgres.location}" if postgres else ""))
     return 0
 
 
@@ -84,9 +84,9 @@ def run_server(config: Config, signals: StopSignals) -> int:
             supervisor = Supervisor(postgres, outage.report)
         tune_gc()
         url_of_service = base_url(config, sockets[0])
-        place = postgres.place if postgres is not None else database_place(url)
+        location = postgres.location if postgres is not None else database_location(url)
         # Printed in one write: a reader may close the pipe between two.
-        greeting = f"listening on {url_of_service}\n{start_line(place, url_of_service)}"
+        greeting = f"listening on {url_of_service}\n{start_line(location, url_of_service)}"
         return asyncio.run(serve(App(config, url, outage), sockets, signals, supervisor, greeting))
 
 
@@ -126,7 +126,7 @@ async def serve(
 def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     """Give the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
     if config.database_url:
-        keep_credentials(os.environ)
+        keep_only_credentials(os.environ)
         yield config.database_url, None
         return
     postgres = EmbeddedPostgres.start(config.data_dir)

@@ -1,9 +1,9 @@
-"""The settings of one server: read once, checked whole, never changed.
+"""The settings of one server: read and checked once at the start, then immutable.
 
-Each field is a flag (`--port`) and an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`);
-the flag wins. A name ends in its unit: `_ms` and `_s` are milliseconds and seconds, `_bytes` bytes; `_max` is
-a limit, and whoever meets one is told so at once. `Config.read` raises `ConfigError`, one line that names the
-setting and the reason, before anything is opened.
+Each field is a flag (`--port`) and an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`).
+The flag overrides the variable. A name ends in its unit: `_ms` and `_s` are milliseconds and seconds, `_bytes` bytes.
+`_max` is a limit: a request over it is rejected at once. `Config.read` raises ConfigError before anything is opened;
+its text is one line with the setting and the reason.
 """
 
 from __future__ import annotations
@@ -17,72 +17,76 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from balance import program
-from balance.web.cors import normal_host, normal_origin
+from balance.host_names import normalise_host, normalise_origin
 from protocol.limits import DEFAULT
 
 
 class ConfigError(Exception):
-    """A setting can not be used."""
+    """A setting cannot be used; the text is one line."""
 
 
 def setting(default: Any, text: str, low: int | None = None, high: int | None = None, **more: Any) -> Any:
-    """Declare a setting: its default, one line of help and, for a number, the range it must lie in."""
+    """Declare a setting: its default, one line of help and, for a number, its range with both ends."""
     return field(default=default, metadata={"help": text, "low": low, "high": high}, **more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting of the service, with its default."""
+    """All settings of the service, with their defaults."""
 
     host: str = setting("127.0.0.1", "address to listen on")
-    port: int = setting(3000, "TCP port to listen on; 0 takes a free one", 0, 65535)
+    port: int = setting(3000, "TCP port to listen on; 0 for any free one", 0, 65535)
     database_url: str = setting(
         "", "PostgreSQL 14 or newer, as postgresql://…; without it the embedded one starts", repr=False
     )
     data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
     hosts: tuple[str, ...] = setting(
-        (), "names by which it may be called, beside those that nobody can register: comma-separated, or *"
+        (), "host names of the service, beside those that nobody can register: comma-separated, or *"
     )
-    cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call, comma-separated, or *")
-    trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is believed")
+    cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call: comma-separated, or *")
+    trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is trusted")
 
-    body_bytes_max: int = setting(DEFAULT.update_bytes_max, "one update, as JSON", 1_024, DEFAULT.update_bytes_max)
-    frame_bytes_max: int = setting(1_000_000, "one WebSocket frame or polling request", 32_768, 16_777_216)
+    body_bytes_max: int = setting(
+        DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
+    )
+    frame_bytes_max: int = setting(1_000_000, "size of one WebSocket frame or polling request", 32_768, 16_777_216)
     watchers_max: int = setting(20_000, "Socket.IO clients connected at once", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
-        1_048_576, "what may wait for a client that does not read; then it is cut off", 65_536, 1_073_741_824
+        1_048_576, "backlog of one client, beside two batches; over it, it is disconnected", 65_536, 1_073_741_824
     )
     updates_in_flight_max: int = setting(
-        256, "unanswered updates of one Socket.IO client; then its socket is not read", 1, 100_000
+        256, "unanswered updates of one Socket.IO client; at the limit its socket is not read", 1, 100_000
     )
-    saves_waiting_max: int = setting(10_000, "unanswered updates of all clients; then `busy`", 1, 1_000_000)
+    saves_pending_max: int = setting(10_000, "unanswered updates of all clients; over it `busy`", 1, 1_000_000)
     save_batch_max: int = setting(256, "updates saved in one transaction", 1, 10_000)
-    save_ms_max: int = setting(5_000, "an update is answered within; then `unavailable`", 100, 600_000)
+    save_ms_max: int = setting(5_000, "time to answer an update; after it `unavailable`", 100, 600_000)
     reads_in_flight_max: int = setting(
-        64, "list and get requests at once, of one address as many as it leaves free; then `busy`", 1, 10_000
+        64, "concurrent list and get requests, of one address at most as many as stay free; over it `busy`", 1, 10_000
     )
-    read_ms_max: int = setting(5_000, "a list or get is answered within; then `unavailable`", 100, 600_000)
-    pool_max: int = setting(5, "database connections: one saves, the others read", 2, 100)
-    pool_wait_ms_max: int = setting(1_000, "wait for a database connection", 10, 60_000)
-    statement_ms_max: int = setting(4_000, "one SQL statement", 10, 600_000)
-    ping_interval_s: int = setting(DEFAULT.ping_interval_s, "heartbeat to each Socket.IO client", 1, 3_600)
-    ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "wait for the answer to a heartbeat", 1, 3_600)
-    connect_ms_max: int = setting(10_000, "from the handshake to the Socket.IO CONNECT", 100, 600_000)
-    shutdown_ms_max: int = setting(8_000, "finish and answer what is in flight at a stop", 0, 600_000)
+    read_ms_max: int = setting(5_000, "time to answer a list or get; after it `unavailable`", 100, 600_000)
+    pool_max: int = setting(5, "connections to the database: one saves, the others read", 2, 100)
+    pool_wait_ms_max: int = setting(1_000, "time to wait for a connection to the database", 10, 60_000)
+    statement_ms_max: int = setting(4_000, "time of one SQL statement", 10, 600_000)
+    ping_interval_s: int = setting(
+        DEFAULT.ping_interval_s, "time between two heartbeats to a Socket.IO client", 1, 3_600
+    )
+    ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "time to wait for the answer to a heartbeat", 1, 3_600)
+    connect_ms_max: int = setting(10_000, "time from the handshake to the Socket.IO CONNECT", 100, 600_000)
+    shutdown_ms_max: int = setting(8_000, "time to answer the requests in flight at a stop", 0, 600_000)
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
             if low is not None and not low <= value <= high:
-                raise ConfigError(f"{flag(one)}: {value} is not within {low} and {high}")
-        self._normalise("hosts", normal_host)
-        self._normalise("cors_origins", normal_origin)
+                raise ConfigError(f"{flag(one)}: {value} is not between {low} and {high}")
+        self._normalise("hosts", normalise_host)
+        self._normalise("cors_origins", normalise_origin)
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
-        """Write each part of a setting as it will be compared. Raises ConfigError for what could never match."""
+        """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""
         (one,) = (one for one in fields(self) if one.name == name)
         values = []
         for text in getattr(self, name):
@@ -96,7 +100,7 @@ class Config:
     def read(cls, argv: Sequence[str], env: Mapping[str, str]) -> Config:
         """Read the settings from flags and the environment.
 
-        Raises ConfigError for an unknown flag and for a value that does not fit.
+        Raises ConfigError for an unknown flag and for an invalid value.
         """
         parser = _Parser(prog=f"{program.NAME} [serve | migrate]", allow_abbrev=False)
         for one in fields(cls):
@@ -109,17 +113,17 @@ class Config:
 
 
 def flag(one: Field[Any]) -> str:
-    """Name the flag of a setting: `--body-bytes-max`."""
+    """Return the flag of a setting: `--body-bytes-max`."""
     return "--" + one.name.replace("_", "-")
 
 
 def variable(one: Field[Any]) -> str:
-    """Name the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; the database is `DATABASE_URL`."""
+    """Return the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; of the database, `DATABASE_URL`."""
     return "DATABASE_URL" if one.name == "database_url" else "BALANCE_" + one.name.upper()
 
 
 def _normal_address(text: str) -> str:
-    """Write an IP address as the operating system does. Raises ValueError with the reason."""
+    """Convert an IP address to the form of the operating system. Raises ValueError with the reason."""
     try:
         return str(ip_address(text))
     except ValueError as error:
@@ -141,7 +145,7 @@ def _shown(default: Any) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, raised instead of printed."""
+    """An argument parser that raises its error, which is one line, instead of printing it."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)

@@ -7,13 +7,14 @@ embedded PostgreSQL is started once for the whole run.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import shutil
 import tempfile
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -26,13 +27,12 @@ from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from tests.support import browser, contract
 from tests.support.packages import Environment, build_wheel
-from tests.support.service import ROOT, Database, Process, Service
+from tests.support.repository import ROOT
+from tests.support.service import Database, MakeService, Process, Service
 
 # The same examples in every run, and no folder of earlier ones in the tree.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
-
-MakeService = Callable[..., Awaitable[Service]]
 
 THREAD_S_MAX = 5.0  # a worker of the pool ends after its attempt to connect, which may take three seconds
 
@@ -45,6 +45,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     asyncio.set_event_loop(None)  # else Tornado has one made for the first test, and nobody closes it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run every coroutine test on the event loop of pytest-tornado."""
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and inspect.iscoroutinefunction(item.obj)
+            and not item.get_closest_marker("gen_test")
+        ):
+            item.add_marker("gen_test")
 
 
 @pytest.fixture(scope="session")

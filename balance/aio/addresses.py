@@ -1,18 +1,19 @@
-"""What counts as one client where something is shared out by address."""
+"""The unit in which time and slots are shared among clients: an IPv4 address, or an IPv6 network of 64 bits."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-ADDRESSES_MAX = 10_000  # that are remembered at once
+ADDRESSES_CACHED = 10_000
 
 
-@lru_cache(ADDRESSES_MAX)
+@lru_cache(ADDRESSES_CACHED)
 def to_address(ip: str) -> str:
-    """Name what an IP address belongs to: itself, or the network of 64 bits that one client of IPv6 has (RFC 6177).
+    """Return the address that an IP address belongs to: itself, or the /64 of one IPv6 client (RFC 6177).
 
-    Clients behind one proxy that is not trusted share its address. A text that is no IP address stands for itself.
+    Clients behind a proxy that is not trusted share the proxy's address. A text that is not an IP address is returned
+    unchanged.
     """
     try:
         parsed = ip_address(ip)

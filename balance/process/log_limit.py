@@ -1,15 +1,15 @@
-"""A log handler that writes at most one line a second of each kind, so that no fault of clients or of the database
-floods the log.
+"""A log handler that writes at most one line a second of each kind, so that a repeated fault does not flood the log.
 
-Nothing has to be called: `server.py` installs the handler once, and code logs as usual. Records are of one kind if the
-same line of code logs them with the same type of exception. The first is written at once; of those that follow within a
-second only the last is written, at the end of that second, with the number of those that were left out. Of a message of
-several lines (a traceback) all lines are written once a minute, else the first line and the exception.
+The program installs the handler once, and code logs as usual. Records are of one kind if the same line of code logs
+them with the same type of exception. The first record is written at once. Of the records of the next second only the
+last is written, at the end of that second, with the number of omitted ones. A message of several lines (a traceback) is
+written in full once a minute, otherwise as its first line and the exception.
 
-A function that logs on behalf of its callers passes `stacklevel=2`, which makes each caller a kind of its own.
+A function that logs on behalf of its callers passes `stacklevel=2`, so that each caller is a kind of its own.
 
-Threads: any may log; the logging module holds the handler's lock around `emit`. Each burst starts one short timer
-thread. Life cycle: `close`, which `logging.shutdown` calls at exit, writes what is withheld.
+Threads: any may log; the logging module holds the handler's lock around `emit`. Each burst starts one timer thread,
+which lives for a second at most. Life cycle: `close`, which `logging.shutdown` calls at exit, writes the withheld
+records.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ TRACEBACK_S = 60.0  # between two of one kind that are written with all their li
 
 @dataclass(slots=True)
 class _Kind:
-    """What is known of the records of one kind; times are of the monotonic clock."""
+    """The state of one kind; times are of the monotonic clock."""
 
     line_due: float = 0.0
     traceback_due: float = 0.0
     withheld: logging.LogRecord | None = None  # the last record since the last line
-    left_out: int = 0  # records before that one, since the last line
+    omitted: int = 0  # records before that one, since the last line
 
 
 class LimitedHandler(logging.StreamHandler[TextIO]):
-    """Writes to a stream, by default stderr, at most one line a second of each kind."""
+    """Writes at most one line a second of each kind to a stream, by default stderr."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
-        # Their number is bounded: by the lines of code that log and the types of exceptions.
+        # The lines of code that log and the types of exceptions limit its size.
         self._kinds: dict[tuple[object, ...], _Kind] = {}
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or withhold it if one of its kind has been written within the last second."""
+        """Write a record, or withhold it if one of its kind was written within the last second."""
         exception = record.exc_info[0] if record.exc_info else None
         kind = self._kinds.setdefault((record.name, record.pathname, record.lineno, exception), _Kind())
         now = time.monotonic()
@@ -53,32 +53,32 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
             self._write(kind, record, now)
             return
         if kind.withheld is not None:
-            kind.left_out += 1
+            kind.omitted += 1
         kind.withheld = record
-        self._await(kind.line_due - now)
+        self._start_timer(kind.line_due - now)
 
     def close(self) -> None:
-        """Write what is withheld, then end."""
+        """Write the withheld records and close the handler."""
         if self._timer is not None:
             self._timer.cancel()
         self._write_withheld(before=float("inf"))
         super().close()
 
-    def _await(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         if self._timer is None:
             self._timer = threading.Timer(max(0.0, seconds), self._end_second)
             self._timer.daemon = True
             self._timer.start()
 
     def _end_second(self) -> None:
-        assert self.lock is not None, "every handler has one"
+        assert self.lock is not None, "every handler has a lock"
         with self.lock:
             self._timer = None
             now = time.monotonic()
             self._write_withheld(before=now)
             due = [kind.line_due for kind in self._kinds.values() if kind.withheld is not None]
             if due:
-                self._await(min(due) - now)
+                self._start_timer(min(due) - now)
 
     def _write_withheld(self, before: float) -> None:
         now = time.monotonic()
@@ -87,7 +87,7 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
                 self._write(kind, kind.withheld, now)
 
     def _write(self, kind: _Kind, record: logging.LogRecord, now: float) -> None:
-        written = copy.copy(record)  # other handlers get it as it was
+        written = copy.copy(record)  # other handlers get the record unchanged
         written.msg, written.args = record.getMessage(), None
         if now < kind.traceback_due:
             written.msg = _first_line(written.msg)
@@ -96,9 +96,9 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
             written.exc_info = written.exc_text = written.stack_info = None
         else:
             kind.traceback_due = now + TRACEBACK_S
-        if kind.left_out:
-            written.msg += f" (and {kind.left_out} more of this kind)"
-        kind.line_due, kind.withheld, kind.left_out = now + LINE_S, None, 0
+        if kind.omitted:
+            written.msg += f" (and {kind.omitted} more of this kind)"
+        kind.line_due, kind.withheld, kind.omitted = now + LINE_S, None, 0
         super().emit(written)
 
 

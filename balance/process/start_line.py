@@ -1,4 +1,4 @@
-"""The line that names, at the start, the version, where the data are and where the documentation is."""
+"""The line printed at the start: the version, the location of the data and the address of the documentation."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import balance
 from protocol.operations import DOCS
 
 
-def start_line(place: str, address: str) -> str:
-    """Return the line for a service whose data are at `place` and that listens on `address`."""
-    return f"Balance Snapshot System {balance.__version__}: {place}; documentation at {address}{DOCS}"
+def start_line(location: str, base_url: str) -> str:
+    """Return the line for a service with its data at `location`, which serves at `base_url`."""
+    return f"Balance Snapshot System {balance.__version__}: {location}; documentation at {base_url}{DOCS}"
 
 
-def database_place(url: str) -> str:
-    """Name the database and its hosts, as libpq reads the URL and its environment; never the user or the password.
+def database_location(url: str) -> str:
+    """Return the name of the database and its hosts, as libpq reads the URL and its environment; no user, no password.
 
-    A part with an `@` is none of these: an `@` or `/` in a password that is not escaped divides a URL in wrong places.
+    A part with an `@` is withheld: an unescaped `@` or `/` in a password splits the URL wrongly, so that the part may
+    belong to the password.
     """
-    given = {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
-    given |= {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
-    hosts = (given.get("host") or given.get("hostaddr") or "the local socket").split(",")
-    ports = given.get("port", "").split(",")  # one for all, or one each
-    places = ", ".join(
+    options = {option.keyword.decode(): option.val.decode() for option in pq.Conninfo.get_defaults() if option.val}
+    options |= {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
+    hosts = (options.get("host") or options.get("hostaddr") or "the local socket").split(",")
+    ports = options.get("port", "").split(",")  # one for all hosts, or one for each
+    addresses = ", ".join(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in zip(hosts, cycle(ports), strict=False)
     )
-    place = f"database {given.get('dbname') or 'of the user'} at {places}"
-    if "service" in given:
-        place = f"database of the service {given['service']}"
-    return "the database of DATABASE_URL" if "@" in place else place
+    location = f"database {options.get('dbname') or 'of the user'} at {addresses}"
+    if "service" in options:
+        location = f"database of the service {options['service']}"
+    return "the database of DATABASE_URL" if "@" in location else location

@@ -1,8 +1,8 @@
-"""SIGTERM, Ctrl-C and the hangup of a terminal: the process stops, once, whatever it is doing.
+"""Stop the process at SIGTERM, Ctrl-C or the hangup of its terminal (SIGHUP).
 
-What the first one does depends on how far the process is: while it starts, KeyboardInterrupt is raised in the main
-thread; while it serves, an event is set; while it ends, nothing. Later ones do nothing, so that a second Ctrl-C does
-not leave the embedded PostgreSQL running. asyncio's own handlers would restore the default between two of these.
+The first signal raises KeyboardInterrupt in the main thread during the start, sets an event while the process serves,
+and has no effect while the process ends. Later signals have no effect, so that a second Ctrl-C does not leave the
+embedded PostgreSQL running. asyncio's own handlers would restore the default ones between these phases.
 
 asyncio is imported late: this module is the first that the process loads, and sets handlers before it loads the others.
 """
@@ -37,9 +37,9 @@ class StopSignals:
     """Handles the signals inside its block, in the main thread."""
 
     def __init__(self) -> None:
-        """Handle nothing yet."""
-        self._asked = False
-        self._act: Callable[[], object] = _interrupt
+        """Set no handler yet."""
+        self._is_stopping = False
+        self._action: Callable[[], object] = _interrupt
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -52,22 +52,22 @@ class StopSignals:
             signal.signal(number, handler)
 
     def set(self, event: asyncio.Event) -> None:
-        """Set the event of the running loop at the first signal, or now if that has come."""
+        """Set an event of the running loop at the first signal, or now if a signal has come already."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        self._act = lambda: loop.call_soon_threadsafe(event.set)
-        if self._asked:  # an interpreter that runs a finalizer drops a KeyboardInterrupt
+        self._action = lambda: loop.call_soon_threadsafe(event.set)
+        if self._is_stopping:  # Python discards a KeyboardInterrupt that is raised in a finalizer
             event.set()
 
     def ignore(self) -> None:
-        """Do nothing from now on: the process ends."""
-        self._act = lambda: None
+        """Ignore the signals from now on, since the process ends."""
+        self._action = lambda: None
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        is_first, self._asked = not self._asked, True
+        is_first, self._is_stopping = not self._is_stopping, True
         if is_first:
-            self._act()
+            self._action()
 
 
 def _interrupt() -> None:

@@ -20,7 +20,7 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
 from balance.realtime.connection import Connection
 from balance.realtime.engine import Engine
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
@@ -28,8 +28,8 @@ from balance.realtime.handshake import check_handshake, check_transport, check_u
 from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PONG, read_packets, write_packets
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
-from balance.web.base import Answers
-from balance.web.cors import Origins
+from balance.web.base import JsonHandler
+from balance.web.cors import OriginPolicy
 from balance.web.http_connection import Exchange
 
 NO_HEADERS = HTTPHeaders()
@@ -37,19 +37,19 @@ UPGRADE = ("2probe", "5")  # the first frames on a WebSocket that carries on a s
 ENDED = "this session is unknown or has ended"
 
 
-class EngineHandler(Answers, WebSocketHandler):
+class EngineHandler(JsonHandler, WebSocketHandler):
     """One request at the Socket.IO path, or one WebSocket."""
 
     # Beside Tornado's own attributes: a dict of over 30 is not shared, and a kilobyte larger for each client.
     __slots__ = (
         "_closer",
         "_polling",
+        "budget",
         "connection",
         "engine",
         "is_ready",
         "server",
         "session",
-        "turns",
         "watchers_max",
     )
 
@@ -60,16 +60,16 @@ class EngineHandler(Answers, WebSocketHandler):
         self,
         *,
         server: SocketServer,
-        origins: Origins,
-        turns: Turns,
+        origins: OriginPolicy,
+        budget: LoopBudget,
         is_ready: Callable[[], bool],
         watchers_max: int,
         body_bytes_max: int,
     ) -> None:
         self.server = server
         self.engine: Engine = server.eio
+        self.budget = budget
         self.origins = origins
-        self.turns = turns
         self.is_ready = is_ready
         self.watchers_max = watchers_max
         self.body_bytes_max = body_bytes_max
@@ -172,7 +172,7 @@ class EngineHandler(Answers, WebSocketHandler):
         """
         is_polling = True
         for packet in packets:
-            if self.turns.is_over():
+            if self.budget.is_turn_over():
                 await asyncio.sleep(0)
             self.engine.touch(session)
             is_polling = is_polling and await self.engine.wait_for_polls(session)
@@ -227,7 +227,7 @@ class EngineHandler(Answers, WebSocketHandler):
         self.ui = None  # type: ignore[assignment]
 
     async def _serve(self, ip: str) -> None:
-        await self.turns.run(ip, self._serve_session())
+        await self.budget.run(ip, self._serve_session())
 
     async def _serve_session(self) -> None:
         """Serve a session until it ends; a WebSocket that Engine.IO does not accept is closed, not left open."""
@@ -282,7 +282,7 @@ class EngineHandler(Answers, WebSocketHandler):
     # What a FrameReader needs
 
     def is_turn_over(self) -> bool:
-        return self.turns.is_over()
+        return self.budget.is_turn_over()
 
     def write_frame(self, frame: bytes) -> asyncio.Future[None] | None:
         assert self.connection is not None
@@ -302,7 +302,7 @@ class EngineHandler(Answers, WebSocketHandler):
     # What Tornado asks
 
     def check_origin(self, origin: str) -> bool:
-        """Return True: `check_caller` has decided whether the origin may call, as for every other request."""
+        """Return True: `check_page_origin` has decided whether the origin may call, as for every other request."""
         return True
 
     def get_compression_options(self) -> None:

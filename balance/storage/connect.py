@@ -1,9 +1,9 @@
-"""Opens sessions of PostgreSQL that behave the same whatever the server, the database, the role or the library set.
+"""Open sessions of PostgreSQL with the same settings, whatever the server, the database, the role or libpq set.
 
-Every connection of the service, of its checks and of the migrations is completed by `to_conninfo` and set up by
-`settle`. A setting that comes with the database or the role (ALTER DATABASE … SET, ALTER ROLE … SET) therefore changes
-neither what is stored nor what is returned. What DATABASE_URL itself gives in `options` is the explicit choice of the
-operator: of it, `search_path` is kept, which is how the tables get into another schema than `public`.
+Every connection of the service, of its checks and of the migrations has the options of `to_conninfo` and the settings
+of `configure_session`. A setting of the database or the role (ALTER DATABASE … SET, ALTER ROLE … SET) therefore changes
+neither what is stored nor what is returned. The `options` in DATABASE_URL are the explicit choice of the operator: of
+these, `search_path` is kept, by which the tables can be in another schema than `public`.
 
 Threads: every function blocks and may be called from any.
 """
@@ -23,20 +23,22 @@ from psycopg import Connection, conninfo, pq
 from psycopg.rows import TupleRow
 
 CONNECT_S_MAX = 3  # one attempt to connect
-MULTIPLE = "Multiple connection attempts failed."  # psycopg's words, after which it repeats each attempt
+ATTEMPTS_FAILED = "Multiple connection attempts failed."  # in psycopg's text, before a repetition of each attempt
 
-# SQLSTATE classes and codes (PostgreSQL's appendix A) of refusals that no waiting ends: unsupported, bad value, no
-# access, no such database, no such object or no privilege, a database that allows no connections, a missing library.
-NEEDS_PERSON = ("0A", "22", "28", "3D", "42", "55000", "58P01")
-TRANSACTION_TIMEOUT_VERSION = 170_000  # of PostgreSQL
-# Variables of libpq that say how to prove who asks and how the line is protected. All others lead somewhere else.
+# SQLSTATE classes and codes (PostgreSQL, appendix A) of rejections that last until a person changes something:
+# unsupported, bad value, no access, no such database, no such object or no privilege, a database that allows no
+# connections, a missing library.
+PERMANENT_SQLSTATES = ("0A", "22", "28", "3D", "42", "55000", "58P01")
+TRANSACTION_TIMEOUT_VERSION = 170_000  # PostgreSQL 17 introduced the setting
+# Variables of libpq, or their beginnings, that authenticate the client and encrypt the connection. All others change
+# where the connection leads or what it sets.
 CREDENTIALS = (
     "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGREQUIREPEER",
     "PGSSL", "PGGSS", "PGKRB", "PGOAUTH",
     "PGSERVICEFILE", "PGSYSCONFDIR",  # for a service that DATABASE_URL names
 )  # fmt: skip
-LOCAL = ("/", "@")  # begin a host that is a socket of this machine
-LOST = ("08", "57P")  # connection exceptions, and a server or session that is shut down
+SOCKET_PREFIXES = ("/", "@")  # of a host that is a Unix socket
+LOST_SQLSTATES = ("08", "57P")  # connection exceptions, and a server or session that is shut down
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 TRACED_SQLSTATE = re.compile(r'^B\t\d+\tErrorResponse\t.*? C "([0-9A-Z]{5})"', re.MULTILINE)
 
@@ -45,23 +47,23 @@ class DatabaseError(Exception):
     """The database named by DATABASE_URL cannot be used until a person changes something; the text is one line."""
 
 
-def keep_credentials(environment: MutableMapping[str, str]) -> None:
-    """Remove every variable of libpq that could change where a connection leads, or what it sets.
+def keep_only_credentials(environment: MutableMapping[str, str]) -> None:
+    """Remove every variable of libpq from the environment but CREDENTIALS.
 
-    libpq completes a URL with them: PGHOSTADDR even takes the place of the host that the URL names.
+    libpq completes a URL with these variables, and PGHOSTADDR even overrides the host of the URL.
     """
     for name in [name for name in environment if name.startswith("PG") and not name.startswith(CREDENTIALS)]:
         del environment[name]
 
 
 def to_conninfo(url: str) -> str:
-    """Complete a database URL with what every connection asks for. Raises DatabaseError when it is not one.
+    """Complete a database URL with the options of every connection. Raises DatabaseError for an invalid URL.
 
     No message of this function quotes the URL or a part of it, since any part may belong to a password.
     """
-    _refuse_ambiguous(url)
+    _check_unambiguous(url)
     try:
-        # A dead peer is given up after seconds, not after the two hours of TCP's default.
+        # A dead peer is noticed after seconds, not after the two hours that are TCP's default.
         info = conninfo.make_conninfo(
             url, connect_timeout=CONNECT_S_MAX, keepalives_idle=10, keepalives_interval=5, keepalives_count=2,
             tcp_user_timeout=15_000, application_name="balance", client_encoding="UTF8",
@@ -71,18 +73,18 @@ def to_conninfo(url: str) -> str:
         raise DatabaseError("DATABASE_URL: is not a PostgreSQL URL such as postgresql://user@host/database") from None
     try:
         for name in _host_names(info):
-            if not name.startswith(LOCAL):
-                name.encode("idna")  # as the look for its address does, which raises no psycopg.Error
+            if not name.startswith(SOCKET_PREFIXES):
+                name.encode("idna")  # the search for its address does this, and raises no psycopg.Error
     except UnicodeError:
-        raise DatabaseError("DATABASE_URL: names a host that can have no address") from None
+        raise DatabaseError("DATABASE_URL: names a host that cannot have an address") from None
     return info
 
 
-def _refuse_ambiguous(url: str) -> None:
-    """Refuse a URL of which libpq would take a part of the password for the host, the port or the database.
+def _check_unambiguous(url: str) -> None:
+    """Raise DatabaseError for a URL in which libpq would read a part of the password as host, port or database.
 
-    RFC 3986, section 3.2.1: `@`, `/` and `?` in the user or the password are written %40, %2F and %3F. libpq takes the
-    first `@` for the end of the password, and then shows the rest of it as the name of a host.
+    RFC 3986, section 3.2.1: `@`, `/` and `?` in the user or the password are written %40, %2F and %3F. For libpq the
+    first `@` ends the password, so that its messages would show the rest as the name of a host.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgresql", "postgres"):
@@ -98,26 +100,27 @@ def _refuse_ambiguous(url: str) -> None:
         )
 
 
-def settle(connection: Connection[TupleRow], *, statement_ms_max: int, local: bool = False) -> int:
-    """Set all settings that matter, for the session or (`local`) for the transaction; return the backend's process id.
+def configure_session(connection: Connection[TupleRow], *, statement_ms_max: int, local: bool = False) -> int:
+    """Set every setting that matters, for the session or (`local`) the transaction; return the backend's process id.
 
-    libpq's own `backend_pid` is not that: a pooler invents one.
+    libpq's own `backend_pid` is not used, since a pooler invents one.
     """
-    # A limit that came with the role may be too short even for the statement that sets the others, in a new session.
+    # A time limit of the role may be too short even for the statement that sets the others.
     if local:
-        _lift_limits(connection, "SET LOCAL statement_timeout = 0", "SET LOCAL transaction_timeout = 0")
+        _remove_time_limits(connection, "SET LOCAL statement_timeout = 0", "SET LOCAL transaction_timeout = 0")
     else:
-        _lift_limits(connection, "SET statement_timeout = 0", "SET transaction_timeout = 0")
-    connection.execute(SETTINGS, {"statement_ms_max": str(statement_ms_max), "local": local})
-    row = connection.execute(CARRIED, {"local": local}).fetchone()
+        _remove_time_limits(connection, "SET statement_timeout = 0", "SET transaction_timeout = 0")
+    connection.execute(FIXED_SETTINGS, {"statement_ms_max": str(statement_ms_max), "local": local})
+    row = connection.execute(INHERITED_SETTINGS, {"local": local}).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def read_backend(connection: Connection[TupleRow]) -> int:
-    """Return the backend's process id, and leave nothing behind in a session that may turn out to be shared.
+def read_backend_pid(connection: Connection[TupleRow]) -> int:
+    """Return the backend's process id, and change nothing in a session that may be shared.
 
-    One message, which is one transaction: no limit that came with the role is short enough to end it.
+    All statements are one message, which is one transaction. Its time limits are removed first, since those of the role
+    could end it.
     """
     if connection.info.server_version >= TRANSACTION_TIMEOUT_VERSION:
         cursor = connection.execute(
@@ -131,44 +134,44 @@ def read_backend(connection: Connection[TupleRow]) -> int:
     return int(backend)
 
 
-def _lift_limits(connection: Connection[TupleRow], statement: LiteralString, transaction: LiteralString) -> None:
+def _remove_time_limits(connection: Connection[TupleRow], statement: LiteralString, transaction: LiteralString) -> None:
     connection.execute(statement)
     if connection.info.server_version >= TRANSACTION_TIMEOUT_VERSION:
         connection.execute(transaction)
 
 
-def needs_person(error: psycopg.Error, info: str) -> bool:
-    """Tell whether the database refused for a reason that waiting does not end; `info` is the conninfo of the attempt.
+def is_permanent(error: psycopg.Error, info: str) -> bool:
+    """Return whether the database rejects connections until a person changes something; `info` is the conninfo.
 
-    Decided by SQLSTATE. psycopg has none for an error before the session begins, so that attempt is made once more.
+    The SQLSTATE decides. psycopg has none for an error before the session begins, so the attempt is then repeated.
     """
     sqlstate = error.sqlstate or _connection_sqlstate(info)
     if sqlstate is not None:
-        return sqlstate.startswith(NEEDS_PERSON)
-    return pq.PGconn.ping(info.encode()) == pq.Ping.NO_ATTEMPT or not _is_resolved(info)
+        return sqlstate.startswith(PERMANENT_SQLSTATES)
+    return pq.PGconn.ping(info.encode()) == pq.Ping.NO_ATTEMPT or not _may_resolve(info)
 
 
 def is_lost(error: Exception) -> bool:
-    """Tell whether an error leaves unknown what became of the statement: the server did not answer it."""
+    """Return whether the connection was lost, so that the outcome of the statement is unknown."""
     sqlstate = error.sqlstate if isinstance(error, psycopg.Error) else None
-    return sqlstate is None or sqlstate.startswith(LOST)
+    return sqlstate is None or sqlstate.startswith(LOST_SQLSTATES)
 
 
-def one_line(error: Exception) -> str:
-    """Say in one line what PostgreSQL or libpq said: for the log and the operator, never for a client."""
+def error_text(error: Exception) -> str:
+    """Return the message of PostgreSQL or libpq as one line: for the log and the operator, never for a client."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return " ".join((primary or str(error).partition(MULTIPLE)[0]).split())
+    return " ".join((primary or str(error).partition(ATTEMPTS_FAILED)[0]).split())
 
 
 def _connection_sqlstate(info: str) -> str | None:
-    """Try to connect, and return the SQLSTATE by which the server refused; None if it did not say one.
+    """Try to connect, and return the SQLSTATE with which the server rejected the attempt; None if it sent none.
 
-    libpq keeps the SQLSTATE of a failed connection to itself and gives only the text, which is in the language of the
-    server. Its trace of the protocol (PQtrace) has the fields of the server's ErrorResponse. "fe_sendauth: no password
-    supplied" comes from libpq alone, before the server refuses: it counts as 28P01, invalid password.
+    libpq does not return the SQLSTATE of a failed attempt, only the text, which is in the language of the server. Its
+    trace of the protocol (PQtrace) has the fields of the server's ErrorResponse. "fe_sendauth: no password supplied" is
+    an error of libpq itself, before the server answers: it counts as 28P01, invalid password.
     """
     attempt = pq.PGconn.connect_start(info.encode())
-    if not hasattr(os, "memfd_create"):  # nor does psycopg trace elsewhere than on Linux
+    if not hasattr(os, "memfd_create"):  # psycopg too supports the trace on Linux only
         return "28P01" if _poll(attempt) and attempt.needs_password else None
     trace = os.memfd_create("trace")
     try:
@@ -186,7 +189,7 @@ def _connection_sqlstate(info: str) -> str | None:
 
 
 def _poll(attempt: pq.abc.PGconn) -> bool:
-    """Go on with an attempt to connect until it fails, succeeds or runs out of time; tell whether it has failed."""
+    """Continue an attempt to connect until it fails, succeeds or runs out of time; return whether it failed."""
     deadline = time.monotonic() + CONNECT_S_MAX
     while attempt.status != pq.ConnStatus.BAD and time.monotonic() < deadline:
         polled = attempt.connect_poll()
@@ -199,10 +202,10 @@ def _poll(attempt: pq.abc.PGconn) -> bool:
     return attempt.status == pq.ConnStatus.BAD
 
 
-def _is_resolved(info: str) -> bool:
-    """Tell whether one of the hosts may have an address, now or when the name service answers again."""
+def _may_resolve(info: str) -> bool:
+    """Return whether one of the hosts may have an address, now or when the name service answers again."""
     names = _host_names(info)
-    if any(name.startswith(LOCAL) for name in names):
+    if any(name.startswith(SOCKET_PREFIXES) for name in names):
         return True
     for name in names:
         try:
@@ -218,17 +221,17 @@ def _host_names(info: str) -> list[str]:
     return [name for name in str(conninfo.conninfo_to_dict(info).get("host") or "").split(",") if name]
 
 
-# What changes a byte, an error or the time of a statement of this service or of its migrations. Of all others,
-# tests/integration/test_session_settings.py shows that they do not.
-SETTINGS: LiteralString = """
+# Every setting that can change a byte, an error or the time of a statement of this service or of its migrations.
+# tests/integration/test_session_settings.py shows of all others that they cannot.
+FIXED_SETTINGS: LiteralString = """
 SELECT pg_catalog.set_config(name, value, %(local)s)
 FROM (VALUES
     ('statement_timeout', %(statement_ms_max)s),
     ('lock_timeout', '0'),
     ('idle_session_timeout', '0'),
-    -- a transaction that lost its client must not keep the feed locked
+    -- a transaction whose client is lost must not keep the feed locked
     ('idle_in_transaction_session_timeout', %(statement_ms_max)s),
-    -- under any other, a statement that waited for the lock would not see what was committed meanwhile
+    -- in any other, a statement that waited for a lock would not see what was committed meanwhile
     ('default_transaction_isolation', 'read committed'),
     ('default_transaction_deferrable', 'off'),
     ('DateStyle', 'ISO, YMD'),
@@ -248,7 +251,7 @@ FROM (VALUES
     ('exit_on_error', 'off'),
     ('check_function_bodies', 'on'),
     ('default_table_access_method', 'heap'),
-    -- compiling costs more than any statement of ours takes
+    -- the compilation costs more than any of our statements
     ('jit', 'off'),
     ('debug_parallel_query', 'off'), ('force_parallel_mode', 'off'),  -- its name before PostgreSQL 16
     ('plan_cache_mode', 'auto')
@@ -256,8 +259,8 @@ FROM (VALUES
 WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 """
 
-# Settings of which it matters where they come from.
-CARRIED: LiteralString = """
+# Settings whose source decides whether they are changed.
+INHERITED_SETTINGS: LiteralString = """
 SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.count(pg_catalog.set_config(
            name,
@@ -265,21 +268,21 @@ SELECT pg_catalog.pg_backend_pid(),
                WHEN 'search_path' THEN 'public'
                WHEN 'default_transaction_read_only' THEN 'off'
                WHEN 'synchronous_commit' THEN 'on'
-               -- Every statement has an index. On a table that is small when the plan is made the planner would rather
-               -- read all of it, and would keep to that plan while the table grows.
+               -- Every statement has an index. On a small table the planner would prefer to read all of it, and a
+               -- prepared statement would keep that plan while the table grows.
                WHEN 'enable_seqscan' THEN 'off'
                ELSE boot_val  -- enable_…: any kind of plan
            END,
            %(local)s))
 FROM (
     SELECT name, setting, boot_val, source,
-           source IN ('global', 'database', 'user', 'database user') AS is_carried  -- by ALTER DATABASE or ALTER ROLE
+           source IN ('global', 'database', 'user', 'database user') AS is_inherited  -- by ALTER DATABASE or ALTER ROLE
     FROM pg_catalog.pg_settings
 ) AS found
 WHERE (name = 'search_path' AND source <> 'client')  -- given in DATABASE_URL
-   -- the configuration of a server that may not write now, such as one whose disk is nearly full, is respected
-   OR (name = 'default_transaction_read_only' AND is_carried)
-   -- the default of a server may be off, and then "saved" would not mean saved; nor may a role promise less than it
-   OR (name = 'synchronous_commit' AND (setting = 'off' OR (is_carried AND setting IN ('local', 'remote_write'))))
+   -- that of the server itself is respected: it may not write now, for example because its disk is nearly full
+   OR (name = 'default_transaction_read_only' AND is_inherited)
+   -- off would break the promise that saved means on disk; a role may not promise less than the server does
+   OR (name = 'synchronous_commit' AND (setting = 'off' OR (is_inherited AND setting IN ('local', 'remote_write'))))
    OR pg_catalog.starts_with(name, 'enable_')
 """

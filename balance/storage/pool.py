@@ -29,7 +29,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.string import TextLoader
 
 import protocol
-from balance.storage.connect import DatabaseError, is_lost, needs_person, one_line, settle, to_conninfo
+from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.startup_check import check_grants, check_session
@@ -98,13 +98,13 @@ class Pool:
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection:
                 check_session(connection, self._conninfo, self._pool_max)
-                settle(connection, statement_ms_max=self._statement_ms_max)
+                configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
                 check_schema(connection)
         except psycopg.Error as error:
-            text = one_line(error)
+            text = error_text(error)
             if self._verdict[0] != text:
-                self._verdict = text, needs_person(error, self._conninfo)
+                self._verdict = text, is_permanent(error, self._conninfo)
             if self._verdict[1]:
                 raise DatabaseError(f"DATABASE_URL: {text}") from error
             self.outage.failed(CONNECTION, text)
@@ -185,7 +185,7 @@ class Pool:
             connection.close()  # a standby that was promoted, or was not, is another server: connect anew
         if self._is_closing:  # by our own hand
             return StoreUnavailable(STOPPING)
-        self.outage.failed(CONNECTION if lost else kind, one_line(error))
+        self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
             return StoreUnavailable(SLOW)
         return StoreUnavailable(UNREACHABLE if lost else UNABLE)
@@ -216,14 +216,14 @@ class Pool:
         raise StoreUnavailable(SLOW)
 
     def _note_connect_error(self, error: psycopg.Error) -> None:
-        self._connect_error = one_line(error)
+        self._connect_error = error_text(error)
 
     def _configure(self, connection: Session) -> None:
         self._connect_error = None
         connection.adapters.register_loader("json", _JsonLoader)
         connection.adapters.register_loader("jsonb", _JsonLoader)
         connection.adapters.register_loader("uuid", TextLoader)
-        connection.backend = settle(connection, statement_ms_max=self._statement_ms_max)
+        connection.backend = configure_session(connection, statement_ms_max=self._statement_ms_max)
 
 
 class Session(Connection[TupleRow]):

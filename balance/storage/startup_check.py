@@ -1,6 +1,6 @@
-"""Checks at the start that a database can keep what the service promises: sessions of its own, and the grants.
+"""Check at the start that a database gives the service what it needs: sessions of its own, and the grants.
 
-Each check writes nothing, and raises DatabaseError with one line that names what is missing and the cure.
+The checks write nothing. They raise DatabaseError with one line that names the fault and the remedy.
 """
 
 from __future__ import annotations
@@ -17,73 +17,71 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from balance.storage.connect import DatabaseError, read_backend
+from balance.storage.connect import DatabaseError, read_backend_pid
 
-PROBE_S_MAX = 5.0  # for a pooler to lend a session
-CURE = "connect directly to PostgreSQL, or by a pooler in session mode"
+PROBE_S_MAX = 5.0  # for a pooler to provide a session
+REMEDY = "connect directly to PostgreSQL, or through a pooler in session mode"
 
 
 def check_session(connection: Connection[TupleRow], conninfo: str, sessions: int) -> None:
-    """Check that a connection has one session of PostgreSQL to itself, as a pooler gives only in session mode.
+    """Check that a connection has a session of PostgreSQL of its own, which a pooler provides only in session mode.
 
-    A pooler is in between if the process id that libpq got is not the session's. It shares sessions if a value that one
-    connection sets is gone for it while another is in a transaction. The service needs `sessions` of them, and in each
-    the settings that stay (time limits, what a commit waits for), prepared statements, and the process id by which a
-    commit without an answer is looked for.
+    A pooler is in use if the process id that libpq received is not that of the session. It shares sessions if a
+    connection no longer sees a value that it has set while another connection is in a transaction. The service needs
+    `sessions` of them. It relies on settings of a session (time limits, what a commit waits for), on prepared
+    statements, and on the process id by which it finds a commit in doubt.
 
-    Raises DatabaseError, and psycopg.Error when the database goes away meanwhile.
+    Raises DatabaseError, and psycopg.Error when the connection is lost meanwhile.
     """
-    if read_backend(connection) == connection.pgconn.backend_pid:
+    if read_backend_pid(connection) == connection.pgconn.backend_pid:
         return
     value = uuid.uuid4().hex
     connection.execute(SET_VALUE, {"value": value})
     with psycopg.connect(conninfo, autocommit=True) as other:
-        too_few = f"the pooler in between lends too few sessions: let its pool have {sessions} or more for this service"
-        with _bounded(other, too_few), _statement_mode_refused():
+        too_few = f"the pooler provides too few sessions: let its pool have {sessions} or more for this service"
+        with _time_limit(other, too_few), _statement_mode_rejected():
             other.execute("BEGIN")
             other.execute("SELECT 1")
-        shared = f"the pooler in between lends a session only for a transaction: {CURE}"
-        with _bounded(connection, shared):
+        shared = f"the pooler provides a session only for a transaction: {REMEDY}"
+        with _time_limit(connection, shared):
             if connection.execute(GET_VALUE).fetchone() != (value,):
                 raise DatabaseError(f"DATABASE_URL: {shared}")
 
 
 def check_grants(connection: Connection[TupleRow]) -> None:
-    """Check that the role may do what the service does; README.md lists it. Raises DatabaseError and psycopg.Error."""
+    """Check that the role has the grants that README.md lists. Raises DatabaseError and psycopg.Error."""
     missing = connection.execute(MISSING_GRANTS).fetchall()
     if missing:
-        grants = ", ".join(f"{privilege} on {thing}" for privilege, thing in missing)
+        grants = ", ".join(f"{privilege} on {name}" for privilege, name in missing)
         (role,) = connection.execute("SELECT current_user").fetchall()[0]
         raise DatabaseError(f"DATABASE_URL: role {role} lacks {grants}: grant it (README, A database of your own)")
 
 
 @contextmanager
-def _statement_mode_refused() -> Iterator[None]:
+def _statement_mode_rejected() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.ProtocolViolation as error:  # such a pooler allows no BEGIN
-        raise DatabaseError(
-            f"DATABASE_URL: the pooler in between lends a session only for a statement: {CURE}"
-        ) from error
+        raise DatabaseError(f"DATABASE_URL: the pooler provides a session only for a statement: {REMEDY}") from error
 
 
 @contextmanager
-def _bounded(connection: Connection[TupleRow], reason: str) -> Iterator[None]:
-    """Give up a connection that does not answer for PROBE_S_MAX, and raise DatabaseError with the reason."""
-    has_run_out = threading.Event()
+def _time_limit(connection: Connection[TupleRow], reason: str) -> Iterator[None]:
+    """Abort a connection that does not answer within PROBE_S_MAX, and raise DatabaseError with the reason."""
+    is_over = threading.Event()
 
-    def give_up() -> None:
-        has_run_out.set()
+    def abort() -> None:
+        is_over.set()
         with suppress(OSError):
-            line.shutdown(SHUT_RDWR)  # closing the connection would free what the other thread is using
+            sock.shutdown(SHUT_RDWR)  # a close of the connection would free memory that the other thread uses
 
-    with socket(fileno=os.dup(connection.fileno())) as line:
-        timer = threading.Timer(PROBE_S_MAX, give_up)
+    with socket(fileno=os.dup(connection.fileno())) as sock:
+        timer = threading.Timer(PROBE_S_MAX, abort)
         timer.start()
         try:
             yield
         except psycopg.OperationalError as error:
-            if has_run_out.is_set():
+            if is_over.is_set():
                 raise DatabaseError(f"DATABASE_URL: {reason}") from error
             raise
         finally:
@@ -95,20 +93,21 @@ SET_VALUE: LiteralString = "SELECT pg_catalog.set_config('balance.session', %(va
 
 GET_VALUE: LiteralString = "SELECT pg_catalog.current_setting('balance.session', true)"
 
-# What is not there at all is for the check of the schema to say.
+# A table that is missing is left to the check of the schema.
 MISSING_GRANTS: LiteralString = """
 SELECT 'USAGE', 'schema ' || current_setting('search_path') WHERE current_schema() IS NULL
 UNION ALL
-SELECT privilege, thing
+SELECT privilege, name
 FROM (VALUES
     ('SELECT', 'schema_migration', '{version,checksum}'::text[]),
     ('SELECT', 'balance_feed', '{only_row,epoch,last_seq}'),
     ('UPDATE', 'balance_feed', '{last_seq}'),
     ('SELECT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}'),
     ('INSERT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}')
-) AS needed (privilege, thing, columns)
+) AS needed (privilege, name, columns)
 WHERE EXISTS (
-    SELECT FROM unnest(columns) AS name WHERE NOT has_column_privilege(to_regclass(thing), name, privilege)
+    SELECT FROM unnest(columns) AS column_name
+    WHERE NOT has_column_privilege(to_regclass(name), column_name, privilege)
 )
 UNION ALL
 SELECT DISTINCT 'EXECUTE', 'function ' || called.refobjid::regprocedure::text

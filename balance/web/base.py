@@ -1,8 +1,10 @@
-"""What every HTTP answer has in common: the one error shape, who may call from a web page, how large a body is.
+"""What all HTTP handlers have in common: error responses, CORS, body sizes, permissions and shares of time.
 
-Both kinds of handlers, REST (`rest`) and Socket.IO (`realtime.handler`), mix `Answers` in.
+`JsonHandler` is mixed into both kinds of handlers, REST (`snapshots`) and Socket.IO (`realtime.handler`). `save`, which
+answers POST without a handler, uses the functions of this module.
 
-tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on. `RequestHandler.clear` sets
+`_headers`, `_write_buffer` and the status, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,22 +20,20 @@ from tornado.routing import Matcher
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
-from balance.web.cors import Hosts, Origins
+from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
 
-PREFLIGHT_S = "600"
-CREDENTIALS = "Access-Control-Allow-Credentials"
-EXPOSED_HEADERS = "Location, Retry-After"
-DISCARD_BYTES_MAX = 64 * 1024 * 1024
+PREFLIGHT_S = "600"  # for which a browser may cache the answer to a preflight
+DRAIN_BYTES_MAX = 64 * 1024 * 1024  # of a body that is over its limit
 
 
 class HostNotServed(Matcher):
-    """A route that takes each request, at any address, for a host that is none of this server's."""
+    """Matches every request, at any address, for a host of another server."""
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: HostPolicy) -> None:
         self._hosts = hosts
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
@@ -41,28 +41,28 @@ class HostNotServed(Matcher):
 
 
 @stream_request_body
-class Answers(RequestHandler):
-    """A handler whose every answer, refusal or not, has the service's one shape."""
+class JsonHandler(RequestHandler):
+    """A handler whose errors are the service's own JSON; `dispatch` is the entry of every method."""
 
-    origins: Origins
-    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # what may be asked here; answered by on_get and on_post
-    operation: Operation | None  # what a caller must be permitted for all but OPTIONS; None where each packet asks
-    is_public = False  # whether any web page may read what is here
+    origins: OriginPolicy
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # that this address has; answered by on_get and on_post
+    operation: Operation | None  # that a caller needs permission for, except OPTIONS; None if each packet asks
+    is_public = False  # whether any web page may read the responses
     allowed_headers = "Content-Type"  # that any web page may send
     exposed_headers = EXPOSED_HEADERS  # that a web page may read
     body_bytes_max: int
-    turns: Turns
+    budget: LoopBudget
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
-        await self.turns.run(str(self.request.remote_ip), super()._execute(*arguments, **more))
+        await self.budget.run(str(self.request.remote_ip), super()._execute(*arguments, **more))
 
-    async def handle(self, *path: str) -> None:
-        """Refuse or answer a request whose body has been read; an answer before that would end the connection."""
-        self.check_caller()
+    async def dispatch(self, *path: str) -> None:
+        """Reject or answer a request whose body has been read; an answer before that would end the connection."""
+        self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
         if self.request.method == "OPTIONS":  # a preflight carries no credentials (Fetch standard) and reads nothing
@@ -75,7 +75,7 @@ class Answers(RequestHandler):
         else:
             await self.on_get(*path)
 
-    get = head = post = put = patch = delete = options = handle
+    get = head = post = put = patch = delete = options = dispatch
 
     async def on_get(self, *path: str) -> None:
         """Answer GET and HEAD."""
@@ -86,32 +86,31 @@ class Answers(RequestHandler):
         raise NotImplementedError
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
-        """Decode a part of the path; what is not UTF-8 will fit no schema."""
+        """Decode a part of the path; one that is not UTF-8 fits no schema."""
         return value.decode(errors="replace")
 
     def data_received(self, chunk: bytes) -> None:
-        """Keep no more of a body than it may have.
+        """Keep at most one chunk more than a body may have.
 
-        The rest is read and thrown away, up to DISCARD_BYTES_MAX: the sender reads its answer only after that.
+        The rest is read and discarded, up to DRAIN_BYTES_MAX: a client reads the response only after it has sent all.
         """
         if len(self._body) <= self.body_bytes_max:
             self._body += chunk
 
     def read_body(self) -> bytes:
-        """Give the whole body. Raises PayloadTooLarge."""
-        if len(self._body) > self.body_bytes_max:
-            raise protocol.PayloadTooLarge(f"is larger than {self.body_bytes_max} bytes", "payload")
+        """Return the whole body. Raises PayloadTooLarge."""
+        check_size(self._body, self.body_bytes_max)
         return bytes(self._body)
 
-    def check_caller(self) -> None:
-        """Check that the page that sends this request may call, and let it read the answer. Raises Forbidden."""
-        self.let_page_read()
+    def check_page_origin(self) -> None:
+        """Check that the page that sent this request may call, and let it read the response. Raises Forbidden."""
+        self.set_cors_headers()
         if not self.is_public:
-            check_page(self.origins, self.request.headers, self.request.host)
+            check_origin(self.origins, self.request.headers, self.request.host)
 
-    def let_page_read(self) -> None:
-        """Set the headers by which a browser lets the page that sends this request read the answer."""
-        let_page_read(
+    def set_cors_headers(self) -> None:
+        """Set the headers by which a browser lets the page that sent this request read the response."""
+        set_cors_headers(
             self._headers,
             self.origins,
             self.request.headers,
@@ -121,92 +120,63 @@ class Answers(RequestHandler):
         )
 
     def answer_preflight(self) -> None:
-        """Answer OPTIONS: what may be called here, and by which methods and headers.
+        """Answer OPTIONS: the methods and the headers that may be used here.
 
-        A page of an origin that is trusted may send any header, and call a server of a private network.
+        A page of a trusted origin may send any header, and call a server of a private network.
         """
         self.set_status(204)
         self.set_header("Allow", ", ".join(self.methods))
-        asked = self.request.headers
-        if "Access-Control-Request-Method" not in asked:
+        requested = self.request.headers
+        if "Access-Control-Request-Method" not in requested:
             return
         headers = self.allowed_headers
         if CREDENTIALS in self._headers:
-            headers = asked.get("Access-Control-Request-Headers") or headers
-            if "Access-Control-Request-Private-Network" in asked:
+            headers = requested.get("Access-Control-Request-Headers") or headers
+            if "Access-Control-Request-Private-Network" in requested:
                 self.set_header("Access-Control-Allow-Private-Network", "true")
         self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods))
         self.set_header("Access-Control-Allow-Headers", headers)
         self.set_header("Access-Control-Max-Age", PREFLIGHT_S)
 
-    def answer(self, body: object, status: int = 200) -> asyncio.Future[None]:
-        """Finish with a JSON body; the future is done when the operating system has taken it."""
+    def write_json(self, body: object, status: int = 200) -> asyncio.Future[None]:
+        """Finish with a JSON body; the future is done when the operating system has accepted all of it."""
         self.set_status(status)
         self._headers["Content-Type"] = "application/json"
         return self.finish(protocol.encode(body))
 
     def clear(self) -> None:
-        """Begin an answer. Tornado would write the date anew for each, and check each header by three patterns."""
-        self._headers = first_headers()
+        """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
+        self._headers = default_headers()
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
     def compute_etag(self) -> str | None:
-        """Nothing is cached unless a handler says so, and no hash of each body is made."""
+        """Return no ETag: nothing is cached unless a handler overrides this, and no body is hashed."""
         return None
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Turn whatever ended a handler into the error of `protocol.errors` that it is."""
-        error = to_refusal(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code, self._headers)
-        self.let_page_read()  # an error that a page may not read is of no use to it
+        """Answer with the error of `protocol.errors` for the exception that ended a handler."""
+        error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        set_retry_after(self._headers, error)
+        self.set_cors_headers()  # an error that a page may not read is of no use to it
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
-        self.answer(error.body(), error.status)
+        self.write_json(error.body(), error.status)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what is our own fault, and nothing of what is the caller's."""
+        """Log an error of this service, and none of a client."""
         if not isinstance(value, (protocol.ServiceError, HTTPError)):
             log.error("%s %s", self.request.method, self.request.path, exc_info=value)
 
 
-def check_host(hosts: Hosts, host: str) -> None:
-    """Check that a request is for a host of this server. Raises MisdirectedRequest."""
-    if not hosts.serves(host):
-        raise misdirected(host)
+def check_size(body: bytes | bytearray, bytes_max: int) -> None:
+    """Check the size of a body. Raises PayloadTooLarge."""
+    if len(body) > bytes_max:
+        raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 
-def misdirected(host: str) -> protocol.MisdirectedRequest:
-    """Return the error for a request that is for another server's host."""
-    return protocol.MisdirectedRequest(f"{host[:100]!r} is none of this server's hosts; see --hosts", "Host")
-
-
-def check_page(origins: Origins, headers: HTTPHeaders, host: str) -> None:
-    """Check that the web page that sends a request for `host`, if one does, may call. Raises Forbidden."""
-    origin = headers.get("Origin")
-    if origin is not None and not origins.any_may_call and not origins.trusts(origin, host):
-        raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
-
-
-def let_page_read(
-    answer: HTTPHeaders, origins: Origins, headers: HTTPHeaders, host: str, *, exposed: str, is_public: bool = False
-) -> None:
-    """Set the headers of an answer by which a browser lets the page that sent the request read it (Fetch, CORS).
-
-    A page that only `*` admits gets no credentials: the browser would send those of its user for any stranger's page.
-    """
-    origin = headers.get("Origin")
-    if origin is not None and origins.trusts(origin, host):
-        answer["Access-Control-Allow-Origin"] = origin
-        answer[CREDENTIALS] = "true"
-    elif is_public or (origin is not None and origins.any_may_call):
-        answer["Access-Control-Allow-Origin"] = "*"
-    else:
-        return
-    answer["Access-Control-Expose-Headers"] = exposed
-
-
-def first_headers() -> HTTPHeaders:
-    """Begin an answer: keep balances out of caches, and bodies from being taken for something else (OWASP REST)."""
+def default_headers() -> HTTPHeaders:
+    """Return the headers of every response: no cache keeps balances, and no browser guesses a type (OWASP REST)."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
     headers["Cache-Control"] = "no-store"
@@ -220,24 +190,22 @@ def _date(seconds: int) -> str:
     return format_timestamp(seconds)
 
 
-def to_refusal(error: BaseException | None, status: int, headers: HTTPHeaders) -> protocol.ServiceError:
-    """Name the service's error for an exception, and put into the headers of its answer what goes with it."""
-    refusal = to_service_error(error, status)
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    return refusal
+def set_retry_after(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
+    """Set the header of a temporary error: the seconds to wait."""
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
 
 
 def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:
-    """Name the service's error for whatever ended a request; what we do not know is our own fault."""
+    """Return the service's error for an exception that ended a request; an unknown one is a fault of the service."""
     if isinstance(error, protocol.ServiceError):
         return error
     if status == 405:
         return protocol.MethodNotAllowed()
     if 400 <= status < 500:
-        return protocol.InvalidPayload(getattr(error, "log_message", None) or "can not be read", "request")
+        return protocol.InvalidPayload(getattr(error, "log_message", None) or "cannot be read", "request")
     return protocol.InternalError()
 
 
 def log_request(handler: RequestHandler) -> None:
-    """Log nothing per request: at thousands a second the log would be the load; `log_exception` has the faults."""
+    """Log no request: at thousands a second the log would be the load. `log_exception` logs faults."""

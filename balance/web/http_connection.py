@@ -1,11 +1,10 @@
-"""Reads requests from an HTTP/1.1 connection, and answers each that cannot be read with the service's own error.
+"""Read requests from an HTTP/1.1 connection; answer each malformed one with the service's JSON error.
 
-Tornado's reader answers a malformed request with a bare status line, one with a large head not at all, and closes while
-input is unread, for which TCP takes the answer from the client again (RFC 9112, section 9.6). This one stands in its
-place; Tornado parses heads and writes answers as before.
+Tornado's reader answers a malformed request with a bare status line, and one with a large head not at all; and it
+closes while input is unread. This one replaces it; Tornado still parses heads and writes responses.
 
-Promised: a client that sends anything reads a whole answer, unless it speaks TLS (it could not read one), or keeps
-sending for longer than LINGER_S. Nothing is logged for what a client does.
+Promised: a client that sends anything gets a whole response, unless it speaks TLS (it could not read one), or sends for
+longer than `lingering_close.LINGER_S`. Nothing is logged for a fault of a client.
 
 tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
@@ -15,11 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
 from asyncio import Future
-from collections.abc import Coroutine
-from contextlib import suppress
-from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -33,30 +28,29 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
-from balance.web.http_errors import TLS_HANDSHAKE, check_request, explain_head, write_refusal
-from balance.web.targets import to_canonical
+from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
+from balance.web.lingering_close import Closer
+from balance.web.request_head import body_size, check_host_and_query
+from balance.web.request_target import normalise_target
 
 log = logging.getLogger("balance.web")
 
 HEAD_BYTES_MAX = 16_384
-HEADER_LINES_MAX = 100  # of a head or of trailers; parsing one takes longer than reading a kilobyte
+HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
 FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-DIGITS = re.compile("[0-9]+")
-# RFC 9112, section 7.1: the size, and extensions that nobody has to understand. A line ends in CR LF and in nothing
-# else: readers that take a bare LF for the end of an extension see other requests than those that do not.
+# RFC 9112, section 7.1: the size, and extensions, which are ignored. A line ends in CR LF and in nothing else: a reader
+# that accepts a bare LF as the end of an extension sees other requests than a reader that does not.
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 CHUNK_LINE_BYTES_MAX = 1_024
-TURN_BYTES = 262_144  # of a chunked body between two turns of the others; each chunk counts as CHUNK_COST more
+TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; each chunk counts as CHUNK_COST more
 CHUNK_COST = 1_024
-LINGER_S = 5.0
-LINGER_BYTES_MAX = 64 * 1024 * 1024
 
 
 class RequestStream(IOStream):
-    """A stream that hands over what has come when that cannot be, or become, what is waited for.
+    """A stream that returns what has arrived if that cannot become what the reader waits for.
 
-    Tornado would close it when a line or a head is too long. Then the reader gets more bytes than it asked for.
+    Tornado closes a stream when a line or a head is too long. Here the reader gets more bytes than it asked for.
     """
 
     def _find_read_pos(self) -> int | None:
@@ -66,57 +60,6 @@ class RequestStream(IOStream):
             return super()._find_read_pos()
         except UnsatisfiableReadError:
             return self._read_buffer_size
-
-
-class Closer:
-    """Closes connections so that their clients can still read the last answer."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def close_after(self, stream: IOStream, answer: bytes) -> None:
-        """Send the last bytes of a connection; close it when the client has, or when it sends for too long."""
-        self._start(self._close_after(stream, answer))
-
-    def linger(self, connection: socket.socket) -> None:
-        """Close a socket whose stream is closed, but not before its client has closed its side."""
-        self._start(self._linger(connection))
-
-    def _start(self, closing: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(closing)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _close_after(self, stream: IOStream, answer: bytes) -> None:
-        with suppress(StreamClosedError, OSError, TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                if answer:
-                    await stream.write(answer)
-                if stream.closed():
-                    return
-                connection = stream.socket.dup()
-                stream.close()  # which ends a read that waits
-                await self._linger(connection)
-        stream.close()
-
-    async def _linger(self, connection: socket.socket) -> None:
-        # Closing a socket with unread input makes TCP reset the connection, and a client that is reset loses what
-        # it has not read. So only our half is closed at first, and what still comes is read and thrown away.
-        loop = asyncio.get_running_loop()
-        with connection, suppress(OSError, TimeoutError):
-            async with asyncio.timeout(LINGER_S):
-                connection.shutdown(socket.SHUT_WR)
-                left = LINGER_BYTES_MAX
-                while left > 0 and (data := await loop.sock_recv(connection, 65_536)):
-                    left -= len(data)
-                    await asyncio.sleep(0)
-
-    async def stop(self) -> None:
-        """Close at once what is being closed."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class ServerConnection(HTTP1ServerConnection):
@@ -132,7 +75,7 @@ class ServerConnection(HTTP1ServerConnection):
                 exchange = Exchange(self.stream, self.params, self.context, self._closer)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
-                await asyncio.sleep(0)  # a client that sends many at once leaves the others their turns
+                await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
         except asyncio.CancelledError:
             return
         finally:
@@ -140,27 +83,27 @@ class ServerConnection(HTTP1ServerConnection):
 
 
 class Exchange(HTTP1Connection):
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, False, params, context)
         self.closer = closer
-        self._is_refused = False
+        self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
-        """Read a request, hand it to `delegate`, wait for its answer; return whether another request may follow.
+        """Read a request, pass it to `delegate`, wait for its response; return whether another request may follow.
 
         The name is Tornado's, which reads requests and responses by the same method.
         """
         is_open = False  # the delegate waits for the rest of a request
         try:
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
-            start_line, headers = self._read_head(head)
-            size = read_size(start_line, headers, self._max_body_size)
+            start_line, headers = self._parse_head(head)
+            size = body_size(start_line, headers, self._max_body_size)
             self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
-            start_line = to_canonical(start_line, headers)
-            self._read_finished = size == 0  # an answer may come before the request is handed over as a whole
-            check_request(start_line, headers)
+            start_line = normalise_target(start_line, headers)
+            check_host_and_query(start_line, headers)
+            self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)
             is_open = True
             if received is not None:
@@ -174,46 +117,46 @@ class Exchange(HTTP1Connection):
                 self.stream.set_close_callback(self._on_connection_close)
                 await self._finish_future
         except protocol.ServiceError as error:
-            self.refuse(error)
+            self.reject(error)
         except StreamClosedError:
             pass
         except Exception as error:
             log.error("a request could not be handled", exc_info=error)
-            self.refuse(protocol.InternalError())
+            self.reject(protocol.InternalError())
         else:
-            return self.stream is not None  # else it has become a WebSocket
+            return self.stream is not None  # otherwise it has become a WebSocket
         finally:
             if is_open:
                 delegate.on_connection_close()
             self._clear_callbacks()
         return False
 
-    def refuse(self, error: protocol.ServiceError) -> None:
-        """Send an error as the last thing on this connection. If an answer has begun, only close.
+    def reject(self, error: protocol.ServiceError) -> None:
+        """Send an error as the last response on this connection. If a response has begun, only close.
 
-        Of two reasons the first is sent: the time may be up while what has come waits for its turn to be read.
+        Only the first error is sent: the time may run out while what has arrived waits to be read.
         """
-        if self._is_refused:
+        if self._is_rejected:
             return
         if self._response_start_line is not None:
             self.close()
             return
-        self._is_refused = self._write_finished = True
+        self._is_rejected = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
-        self.closer.close_after(self.stream, write_refusal(error, method))
+        self.closer.close_after(self.stream, error_response(error, method))
 
     def time_out(self) -> None:
-        """End the wait for the rest of a request; where nothing of one has come, there is nothing to answer."""
+        """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""
         if self._request_start_line is not None:
-            self.refuse(protocol.RequestTimeout("did not arrive in time", "payload"))
+            self.reject(protocol.RequestTimeout("did not arrive in time", "payload"))
         elif self.stream._read_buffer_size:
-            self.refuse(protocol.RequestTimeout("did not arrive in time", "head"))
+            self.reject(protocol.RequestTimeout("did not arrive in time", "head"))
         else:
             self.close()
 
-    def _read_head(self, head: bytes) -> tuple[RequestStartLine, HTTPHeaders]:
+    def _parse_head(self, head: bytes) -> tuple[RequestStartLine, HTTPHeaders]:
         """Parse a head. Raises ServiceError, and StreamClosedError for a client that speaks TLS."""
-        if self._is_refused:
+        if self._is_rejected:
             raise StreamClosedError
         if len(head) > self.params.max_header_size:
             raise protocol.HeadersTooLarge(f"must be at most {self.params.max_header_size} bytes", "head")
@@ -233,7 +176,7 @@ class Exchange(HTTP1Connection):
     async def _read_content(
         self, size: int | None, start_line: RequestStartLine, headers: HTTPHeaders, delegate: HTTPMessageDelegate
     ) -> None:
-        """Read a body: of `size` bytes, or chunked where that is None."""
+        """Read a body: of `size` bytes, or chunked if that is None."""
         expects = headers["Expect"].lower() if "Expect" in headers and start_line.version != "HTTP/1.0" else ""
         if expects == "100-continue" and not self._write_finished:  # RFC 9110, section 10.1.1
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -248,39 +191,39 @@ class Exchange(HTTP1Connection):
 
     async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
         """Read a chunked body (RFC 9112, section 7.1). Extensions and trailers are checked and ignored."""
-        room, extras_room, work = self._max_body_size, self.params.max_header_size, 0
+        body_left, extras_left, work = self._max_body_size, self.params.max_header_size, 0
         while True:
             line = await self.stream.read_until(b"\n", max_bytes=CHUNK_LINE_BYTES_MAX)
             found = CHUNK_LINE.fullmatch(line)
             if found is None:
                 raise protocol.InvalidPayload("a chunk must begin with its size in hexadecimal digits", "payload")
             size, extension = int(found[1], 16), found[2] or b""
-            extras_room -= len(extension)
-            if extras_room < 0:
+            extras_left -= len(extension)
+            if extras_left < 0:
                 raise protocol.HeadersTooLarge("are too long together", "chunk extensions")
             if size == 0:
-                await self._read_trailers(extras_room)
+                await self._read_trailers(extras_left)
                 return
-            room -= size
-            if room < 0:
+            body_left -= size
+            if body_left < 0:
                 raise protocol.PayloadTooLarge(f"is larger than {self._max_body_size} bytes", "payload")
             await self._read_fixed_body(size, delegate)
             if await self.stream.read_until(b"\n", max_bytes=2) != b"\r\n":
-                raise protocol.InvalidPayload("a chunk must end in CR LF where its size says", "payload")
+                raise protocol.InvalidPayload("a chunk must end in CR LF after the bytes of its size", "payload")
             work += size + CHUNK_COST
             if work >= TURN_BYTES:
                 work = 0
                 await asyncio.sleep(0)
 
-    async def _read_trailers(self, room: int) -> None:
-        """Read and ignore the trailer section (RFC 9112, section 7.1.2), which may hold what a head may."""
+    async def _read_trailers(self, bytes_left: int) -> None:
+        """Read and ignore the trailer section (RFC 9112, section 7.1.2), which has the same syntax as headers."""
         trailers = b""
-        while (line := await self.stream.read_until(b"\n", max_bytes=room + 2)) != b"\r\n":
+        while (line := await self.stream.read_until(b"\n", max_bytes=bytes_left + 2)) != b"\r\n":
             if line.endswith(b"\n") and not line.endswith(b"\r\n"):
                 raise protocol.InvalidPayload("must each end in CR LF", "trailers")
-            room -= len(line)
+            bytes_left -= len(line)
             trailers += line
-            if room < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:
+            if bytes_left < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:
                 raise protocol.HeadersTooLarge("are too long", "trailers")
         try:
             HTTPHeaders.parse(trailers.decode("latin1"))
@@ -288,41 +231,9 @@ class Exchange(HTTP1Connection):
             raise explain_head(b"GET / HTTP/1.1\r\n" + trailers) from error
 
     def _finish_request(self, future: Future[None] | None) -> None:
-        """End the exchange when its answer has been sent. An answer before the end of the body ends the connection."""
+        """End the exchange after its response. A response before the end of the body ends the connection."""
         if self._read_finished or self.stream.closed():
             super()._finish_request(future)
         else:
             self._clear_callbacks()
             self.closer.close_after(self.stream, b"")
-
-
-def read_size(start_line: RequestStartLine, headers: HTTPHeaders, bytes_max: int) -> int | None:
-    """Return the size of a request's body, None where it is chunked (RFC 9112, section 6.3).
-
-    As strict as Tornado: a message that two readers could take for two different ones is none. Raises InvalidPayload
-    and PayloadTooLarge.
-    """
-    if "Transfer-Encoding" in headers:
-        reason = None
-        if "Content-Length" in headers:
-            reason = "must not stand beside Content-Length"
-        elif start_line.version == "HTTP/1.0":
-            reason = "must not stand in a request of HTTP/1.0"
-        elif headers["Transfer-Encoding"].lower() != "chunked":
-            reason = "must be chunked"
-        if reason:
-            raise protocol.InvalidPayload(reason, "Transfer-Encoding")
-        return None
-    if "Content-Length" not in headers:
-        return 0
-    length = headers["Content-Length"]
-    if "," in length:  # as proxies join what was sent twice
-        lengths = {one.strip(" \t") for one in length.split(",")}
-        if len(lengths) > 1:
-            raise protocol.InvalidPayload("is given more than once", "Content-Length")
-        headers["Content-Length"] = length = lengths.pop()
-    if not DIGITS.fullmatch(length):
-        raise protocol.InvalidPayload("must be a whole number of bytes", "Content-Length")
-    if len(length) > 18 or int(length) > bytes_max:
-        raise protocol.PayloadTooLarge(f"must be at most {bytes_max} bytes", "Content-Length")
-    return int(length)

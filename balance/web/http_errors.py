@@ -1,7 +1,7 @@
-"""Says what is wrong with a request that cannot be read as HTTP/1.1, and writes the answer.
+"""Explain what is wrong with a head that is not HTTP/1.1, and write the response.
 
-Tornado's parser decides what is refused. Only then is the head looked through again here, for the first fault and words
-that name it: Tornado's own words are for its log, and change with its versions.
+Tornado's parser decides what is rejected. Only then is the head searched here, for the first fault and a text that
+names it: Tornado's own texts are for its log, and change with its versions.
 """
 
 from __future__ import annotations
@@ -9,24 +9,19 @@ from __future__ import annotations
 import re
 from http.client import responses
 
-from tornado.httputil import HTTPHeaders, RequestStartLine
-
 import protocol
-from balance.web.base import first_headers
+from balance.web.base import default_headers
 from protocol.check import to_path
 
 TLS_HANDSHAKE = 0x16  # the first byte of every TLS connection (RFC 8446, section 5.1)
-PARAMETERS_MAX = 1000  # of a query; Tornado's limit
 REQUEST_LINE = "request line"
-# A host as Tornado's parser takes it (RFC 9110, section 7.2), but without a comma: with one it is a list.
-HOST = re.compile(r"(?:[0-9A-Za-z\-._~!$&'()*+;=\[\]:]|%[0-9A-Fa-f]{2})*")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 CONTROL = re.compile(r"[\x00-\x08\x0A-\x1F\x7F]")
 VERSION = re.compile(r"HTTP/[0-9]\.[0-9]")
 
 
 def explain_head(head: bytes) -> protocol.InvalidPayload:
-    """Return what is wrong with the head of a request that Tornado's parser has refused."""
+    """Return the first fault of a head that Tornado's parser has rejected."""
     line, *fields = head.decode("latin1").strip("\r\n").split("\n")
     return _explain_request_line(line.removesuffix("\r")) or _explain_fields(fields)
 
@@ -42,52 +37,35 @@ def _explain_request_line(line: str) -> protocol.InvalidPayload | None:
     elif not VERSION.fullmatch(parts[2]):
         reason = "must end in HTTP/1.1"
     elif not parts[2].startswith("HTTP/1."):
-        reason = f"must end in HTTP/1.1; {parts[2]} is not spoken here"
+        reason = f"must end in HTTP/1.1; {parts[2]} is not supported"
     else:
         return None
     return protocol.InvalidPayload(reason, REQUEST_LINE)
 
 
 def _explain_fields(fields: list[str]) -> protocol.InvalidPayload:
-    before = "the first header"
+    previous = "the first header"
     for field in fields:
         name, colon, value = field.removesuffix("\r").partition(":")
         if field.startswith((" ", "\t")):
-            return protocol.InvalidPayload("must stand on one line (RFC 9112, section 5.2)", before)
+            return protocol.InvalidPayload("must be on one line (RFC 9112, section 5.2)", previous)
         if not colon:
             return protocol.InvalidPayload("is a header line without a colon", to_path([name]))
         if not TOKEN.fullmatch(name):
             return protocol.InvalidPayload("is not a header name (RFC 9110, section 5.1)", to_path([name]))
         if CONTROL.search(value):
             return protocol.InvalidPayload("must not hold control characters", to_path([name]))
-        before = to_path([name])
+        previous = to_path([name])
     return protocol.InvalidPayload("cannot be read as HTTP/1.1", "request")
 
 
-def check_request(start_line: RequestStartLine, headers: HTTPHeaders) -> None:
-    """Check the host and the query of a request whose head could be parsed. Raises InvalidPayload.
+def error_response(error: protocol.ServiceError, method: str | None) -> bytes:
+    """Return the whole response to a request that reached no handler, the last one on its connection.
 
-    The rules are those by which Tornado makes an `HTTPServerRequest`; a request that Tornado does not route needs
-    them too.
-    """
-    hosts = headers.get_list("Host")
-    if not hosts and start_line.version != "HTTP/1.0":
-        raise protocol.InvalidPayload("is required (RFC 9112, section 3.2)", "Host")
-    if len(hosts) > 1:
-        raise protocol.InvalidPayload("is given more than once", "Host")
-    if start_line.path.partition("?")[2].count("&") >= PARAMETERS_MAX:
-        raise protocol.InvalidPayload(f"must have at most {PARAMETERS_MAX} parameters", "query")
-    if hosts and not HOST.fullmatch(hosts[0]):
-        raise protocol.InvalidPayload("must be a host, or a host and a port, such as 127.0.0.1:3000", "Host")
-
-
-def write_refusal(error: protocol.ServiceError, method: str | None) -> bytes:
-    """Write the answer to a request that never reached a handler, the last one on its connection.
-
-    Any web page may read it: it says nothing but what is wrong with the request itself.
+    Any web page may read it: it contains nothing but the fault of the request.
     """
     body = protocol.encode(error.body())
-    headers = first_headers()
+    headers = default_headers()
     headers["Access-Control-Allow-Origin"] = "*"
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))

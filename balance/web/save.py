@@ -1,7 +1,9 @@
-"""POST /api/balance/snapshot: saves one update (SEED.md, POST /api/balance/snapshot).
+"""POST /api/balance/snapshot: save one update (docs/spec.md, POST /api/balance/snapshot).
 
-An update goes from its connection to the service without Tornado's routing, request handler and task, which would
-cost it a third of its time. `SaveRouter` is given every request; one that saves nothing goes on to the application.
+An update goes from its connection to the service without Tornado's routing, `RequestHandler` and task, which would
+cost a third of its time (docs/architecture.md, "Why each fast path exists"). `SaveRouter` gets every request; the
+application gets those that are not a POST to this address.
+
 Built on Tornado's public interface for servers (`tornado.httputil.HTTPServerConnectionDelegate`).
 """
 
@@ -24,32 +26,32 @@ from tornado.httputil import (
 )
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
 from balance.feed.pending import Saving
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import EXPOSED_HEADERS, check_host, check_page, first_headers, let_page_read, to_refusal
-from balance.web.cors import Hosts, Origins
+from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
+from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
 
-SAVED = "Balance snapshot saved successfully"  # SEED.md, POST /api/balance/snapshot
+SAVED = "Balance snapshot saved successfully"  # docs/spec.md, POST /api/balance/snapshot
 WITH_QUERY = f"{SNAPSHOTS}?"
-HTTP_1_0_HOST = "127.0.0.1"  # of a request of HTTP/1.0 that names none; Tornado has the same
+HOST_DEFAULT = "127.0.0.1"  # of a request of HTTP/1.0 without the header; the same as Tornado's
 
 
 class SaveRouter(HTTPServerConnectionDelegate):
-    """Answers each POST to the address of the snapshots; an application answers every other request."""
+    """Answers each POST to the address of the snapshots; passes every other request to an application."""
 
     def __init__(
         self,
         application: HTTPServerConnectionDelegate,
         service: Service,
-        hosts: Hosts,
-        origins: Origins,
-        turns: Turns,
+        hosts: HostPolicy,
+        origins: OriginPolicy,
+        budget: LoopBudget,
         *,
         body_bytes_max: int,
     ) -> None:
@@ -57,16 +59,16 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.service = service
         self.hosts = hosts
         self.origins = origins
-        self.turns = turns
+        self.budget = budget
         self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
-        """Return the delegate of a request, whose head has not been read yet."""
+        """Return the delegate of a request whose head has not been read yet."""
         return RoutedRequest(self, server_conn, request_conn)
 
 
 class RoutedRequest(HTTPMessageDelegate):
-    """One request; its head decides which delegate it goes to."""
+    """One request; its head decides which delegate gets it."""
 
     _delegate: HTTPMessageDelegate
 
@@ -93,9 +95,9 @@ class RoutedRequest(HTTPMessageDelegate):
 
 
 class SaveRequest(HTTPMessageDelegate):
-    """One POST to the address of the snapshots, from its head to its answer.
+    """One POST to the address of the snapshots, from its head to its response.
 
-    Whatever is wrong with it is answered after its body has been read: an answer before that would end the connection.
+    A request that is rejected is answered after its body has been read: an answer before that would end the connection.
     """
 
     def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
@@ -103,12 +105,12 @@ class SaveRequest(HTTPMessageDelegate):
         self._connection = connection
         self._context: Any = connection.context
         self._headers = headers
-        self._host = headers.get("Host", HTTP_1_0_HOST)
+        self._host = headers.get("Host", HOST_DEFAULT)
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
-        return asyncio.sleep(0) if self._router.turns.charge_to(self._context.remote_ip) else None
+        return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
 
     def data_received(self, chunk: bytes) -> None:
         """Keep at most one chunk more than a body may have."""
@@ -116,52 +118,52 @@ class SaveRequest(HTTPMessageDelegate):
             self.body += chunk
 
     def finish(self) -> None:
+        """Start to save the update, or reject the request for its first fault."""
         try:
             check_host(self._router.hosts, self._host)
-            check_page(self._router.origins, self._headers, self._host)
+            check_origin(self._router.origins, self._headers, self._host)
             authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
-            if len(self.body) > self._router.body_bytes_max:
-                raise protocol.PayloadTooLarge(f"is larger than {self._router.body_bytes_max} bytes", "payload")
+            check_size(self.body, self._router.body_bytes_max)
             update = protocol.decode_update(bytes(self.body))
             saving = self._router.service.begin(update)
-        except Exception as failure:
-            self._refuse(failure)
+        except Exception as error:
+            self._write_error(error)
         else:
-            saving.on_end(partial(self._end, update))
+            saving.on_end(partial(self._answer, update))
 
     def on_connection_close(self) -> None:
-        """Save nothing: the body has not come to its end."""
+        """Save nothing: the body is incomplete."""
 
-    def _end(self, update: object, saving: Saving) -> None:
+    def _answer(self, update: object, saving: Saving) -> None:
         """Answer an update whose save has succeeded or failed."""
         try:
             status, location, body = save_response(self._router.service.finish(update, saving))
-        except Exception as failure:
-            self._refuse(failure)
+        except Exception as error:
+            self._write_error(error)
         else:
-            headers = first_headers()
-            self._let_page_read(headers)
+            headers = default_headers()
+            self._set_cors_headers(headers)
             headers["Location"] = location
-            self._answer(status, headers, body)
+            self._write_json(status, headers, body)
 
-    def _refuse(self, failure: Exception) -> None:
+    def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
-        headers = first_headers()
-        error = to_refusal(failure, 500, headers)
-        self._let_page_read(headers)
-        self._answer(error.status, headers, error.body())
+        error, headers = to_service_error(failure, 500), default_headers()
+        set_retry_after(headers, error)
+        self._set_cors_headers(headers)
+        self._write_json(error.status, headers, error.body())
 
-    def _let_page_read(self, answer: HTTPHeaders) -> None:
-        let_page_read(answer, self._router.origins, self._headers, self._host, exposed=EXPOSED_HEADERS)
+    def _set_cors_headers(self, response: HTTPHeaders) -> None:
+        set_cors_headers(response, self._router.origins, self._headers, self._host)
 
-    def _answer(self, status: int, headers: HTTPHeaders, body: object) -> None:
+    def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 
     def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        """Write an answer whose body is JSON."""
+        """Write a response whose body is JSON."""
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
         self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
@@ -169,13 +171,13 @@ class SaveRequest(HTTPMessageDelegate):
 
 
 def is_save(start_line: RequestStartLine) -> bool:
-    """Return whether a request is a POST to the address of the snapshots; its query, if it has one, means nothing."""
+    """Return whether a request is a POST to the address of the snapshots; a query is ignored."""
     path = start_line.path
     return start_line.method == "POST" and (path == SNAPSHOTS or path.startswith(WITH_QUERY))
 
 
 def check_content_type(headers: HTTPHeaders) -> None:
-    """Check that a body is JSON in UTF-8 and not compressed, as its headers have it. Raises UnsupportedMediaType."""
+    """Check that a body is declared as JSON in UTF-8, not compressed. Raises UnsupportedMediaType."""
     content_type = headers.get("Content-Type", "")
     if content_type != "application/json":
         media_type, _, parameter = content_type.lower().partition(";")
@@ -189,7 +191,7 @@ def check_content_type(headers: HTTPHeaders) -> None:
 
 
 def save_response(saved: Saved) -> tuple[int, str, dict[str, Any]]:
-    """Return the status, the `Location` and the body that answer a POST that was saved."""
+    """Return the status, the `Location` and the body of the response to a POST that was saved."""
     body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
     location = f"{SNAPSHOTS}/{saved.snapshot.id}"
     return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)

@@ -1,4 +1,7 @@
-"""The REST interface: decodes requests, calls the service, encodes answers and refusals (SEED.md, API Endpoints)."""
+"""REST handlers: lists of snapshots, single snapshots, and requests that no route serves (docs/spec.md, API Endpoints).
+
+Saving is in `save`.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +14,49 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 import protocol
-from balance.aio.turns import Turns
+from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.service import Page, Service
-from balance.web.base import Answers, misdirected
-from balance.web.compression import GZIP_BYTES_MIN, compressed, takes_gzip
-from balance.web.cors import Origins
+from balance.web.base import JsonHandler
+from balance.web.compression import GZIP_BYTES_MIN, accepts_gzip, compress
+from balance.web.cors import OriginPolicy, misdirected
 
-WHOLE_NUMBER = re.compile(r"-?[0-9]{1,30}")
-NUMBERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
+INTEGER_PARAMETERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
+INTEGER = re.compile(r"-?[0-9]{1,30}")
 
 
-class RestHandler(Answers):
-    """A route of the service."""
+class RestHandler(JsonHandler):
+    """A route of REST."""
 
-    def initialize(self, *, service: Service, origins: Origins, turns: Turns, body_bytes_max: int) -> None:
+    def initialize(self, *, service: Service, origins: OriginPolicy, budget: LoopBudget, body_bytes_max: int) -> None:
         self.service = service
-        self.turns = turns
-        self.places = service.reads
+        self.budget = budget
+        self.limiter = service.reads
         self.origins = origins
         self.body_bytes_max = body_bytes_max
 
     async def on_get(self, *path: str) -> None:
-        with self.places.take(str(self.request.remote_ip)):
+        with self.limiter.take(str(self.request.remote_ip)):
             written = await self.respond(*path)
             try:
                 if not written.done():
                     await asyncio.wait_for(written, self.service.read_s_max)
-            except (TimeoutError, StreamClosedError):  # a page may be large, and its reader may not read
+            except (TimeoutError, StreamClosedError):  # a page may be large, and its client may not read
                 connection = self.request.connection
                 assert isinstance(connection, HTTP1Connection)
                 connection.stream.close()
 
     async def respond(self, *path: str) -> asyncio.Future[None]:
-        """Begin the answer to GET and HEAD; the future is done when the operating system has taken all of it."""
-        return self.answer(await self.read(*path))
+        """Start the response to GET and HEAD; the future is done when the operating system has accepted all of it."""
+        return self.write_json(await self.read(*path))
 
     async def read(self, *path: str) -> dict[str, Any]:
-        """Give the body of the answer to GET and HEAD."""
+        """Return the body of the response to GET and HEAD."""
         raise NotImplementedError
 
 
-def write_plain(page: Page) -> tuple[bytes, bool]:
-    """Write the answer that holds a page (schemas/list_reply.json); it is not compressed."""
+def encode_page(page: Page) -> tuple[bytes, bool]:
+    """Encode a page as the body of a response (schemas/list_reply.json); False: it is not compressed."""
     pagination = {
         "limit": page.limit,
         "offset": page.offset,
@@ -64,29 +67,29 @@ def write_plain(page: Page) -> tuple[bytes, bool]:
     return protocol.encode({"success": True, "data": page.data, "pagination": pagination}), False
 
 
-def write_zipped(page: Page) -> tuple[bytes, bool]:
-    """Write the answer that holds a page, compressed where it is large, and say whether it is."""
-    body, _ = write_plain(page)
-    return (body, False) if len(body) < GZIP_BYTES_MIN else (compressed(body), True)
+def encode_page_for_gzip(page: Page) -> tuple[bytes, bool]:
+    """Encode a page for a client that accepts gzip; return the body and whether it is compressed, as a large one is."""
+    body, _ = encode_page(page)
+    return (body, False) if len(body) < GZIP_BYTES_MIN else (compress(body), True)
 
 
 class SnapshotsHandler(RestHandler):
-    """`/api/balance/snapshot`: list many. A POST, by which one is saved, never comes here: `save` answers it."""
+    """`/api/balance/snapshot`: list snapshots. `save.SaveRouter` answers POST before a request gets here."""
 
     operation = Operation.READ
     methods = ("GET", "HEAD", "POST", "OPTIONS")
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
-        zips = takes_gzip(self.request.headers.get("Accept-Encoding", ""))
-        body, is_zipped = await self.service.list(self._read_query(), write_zipped if zips else write_plain)
+        encode = encode_page_for_gzip if accepts_gzip(self.request.headers.get("Accept-Encoding", "")) else encode_page
+        body, is_compressed = await self.service.list(self._read_query(), encode)
         self._headers["Content-Type"] = "application/json"
         self._headers["Vary"] = "Origin, Accept-Encoding"
-        if is_zipped:
+        if is_compressed:
             self._headers["Content-Encoding"] = "gzip"
         return self.finish(body)
 
     def _read_query(self) -> dict[str, Any]:
-        """Read the query string: numbers as numbers. Raises InvalidPayload for a name given twice."""
+        """Decode the query string: integers as int. Raises InvalidPayload for a name that is given twice."""
         query: dict[str, Any] = {}
         for name, values in self.request.query_arguments.items():
             if len(values) > 1:
@@ -95,14 +98,14 @@ class SnapshotsHandler(RestHandler):
                 text = values[0].decode()
             except UnicodeDecodeError as error:
                 raise protocol.InvalidPayload("is not valid UTF-8", name) from error
-            if name not in NUMBERS and " " in text and "+" in self.request.query:
+            if name not in INTEGER_PARAMETERS and " " in text and "+" in self.request.query:
                 raise protocol.InvalidPayload("holds a space, which a + in a query means: write + as %2B", name)
-            query[name] = int(text) if name in NUMBERS and WHOLE_NUMBER.fullmatch(text) else text
+            query[name] = int(text) if name in INTEGER_PARAMETERS and INTEGER.fullmatch(text) else text
         return query
 
 
 class SnapshotHandler(RestHandler):
-    """`/api/balance/snapshot/{id}`: read one."""
+    """`/api/balance/snapshot/{id}`: read one snapshot."""
 
     operation = Operation.READ
 
@@ -111,31 +114,32 @@ class SnapshotHandler(RestHandler):
         return {"success": True, "data": snapshot.to_wire()}
 
 
-class AllHandler(RestHandler):
+class ServerHandler(RestHandler):
     """`OPTIONS *`: whether the server is there (RFC 9110, section 9.3.7)."""
 
+    operation = None
     methods = ("OPTIONS",)
 
 
 class NotFoundHandler(RestHandler):
     """Every other address."""
 
-    async def handle(self, *path: str) -> None:
-        self.check_caller()
+    async def dispatch(self, *path: str) -> None:
+        self.check_page_origin()
         raise protocol.NotFound("there is nothing at this address", self.request.path[:100])
 
-    get = head = post = put = patch = delete = options = handle
+    get = head = post = put = patch = delete = options = dispatch
 
 
 class MisdirectedHandler(RestHandler):
-    """Every address, of a host that is none of this server's (RFC 9110, section 15.5.20)."""
+    """Every address, for a host of another server (RFC 9110, section 15.5.20)."""
 
-    async def handle(self, *path: str) -> None:
+    async def dispatch(self, *path: str) -> None:
         raise HTTPError(protocol.MisdirectedRequest.status)
 
-    get = head = post = put = patch = delete = options = handle
+    get = head = post = put = patch = delete = options = dispatch
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Refuse alike whatever was asked, also by a method that Tornado does not know."""
+        """Answer every request alike, also one with a method that Tornado does not know."""
         error = misdirected(self.request.host)
         super().write_error(error.status, exc_info=(type(error), error, None))

@@ -13,7 +13,8 @@ from balance.web.pages import pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
 from tests.support.browser import run_in_browser
-from tests.support.service import ROOT, Database, Service
+from tests.support.repository import ROOT
+from tests.support.service import Database, Service
 
 AMOUNT = "100074.9997800000000000000000001"  # 31 digits
 UPDATE = f'{{"onchain": {{"rlb": {AMOUNT}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'
@@ -88,7 +89,6 @@ async def test_the_page_of_events_shows_every_event_and_talks_to_the_server_to_t
     assert database.count() == 1
 
 
-@pytest.mark.gen_test
 async def test_each_document_is_sent_with_its_type_and_the_policy_that_forbids_all_else(service: Service) -> None:
     for path, media_type in MEDIA_TYPES.items():
         answer = await fetch(service, DOCS + path)
@@ -98,7 +98,6 @@ async def test_each_document_is_sent_with_its_type_and_the_policy_that_forbids_a
         assert answer.headers["Referrer-Policy"] == "same-origin"
 
 
-@pytest.mark.gen_test
 async def test_a_page_that_has_not_changed_is_not_sent_again(service: Service) -> None:
     whole = await fetch(service, DOCS)
     head = await fetch(service, DOCS, "HEAD")
@@ -108,7 +107,6 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(service: Service) -
     assert again.code == 304
 
 
-@pytest.mark.gen_test
 async def test_what_is_not_there_is_not_found(service: Service) -> None:
     for path in ("/events.html", "/__init__.py", "/../app.py", "/swagger-ui-bundle.js.map"):
         answer = await service.request("GET", DOCS + path)

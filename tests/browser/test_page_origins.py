@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MakeService
 from tests.support.browser import run_in_browser
-from tests.support.service import Database
+from tests.support.service import Database, MakeService
 
 FAILURES = {"unreadable", "refused"}
 

@@ -14,11 +14,12 @@ import pytest
 import protocol
 from balance.snapshot import Snapshot
 from protocol.operations import CONTRACT, OPENAPI, SNAPSHOTS
-from tests.conftest import MakeService
 from tests.support import contract
+from tests.support.http_client import request
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import SocketClient
-from tests.support.service import ROOT, Database, Process, request
-from tests.support.stock_server import UPDATE
+from tests.support.repository import ROOT
+from tests.support.service import Database, MakeService, Process
 
 SAVED: dict[str, Any] = protocol.schema("save_reply")["examples"][0]
 PAGE: dict[str, Any] = protocol.schema("list_reply")["examples"][0]
@@ -186,7 +187,6 @@ def grown(snapshot: Snapshot, shape: Callable[[Snapshot], dict[str, Any]], field
 
 
 @pytest.mark.expects_log(contract.AGAINST)
-@pytest.mark.gen_test
 async def test_the_look_is_taken_at_every_door_of_a_running_service(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,7 +212,6 @@ runpy.run_path({str(ROOT / "tests" / "support" / "checked_server.py")!r}, run_na
 """
 
 
-@pytest.mark.gen_test
 async def test_a_server_in_a_process_of_its_own_is_looked_at_too(
     processes: Callable[..., Process], database: Database, tmp_path: Path
 ) -> None:

@@ -24,23 +24,20 @@ import protocol
 from protocol import documents as contract
 from protocol import events, registry
 from protocol.operations import ASYNCAPI, CONTRACT, OPENAPI
-from tests.conftest import MakeService
 from tests.support.node import FOLDER, ask_node, node, node_modules
 from tests.support.offline import run_offline
-from tests.support.service import ROOT, SNAPSHOTS, Database, Process, Service
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Service
 
 DOCUMENTS = contract.documents()
 OPEN: dict[str, Any] = json.loads(DOCUMENTS[OPENAPI].data)
 ASYNC: dict[str, Any] = json.loads(DOCUMENTS[ASYNCAPI].data)
 FOREIGN = "https://dashboard.example"
 
-asynchronous = pytest.mark.gen_test
-
 
 # Served
 
 
-@asynchronous
 async def test_every_schema_is_served_under_its_name_as_it_stands_in_its_file(service: Service) -> None:
     for name in protocol.names():
         answer = await service.request("GET", f"{CONTRACT}{name}.json")
@@ -49,7 +46,6 @@ async def test_every_schema_is_served_under_its_name_as_it_stands_in_its_file(se
         assert answer.headers["Content-Type"] == "application/schema+json"
 
 
-@asynchronous
 async def test_the_index_leads_to_every_document(service: Service) -> None:
     answer = await service.request("GET", CONTRACT)
     assert answer.headers["Content-Type"] == "application/json"
@@ -64,7 +60,6 @@ async def test_the_index_leads_to_every_document(service: Service) -> None:
     assert (await service.request("GET", CONTRACT.rstrip("/"))).raw == answer.raw
 
 
-@asynchronous
 @pytest.mark.parametrize("address", [CONTRACT, f"{CONTRACT}bundle.json", f"{CONTRACT}types.d.ts", OPENAPI, ASYNCAPI])
 async def test_a_document_is_sent_again_only_when_it_has_changed(service: Service, address: str) -> None:
     first = await service.request("GET", address)
@@ -81,7 +76,6 @@ async def test_a_document_is_sent_again_only_when_it_has_changed(service: Servic
     assert head.headers["Content-Length"] == str(len(first.raw))
 
 
-@asynchronous
 @pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP;q=0.5", "br;q=1.0, *", "gzip;q=1, *;q=0"])
 async def test_a_document_is_compressed_for_who_takes_that(service: Service, accepted: str) -> None:
     plain = await service.request("GET", CONTRACT)
@@ -94,7 +88,6 @@ async def test_a_document_is_compressed_for_who_takes_that(service: Service, acc
     assert (await service.request("GET", CONTRACT, Accept_Encoding=accepted, **known)).status == 304
 
 
-@asynchronous
 @pytest.mark.parametrize(
     "accepted", ["", "identity", "gzip;q=0", "br, gzip; q=0.000, deflate", "xgzip", "gzipped", "gzip;q=0, *"]
 )
@@ -110,7 +103,6 @@ def test_an_etag_names_one_content() -> None:
     assert len({document.etag for document in DOCUMENTS.values()}) == len(DOCUMENTS)
 
 
-@asynchronous
 async def test_every_web_page_may_read_the_contract_and_only_the_contract(service: Service) -> None:
     for address in (CONTRACT, f"{CONTRACT}pong.json", OPENAPI, f"{CONTRACT}nothing.json"):
         answer = await service.request("GET", address, Origin=FOREIGN)
@@ -124,7 +116,6 @@ async def test_every_web_page_may_read_the_contract_and_only_the_contract(servic
     assert (await service.request("GET", SNAPSHOTS, Origin=FOREIGN)).status == 403
 
 
-@asynchronous
 async def test_what_is_no_document_is_refused_as_everywhere(service: Service) -> None:
     missing = await service.request("GET", f"{CONTRACT}nothing.json")
     assert (missing.status, missing.body["code"]) == (404, "not_found")
@@ -134,18 +125,16 @@ async def test_what_is_no_document_is_refused_as_everywhere(service: Service) ->
     assert posted.headers["Allow"] == "GET, HEAD, OPTIONS"
 
 
-@pytest.mark.expects_log("the database is away")
-@asynchronous
+@pytest.mark.expects_log("the database cannot be reached")
 async def test_the_contract_is_there_while_the_database_is_not(make_service: MakeService) -> None:
     service = await make_service(database_url="postgresql://127.0.0.1:1/none")
     assert (await service.get()).status == 503
     assert (await service.request("GET", CONTRACT)).status == 200
 
 
-@asynchronous
 async def test_documents_that_are_not_read_take_no_more_places_than_there_are(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.document_places.take("127.0.0.1"):
+    with service.app.document_limiter.take("127.0.0.1"):
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "who reads documents keeps nobody from the snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
@@ -374,7 +363,6 @@ def test_asyncapi_says_how_a_connection_begins_and_may_be_refused() -> None:
     assert {name for name, size in sizes.items() if size == 16_384} == {"connect", "balance:update", "ping"}
 
 
-@asynchronous
 async def test_the_documents_tell_the_limits_of_the_server_that_serves_them(make_service: MakeService) -> None:
     service = await make_service(body_bytes_max=1024, ping_interval_s=5, ping_timeout_s=3)
     rest, socket = [(await service.request("GET", address)).body for address in (OPENAPI, ASYNCAPI)]
@@ -389,7 +377,6 @@ async def test_the_documents_tell_the_limits_of_the_server_that_serves_them(make
     assert "1,024 bytes" in page.replace("\n", " ")
 
 
-@asynchronous
 async def test_every_document_answers_with_and_without_a_slash(service: Service) -> None:
     for address in (CONTRACT, "/api/docs", "/api/docs/docs.css", OPENAPI, f"{CONTRACT}pong.json"):
         plain, slash = [await service.request("GET", address.rstrip("/") + end) for end in ("", "/")]
@@ -408,7 +395,6 @@ def resolve(reference: dict[str, str], document: dict[str, Any] = ASYNC) -> Any:
     return resolve(found, document) if "$ref" in found else found
 
 
-@asynchronous
 async def test_asyncapi_tells_the_path_the_heartbeat_and_the_protocol_that_the_server_has(service: Service) -> None:
     server = ASYNC["servers"]["this"]
     assert (server["pathname"], server["x-socketio"]["path"]) == ("/api/socket.io", "/api/socket.io")

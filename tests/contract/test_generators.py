@@ -17,14 +17,7 @@ import pytest
 
 import protocol
 from protocol.documents import documents
-from tests.support.generators import (
-    PROJECT,
-    openapi_generator,
-    python,
-    run_npm_tool,
-    run_python_tool,
-    run_script,
-)
+from tests.support.generators import PROJECT, openapi_generator, python, run_npm_tool, run_python_tool, run_script
 from tests.support.node import node, node_modules
 from tests.support.service import Database, Process
 

@@ -17,9 +17,10 @@ import protocol
 from balance.config import Config, flag
 from protocol.documents import documents
 from protocol.operations import CONTRACT
-from tests.support.example_clients import Bot, run_python
+from tests.support.example_clients import ExampleProcess, run_python
 from tests.support.node import ask_node, node_modules, run_node
-from tests.support.service import ROOT, SNAPSHOTS, Database, Service
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Database, Service
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```json (\w+)$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -80,29 +81,26 @@ def guide(name: str, service: Service) -> str:
     return text.replace(ADDRESS, service.url)
 
 
-@pytest.mark.gen_test
 async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(node_modules())
     (tmp_path / "check.mjs").write_text(guide("check.mjs", service))
     async with run_node(tmp_path / "check.mjs") as process:
-        await Bot(process).line("it is valid")
+        await ExampleProcess(process).line("it is valid")
     wrong = guide("check.mjs", service).replace("usdt: 7656.36", "usdt: '7656.36'")
     (tmp_path / "wrong.mjs").write_text(wrong)
     async with run_node(tmp_path / "wrong.mjs") as process:
-        await Bot(process).line("message: 'must be number'")
+        await ExampleProcess(process).line("message: 'must be number'")
 
 
-@pytest.mark.gen_test
 async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: Service, tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text(guide("check.py", service))
     async with run_python(tmp_path / "check.py", env=dict(os.environ)) as process:
-        await Bot(process).line("it is valid")
+        await ExampleProcess(process).line("it is valid")
     (tmp_path / "wrong.py").write_text(guide("check.py", service).replace('"usdt": 7656.36', '"usdt": "7656.36"'))
     async with run_python(tmp_path / "wrong.py", env=dict(os.environ)) as process:
-        await Bot(process).line("[\"'7656.36' is not of type 'number'\"")
+        await ExampleProcess(process).line("[\"'7656.36' is not of type 'number'\"")
 
 
-@pytest.mark.gen_test
 async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
     service: Service, database: Database, tmp_path: Path
 ) -> None:
@@ -120,7 +118,7 @@ async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
     tsc = node_modules() / "typescript" / "bin" / "tsc"
     await asyncio.to_thread(ask_node, tsc, "", *options, "--outDir", str(tmp_path), str(tmp_path / file))
     async with run_node(tmp_path / "client.js") as process:
-        await Bot(process).line("saved as ")
+        await ExampleProcess(process).line("saved as ")
     assert database.count() == 1
 
 
@@ -156,19 +154,17 @@ def test_it_names_the_row_that_an_unedited_try_it_leaves() -> None:
     assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in README
 
 
-@pytest.mark.gen_test
 async def test_its_javascript_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.js").write_text(code("js", service))
     async with run_node(tmp_path / "readme.js") as process:
-        await Bot(process).line("mine:")
+        await ExampleProcess(process).line("mine:")
     assert database.count() == 1
 
 
-@pytest.mark.gen_test
 async def test_its_python_saves_and_goes_on_watching(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text(code("python", service))
     async with run_python(tmp_path / "readme.py", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
-        bot = Bot(process)
+        bot = ExampleProcess(process)
         await bot.line("'success': True")
         assert database.count() == 1
         assert (await service.post({"onchain": {"rlb": 5, "usdt": 6}, "onsite": {"rlb": 7, "usd": 8}})).status == 201
@@ -176,7 +172,6 @@ async def test_its_python_saves_and_goes_on_watching(service: Service, database:
         assert process.returncode is None, "it watches until it is killed"
 
 
-@pytest.mark.gen_test
 async def test_its_curl_commands_save_and_list(service: Service, database: Database) -> None:
     (block,) = [text for text in re.findall(r"^```sh$(.*?)^```$", README, re.DOTALL | re.MULTILINE) if "curl" in text]
     words = shlex.split(block)

@@ -16,24 +16,10 @@ from uuid import UUID
 import pytest
 
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import ROOT, SNAPSHOTS, Database, Service
-
-pytestmark = pytest.mark.gen_test
+from tests.support.service import SNAPSHOTS, Database, Service
+from tests.support.spec_examples import AMOUNTS, FOUR_AMOUNTS, LEDGERS, REQUEST, RESPONSE, UPDATE, check_timestamp
 
 WAIT_S = 10.0
-
-# POST /api/balance/snapshot, "Request Body" and "Response"
-REQUEST, RESPONSE = re.findall(
-    r"^```json\n(.*?)\n```$", (ROOT / "docs" / "spec.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-)
-
-LEDGERS = (
-    '"onchain":{"rlb":100074.99978,"usdt":7656.36},'
-    '"onsite":{"rlb":101132.407627,"usd":7646.96}'
-)  # fmt: skip
-UPDATE = json.loads(REQUEST)  # for the fields; digits are compared as text
-AMOUNTS = {ledger: UPDATE[ledger] for ledger in ("onchain", "onsite")}
-FOUR_AMOUNTS = [("onchain", "rlb"), ("onchain", "usdt"), ("onsite", "rlb"), ("onsite", "usd")]
 
 each_transport = pytest.mark.parametrize("client_class", [SocketClient, PollingClient], ids=["websocket", "polling"])
 
@@ -41,12 +27,6 @@ each_transport = pytest.mark.parametrize("client_class", [SocketClient, PollingC
 def compact(text: str) -> str:
     """Take the space between JSON's words away, and nothing else."""
     return re.sub(r'("[^"]*")|\s+', lambda found: found[1] or "", text)
-
-
-def check_timestamp(text: str) -> None:
-    """A moment in ISO 8601, UTC, and it is now."""
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}(\d{3})?Z", text)
-    assert abs(datetime.now(UTC) - datetime.fromisoformat(text)) < timedelta(seconds=WAIT_S)
 
 
 def snapshot_text(id_: object, seq: int, ts: str = "2025-11-07T00:45:08.603Z", pid: str = "1132978") -> str:

@@ -1,6 +1,6 @@
-"""SEED.md's own code runs, and hears what its comments say.
+"""docs/spec.md's own code runs, and hears what its comments say.
 
-Its JavaScript stands unchanged in tests/js/seed-*.js, one file for each place it comes from, and runs with the
+Its JavaScript stands unchanged in tests/js/spec-*.js, one file for each place it comes from, and runs with the
 official client; only the server's address is put in place of its own, and a shorter time between heartbeats.
 """
 
@@ -15,28 +15,28 @@ from typing import Any
 
 import pytest
 
-from tests.contract.test_spec import AMOUNTS, UPDATE, WAIT_S, check_timestamp
 from tests.support.node import FOLDER, run_node
 from tests.support.service import Database, Service
+from tests.support.spec_examples import AMOUNTS, UPDATE, check_timestamp
 
-pytestmark = pytest.mark.gen_test
+WAIT_S = 10.0
 
-SEED_ADDRESS = "http://148.251.66.154:3000"
+SPEC_ADDRESS = "http://148.251.66.154:3000"
 # What is logged comes as JSON, a line each, so that it can be read here.
 LOG_AS_JSON = "console.log = console.error = (...words) => process.stdout.write(JSON.stringify(words) + '\\n');\n"
-CONNECT = f"const socket = require('socket.io-client')('{SEED_ADDRESS}', {{ path: '/api/socket.io' }});\n"
+CONNECT = f"const socket = require('socket.io-client')('{SPEC_ADDRESS}', {{ path: '/api/socket.io' }});\n"
 
 
-def seed_code(name: str) -> str:
-    """SEED.md's own words, from tests/js."""
-    return (FOLDER / f"seed-{name}.js").read_text()
+def spec_code(name: str) -> str:
+    """docs/spec.md's own words, from tests/js."""
+    return (FOLDER / f"spec-{name}.js").read_text()
 
 
 @asynccontextmanager
 async def run_code(code: str, service: Service, folder: Path) -> AsyncIterator[AsyncIterator[list[Any]]]:
-    """Run JavaScript for SEED.md's address with the official client; gives what it logs."""
-    script = folder / "seed.js"
-    script.write_text(LOG_AS_JSON + replace_once(code, SEED_ADDRESS, service.url))
+    """Run JavaScript for docs/spec.md's address with the official client; gives what it logs."""
+    script = folder / "spec.js"
+    script.write_text(LOG_AS_JSON + replace_once(code, SPEC_ADDRESS, service.url))
     async with run_node(script) as process:
         assert process.stdout is not None
         yield (json.loads(line) async for line in process.stdout)
@@ -57,7 +57,7 @@ async def take(logged: AsyncIterator[list[Any]], count: int) -> list[list[Any]]:
 async def test_the_quick_start_saves_and_sees_its_own_snapshot(
     transports: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
-    code = seed_code("quick-start")
+    code = spec_code("quick-start")
     if transports:
         path = "path: '/api/socket.io'"
         code = replace_once(code, path, f"{path}, transports: ['{transports}']")
@@ -75,7 +75,7 @@ async def test_the_quick_start_saves_and_sees_its_own_snapshot(
 
 
 async def test_each_events_code_gets_what_its_comment_says(service: Service, tmp_path: Path) -> None:
-    code = CONNECT + seed_code("events")
+    code = CONNECT + spec_code("events")
     negative = json.dumps({**UPDATE, "onsite": {"rlb": -1, "usd": 0}})
     code += f"socket.once('balance:ack', () => socket.emit('balance:update', {negative}));\n"
     async with run_code(code, service, tmp_path) as logged:
@@ -98,7 +98,7 @@ async def test_each_events_code_gets_what_its_comment_says(service: Service, tmp
 
 
 async def test_the_heartbeats_code_hears_that_the_server_is_alive(service: Service, tmp_path: Path) -> None:
-    code = CONNECT + replace_once(seed_code("heartbeat"), "30000", "20")
+    code = CONNECT + replace_once(spec_code("heartbeat"), "30000", "20")
     async with run_code(code, service, tmp_path) as logged:
         for words, timestamp in await take(logged, 2):
             assert words == "Server is alive:"

@@ -23,9 +23,9 @@ import pytest
 import protocol
 from protocol.bundle import bundle
 from protocol.limits import DEFAULT
-from tests.integration.test_same_path import CASES, body_of
 from tests.support.node import FOLDER, ask_node, node, node_modules
 from tests.support.offline import run_offline
+from tests.support.payloads import CASES, body_of
 
 BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client has it
 SCHEMAS: dict[str, Any] = BUNDLE["definitions"]

@@ -13,7 +13,7 @@ import pytest
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, files, server_log
 from balance.storage.embedded.settings import SOCKET_NAME
 from balance.storage.embedded.socket_folder import socket_folder
-from tests.integration.test_embedded import NOBODY, kill_server, needs_root
+from tests.support.embedded import NOBODY, kill_server, needs_root
 
 pytestmark = needs_root
 TEXT = "root's own, and no one else's\n"
@@ -58,7 +58,14 @@ def start(data: Path) -> str:
     return reason
 
 
-REFUSED = ["postgresql/postmaster.pid", "postgresql/PG_VERSION", "door", "lock", "server.lock", "postgresql.log"]
+REFUSED = [
+    "postgresql/postmaster.pid",
+    "postgresql/PG_VERSION",
+    "control.lock",
+    "lock",
+    "server.lock",
+    "postgresql.log",
+]
 REPLACED = [f"postgresql/{SOCKET_NAME}.lock", "postgresql.log.1"]
 
 
@@ -66,7 +73,7 @@ REPLACED = [f"postgresql/{SOCKET_NAME}.lock", "postgresql.log.1"]
     ("name", "to"),
     [
         *((name, "file") for name in (*REFUSED, *REPLACED)),
-        *((name, "new") for name in ("door", "server.lock", "postgresql.log", "postgresql.log.1")),
+        *((name, "new") for name in ("control.lock", "server.lock", "postgresql.log", "postgresql.log.1")),
         ("postgresql.new", ""),
     ],
 )
@@ -89,15 +96,15 @@ def test_root_writes_to_no_file_that_has_another_name_too(data: Path, tmp_path: 
     file.write_text(TEXT)
     (data / name).unlink(missing_ok=True)
     os.link(file, data / name)
-    assert "not a plain file with one name" in start(data)
+    assert "not a regular file with one name" in start(data)
     assert file.read_text() == TEXT
 
 
-@pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "door"])
+@pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "control.lock"])
 def test_a_pipe_in_the_place_of_a_file_does_not_hold_root_up(data: Path, name: str) -> None:
     (data / name).unlink(missing_ok=True)
     os.mkfifo(data / name)
-    assert "not a plain file with one name" in start(data) or "No such device" in start(data)
+    assert "not a regular file with one name" in start(data) or "No such device" in start(data)
 
 
 def test_data_that_a_link_of_the_users_leads_to_are_not_used(data: Path, victim: Path) -> None:
@@ -129,7 +136,7 @@ def test_a_folder_of_the_socket_that_is_a_link_is_refused(data: Path, victim: Pa
     assert folder.parent == Path("/tmp")
     folder.symlink_to(victim.parent)
     try:
-        assert "not private to the data's owner" in start(long)
+        assert "not private to the owner of the data" in start(long)
     finally:
         with suppress(FileNotFoundError):
             folder.unlink()

@@ -17,166 +17,61 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
-from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
-from tests.conftest import MakeService
-from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS, Database, Service
-from tests.support.workload import (
-    Bot,
-    PollingBot,
-    RestBot,
-    SocketBot,
-    Tally,
-    Watcher,
-    check_seen,
-    check_stored,
-    is_running,
-    postmaster,
-    processes_of,
-    updates,
+from tests.support.outages import BACK_S_MAX, OUTAGE, check_back
+from tests.support.payloads import updates
+from tests.support.postgres import (
+    LOCK_FEED,
+    LOCK_TABLES,
+    SESSIONS,
+    Postgres,
+    execute,
+    is_waited_for,
+    locked,
+    part_of_url,
 )
+from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Database, MakeService, Service
+from tests.support.waiting import until
+from tests.support.workload import BOTS, Bot, SendLog, Watcher, check_seen, check_stored
 
 SEED = 7
-BOTS = (RestBot, RestBot, SocketBot, SocketBot, SocketBot, PollingBot)
 QUICK = {
     "save_ms_max": 400, "read_ms_max": 400, "pool_wait_ms_max": 200, "statement_ms_max": 300, "shutdown_ms_max": 2000,
 }  # fmt: skip
 REFUSED_S_MAX = 2.0  # with the settings above, on a machine that does other things too
 PONG_S_MAX = 1.0
-BACK_S_MAX = 1.0  # issue 2, Database faults
-
-SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-
-OUTAGE = (
-    "the database is away", "the database takes no saves", "the database answers no reads", "the database is there",
-)  # fmt: skip
-
-
-class Postgres:
-    """A PostgreSQL that may be stopped, killed, frozen and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server = EmbeddedPostgres.start(folder)
-        self.url = self._server.url
-
-    def stop(self) -> None:
-        self._server.stop()
-
-    def start(self) -> None:
-        self._server = EmbeddedPostgres.start(self._folder)
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def crash(self) -> None:
-        """Kill it, and start it again: it recovers what was committed from its log."""
-        os.kill(postmaster(self._folder), signal.SIGKILL)
-        crashed = self._server
-        while is_running(self._folder):  # its other processes notice, and follow it
-            time.sleep(0.001)
-        self.start()
-        crashed.stop()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stop all its processes where they are; they keep their sockets, and say nothing."""
-        pids = processes_of(self._folder)  # the postmaster first: then it makes no others
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in reversed(pids):
-                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = Postgres(tmp_path_factory.mktemp("own"))
     yield server
     server.stop()
 
 
 @pytest.fixture
-def database(own: Postgres) -> Iterator[Database]:
+def database(private_postgres: Postgres) -> Iterator[Database]:
     """A migrated database on a server of our own, of a role that is no superuser."""
     name, role = (f"{kind}_{uuid.uuid4().hex}" for kind in ("faults", "bot"))
-    sql(own.url, f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} OWNER {role} TEMPLATE template0")
-    url = make_conninfo(own.url, dbname=name, user=role)
+    execute(
+        private_postgres.url, f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} OWNER {role} TEMPLATE template0"
+    )
+    url = make_conninfo(private_postgres.url, dbname=name, user=role)
     migrate(url)
     yield Database(url)
-    sql(own.url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {role}")
-
-
-def sql(url: str, *statements: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement.encode())
-
-
-def name_of(database: Database, part: str = "dbname") -> str:
-    return str(conninfo_to_dict(database.url)[part])
-
-
-def terminate(own: Postgres, database: Database) -> int:
-    """End every session of the database, wait until they are gone, and say how many there were."""
-    with psycopg.connect(own.url, autocommit=True) as admin:
-        found = admin.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name_of(database),)
-        )
-        return found.rowcount
-
-
-@contextmanager
-def locked(database: Database, statement: str) -> Iterator[psycopg.Connection[Any]]:
-    """Hold a lock in another session until the end of the block."""
-    with psycopg.connect(database.url) as session:
-        session.execute(statement.encode())
-        yield session
-        session.rollback()
-
-
-def is_waited_for(database: Database) -> bool:
-    """Tell whether a session waits for a lock."""
-    sql_ = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(database.rows(sql_)[0]["n"])
-
-
-@asynccontextmanager
-async def stopped(own: Postgres) -> AsyncIterator[None]:
-    """Keep the database stopped within the block."""
-    await asyncio.to_thread(own.stop)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(own.start)
-
-
-async def until(true: Callable[[], bool], seconds: float = 15) -> None:
-    """Look again and again until something is so that gives no event."""
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
-LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
-LOCK_TABLES = "LOCK TABLE balance_feed, balance_snapshot IN ACCESS EXCLUSIVE MODE"
+    execute(private_postgres.url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {role}")
 
 
 # What the assertions are -----------------------------------------------------------------------------------
@@ -213,27 +108,15 @@ async def check_reads_refused(service: Service, codes: tuple[str, ...] = ("unava
     assert asyncio.get_running_loop().time() - began < REFUSED_S_MAX
 
 
-async def check_back(service: Service) -> None:
-    """Check that the service saves and lists again within the second that it has."""
-    update = next(updates(Random(SEED)))
-    async with asyncio.timeout(BACK_S_MAX):
-        while (answer := await service.post(update)).status not in (200, 201):
-            assert answer.status == 503, answer
-            await asyncio.sleep(0.01)
-        while (answer := await service.get("?limit=1")).status != 200:
-            assert answer.status == 503, answer
-            await asyncio.sleep(0.01)
-
-
 @dataclass
 class Ride:
     """Bots that send, and watchers that see, through whatever `fault` does."""
 
-    tally: Tally
+    send_log: SendLog
     slowest_pong_s: float = 0.0
 
 
-Fault = Callable[[Tally], Awaitable[None]]
+Fault = Callable[[SendLog], Awaitable[None]]
 
 
 async def ride(service: Service, database: Database, fault: Fault, answer_s_max: float = REFUSED_S_MAX) -> Ride:
@@ -241,11 +124,11 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 
     `fault` returns at the moment at which the database is back.
     """
-    ridden, clock = Ride(Tally()), asyncio.get_running_loop().time
-    tally = ridden.tally
+    ridden, clock = Ride(SendLog()), asyncio.get_running_loop().time
+    send_log = ridden.send_log
     watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, SocketClient, PollingClient)]
 
-    async def where() -> str:
+    async def find_server() -> str:
         return service.url
 
     async def beat(client: SocketClient) -> None:
@@ -257,12 +140,12 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 
     pinger = await SocketClient.connect(service.url)
     beating = asyncio.create_task(beat(pinger))
-    bots: list[Bot] = [kind(where, Random(SEED + n), tally) for n, kind in enumerate(BOTS)]
+    bots: list[Bot] = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate(BOTS)]
     try:
-        await tally.more(20)
-        await fault(tally)
-        await tally.more(1, BACK_S_MAX)
-        await tally.more(30)
+        await send_log.more(20)
+        await fault(send_log)
+        await send_log.more(1, BACK_S_MAX)
+        await send_log.more(30)
         for bot in bots:
             await bot.stop()
         assert not beating.done(), beating
@@ -271,11 +154,11 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
         for bot in bots:
             await bot.kill()
         await pinger.close()
-    assert tally.slowest_s < answer_s_max
+    assert send_log.slowest_s < answer_s_max
     assert ridden.slowest_pong_s < PONG_S_MAX
-    assert len(tally.acknowledged) == len(tally.sent)
-    check_stored(database, tally.acknowledged, tally.sent)
-    last = len(tally.sent)
+    assert len(send_log.acknowledged) == len(send_log.sent)
+    check_stored(database, send_log.acknowledged, send_log.sent)
+    last = len(send_log.sent)
     for watcher in watchers:
         await watcher.until(last)
         await watcher.close()
@@ -286,38 +169,35 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 # Backends terminated ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.gen_test
 async def test_a_backend_terminated_between_saves_costs_no_refusal(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
     source = updates(Random(SEED))
     for _ in range(5):
         assert (await service.post(next(source))).status == 201
         assert (await service.get()).status == 200
-        assert await asyncio.to_thread(terminate, own, database) >= 1
+        assert await asyncio.to_thread(private_postgres.terminate_sessions, database) >= 1
     assert (await service.get()).status == 200
     assert database.count() == 5
 
 
 @pytest.mark.expects_log(*OUTAGE)
 @pytest.mark.parametrize("settings", [QUICK, {}], ids=["quick", "defaults"])
-@pytest.mark.gen_test
 async def test_backends_terminated_during_saves_cost_nothing_acknowledged(
-    own: Postgres, database: Database, make_service: MakeService, settings: dict[str, Any]
+    private_postgres: Postgres, database: Database, make_service: MakeService, settings: dict[str, Any]
 ) -> None:
-    async def fault(tally: Tally) -> None:
+    async def fault(send_log: SendLog) -> None:
         for _ in range(5):
-            await tally.more(8)
-            await asyncio.to_thread(terminate, own, database)
+            await send_log.more(8)
+            await asyncio.to_thread(private_postgres.terminate_sessions, database)
 
     await ride(await make_service(**settings), database, fault)
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is_refused_and_can_be_sent_again(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
     update = next(updates(Random(SEED)))
@@ -338,35 +218,32 @@ async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_restart_of_the_database_is_survived(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    async def fault(tally: Tally) -> None:
-        await asyncio.to_thread(own.restart)
+    async def fault(send_log: SendLog) -> None:
+        await asyncio.to_thread(private_postgres.restart)
 
     await ride(await make_service(**QUICK), database, fault)
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_crash_of_the_database_is_survived(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    async def fault(tally: Tally) -> None:
-        await asyncio.to_thread(own.crash)
+    async def fault(send_log: SendLog) -> None:
+        await asyncio.to_thread(private_postgres.crash)
 
     await ride(await make_service(**QUICK), database, fault)
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_back_it_is_saved(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
-    async with stopped(own):
+    async with private_postgres.stopped():
         for _ in range(3):  # the first meets a connection that has just died, the others none
             await check_refused(service, client)
             await check_reads_refused(service)
@@ -379,35 +256,33 @@ async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_b
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
-    with own.frozen():
+    with private_postgres.frozen():
         for _ in range(2):
             await check_refused(service, client)
             await check_reads_refused(service)
     await check_back(service)
     await client.close()
 
-    async def fault(tally: Tally) -> None:
-        with own.frozen():
-            await tally.until(lambda tally: len(tally.refused) >= 2 * len(BOTS))
+    async def fault(send_log: SendLog) -> None:
+        with private_postgres.frozen():
+            await send_log.until(lambda send_log: len(send_log.refused) >= 2 * len(BOTS))
 
-    sql(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
+    execute(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
     await ride(await make_service(**QUICK), database, fault)
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
     client = await SocketClient.connect(service.url)
-    with own.frozen():
+    with private_postgres.frozen():
         await check_refused(service, client, seconds=6)
     await check_back(service)
     await client.close()
@@ -417,7 +292,6 @@ async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go(
     database: Database, make_service: MakeService
 ) -> None:
@@ -429,19 +303,18 @@ async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go
     await check_back(service)
     await client.close()
 
-    async def fault(tally: Tally) -> None:
+    async def fault(send_log: SendLog) -> None:
         for _ in range(3):
             with locked(database, LOCK_FEED):
-                before = len(tally.refused)
-                await tally.until(lambda tally, wanted=before + 6: len(tally.refused) >= wanted)  # one per bot
-            await tally.more(5)
+                before = len(send_log.refused)
+                await send_log.until(lambda send_log, wanted=before + 6: len(send_log.refused) >= wanted)  # one per bot
+            await send_log.more(5)
 
-    sql(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
+    execute(database.url, "TRUNCATE balance_snapshot", "UPDATE balance_feed SET last_seq = 0")
     await ride(await make_service(**QUICK), database, fault)
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_time(
     database: Database, make_service: MakeService
 ) -> None:
@@ -457,7 +330,6 @@ async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_tim
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_machine_without_descriptors_costs_the_service_no_connection(
     database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,11 +348,10 @@ async def test_a_machine_without_descriptors_costs_the_service_no_connection(
     assert database.count() == 3
 
 
-@pytest.mark.gen_test
 async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
     database: Database, make_service: MakeService
 ) -> None:
-    service = await make_service(saves_waiting_max=4, reads_in_flight_max=6)  # one address: 3
+    service = await make_service(saves_pending_max=4, reads_in_flight_max=6)  # one address: 3
     client = await SocketClient.connect(service.url)
     source = updates(Random(SEED))
     with locked(database, LOCK_TABLES):
@@ -497,29 +368,29 @@ async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
-async def test_too_many_connections_are_temporary(own: Postgres, database: Database, make_service: MakeService) -> None:
+async def test_too_many_connections_are_temporary(
+    private_postgres: Postgres, database: Database, make_service: MakeService
+) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
-    role = name_of(database, "user")
-    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
-    terminate(own, database)
+    role = part_of_url(database, "user")
+    execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    private_postgres.terminate_sessions(database)
     await check_refused(service, client)
     await check_reads_refused(service)
-    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
     await check_back(service)
     await client.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_database_that_became_read_only_is_unavailable_and_its_connections_are_given_up(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
     sessions = {row["pid"] for row in database.rows(SESSIONS)}
-    sql(
+    execute(
         database.url,
         """
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -531,7 +402,7 @@ async def test_a_database_that_became_read_only_is_unavailable_and_its_connectio
         await check_refused(service, client)
     assert (await service.get()).status == 200
     assert not sessions & {row["pid"] for row in database.rows(SESSIONS)}
-    sql(database.url, "DROP FUNCTION refuse CASCADE")
+    execute(database.url, "DROP FUNCTION refuse CASCADE")
     await check_back(service)
     await client.close()
 
@@ -540,11 +411,10 @@ async def test_a_database_that_became_read_only_is_unavailable_and_its_connectio
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone_is_answered(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    async with stopped(own):
+    async with private_postgres.stopped():
         service = await make_service(**QUICK)
         answer = await service.post(next(updates(Random(SEED))))
         assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "1")
@@ -561,26 +431,24 @@ async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_service_can_be_stopped_while_it_waits_for_its_database(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    async with stopped(own):
+    async with private_postgres.stopped():
         service = await make_service(**QUICK)
         async with asyncio.timeout(1):
             await service.stop()
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_role_that_may_have_no_more_connections_at_the_start_is_waited_for(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    role = name_of(database, "user")
-    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    role = part_of_url(database, "user")
+    execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
     service = await make_service(**QUICK)
     assert (await service.get()).status == 503
-    sql(own.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
     await check_back(service)
 
 
@@ -592,7 +460,7 @@ class Line:
 
     def __init__(self, database: Database) -> None:
         self._url = database.url
-        self._path = f"{name_of(database, 'host')}/.s.PGSQL.{name_of(database, 'port')}"
+        self._path = f"{part_of_url(database, 'host')}/.s.PGSQL.{part_of_url(database, 'port')}"
         self._carrying: set[asyncio.Task[None]] = set()
         self.swallows_next_answer_to_save = False
         self.silences: set[asyncio.StreamReader] = set()  # what these ends say goes nowhere, and nobody is told
@@ -651,7 +519,6 @@ class Line:
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailable_reaches_every_watcher(
     database: Database, make_service: MakeService
 ) -> None:
@@ -679,7 +546,6 @@ async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailab
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavailable_reaches_every_watcher(
     database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -722,7 +588,6 @@ def test_a_session_that_began_after_one_was_given_up_is_not_taken_for_it(databas
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_line_that_went_dead_without_a_word_is_given_up_for_a_new_one(
     database: Database, make_service: MakeService
 ) -> None:

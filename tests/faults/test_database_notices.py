@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from random import Random
@@ -24,32 +24,34 @@ from balance.storage.migrate import migrate
 from balance.storage.outage import CONNECTION, READ, SAVE, Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
-from tests.conftest import MakeService
-from tests.faults.test_database_faults import BOTS, OUTAGE, SEED, Postgres, check_back, sql, until
-from tests.integration.test_session_settings import snapshot
-from tests.support.service import SNAPSHOTS, Answer, Database, Process, Service, request
-from tests.support.workload import Tally, updates
+from tests.support.http_client import Reply, request
+from tests.support.outages import OUTAGE, check_back
+from tests.support.payloads import snapshot, updates
+from tests.support.postgres import Postgres, execute
+from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, Service
+from tests.support.waiting import until
+from tests.support.workload import BOTS, SendLog
 
 LOG = "balance.outage"
-Processes = Callable[..., Process]
+SEED = 7
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = Postgres(tmp_path_factory.mktemp("noticed"))
     yield server
     server.stop()
 
 
 @pytest.fixture
-def database(own: Postgres) -> Iterator[Database]:
+def database(private_postgres: Postgres) -> Iterator[Database]:
     """A migrated database on a server of our own."""
     name = f"noticed_{uuid.uuid4().hex}"
-    sql(own.url, f"CREATE DATABASE {name} TEMPLATE template0")
-    url = make_conninfo(own.url, dbname=name)
+    execute(private_postgres.url, f"CREATE DATABASE {name} TEMPLATE template0")
+    url = make_conninfo(private_postgres.url, dbname=name)
     migrate(url)
     yield Database(url)
-    sql(own.url, f"DROP DATABASE {name} WITH (FORCE)")
+    execute(private_postgres.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -63,9 +65,8 @@ def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_asks(
-    own: Postgres,
+    private_postgres: Postgres,
     database: Database,
     make_service: MakeService,
     caplog: pytest.LogCaptureFixture,
@@ -73,40 +74,39 @@ async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_
 ) -> None:
     monkeypatch.setattr("balance.app.CHECK_S", 0.2)
     await make_service()
-    await asyncio.to_thread(own.stop)
+    await asyncio.to_thread(private_postgres.stop)
     await until(lambda: len(notices(caplog)) == 1)
     await asyncio.sleep(1.2)  # it looks some more times, and could write another line by now
-    await asyncio.to_thread(own.start)
+    await asyncio.to_thread(private_postgres.start)
     await until(lambda: len(notices(caplog)) == 2)
     gone, back = notices(caplog)
-    assert gone.startswith("the database is away")
+    assert gone.startswith("the database cannot be reached")
     assert "connection" in gone.partition("`unavailable`: ")[2]
-    assert back.startswith("the database is there again, after ")
+    assert back.startswith("the database is available again, after ")
 
 
 @pytest.mark.expects_log(*OUTAGE)
-@pytest.mark.gen_test
 async def test_a_database_that_is_lost_and_back_at_once_is_said_at_most_once_a_second(
-    own: Postgres, database: Database, make_service: MakeService, caplog: pytest.LogCaptureFixture
+    private_postgres: Postgres, database: Database, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service()
 
-    async def where() -> str:
+    async def find_server() -> str:
         return service.url
 
-    tally = Tally()
-    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate(BOTS)]
+    send_log = SendLog()
+    bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate(BOTS)]
     sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
     name = database.rows("SELECT current_database() AS name")[0]["name"]
     began = asyncio.get_running_loop().time()
-    with psycopg.connect(own.url, autocommit=True) as admin:
+    with psycopg.connect(private_postgres.url, autocommit=True) as admin:
         for _ in range(15):
-            await tally.more(4)
+            await send_log.more(4)
             await asyncio.to_thread(admin.execute, sessions, (name,))
     for bot in bots:
         await bot.stop()
     assert len(notices(caplog)) <= asyncio.get_running_loop().time() - began + 1
-    await until(lambda: "is there again" in notices(caplog)[-1])
+    await until(lambda: "is available again" in notices(caplog)[-1])
 
 
 @pytest.mark.expects_log(*OUTAGE, "started again")
@@ -123,9 +123,9 @@ def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
     outage.worked(READ)
     outage.worked(SAVE)
     if is_reported:
-        assert notices(caplog) == ["started again", "the database is there again, after 0.0 s"]
+        assert notices(caplog) == ["started again", "the database is available again, after 0.0 s"]
     else:
-        assert notices(caplog) == ["the database is there again, after 0.0 s; it was away: a crash"]
+        assert notices(caplog) == ["the database is available again, after 0.0 s; its connections were lost: a crash"]
 
 
 # Faults of what is in the database ---------------------------------------------------------------------------
@@ -164,18 +164,17 @@ NEW_FEED = "INSERT INTO balance_feed (epoch, last_seq) VALUES (gen_random_uuid()
 def role(database: Database) -> Iterator[str]:
     """A role that may do all that the service does, and is no superuser."""
     name = f"bot_{uuid.uuid4().hex}"
-    sql(database.url, f"CREATE ROLE {name} LOGIN", f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
+    execute(database.url, f"CREATE ROLE {name} LOGIN", f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
     yield name
-    sql(database.url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+    execute(database.url, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
-async def save(service: Service, count: int) -> list[Answer]:
+async def save(service: Service, count: int) -> list[Reply]:
     return await asyncio.gather(*(service.post(one) for one in islice(updates(Random(count)), count)))
 
 
 @pytest.mark.expects_log(*OUTAGE, "the feed is another one now", "the feed has lost seq")
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.gen_test
 async def test_a_fault_in_the_database_is_unavailable_and_said_once(
     database: Database,
     role: str,
@@ -188,28 +187,27 @@ async def test_a_fault_in_the_database_is_unavailable_and_said_once(
     service = await make_service(database_url=make_conninfo(database.url, user=role))
     assert {answer.status for answer in await save(service, 3)} == {201}
     harm, reason, cure = FAULTS[fault]
-    sql(database.url, harm.replace("{role}", role))
+    execute(database.url, harm.replace("{role}", role))
     for count in (40, 41, 42):
         for answer in await save(service, count):
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
             assert answer.body["error"] in ("the database cannot do this now", "the database cannot be reached")
     (gone,) = notices(caplog)
     assert reason in gone
-    sql(database.url, NEW_FEED if cure is None else cure.replace("{role}", role))
+    execute(database.url, NEW_FEED if cure is None else cure.replace("{role}", role))
     await check_back(service)
-    await until(lambda: any("there again" in record.getMessage() for record in caplog.records))
+    await until(lambda: any("available again" in record.getMessage() for record in caplog.records))
     said = [record.getMessage() for record in caplog.records if record.name == LOG]
     assert len(said) == 2, said
     await service.stop()
 
 
 @pytest.mark.expects_log("POST /api/balance/snapshot")
-@pytest.mark.gen_test
 async def test_rows_that_the_table_refuses_are_our_fault_and_hold_up_nobody_else(
     database: Database, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service()
-    sql(database.url, "ALTER TABLE balance_snapshot ADD CONSTRAINT no_seven CHECK (pid IS DISTINCT FROM 7)")
+    execute(database.url, "ALTER TABLE balance_snapshot ADD CONSTRAINT no_seven CHECK (pid IS DISTINCT FROM 7)")
     good, bad = ({**update, "pid": pid} for pid, update in zip((8, 7), updates(Random(SEED)), strict=False))
     answers = await asyncio.gather(*(service.post(one) for one in (good, bad)))
     assert [answer.status for answer in answers] == [201, 500]
@@ -221,9 +219,8 @@ async def test_rows_that_the_table_refuses_are_our_fault_and_hold_up_nobody_else
     assert not [record for record in caplog.records if record.name == LOG]
 
 
-@pytest.mark.gen_test
 async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
-    own: Postgres, database: Database, processes: Processes
+    private_postgres: Postgres, database: Database, processes: Processes
 ) -> None:
     process = processes("--port=0", DATABASE_URL=database.url)
     url = await asyncio.to_thread(process.url)
@@ -237,10 +234,10 @@ async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
 
     senders = [asyncio.create_task(send(seed)) for seed in range(8)]
     await until(lambda: len(statuses) > 20)
-    sql(database.url, "TRUNCATE balance_feed, balance_snapshot")
+    execute(database.url, "TRUNCATE balance_feed, balance_snapshot")
     await until(lambda: statuses.count(503) > 300)
-    sql(database.url, NEW_FEED)
-    await until(lambda: any("there again" in line for line in process.stderr))
+    execute(database.url, NEW_FEED)
+    await until(lambda: any("available again" in line for line in process.stderr))
     is_over = True
     await asyncio.gather(*senders)
     assert set(statuses) == {201, 503}
@@ -255,16 +252,15 @@ async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
 # The log of the database -------------------------------------------------------------------------------------
 
 
-def errors(own: Postgres) -> int:
+def errors(private_postgres: Postgres) -> int:
     """How many errors stand in the log of the server."""
-    return (own._folder / "postgresql.log").read_text(errors="replace").count("ERROR:")
+    return (private_postgres.folder / "postgresql.log").read_text(errors="replace").count("ERROR:")
 
 
-@pytest.mark.gen_test
 async def test_an_id_that_is_sent_again_is_no_error_in_the_database(
-    own: Postgres, database: Database, make_service: MakeService
+    private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
-    service, before = await make_service(), errors(own)
+    service, before = await make_service(), errors(private_postgres)
     one, other = islice(updates(Random(SEED)), 2)
     assert (await service.post(one)).status == 201
     conflict: dict[str, Any] = {**one, "pid": 1}
@@ -274,13 +270,13 @@ async def test_an_id_that_is_sent_again_is_no_error_in_the_database(
     assert sorted({answer.status for answer in answers}) == [200, 201, 409]
     assert [answer.status for answer in answers].count(201) == 1
     assert database.seqs() == [1, 2]
-    assert errors(own) == before
+    assert errors(private_postgres) == before
 
 
 def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_error(
-    own: Postgres, database: Database
+    private_postgres: Postgres, database: Database
 ) -> None:
-    before, random = errors(own), Random(SEED)
+    before, random = errors(private_postgres), Random(SEED)
     shared = [[snapshot() for _ in range(random.randrange(1, 9))] for _ in range(60)]
     stores = [Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)) for _ in range(3)]
 
@@ -304,7 +300,7 @@ def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_err
     assert sum(map(len, outcomes)) == len(rows), "two processes have stored the same"
     assert {seq: id_ for fresh in outcomes for seq, id_ in fresh.items()} == rows
     assert database.rows("SELECT last_seq FROM balance_feed") == [{"last_seq": len(rows)}]
-    assert errors(own) == before
+    assert errors(private_postgres) == before
 
 
 def test_a_save_looks_for_its_ids_by_the_index_even_where_the_table_was_empty(database: Database) -> None:

@@ -19,22 +19,20 @@ from random import Random
 import pytest
 
 from balance.storage.embedded import EmbeddedPostgres
-from tests.support.service import Database, Process
+from tests.support.embedded import is_running, postmaster
+from tests.support.service import Database, Process, Processes
 from tests.support.workload import (
     Bot,
     PollingBot,
     RestBot,
+    SendLog,
     SocketBot,
-    Tally,
     Watcher,
     check_seen,
     check_stored,
-    is_running,
-    postmaster,
     sending,
 )
 
-Processes = Callable[..., Process]
 SEED = 20251107
 BOTS = (RestBot, RestBot, RestBot, SocketBot, SocketBot, SocketBot, SocketBot, PollingBot)
 
@@ -52,7 +50,7 @@ class Server:
         self._url.set_result(await asyncio.to_thread(self.process.url))
         return self._url.result()
 
-    async def where(self) -> str:
+    async def find_server(self) -> str:
         return await asyncio.shield(self._url)
 
     async def kill(self) -> None:
@@ -61,23 +59,25 @@ class Server:
         assert self.process.complaints == []
 
 
-async def kill_again_and_again(server: Server, random: Random, rounds: int, after_kill: Callable[[int], None]) -> Tally:
+async def kill_again_and_again(
+    server: Server, random: Random, rounds: int, after_kill: Callable[[int], None]
+) -> SendLog:
     """Kill the server under load so many times, each at a random moment; return what the bots did meanwhile.
 
     `after_kill(round)` is called while no server runs.
     """
-    tally = Tally()
+    send_log = SendLog()
     await server.start()
-    bots: list[Bot] = [kind(server.where, Random(random.random()), tally) for kind in BOTS]
+    bots: list[Bot] = [kind(server.find_server, Random(random.random()), send_log) for kind in BOTS]
     async with sending(bots):
         for number in range(rounds):
-            await tally.more(random.randrange(20, 100))
+            await send_log.more(random.randrange(20, 100))
             await asyncio.sleep(random.random() / 50)  # somewhere in a commit, not right after an answer
             await server.kill()
             await asyncio.to_thread(after_kill, number)
             await server.start()
-        await tally.more(50)
-    return tally
+        await send_log.more(50)
+    return send_log
 
 
 async def check_kills(processes: Processes, database: Database, rounds: int) -> None:
@@ -88,14 +88,14 @@ async def check_kills(processes: Processes, database: Database, rounds: int) -> 
         seqs = database.seqs()
         assert seqs == list(range(1, len(seqs) + 1))
 
-    tally = await kill_again_and_again(server, Random(SEED), rounds, check)
-    assert tally.resent, "the server was not under load when it was killed"
-    check_stored(database, tally.acknowledged, tally.sent)
-    assert len(tally.acknowledged) == len(tally.sent), "each was resent until it was acknowledged"
-    url = await server.where()
+    send_log = await kill_again_and_again(server, Random(SEED), rounds, check)
+    assert send_log.resent, "the server was not under load when it was killed"
+    check_stored(database, send_log.acknowledged, send_log.sent)
+    assert len(send_log.acknowledged) == len(send_log.sent), "each was resent until it was acknowledged"
+    url = await server.find_server()
     watcher = await Watcher.connect(url)
-    last = Tally()
-    bot = SocketBot(server.where, Random(SEED + 1), last)
+    last = SendLog()
+    bot = SocketBot(server.find_server, Random(SEED + 1), last)
     await last.more(1)
     await bot.stop()
     await watcher.until(watcher.began + len(last.acknowledged))
@@ -104,7 +104,6 @@ async def check_kills(processes: Processes, database: Database, rounds: int) -> 
     assert await asyncio.to_thread(server.process.terminate) == 0
 
 
-@pytest.mark.gen_test
 async def test_what_was_acknowledged_is_stored_once_however_often_the_server_is_killed(
     processes: Processes, database: Database
 ) -> None:
@@ -124,7 +123,6 @@ def data(tmp_path: Path) -> Iterator[Path]:
     EmbeddedPostgres.start(tmp_path / "data").stop()
 
 
-@pytest.mark.gen_test
 async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_loses_nothing(
     processes: Processes, data: Path
 ) -> None:
@@ -137,9 +135,9 @@ async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_lose
             os.kill(seen[-1], signal.SIGKILL)
 
     server = Server(lambda: processes("--port=0", f"--data-dir={data}"))
-    tally = await kill_again_and_again(server, Random(SEED), 2, look)
+    send_log = await kill_again_and_again(server, Random(SEED), 2, look)
     assert seen[0] == seen[1] != postmaster(data), "joined after the first kill, recovered after the second"
     with EmbeddedPostgres.start(data) as postgres:
-        check_stored(Database(postgres.url), tally.acknowledged, tally.sent)
+        check_stored(Database(postgres.url), send_log.acknowledged, send_log.sent)
         assert await asyncio.to_thread(server.process.terminate) == 0
     assert not is_running(data)

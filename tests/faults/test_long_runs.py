@@ -10,12 +10,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
-import pytest
-
 from tests.support.raw_clients import PATH, SocketClient
 from tests.support.service import SNAPSHOTS, Service
-
-asynchronous = pytest.mark.gen_test
 
 STALL_S_MAX = 0.05  # of the processor's time
 RUN_BYTES = 15_000  # of a head or a packet of 16 KiB
@@ -129,7 +125,6 @@ def updates() -> Iterator[tuple[str, str]]:
         yield f"digits {digits[:3]}", f'{{"onchain":{ledger},"onsite":{{"rlb":1,"usd":1}}}}'
 
 
-@asynchronous
 async def test_a_charset_of_a_thousand_spaces_is_refused_at_once(service: Service) -> None:
     async with bounded(["spaces"]):
         for spaces in (1_000, 2_000, 15_000):
@@ -139,7 +134,6 @@ async def test_a_charset_of_a_thousand_spaces_is_refused_at_once(service: Servic
             assert (await ask(service.port, head, b"{}")).startswith(b"HTTP/1.1 415 ")
 
 
-@asynchronous
 async def test_no_header_query_or_path_of_any_text_holds_up_the_others(service: Service) -> None:
     what = [""]
     async with bounded(what):
@@ -148,7 +142,6 @@ async def test_no_header_query_or_path_of_any_text_holds_up_the_others(service: 
             await ask(service.port, head)
 
 
-@asynchronous
 async def test_no_frame_and_no_field_of_an_update_of_any_text_holds_up_the_others(service: Service) -> None:
     what, client = [""], await SocketClient.connect(service.url)
     async with bounded(what):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from bench.clients import WebSocket
-from tests.faults.test_pipelined import memory_kb
 from tests.support.raw_clients import SocketClient
-from tests.support.service import Database, Process, Service
-from tests.support.stock_server import until
+from tests.support.service import Database, Process, Service, memory_kb
+from tests.support.waiting import until
 
 KIB_MAX = 23  # `python -m bench` measures it with ten thousand
 
@@ -32,7 +29,6 @@ def test_an_idle_watcher_costs_no_more_than_it_may(processes: Callable[..., Proc
     assert used < KIB_MAX
 
 
-@pytest.mark.gen_test
 async def test_a_client_that_leaves_is_searched_for_in_one_room(service: Service) -> None:
     watchers = [await SocketClient.connect(service.url) for _ in range(3)]
     rooms = service.app.server.manager.rooms["/"]

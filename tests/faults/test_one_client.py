@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeService
-from tests.faults.test_bounds import LARGE_ROWS
 from tests.support import hostile
-from tests.support.raw_clients import Http, PollingClient, SocketClient
-from tests.support.service import ROOT, SNAPSHOTS, Database, Process
-from tests.support.stock_server import LARGE_UPDATE, until
-
-asynchronous = pytest.mark.gen_test
+from tests.support.http_client import HttpClient
+from tests.support.payloads import LARGE_ROWS, LARGE_UPDATE
+from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.raw_websocket import text_frame
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Database, MakeService, Process
+from tests.support.waiting import until
 
 P99_S_MAX = 0.25  # of a save, on a machine with two cores that does much else; without turns it was up to 13 s
 ATTEMPTS = 3  # since other processes take the machine's time as well
@@ -35,7 +35,7 @@ class Bot:
     @classmethod
     async def connect(cls, port: int) -> Bot:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
-        writer.write(hostile.UPGRADE.encode() + hostile.frame(b"40"))
+        writer.write(hostile.UPGRADE.encode() + text_frame("40"))
         await reader.readuntil(b'42["connected"')
         return cls(reader, writer)
 
@@ -43,7 +43,7 @@ class Bot:
         """Save an update; return how many seconds its acknowledgement took."""
         self._saves += 1
         begin = time.perf_counter()
-        self._writer.write(hostile.frame(b'42%d["balance:update",%b]' % (self._saves, hostile.update())))
+        self._writer.write(text_frame(b'42%d["balance:update",%b]' % (self._saves, hostile.update())))
         async with asyncio.timeout(30):
             await self._reader.readuntil(b'43%d[{"success":true' % self._saves)
         return time.perf_counter() - begin
@@ -86,13 +86,11 @@ async def check_served(processes: Any, database: Database, connections: int, kin
     assert min(p99) < P99_S_MAX, p99
 
 
-@asynchronous
 async def test_my_bot_is_served_while_somebody_does_all_that_costs_much(processes: Any, database: Database) -> None:
     await check_served(processes, database, 2, hostile.KINDS)
 
 
 @pytest.mark.slow
-@asynchronous
 @pytest.mark.parametrize("connections", [1, 30])
 @pytest.mark.parametrize("kind", hostile.KINDS)
 async def test_my_bot_is_served_whatever_somebody_else_sends(
@@ -101,28 +99,26 @@ async def test_my_bot_is_served_whatever_somebody_else_sends(
     await check_served(processes, database, connections, [kind])
 
 
-@asynchronous
 async def test_my_list_is_read_while_somebody_asks_for_pages_and_reads_none(
     make_service: MakeService, database: Database
 ) -> None:
     database.rows(LARGE_ROWS)
     service = await make_service(reads_in_flight_max=2, read_ms_max=30_000)
-    mine = Http(source_ip="127.0.0.2")
+    mine = HttpClient(source_ip="127.0.0.2")
     url, greedy = f"{service.url}{SNAPSHOTS}?limit=1", []
     for number in range(2):
         _, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1)
         writer.write(f"GET {SNAPSHOTS}?limit=1000&offset={number} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         greedy.append(writer)
     await until(lambda: service.app.service.reads._taken.total() == 1)
-    assert (await mine.fetch(url)).code == 200
+    assert (await mine.fetch(url)).status == 200
     assert (await service.get("?limit=1")).status == 503, "the address that holds as many as it leaves free"
-    assert (await mine.fetch(url)).code == 200
+    assert (await mine.fetch(url)).status == 200
     mine.close()
     for writer in greedy:
         writer.transport.abort()
 
 
-@asynchronous
 async def test_a_page_that_is_read_byte_by_byte_ends_in_the_time_that_a_read_may_take(
     make_service: MakeService, database: Database
 ) -> None:
@@ -140,7 +136,6 @@ async def test_a_page_that_is_read_byte_by_byte_ends_in_the_time_that_a_read_may
     writer.transport.abort()
 
 
-@asynchronous
 async def test_clients_that_leave_or_never_read_are_a_line_a_second_in_the_log(
     processes: Any, database: Database
 ) -> None:

@@ -8,99 +8,29 @@ that never reads is cut off at watcher_unsent_bytes_max, is logged once, and doe
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 import protocol
-from tests.conftest import MakeService
-from tests.faults.test_database_faults import LOCK_TABLES, is_waited_for, locked
-from tests.support.raw_clients import PATH, Dropped, PollingClient, SocketClient
-from tests.support.service import Database, Process
-from tests.support.stock_server import until
-from tests.support.workload import Watcher, check_seen, check_stored, updates
+from tests.support.payloads import updates
+from tests.support.postgres import LOCK_TABLES, is_waited_for, locked
+from tests.support.raw_clients import Dropped, PollingClient, SocketClient
+from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.service import Database, MakeService, Processes, memory_kb
+from tests.support.waiting import until
+from tests.support.workload import Watcher, check_answers, check_order, check_seen
 
-Processes = Callable[..., Process]
 SEED = 10_000
 MANY = 10_000
 MANY_BY_POLLING = 2_000
 GROWTH_KB_MAX = 20_000  # of the server's memory: what one client may leave unread, and little more
 PONG_S_MAX = 2.0  # on a machine that does other things too; behind the burst it would be many seconds
 SAVE_S_MAX = 2.0  # likewise; behind a client that never reads it would be for ever
-
-
-class RawClient:
-    """A WebSocket by hand: writes frames in one piece, and reads nothing until it is asked to."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def connect(cls, port: int) -> RawClient:
-        """Connect to the main namespace and take all that is said until `connected`."""
-        end = socket.create_connection(("127.0.0.1", port))
-        client = cls(*await asyncio.open_connection(sock=end, limit=4096))  # what it reads ahead of being asked
-        client._writer.write(
-            f"GET {PATH}/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
-            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
-        )
-        head = await client._reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
-        await client.write(frame_of("40"))
-        while not (await client.read()).startswith('42["connected"'):
-            pass
-        return client
-
-    async def write(self, data: bytes, seconds: float = 60) -> None:
-        """Send bytes; ends when the operating system has taken the last of them."""
-        self._writer.transport.set_write_buffer_limits(0)
-        self._writer.write(data)
-        async with asyncio.timeout(seconds):
-            await self._writer.drain()
-
-    async def read(self, seconds: float = 10) -> str:
-        """Return the next frame, whose answer it is if it is a heartbeat. Raises EOFError when there is none."""
-        async with asyncio.timeout(seconds):
-            while True:
-                kind, size = await self._reader.readexactly(2)
-                if size == 126:
-                    (size,) = struct.unpack("!H", await self._reader.readexactly(2))
-
-                data = await self._reader.readexactly(size)
-                if kind == 0x88:
-                    raise EOFError(f"closed: {data!r}")
-                if data == b"2":
-                    await self.write(frame_of("3"))
-                else:
-                    return data.decode()
-
-    async def close(self) -> None:
-        self._writer.transport.abort()
-        await asyncio.sleep(0)
-
-
-def frame_of(text: str) -> bytes:
-    """Make a client's frame; masked by zeros, which leaves the text as it is (RFC 6455, section 5.3)."""
-    data = text.encode()
-    size = bytes([0x80 | len(data)]) if len(data) < 126 else bytes([0xFE]) + struct.pack("!H", len(data))
-    return b"\x81" + size + bytes(4) + data
-
-
-def memory_kb(pid: int, line: str) -> int:
-    """Read VmRSS (now) or VmHWM (the most there ever was) of a process."""
-    for text in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if text.startswith(line):
-            return int(text.split()[1])
-    raise AssertionError(f"no {line}")
 
 
 def enlarged(update: dict[str, Any], size: int) -> dict[str, Any]:
@@ -133,36 +63,6 @@ async def beating(url: str) -> AsyncIterator[None]:
         await client.close()
 
 
-def answered(frames: list[str]) -> list[dict[str, Any]]:
-    """The payloads of the acknowledgement callbacks, which must come in the order of their numbers."""
-    payloads = []
-    for frame in frames:
-        if frame.startswith("43"):
-            digits = frame[2 : frame.index("[")]
-            assert int(digits) == len(payloads), "out of order"
-            payloads.append(protocol.loads(frame[2 + len(digits) :])[0])
-    return payloads
-
-
-def check_answers(frames: list[str], sent: list[dict[str, Any]]) -> None:
-    """Check that callbacks, `balance:ack` and `balance:snapshot` each name every update, in the order sent."""
-    ids = [update["id"] for update in sent]
-    assert [payload["id"] for payload in answered(frames)] == ids
-    events = [protocol.loads(frame[2:]) for frame in frames if frame.startswith("42")]
-    for name in ("balance:ack", "balance:snapshot"):
-        assert [payload["id"] for event, payload in events if event == name] == ids
-    seqs = [payload["seq"] for event, payload in events if event == "balance:snapshot"]
-    assert seqs == list(range(seqs[0], seqs[0] + len(sent)))
-    assert {event for event, _ in events} == {"balance:ack", "balance:snapshot"}
-
-
-def check_order(database: Database, sent: list[dict[str, Any]]) -> None:
-    check_stored(database, sent, {update["id"]: update for update in sent})
-    assert [str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot ORDER BY seq")] == [
-        update["id"] for update in sent
-    ]
-
-
 @pytest.mark.gen_test(timeout=120)
 async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_in_order_in_bounded_memory(
     processes: Processes, database: Database
@@ -172,16 +72,16 @@ async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_
         "--port=0", "--watcher-unsent-bytes-max=16777216", "--ping-interval-s=1", DATABASE_URL=database.url
     )
     url = await asyncio.to_thread(process.url)
-    client = await RawClient.connect(int(url.rpartition(":")[2]))
+    client = await RawSocket.join(url, read_ahead=4096)
     sent = list(islice(updates(Random(SEED)), MANY))
-    frames = [frame_of(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
+    frames = [text_frame(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
     before = memory_kb(process.pid, "VmRSS")
     said: list[str] = []
     acknowledged = 0
     async with beating(url):
-        await client.write(b"".join(frames))
+        await client.send(b"".join(frames))
         while acknowledged < MANY or '"seq":10000,' not in said[-1]:
-            said.append(await client.read())
+            said.append(await client.next_message())
             acknowledged += said[-1].startswith("43")
     assert memory_kb(process.pid, "VmHWM") - before < GROWTH_KB_MAX
     check_answers(said, sent)
@@ -191,7 +91,6 @@ async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_
     assert not process.stderr
 
 
-@pytest.mark.gen_test
 async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_stored_in_order(
     processes: Processes, database: Database
 ) -> None:
@@ -206,7 +105,7 @@ async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_
         answers.append(answer)
     async with beating(url):
         response = await client.post(*frames, timeout=30)
-        assert response.code == 200
+        assert response.status == 200
         async with asyncio.timeout(30):
             acknowledged = [payload for (payload,) in await asyncio.gather(*answers)]
     assert [payload["id"] for payload in acknowledged] == [update["id"] for update in sent]
@@ -222,7 +121,6 @@ async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_
 
 
 @pytest.mark.expects_log("disconnected slow client")
-@pytest.mark.gen_test
 async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobody_down(
     make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,7 +149,6 @@ async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobod
         await client.close()
 
 
-@pytest.mark.gen_test
 async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound(
     make_service: MakeService, database: Database
 ) -> None:

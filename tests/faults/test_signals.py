@@ -14,17 +14,18 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.embedded import is_running, postmaster
 from tests.support.packages import Environment
-from tests.support.service import ROOT, Process
-from tests.support.workload import is_running, postmaster
+from tests.support.repository import ROOT
+from tests.support.service import Processes
+from tests.support.waiting import wait_until
 
-Processes = Callable[..., Process]
 WAIT_S = 30
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 OLD_PYTHON = """
@@ -73,15 +74,14 @@ def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(
 
 
 def test_migrations_that_a_signal_ends_are_no_success(processes: Processes, data: Path) -> None:
-    with (data / "door").open("w") as door:
+    with (data / "control.lock").open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)  # it waits for another process that is starting
         process = processes("migrate", f"--data-dir={data}")
-        until(lambda: is_open(process.pid, data / "door"))
+        wait_until(lambda: is_open(process.pid, data / "control.lock"))
         assert process.terminate() == 1
     assert process.complaints == ["server.py: stopped before the database was at this version"]
 
 
-@pytest.mark.gen_test
 async def test_further_signals_do_not_keep_it_from_stopping_postgresql(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}", script="server.py")
     await asyncio.to_thread(process.url)
@@ -163,7 +163,7 @@ def test_it_serves_also_where_nobody_reads_what_it_prints(data: Path, output: st
     ) as shell:  # fmt: skip
         assert shell.stdout is not None
         pid = int(shell.stdout.readline())
-        until(lambda: is_listening(port))
+        wait_until(lambda: is_listening(port))
         time.sleep(0.2)  # it prints when it listens
         assert is_listening(port)
         os.kill(pid, signal.SIGTERM)
@@ -177,13 +177,6 @@ def test_an_older_python_gets_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", OLD_PYTHON], cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "server.py: Python 3.11 or newer is needed, and this is 3.10\n"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
 
 
 def is_listening(port: int) -> bool:

@@ -23,16 +23,14 @@ import protocol
 from balance.realtime import EngineHandler
 from balance.realtime.connection import Connection
 from balance.realtime.receive_queue import FRAMES_HIGH_WATER
-from tests.conftest import MakeService
-from tests.faults.test_pipelined import RawClient, check_answers, check_order, frame_of
 from tests.support.node import FOLDER, run_node
-from tests.support.raw import RawSocket
+from tests.support.payloads import LARGE_UPDATE, UPDATE, updates
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import Database, Service
-from tests.support.stock_server import LARGE_UPDATE, UPDATE, until
-from tests.support.workload import Watcher, check_seen, updates
+from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.service import Database, MakeService, Service
+from tests.support.waiting import until
+from tests.support.workload import Watcher, check_answers, check_order, check_seen
 
-asynchronous = pytest.mark.gen_test
 DISCONNECTED = "disconnected slow client"
 LIMIT = 65_536
 SNAPSHOT_BYTES = len(protocol.dumps(LARGE_UPDATE))  # of one snapshot, and a little less than its frame
@@ -75,7 +73,6 @@ def disconnected(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.expects_log(DISCONNECTED)
-@asynchronous
 async def test_the_backlog_of_a_watcher_is_at_most_the_limit_and_two_snapshots(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,7 +95,6 @@ async def test_the_backlog_of_a_watcher_is_at_most_the_limit_and_two_snapshots(
 
 
 @pytest.mark.expects_log(DISCONNECTED)
-@asynchronous
 async def test_each_watcher_that_reads_nothing_is_disconnected_once_and_others_get_all(
     make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,7 +112,6 @@ async def test_each_watcher_that_reads_nothing_is_disconnected_once_and_others_g
     check_seen(watcher, database)
 
 
-@asynchronous
 async def test_a_reader_is_not_disconnected_by_a_snapshot_over_the_limit(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +126,6 @@ async def test_a_reader_is_not_disconnected_by_a_snapshot_over_the_limit(
     assert service.app.server.eio.slow_disconnects == 0
 
 
-@asynchronous
 async def test_a_ping_that_waits_in_part_is_not_torn_by_a_snapshot(service: Service) -> None:
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
     connection = connection_of(service, watcher.client.handshake["sid"])
@@ -158,7 +152,6 @@ async def test_a_ping_that_waits_in_part_is_not_torn_by_a_snapshot(service: Serv
     await show()
 
 
-@asynchronous
 async def test_nothing_follows_a_close_frame(service: Service) -> None:
     client, sender = await RawSocket.join(service.url), await SocketClient.connect(service.url)
     engine = service.app.server.eio
@@ -178,16 +171,15 @@ async def test_nothing_follows_a_close_frame(service: Service) -> None:
 
 
 @pytest.mark.expects_log(DISCONNECTED)
-@asynchronous
 async def test_the_official_client_connects_again_after_it_was_disconnected(
     make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     engine = service.app.server.eio
-    async with run_node(FOLDER / "deaf.js", service.url) as process:
+    async with run_node(FOLDER / "non-reading.js", service.url) as process:
         assert process.stdout is not None
         lines = (json.loads(line) async for line in process.stdout)
-        assert await anext(lines) == ["deaf"]
+        assert await anext(lines) == ["not reading"]
         _, first = await anext(lines)
         (sid,) = engine.sockets
         keep_small(server_end(service, sid))
@@ -209,7 +201,6 @@ async def test_the_official_client_connects_again_after_it_was_disconnected(
     assert (engine.slow_disconnects, disconnected(caplog)) == (1, [sid])
 
 
-@asynchronous
 async def test_a_client_that_polls_rarely_gets_its_backlog_in_order_and_once(make_service: MakeService) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     watcher, sender = await PollingClient.open(service.url, poll=False), await SocketClient.connect(service.url)
@@ -232,7 +223,6 @@ async def test_a_client_that_polls_rarely_gets_its_backlog_in_order_and_once(mak
     await sender.close()
 
 
-@asynchronous
 async def test_clients_that_do_not_read_do_not_delay_others(service: Service) -> None:
     watcher, sender = await Watcher.connect(service.url), await SocketClient.connect(service.url)
     without = await _slow_delivery_s(sender, watcher)
@@ -264,21 +254,20 @@ async def _slow_delivery_s(sender: SocketClient, watcher: Watcher) -> float:
 # Clients that write without end -------------------------------------------------------------------------------------
 
 
-@asynchronous
 async def test_of_a_flood_only_what_may_be_in_flight_is_read_and_tcp_holds_the_rest(
     make_service: MakeService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = await make_service(updates_in_flight_max=32, statement_ms_max=30_000, save_ms_max=60_000)
-    other, flooder = await SocketClient.connect(service.url), await RawClient.connect(service.port)
+    other, flooder = await SocketClient.connect(service.url), await RawSocket.join(service.url, read_ahead=4096)
     (sid,) = set(service.app.server.eio.sockets) - {other.handshake["sid"]}
     keep_small(flooder._writer.get_extra_info("socket"))
     server_end(service, sid).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # which would grow as it is read
     read = count_frames(monkeypatch)
     sent = list(islice(updates(Random(FLOOD)), FLOOD))
-    frames = [frame_of(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
+    frames = [text_frame(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
     with psycopg.connect(database.url) as lock:
         lock.execute("SELECT last_seq FROM balance_feed FOR UPDATE")  # so that nothing is answered
-        writing = asyncio.create_task(flooder.write(b"".join(frames)))
+        writing = asyncio.create_task(flooder.send(b"".join(frames)))
         before = -1
         while read[sid] != before:
             before = read[sid]
@@ -289,7 +278,7 @@ async def test_of_a_flood_only_what_may_be_in_flight_is_read_and_tcp_holds_the_r
         assert not writing.done(), "the sender is held"
     received, acknowledged = [""], 0
     while acknowledged < FLOOD or f'"seq":{FLOOD},' not in received[-1]:
-        received.append(await flooder.read())
+        received.append(await flooder.next_message())
         acknowledged += received[-1].startswith("43")
     await writing
     check_answers(received, sent)
@@ -312,21 +301,20 @@ def count_frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-@asynchronous
 async def test_during_a_flood_updates_of_others_wait_for_a_few_of_its_updates_only(
     make_service: MakeService, database: Database
 ) -> None:
     service = await make_service(updates_in_flight_max=32)
-    other, flooder = await SocketClient.connect(service.url), await RawClient.connect(service.port)
-    frames = b"".join(frame_of(f"42{n}{protocol.dumps(['balance:update', UPDATE])}") for n in range(FLOOD))
+    other, flooder = await SocketClient.connect(service.url), await RawSocket.join(service.url, read_ahead=4096)
+    frames = b"".join(text_frame(f"42{n}{protocol.dumps(['balance:update', UPDATE])}") for n in range(FLOOD))
     acknowledged = 0
 
     async def read() -> None:
         nonlocal acknowledged
         while acknowledged < FLOOD:
-            acknowledged += (await flooder.read()).startswith("43")
+            acknowledged += (await flooder.next_message()).startswith("43")
 
-    flooding = asyncio.gather(flooder.write(frames), read())
+    flooding = asyncio.gather(flooder.send(frames), read())
     behind: dict[str, int] = {}
     while not flooding.done():
         position = service.app.service.position

@@ -23,12 +23,12 @@ import pytest
 from tornado.websocket import WebSocketClientConnection
 
 import protocol
-from tests.faults.test_pipelined import memory_kb
-from tests.support.raw_clients import Http, PollingClient, SocketClient, open_websocket
-from tests.support.service import SNAPSHOTS, Database, Process, request
-from tests.support.workload import Bot, PollingBot, RestBot, SocketBot, Tally, Watcher, check_seen, sending, updates
+from tests.support.http_client import HttpClient, request
+from tests.support.payloads import updates
+from tests.support.raw_clients import PollingClient, SocketClient, open_websocket
+from tests.support.service import SNAPSHOTS, Database, Process, Processes, memory_kb
+from tests.support.workload import Bot, PollingBot, RestBot, SendLog, SocketBot, Watcher, check_seen, sending
 
-Processes = Callable[..., Process]
 SEED = 20251107
 AT_ONCE = 8  # visitors
 READS = 32  # as many as one address may read at once
@@ -84,10 +84,10 @@ class Server:
 class Visitors:
     """Clients that come, do one thing, and go: politely, or without a word."""
 
-    def __init__(self, url: str, random: Random, tally: Tally, stays: Watcher) -> None:
+    def __init__(self, url: str, random: Random, send_log: SendLog, stays: Watcher) -> None:
         self._url = url
         self._random = random
-        self._tally = tally
+        self._send_log = send_log
         self._stays = stays
         self._updates = updates(random)
         self._visits: list[Callable[[], Awaitable[None]]] = [
@@ -133,26 +133,26 @@ class Visitors:
         client = await kind.connect(self._url)
         for _ in range(self._random.randrange(1, 5)):
             update = next(self._updates)
-            self._tally.sent[update["id"]] = update
+            self._send_log.sent[update["id"]] = update
             (answer,) = await client.call("balance:update", update, timeout=10)
-            self._tally.acknowledge(update, answer)
+            self._send_log.acknowledge(update, answer)
         await self._leave(client)
 
     async def _send_and_vanish(self) -> None:
         client = await SocketClient.connect(self._url)
         for _ in range(self._random.randrange(1, 20)):
             update = next(self._updates)
-            self._tally.sent[update["id"]] = update
+            self._send_log.sent[update["id"]] = update
             await client.emit("balance:update", update)
         client.drop()
         await client.close()
 
     async def _post(self) -> None:
-        http, update = Http({"Content-Type": "application/json"}), next(self._updates)
-        self._tally.sent[update["id"]] = update
+        http, update = HttpClient({"Content-Type": "application/json"}), next(self._updates)
+        self._send_log.sent[update["id"]] = update
         response = await http.fetch(self._url + SNAPSHOTS, "POST", protocol.dumps(update), timeout=10)
-        assert response.code == 201, response.body
-        self._tally.acknowledge(update, protocol.loads(response.body)["data"] | {"success": True})
+        assert response.status == 201, response.raw
+        self._send_log.acknowledge(update, protocol.loads(response.raw)["data"] | {"success": True})
         http.close()
 
     async def _read_nothing(self) -> None:
@@ -217,19 +217,21 @@ async def soak(processes: Processes, database: Database, *, seconds: float, roun
 
 async def visit(url: str, random: Random, visits: int, stay: list[Watcher], database: Database) -> set[str]:
     """Let visitors come while bots send; check what was stored and shown; return the ids that were acknowledged."""
-    tally = Tally()
+    send_log = SendLog()
 
-    async def where() -> str:
+    async def find_server() -> str:
         return url
 
     before = stay[0].seq
-    bots: list[Bot] = [kind(where, Random(random.random()), tally) for kind in (RestBot, SocketBot, PollingBot)]
+    bots: list[Bot] = [
+        kind(find_server, Random(random.random()), send_log) for kind in (RestBot, SocketBot, PollingBot)
+    ]
     async with sending(bots):
-        await Visitors(url, random, tally, stay[0]).come(visits)
-    assert not tally.refused
-    acknowledged = {update["id"] for update in tally.acknowledged}
+        await Visitors(url, random, send_log, stay[0]).come(visits)
+    assert not send_log.refused
+    acknowledged = {update["id"] for update in send_log.acknowledged}
     stored = {str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot WHERE seq > %s", before)}
-    assert acknowledged <= stored <= tally.sent.keys()
+    assert acknowledged <= stored <= send_log.sent.keys()
     for watcher in stay:
         await watcher.until(before + len(stored))
         check_seen(watcher, database)

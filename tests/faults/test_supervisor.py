@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -20,22 +20,16 @@ import psycopg
 import pytest
 
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor, locks, server_log, supervisor
-from tests.support.service import SNAPSHOTS, Database, Process, request
-from tests.support.workload import (
-    RestBot,
-    SocketBot,
-    Tally,
-    check_stored,
-    is_running,
-    postmaster,
-    processes_of,
-    sending,
-)
+from balance.storage.embedded.server_process import ServerProcess
+from tests.support.embedded import is_running, postmaster, processes_of
+from tests.support.http_client import request
+from tests.support.service import SNAPSHOTS, Database, Process, Processes
+from tests.support.waiting import until
+from tests.support.workload import RestBot, SendLog, SocketBot, check_stored, sending
 
-Processes = Callable[..., Process]
 SEED = 20251107
 BACK_S_MAX = 5.0  # a second or two, on a machine that does other things too
-ENDED = "the embedded PostgreSQL is started again: "
+ENDED = "the embedded PostgreSQL is restarted: "
 
 
 @pytest.fixture
@@ -64,55 +58,47 @@ def warnings(process: Process) -> list[str]:
     return [line for line in process.stderr if ENDED in line]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def start_bots(url: str, tally: Tally) -> list[RestBot | SocketBot]:
-    async def where() -> str:
+async def start_bots(url: str, send_log: SendLog) -> list[RestBot | SocketBot]:
+    async def find_server() -> str:
         return url
 
-    return [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    return [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
 
 
 def update() -> dict[str, object]:
     return {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 
 
-@pytest.mark.gen_test
 async def test_a_killed_postgresql_comes_back_by_itself_and_loses_nothing(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}")
     url = await asyncio.to_thread(process.url)
-    tally = Tally()
-    async with sending(await start_bots(url, tally)):
+    send_log = SendLog()
+    async with sending(await start_bots(url, send_log)):
         for number in (1, 2):
-            await tally.more(50)
+            await send_log.more(50)
             before = postmaster(data)
             os.kill(before, signal.SIGKILL)
             killed = time.monotonic()
             await until(lambda number=number: len(warnings(process)) == number)
-            await tally.more(50)
+            await send_log.more(50)
             assert time.monotonic() - killed < BACK_S_MAX
             assert postmaster(data) != before
         # One process of the server is killed: PostgreSQL itself ends all others and recovers.
         os.kill(processes_of(data)[-1], signal.SIGKILL)
-        await tally.more(50)
+        await send_log.more(50)
     assert [line.rpartition(ENDED)[2] for line in warnings(process)] == ["it was killed by SIGKILL"] * 2
     assert await asyncio.to_thread(process.terminate) == 0
     with EmbeddedPostgres.start(data) as again:
-        check_stored(Database(again.url), tally.acknowledged, tally.sent)
+        check_stored(Database(again.url), send_log.acknowledged, send_log.sent)
     assert not is_running(data)
 
 
-@pytest.mark.gen_test
 async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}")
     url = await asyncio.to_thread(process.url)
     kill(data)
     saving = asyncio.ensure_future(request(url, "POST", SNAPSHOTS, update()))
-    await until(lambda: any("the database is there again" in line for line in process.stderr))
+    await until(lambda: any("the database is available again" in line for line in process.stderr))
     assert (await saving).status in (201, 503)
     said = [line for line in process.stderr if "balance.outage" in line]
     assert len(said) == 2, process.stderr
@@ -127,33 +113,31 @@ def test_a_server_that_ends_by_itself_is_reported_with_the_reason(
     with (data / server_log.NAME).open("a") as log:
         log.write(f"1 FATAL:  an older one\n1 PANIC:  {full}\n1 FATAL:  the database system is in recovery mode\n")
     with monkeypatch.context() as patch:
-        patch.setattr(postgres, "_server", subprocess.Popen(["false"]))
+        patch.setattr(postgres._server, "_process", subprocess.Popen(["false"]))
         assert postgres.how_it_ended() == f"it ended with status 1: {full}"
 
 
-@pytest.mark.gen_test
 async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_it(
     processes: Processes, data: Path
 ) -> None:
     process = processes("--port=0", f"--data-dir={data}")
-    tally = Tally()
+    send_log = SendLog()
 
-    async def where() -> str:
+    async def find_server() -> str:
         return await asyncio.to_thread(process.url)
 
-    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
     async with sending(bots):
-        await tally.more(20)
-        while not tally.refused:
+        await send_log.more(20)
+        while not send_log.refused:
             os.kill(processes_of(data)[-1], signal.SIGKILL)  # any of them is a crash
-            await tally.more(20)
-    await until(lambda: any("the database is there again" in line for line in process.stderr))
+            await send_log.more(20)
+    await until(lambda: any("the database is available again" in line for line in process.stderr))
     said = " ".join(line for line in process.stderr if "balance.outage" in line)
-    assert re.search(r"(it was away|answered `unavailable`): \S", said), said
+    assert re.search(r"(connections were lost|get `unavailable`): \S", said), said
     assert await asyncio.to_thread(process.terminate) == 0
 
 
-@pytest.mark.gen_test
 async def test_of_two_processes_on_one_data_folder_one_restarts_the_server(processes: Processes, data: Path) -> None:
     both = [processes("--port=0", f"--data-dir={data}") for _ in range(2)]
     urls = [await asyncio.to_thread(process.url) for process in both]
@@ -181,7 +165,7 @@ async def test_a_server_that_cannot_start_again_ends_the_process_in_one_line(pro
     assert await asyncio.to_thread(process.wait) == 1
     last = process.stderr[-1]
     assert last.startswith(f"server.py: data directory {data}: postgres: could not ")
-    assert "given up after 5 attempts" in last
+    assert "gave up after 5 attempts" in last
     assert len([line for line in process.complaints if "balance.app" not in line]) == 2, process.stderr
 
 
@@ -218,7 +202,7 @@ def test_it_gives_up_after_five_starts_that_fail_and_says_why(
 ) -> None:
     (data / "postgresql" / "global" / "pg_control").unlink()
     kill(data)
-    with pytest.raises(EmbeddedError, match=r"^data directory \S+: postgres: could not .*given up after 5 attempts"):
+    with pytest.raises(EmbeddedError, match=r"^data directory \S+: postgres: could not .*gave up after 5 attempts"):
         supervised.failure.result(30)
     assert reports == [f"{ENDED}it was killed by SIGKILL"]
 
@@ -241,7 +225,7 @@ def test_another_folder_in_the_place_of_the_data_is_not_used(
     data.rename(data.with_name("moved"))
     shutil.copytree(pristine, data)
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(EmbeddedError, match="another folder stands in its place"):
+    with pytest.raises(EmbeddedError, match="it was replaced by another folder"):
         supervised.failure.result(30)
 
 
@@ -250,7 +234,7 @@ def test_a_stop_in_the_middle_of_a_restart_does_not_wait_for_it(
 ) -> None:
     one = Supervisor(postgres, reports.append)
     one.start()
-    monkeypatch.setattr(EmbeddedPostgres, "_takes_connections", lambda *_: False)  # as if it recovered for minutes
+    monkeypatch.setattr(ServerProcess, "accepts_connections", lambda *_: False)  # as if it recovered for minutes
     killed = postmaster(data)
     kill(data)
     deadline = time.monotonic() + 30
@@ -316,7 +300,7 @@ def test_the_log_of_the_server_is_bounded_while_it_runs(
 
 
 def test_a_long_wait_for_the_door_is_interrupted(postgres: EmbeddedPostgres) -> None:
-    with locks.opened(postgres._descriptor, "door") as door:
+    with locks.opened(postgres._data.descriptor, "control.lock") as door:
         assert locks.try_lock(door)
         postgres.interrupt()
         with pytest.raises(locks.Interrupted):

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from balance.process.start_line import database_place
+from balance.process.start_line import database_location
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres
-from balance.storage.embedded.cluster import PATH_BYTES_MAX
-from tests.integration.test_embedded import NOBODY, Owner, needs_root, query
-from tests.support.service import SNAPSHOTS, Process, request
+from balance.storage.embedded.data_directory import PATH_BYTES_MAX
+from tests.support.embedded import NOBODY, Owner, needs_root
+from tests.support.http_client import request
+from tests.support.postgres import query
+from tests.support.service import SNAPSHOTS, Processes
 
-Processes = Callable[..., Process]
 NAMELESS = 54321  # a user id that has no entry in /etc/passwd
 
 
@@ -85,7 +86,6 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.gen_test
 async def test_no_variable_and_no_file_of_libpq_leads_to_another_database(
     processes: Processes, pristine: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_data_folder_of_any_name_is_used(pristine: Path, tmp_path: Path, name:
     data = copy_of(pristine, tmp_path / os.fsdecode(name))
     with EmbeddedPostgres.start(data) as server:
         assert query(server.url, "SELECT current_database()") == [("balance",)]
-        assert f"data in {os.fsencode(data).decode(errors='backslashreplace')}" == server.place
+        assert f"data in {os.fsencode(data).decode(errors='backslashreplace')}" == server.location
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "/".join(["x" * 200] * 5)])
@@ -160,7 +160,6 @@ def test_a_path_that_postgresql_cannot_take_is_refused(tmp_path: Path, name: str
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.gen_test
 async def test_the_start_prints_the_absolute_folder_and_no_other_is_made(
     processes: Processes, pristine: Path, tmp_path: Path
 ) -> None:
@@ -228,7 +227,7 @@ def test_root_is_told_of_each_folder_that_it_opened(
     EmbeddedPostgres.start(tmp_path / "shut" / "data").stop()
     warned = [record.getMessage() for record in caplog.records if record.name == "balance.embedded.account"]
     assert len(warned) == 1
-    assert warned[0].endswith(f"pass through these folders (+x): {tmp_path}/shut")
+    assert warned[0].endswith(f"traverse these folders (+x): {tmp_path}/shut")
     caplog.clear()
     EmbeddedPostgres.start(tmp_path / "shut" / "data").stop()
     assert not [record for record in caplog.records if record.name == "balance.embedded.account"]
@@ -266,6 +265,6 @@ def test_the_start_names_the_database_and_never_a_password(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
-    assert database_place(url) == place
+    assert database_location(url) == place
     monkeypatch.setenv("PGPORT", "99")
-    assert database_place("host=a") == "database of the user at a:99"
+    assert database_location("host=a") == "database of the user at a:99"

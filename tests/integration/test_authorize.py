@@ -17,10 +17,10 @@ import protocol
 from balance.auth import Operation, Role
 from balance.web.save import SaveRouter
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, OPERATIONS
-from tests.conftest import MakeService
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
-from tests.support.service import SNAPSHOTS, Database, Service
-from tests.support.shared_service import Standing, check_refused, standing
+from tests.support.refusals import check_refused
+from tests.support.service import SNAPSHOTS, Database, MakeService, Service
+from tests.support.shared_service import SharedService, shared_service
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
@@ -73,9 +73,9 @@ def reason(operation: Operation) -> str:
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
     """One service with one snapshot."""
-    with standing(postgres, template) as one:
+    with shared_service(postgres, template) as one:
         assert one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode()).status == 201
         yield one
 
@@ -94,7 +94,7 @@ def routes(service: Service) -> Application:
     return router.application
 
 
-def test_the_tables_name_every_route_and_every_event(stand: Standing) -> None:
+def test_the_tables_name_every_route_and_every_event(stand: SharedService) -> None:
     rules = routes(stand.service).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern for rule in rules if isinstance(rule.matcher, PathMatches)]
     assert {pattern.removesuffix("$") for pattern in patterns} == REQUESTS.keys() | NO_REQUESTS
@@ -116,7 +116,7 @@ def test_the_tables_name_every_route_and_every_event(stand: Standing) -> None:
     ids=str,
 )
 def test_a_request_that_is_not_permitted_is_refused(
-    stand: Standing, method: str, target: str, operation: Operation
+    stand: SharedService, method: str, target: str, operation: Operation
 ) -> None:
     before = stand.stored()
     reply = stand.ask(method, target, b"{" if method == "POST" else None)  # a fault would be found later
@@ -129,7 +129,7 @@ def test_a_request_that_is_not_permitted_is_refused(
 
 @UNLISTED
 @pytest.mark.usefixtures("no_permissions")
-def test_a_good_update_that_is_not_permitted_is_not_saved(stand: Standing) -> None:
+def test_a_good_update_that_is_not_permitted_is_not_saved(stand: SharedService) -> None:
     before = stand.stored()
     check_refused(stand.ask("POST", SNAPSHOTS, UPDATE), "forbidden", reason(Operation.SAVE))
     assert stand.stored() == before
@@ -137,12 +137,11 @@ def test_a_good_update_that_is_not_permitted_is_not_saved(stand: Standing) -> No
 
 @pytest.mark.usefixtures("no_permissions")
 @pytest.mark.parametrize("target", [SNAPSHOTS, f"{SNAPSHOTS}/{ID}", CONTRACT, DOCS, "*"])
-def test_options_are_answered_without_permission(stand: Standing, target: str) -> None:
+def test_options_are_answered_without_permission(stand: SharedService, target: str) -> None:
     assert stand.ask("OPTIONS", target).status == 204
 
 
 @UNLISTED
-@pytest.mark.gen_test
 @pytest.mark.usefixtures("no_permissions")
 @pytest.mark.parametrize("kind", [SocketClient, PollingClient])
 async def test_a_connect_that_is_not_permitted_is_refused(
@@ -159,7 +158,6 @@ async def test_a_connect_that_is_not_permitted_is_refused(
 
 
 @UNLISTED
-@pytest.mark.gen_test
 @pytest.mark.parametrize("kind", [SocketClient, PollingClient])
 @pytest.mark.parametrize("name", FRAMES)
 async def test_an_event_that_is_not_permitted_is_refused(

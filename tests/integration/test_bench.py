@@ -10,7 +10,7 @@ import pytest
 
 from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 SCENARIOS = ("save", "alone", "bots", "list", "delivery", "table-size")
 

@@ -15,12 +15,10 @@ import pytest
 import socketio
 
 from tests.support.node import CLIENTS, FOLDER, node_modules, run_node
+from tests.support.payloads import UPDATE, updates
 from tests.support.raw_clients import PATH, SocketClient
 from tests.support.service import Database, Service
-from tests.support.stock_server import UPDATE, until
-from tests.support.workload import updates
-
-pytestmark = pytest.mark.gen_test
+from tests.support.waiting import until
 
 TRANSPORTS = ["polling", "websocket", "polling,websocket"]
 VERSIONS = ["3.0", "3.1", *(f"4.{minor}" for minor in range(9))]
@@ -45,7 +43,7 @@ async def lines_of(script: str, *args: str, packages: Path = FOLDER) -> list[Any
 async def check_six(service: Service, database: Database, package: str, transports: str, packages: Path) -> None:
     """Check that a client saves six updates at once, sees each snapshot, and ends when it closes."""
     seq = database.count()
-    lines = await lines_of("six.js", package, service.url, transports, packages=packages)
+    lines = await lines_of("save-six.js", package, service.url, transports, packages=packages)
     assert lines.pop() == ["disconnect", "io client disconnect"]
     what, transport = lines.pop()
     assert (what, transport in transports.split(",")) == ("transport", True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -14,54 +11,29 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
-from tests.conftest import MakeService
-from tests.support.service import Database, Service
-from tests.support.stock_server import check_error, refusal_of_websocket
+from tests.support.refusals import check_error, refusal_of_websocket
+from tests.support.service import Database, MakeService, Service
+from tests.support.socketio_clients import check_saved, run_socketio_client
 
-TALK = Path(__file__).parent.parent / "support" / "talk.py"
-TALK_S_MAX = 30
 WEBSOCKET = "/api/socket.io/?EIO=4&transport=websocket"
 # python-socketio and the python-engineio of its day
 VERSIONS = [("5.0.4", "4.0.1"), ("5.8.0", "4.4.1"), ("5.11.4", "4.9.1")]
 
 
-async def talk(url: str, transports: str, *more: str, python: str = sys.executable) -> list[list[object]]:
-    """Run tests/support/talk.py and return the lines that it prints; nothing may be on stderr."""
-    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    process = await asyncio.create_subprocess_exec(
-        python, TALK, url, transports, *more, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), TALK_S_MAX)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert err == b"", err.decode()
-    return [json.loads(line) for line in out.splitlines()]
-
-
-def check_saved(lines: list[list[object]], transport: str) -> None:
-    words = {str(name): payload for name, payload in lines}
-    assert set(words) == {"connected", "saved", "transport"}
-    assert words["saved"]["success"] is True  # type: ignore[index]
-    assert words["transport"] == transport
-
-
-@pytest.mark.gen_test
 async def test_python_socketio_connects_by_the_name_of_a_service(service: Service, database: Database) -> None:
     for number, transports in enumerate(("websocket", "polling", "polling,websocket"), 1):
-        check_saved(await talk(f"http://balance:{service.port}", transports), transports.rpartition(",")[2])
+        check_saved(
+            await run_socketio_client(f"http://balance:{service.port}", transports), transports.rpartition(",")[2]
+        )
         assert database.count() == number
 
 
-@pytest.mark.gen_test
 async def test_python_socketio_is_refused_by_a_name_that_is_not_in_hosts(make_service: MakeService) -> None:
     strict, named = await make_service(), await make_service(hosts=("balance.example",))
     for transports in ("websocket", "polling"):
-        ((word, _),) = await talk(f"http://balance.example:{strict.port}", transports)
+        ((word, _),) = await run_socketio_client(f"http://balance.example:{strict.port}", transports)
         assert word == "refused"
-    check_saved(await talk(f"http://balance.example:{named.port}", "polling"), "polling")
+    check_saved(await run_socketio_client(f"http://balance.example:{named.port}", "polling"), "polling")
 
 
 @pytest.mark.slow
@@ -79,10 +51,9 @@ async def test_older_python_socketio_connects_by_the_name_of_a_service(
     _, err = await install.communicate()
     assert install.returncode == 0, err.decode()
     for transports in ("websocket", "polling"):
-        check_saved(await talk(f"http://balance:{service.port}", transports, python=python), transports)
+        check_saved(await run_socketio_client(f"http://balance:{service.port}", transports, python=python), transports)
 
 
-@pytest.mark.gen_test
 async def test_an_app_that_sends_the_address_it_calls_as_its_origin_connects(service: Service) -> None:
     """As React Native does, and Swift's Starscream."""
     for host in ("balance", "balance.local", "192.168.1.5", "[fd00::5]"):

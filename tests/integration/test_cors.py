@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from balance.config import Config, ConfigError
-from balance.web.cors import Origins
+from balance.web.cors import OriginPolicy
+from tests.support.http_client import Reply
+from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Reply, Standing, check_refused, standing
+from tests.support.shared_service import SharedService, shared_service
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
@@ -80,16 +82,16 @@ FOREIGN = [
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
     """One service, by address for its own machine and by name for others."""
-    with standing(postgres, template, hosts=("snapshots.example",), cors_origins=(DASHBOARD,)) as one:
+    with shared_service(postgres, template, hosts=("snapshots.example",), cors_origins=(DASHBOARD,)) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
-def network(postgres: str, template: str) -> Iterator[Standing]:
+def network(postgres: str, template: str) -> Iterator[SharedService]:
     """One service that every page may call, and that listens to the network."""
-    with standing(postgres, template, host="0.0.0.0", cors_origins=("*", DASHBOARD)) as one:
+    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("*", DASHBOARD)) as one:
         yield one
 
 
@@ -100,7 +102,7 @@ def cors(reply: Reply) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("origin", "host"), ALLOWED)
-def test_a_page_that_may_call_gets_its_answers(stand: Standing, origin: str, host: str) -> None:
+def test_a_page_that_may_call_gets_its_answers(stand: SharedService, origin: str, host: str) -> None:
     for path, methods in ((SNAPSHOTS, LISTS), (f"{SNAPSHOTS}/{ID}", READS)):
         before = stand.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT)
         assert (before.status, before.raw) == (204, b"")
@@ -123,7 +125,7 @@ def test_a_page_that_may_call_gets_its_answers(stand: Standing, origin: str, hos
 
 
 @pytest.mark.parametrize(("origin", "host"), FOREIGN)
-def test_a_foreign_page_may_not_call(stand: Standing, origin: str, host: str) -> None:
+def test_a_foreign_page_may_not_call(stand: SharedService, origin: str, host: str) -> None:
     before = stand.stored()
     for path in (SNAPSHOTS, f"{SNAPSHOTS}/{ID}", "/nothing", HANDSHAKE, f"{HANDSHAKE}&sid=unknown"):
         for reply in (
@@ -138,7 +140,7 @@ def test_a_foreign_page_may_not_call(stand: Standing, origin: str, host: str) ->
     assert stand.stored() == before
 
 
-def test_a_page_of_an_allowed_origin_may_send_credentials_and_headers_of_its_own(stand: Standing) -> None:
+def test_a_page_of_an_allowed_origin_may_send_credentials_and_headers_of_its_own(stand: SharedService) -> None:
     wanted = "authorization,content-type,traceparent,x-request-id"
     asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": wanted}
     for path in (SNAPSHOTS, f"{SNAPSHOTS}/{ID}", HANDSHAKE, DOCUMENT):
@@ -160,12 +162,12 @@ def test_a_page_of_an_allowed_origin_may_send_credentials_and_headers_of_its_own
     }
 
 
-def test_a_page_that_asks_for_no_headers_is_told_the_usual_ones(stand: Standing) -> None:
+def test_a_page_that_asks_for_no_headers_is_told_the_usual_ones(stand: SharedService) -> None:
     reply = stand.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, Access_Control_Request_Method="GET")
     assert reply.headers["Access-Control-Allow-Headers"] == "Content-Type"
 
 
-def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: Standing) -> None:
+def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: SharedService) -> None:
     asked = {
         **PREFLIGHT,
         "Access_Control_Request_Headers": "authorization",
@@ -196,14 +198,14 @@ def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: Standing
 def test_a_page_of_localhost_may_call_only_a_service_of_its_own_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
     for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
-        with standing(postgres, template, **settings) as one:
+        with shared_service(postgres, template, **settings) as one:
             check_refused(one.ask("GET", SNAPSHOTS, **page), "forbidden", REFUSAL)
             assert one.ask("GET", SNAPSHOTS, Origin="http://localhost:3000", Host="localhost:3000").status == 200
-    with standing(postgres, template, host="0.0.0.0", cors_origins=("http://localhost:9",)) as one:
+    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("http://localhost:9",)) as one:
         assert one.ask("GET", SNAPSHOTS, **page).status == 200
 
 
-def test_any_page_may_read_the_documents_but_not_with_credentials(stand: Standing) -> None:
+def test_any_page_may_read_the_documents_but_not_with_credentials(stand: SharedService) -> None:
     for reply in (stand.ask("GET", DOCUMENT, Origin="https://evil.example"), stand.ask("GET", DOCUMENT)):
         assert cors(reply) == {"Allow-Origin": "*", "Expose-Headers": "ETag, Retry-After"}
         assert reply.headers["Vary"] == "Accept-Encoding, Origin"
@@ -254,7 +256,7 @@ def test_any_page_may_read_the_documents_but_not_with_credentials(stand: Standin
     ],
 )
 def test_a_value_of_cors_origins_is_normalised(value: str, trusted: list[str], refused: list[str]) -> None:
-    origins = Origins(Config.read(["--cors-origins", value], {}).cors_origins)
+    origins = OriginPolicy(Config.read(["--cors-origins", value], {}).cors_origins)
     assert [origin for origin in trusted if not origins.trusts(origin, LOCAL)] == []
     assert [origin for origin in refused if origins.trusts(origin, LOCAL)] == []
 

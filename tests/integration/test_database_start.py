@@ -17,27 +17,27 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import psycopg
 import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from balance.storage.connect import CREDENTIALS, DatabaseError, keep_credentials, to_conninfo
+from balance.storage.connect import CREDENTIALS, DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
-from tests.conftest import MakeService
-from tests.faults.test_database_faults import BOTS, SEED, Random, SocketClient, Watcher
-from tests.integration.test_life import check_refused
-from tests.support.service import SNAPSHOTS, Database, Process, request
-from tests.support.workload import Tally, check_seen
+from tests.support.http_client import request
+from tests.support.raw_clients import SocketClient
+from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
+from tests.support.workload import BOTS, SendLog, Watcher, check_seen
 
-Processes = Callable[..., Process]
+SEED = 7
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 GRANTS = (
     "USAGE ON SCHEMA public", "SELECT ON schema_migration", "SELECT, UPDATE ON balance_feed",
@@ -102,7 +102,7 @@ def test_a_pooler_that_shares_sessions_is_refused_with_the_cure(
 ) -> None:
     monkeypatch.setattr("balance.storage.startup_check.PROBE_S_MAX", 0.5)
     with pgbouncer(pooled, tmp_path, mode) as url:
-        check_refused(processes("--port=0", DATABASE_URL=url), f"only for a {mode}", "directly", "session mode")
+        check_start_refused(processes("--port=0", DATABASE_URL=url), f"only for a {mode}", "directly", "session mode")
     with pgbouncer(pooled, tmp_path, mode, size=1) as url:  # one session for all: the others wait for it
         pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
         with pytest.raises(DatabaseError, match="session mode"):
@@ -121,7 +121,6 @@ def test_a_pooler_in_session_mode_with_too_few_sessions_is_refused(
 
 
 @needs_pgbouncer
-@pytest.mark.gen_test
 async def test_a_pooler_in_session_mode_works(
     pooled: EmbeddedPostgres, tmp_path: Path, make_service: MakeService
 ) -> None:
@@ -129,21 +128,21 @@ async def test_a_pooler_in_session_mode_works(
         service = await make_service(database_url=url)
         watcher = await Watcher.connect(service.url, SocketClient)
 
-        async def where() -> str:
+        async def find_server() -> str:
             return service.url
 
-        tally = Tally()
-        bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate(BOTS)]
-        await tally.more(100, 20)  # over the five executions after which psycopg prepares a statement
+        send_log = SendLog()
+        bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate(BOTS)]
+        await send_log.more(100, 20)  # over the five executions after which psycopg prepares a statement
         for bot in bots:
             await bot.stop()
-        assert not tally.refused
-        assert (await service.get("?limit=1")).body["pagination"]["total"] == len(tally.sent)
+        assert not send_log.refused
+        assert (await service.get("?limit=1")).body["pagination"]["total"] == len(send_log.sent)
         with service.app.store._pool.connection() as connection:
             assert connection.execute("SHOW statement_timeout").fetchone() == ("4s",)
             assert connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.backend,)  # type: ignore[attr-defined]
             assert connection.backend != connection.pgconn.backend_pid  # type: ignore[attr-defined]
-        await watcher.until(len(tally.sent))
+        await watcher.until(len(send_log.sent))
         await watcher.close()
         check_seen(watcher, Database(make_conninfo(pooled.url, dbname="shared")))
         await service.stop()
@@ -188,7 +187,6 @@ def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connectio
 Least = tuple[psycopg.Connection[tuple[object, ...]], str, str]
 
 
-@pytest.mark.gen_test
 async def test_the_grants_that_the_readme_lists_are_enough(least: Least, make_service: MakeService) -> None:
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
     for grant in GRANTS:
@@ -230,7 +228,9 @@ def test_a_role_that_lacks_two_grants_stops_the_start_in_one_line(processes: Pro
     admin, role, url = least
     admin.execute(f"REVOKE UPDATE ON balance_feed FROM {role}".encode())
     admin.execute(f"REVOKE SELECT ON balance_snapshot FROM {role}".encode())
-    check_refused(processes("--port=0", DATABASE_URL=url), "UPDATE on balance_feed, SELECT on balance_snapshot", role)
+    check_start_refused(
+        processes("--port=0", DATABASE_URL=url), "UPDATE on balance_feed, SELECT on balance_snapshot", role
+    )
 
 
 def test_grants_on_columns_are_enough(least: Least) -> None:
@@ -301,7 +301,7 @@ class GermanServer:
 def test_a_wrong_password_is_told_at_once_whatever_language_the_server_speaks(processes: Processes) -> None:
     text = "Passwort-Authentifizierung für Benutzer »bot« fehlgeschlagen"
     with GermanServer("28P01", text) as url:
-        check_refused(processes("--port=0", DATABASE_URL=url), text)
+        check_start_refused(processes("--port=0", DATABASE_URL=url), text)
 
 
 def test_a_server_that_starts_in_german_is_waited_for_and_named(processes: Processes) -> None:
@@ -346,7 +346,7 @@ def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) ->
 @pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
 def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
     for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
-        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that can have no address"):
+        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that cannot have an address"):
             to_conninfo(url)
 
 
@@ -366,7 +366,6 @@ def test_a_url_that_is_escaped_is_taken(url: str) -> None:
     assert "client_encoding=UTF8" in to_conninfo(url)
 
 
-@pytest.mark.gen_test
 async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
     processes: Processes, database: Database
 ) -> None:
@@ -384,5 +383,5 @@ async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
 
 def test_variables_of_libpq_that_prove_who_asks_are_kept() -> None:
     environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
-    keep_credentials(environment)
+    keep_only_credentials(environment)
     assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

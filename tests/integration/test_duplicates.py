@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import protocol
+from tests.support.http_client import Connection, Reply
 from tests.support.raw_clients import SocketClient
+from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Connection, Reply, Standing, check_refused, standing
+from tests.support.shared_service import SharedService, shared_service
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 
@@ -48,17 +50,17 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
-    with standing(postgres, template) as one:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
+    with shared_service(postgres, template) as one:
         yield one
 
 
-def new_id(stand: Standing) -> bytes:
+def new_id(stand: SharedService) -> bytes:
     return stand.rows("SELECT gen_random_uuid()::text AS id")[0]["id"].encode()
 
 
 @pytest.mark.parametrize("resend", RESENDS)
-def test_the_same_content_under_the_same_id_is_a_duplicate(stand: Standing, resend: str) -> None:
+def test_the_same_content_under_the_same_id_is_a_duplicate(stand: SharedService, resend: str) -> None:
     id_ = new_id(stand)
     again = RESENDS[resend] % (id_.upper() if "upper" in resend else id_)
 
@@ -82,7 +84,7 @@ def test_the_same_content_under_the_same_id_is_a_duplicate(stand: Standing, rese
 
 
 @pytest.mark.parametrize("change", OTHERS)
-def test_other_content_under_the_same_id_is_a_conflict(stand: Standing, change: str) -> None:
+def test_other_content_under_the_same_id_is_a_conflict(stand: SharedService, change: str) -> None:
     id_ = new_id(stand)
     stand.ask("POST", SNAPSHOTS, ORIGINAL % id_)
     before = stand.stored()
@@ -92,7 +94,9 @@ def test_other_content_under_the_same_id_is_a_conflict(stand: Standing, change: 
 
 
 @pytest.mark.parametrize("count", [2, 50])
-def test_sent_at_once_under_one_id_one_is_stored_and_the_others_are_duplicates(stand: Standing, count: int) -> None:
+def test_sent_at_once_under_one_id_one_is_stored_and_the_others_are_duplicates(
+    stand: SharedService, count: int
+) -> None:
     id_ = new_id(stand)
     before = stand.stored()
 
@@ -113,7 +117,7 @@ def test_sent_at_once_under_one_id_one_is_stored_and_the_others_are_duplicates(s
     assert stand.stored() == (before[0] + 2, before[1] + 2)
 
 
-def test_sent_at_once_with_different_content_one_is_stored_and_the_others_conflict(stand: Standing) -> None:
+def test_sent_at_once_with_different_content_one_is_stored_and_the_others_conflict(stand: SharedService) -> None:
     id_ = new_id(stand)
     bodies = [(ORIGINAL % id_).replace(b'"pid":7', b'"pid":%d' % pid) for pid in range(20)]
 

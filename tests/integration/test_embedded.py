@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import shutil
@@ -12,38 +11,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psycopg
 import pytest
 
-from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, cluster, programs, server_log
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, account, programs, server_log, server_process
+from balance.storage.embedded.server_process import ServerProcess
 from balance.storage.embedded.settings import SOCKET_NAME
-from tests.support.service import ROOT
+from tests.support.embedded import NOBODY, Owner, is_running, kill_server, needs_root, postmaster
+from tests.support.postgres import query
+from tests.support.repository import ROOT
+from tests.support.waiting import wait_until
 
 WAIT_S = 30
 IS_ROOT = os.geteuid() == 0
-NOBODY = 65534
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can act as another user")
 
 # Says where the server is, and gives its share back when its input ends. It becomes another user only after the
 # imports: that user may not be able to read the interpreter, which is none of what is tested.
-OWNER = """
-import os, signal, sys
-from pathlib import Path
-from balance.storage.embedded import EmbeddedPostgres
-if len(sys.argv) > 2:
-    os.setgroups([])
-    os.setgid(int(sys.argv[2]))
-    os.setuid(int(sys.argv[2]))
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-server = EmbeddedPostgres.start(Path(sys.argv[1]))
-print(server.url, flush=True)
-sys.stdin.read()
-server.stop()
-"""
 
 # Comes and goes, and counts in the database how often.
 VISITOR = """
@@ -55,40 +42,6 @@ for _ in range(int(sys.argv[2])):
     with EmbeddedPostgres.start(Path(sys.argv[1])) as server, psycopg.connect(server.url) as connection:
         connection.execute("UPDATE visits SET n = n + 1")
 """
-
-
-class Owner:
-    """Another process that uses the server, in a session of its own; root can have it run as another user."""
-
-    started: ClassVar[list[Owner]] = []
-
-    def __init__(self, data: Path, *uid: int, **options: Any) -> None:
-        self.started.append(self)
-        self.process = subprocess.Popen(
-            [sys.executable, "-B", "-c", OWNER, str(data), *map(str, uid)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **options,
-        )
-
-    def url(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        assert line, self.process.communicate(timeout=WAIT_S)[1]
-        return line.strip()
-
-    def stop(self) -> None:
-        _, error = self.process.communicate(timeout=WAIT_S)
-        assert self.process.returncode == 0, error
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate(timeout=WAIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +65,6 @@ def data(pristine: Path, tmp_path: Path) -> Iterator[Path]:
     assert not left, "a test stops what it starts"
 
 
-def query(url: str, sql: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        cursor = connection.execute(sql)
-        return cursor.fetchall() if cursor.description else []
-
-
 def socket_folder(url: str) -> Path:
     [(folder,)] = query(url, "SHOW unix_socket_directories")
     return Path(folder)
@@ -125,32 +72,6 @@ def socket_folder(url: str) -> Path:
 
 def start_time(url: str) -> Any:
     return query(url, "SELECT pg_postmaster_start_time()")
-
-
-def is_running(data: Path) -> bool:
-    """Tell by the lock that the server's processes inherit, which is the kernel's word."""
-    with (data / "server.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
-
-
-def postmaster(data: Path) -> int:
-    return int((data / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
-
-
-def kill_server(data: Path) -> None:
-    os.kill(postmaster(data), signal.SIGKILL)
-    wait_until(lambda: not is_running(data))
 
 
 def refusal(data: Path, *parts: str) -> None:
@@ -325,8 +246,8 @@ def test_processes_that_come_and_go_never_meet_a_stopping_server(data: Path) -> 
 
 
 def test_stop_is_bounded_when_the_server_hangs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "STOP_FAST_S_MAX", 1)
-    monkeypatch.setattr(cluster, "STOP_IMMEDIATE_S_MAX", 1)
+    monkeypatch.setattr(server_process, "STOP_FAST_S_MAX", 1)
+    monkeypatch.setattr(server_process, "STOP_IMMEDIATE_S_MAX", 1)
     server = EmbeddedPostgres.start(data)
     pid = postmaster(data)
     os.kill(pid, signal.SIGSTOP)
@@ -383,7 +304,7 @@ def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
             for path in (pid_file, socket_lock):
                 path.write_text("\n".join([str(other.pid), *path.read_text().splitlines()[1:], ""]))
             with monkeypatch.context() as patch:  # PostgreSQL by itself falls for it
-                patch.setattr(EmbeddedPostgres, "_forget_dead_server", lambda _: None)
+                patch.setattr(ServerProcess, "remove_stale_files", lambda _: None)
                 refusal(data, "postmaster.pid", "already exists")
             with EmbeddedPostgres.start(data) as again:
                 assert query(again.url, "SELECT n FROM visits") == [(1,)]

@@ -15,14 +15,13 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 from protocol import dumps, loads
-from tests.conftest import MakeService
-from tests.support.raw import RawSocket, text
-from tests.support.raw_clients import PATH, SEPARATOR, WAIT_S, Http, PollingClient, SocketClient, open_websocket
-from tests.support.service import Service
-from tests.support.shared_service import Connection, Reply
-from tests.support.stock_server import UPDATE, check_error, refusal_of_websocket, until
-
-pytestmark = pytest.mark.gen_test
+from tests.support.http_client import Connection, HttpClient, Reply
+from tests.support.payloads import UPDATE
+from tests.support.raw_clients import PATH, SEPARATOR, WAIT_S, PollingClient, SocketClient, open_websocket
+from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.refusals import check_error, refusal_of_websocket
+from tests.support.service import MakeService, Service
+from tests.support.waiting import until
 
 POLLING, WEBSOCKET = "EIO=4&transport=polling", "EIO=4&transport=websocket"
 NOT_ACCEPTED = ["", "EIO=4", "EIO=4&transport=", "EIO=4&transport=abc", "EIO=4&sid=x"]
@@ -34,7 +33,7 @@ NOT_ACCEPTED += [
 class Polling:
     """A session whose polling requests are sent one by one."""
 
-    def __init__(self, service: Service, http: Http, handshake: dict[str, Any]) -> None:
+    def __init__(self, service: Service, http: HttpClient, handshake: dict[str, Any]) -> None:
         self.http = http
         self.sid = handshake["sid"]
         self.url = f"{service.url}{PATH}/?{POLLING}&sid={self.sid}"
@@ -42,11 +41,11 @@ class Polling:
 
     async def get(self) -> tuple[int, bytes]:
         response = await self.http.fetch(self.url)
-        return response.code, response.body
+        return response.status, response.raw
 
     async def post(self, body: str) -> tuple[int, bytes]:
         response = await self.http.fetch(self.url, "POST", body)
-        return response.code, response.body
+        return response.status, response.raw
 
     async def start_poll(self) -> asyncio.Future[tuple[int, bytes]]:
         """Send a GET, and return when the server has it wait."""
@@ -68,10 +67,10 @@ def is_polling(service: Service) -> bool:
 
 @asynccontextmanager
 async def polling(service: Service) -> AsyncIterator[Polling]:
-    http = Http()
+    http = HttpClient()
     opened = await http.fetch(f"{service.url}{PATH}/?{POLLING}")
-    assert opened.code == 200
-    yield Polling(service, http, loads(opened.body[1:]))
+    assert opened.status == 200
+    yield Polling(service, http, loads(opened.raw[1:]))
     http.close()
 
 
@@ -92,11 +91,11 @@ async def test_a_session_opens_by_polling_and_by_websocket(service: Service) -> 
 
 
 async def test_a_handshake_without_a_known_version_or_transport_is_refused_with_400(service: Service) -> None:
-    http = Http()
+    http = HttpClient()
     for query in NOT_ACCEPTED:
         response = await http.fetch(f"{service.url}{PATH}/?{query.format('polling')}")
-        assert (query, response.code) == (query, 400)
-        check_error(response.body, "invalid_payload")
+        assert (query, response.status) == (query, 400)
+        check_error(response.raw, "invalid_payload")
         status, body = await refusal_of_websocket(service.url, query=query.format("websocket"))
         assert (query, status) == (query, 400)
         check_error(body, "invalid_payload")
@@ -105,14 +104,14 @@ async def test_a_handshake_without_a_known_version_or_transport_is_refused_with_
 
 
 async def test_a_handshake_by_another_method_is_refused(service: Service) -> None:
-    http = Http()
+    http = HttpClient()
     for method, status in (("POST", 400), ("PUT", 405), ("DELETE", 405), ("HEAD", 405)):
         response = await http.fetch(
             f"{service.url}{PATH}/?{POLLING}", method, b"" if method in ("POST", "PUT") else None
         )
-        assert (method, response.code) == (method, status)
+        assert (method, response.status) == (method, status)
         if method != "HEAD":
-            check_error(response.body)
+            check_error(response.raw)
     http.close()
 
 
@@ -157,7 +156,7 @@ async def test_a_websocket_that_tornado_would_refuse_is_refused_with_a_json_erro
     for head, status, path in refused:
         async with Connection.to(service.port) as connection:
             await connection.send(f"{head}\r\n".encode())
-            reply = await connection.reply()
+            reply = await connection.read_reply()
             assert (head, reply.status) == (head, status)
             if path:
                 assert reply.body["error"].startswith(f"{path}: ")
@@ -198,7 +197,7 @@ async def test_two_posts_of_one_session_at_once_end_it(service: Service) -> None
         check_error(body, "invalid_payload")
         assert await poll == (200, b"1")
         await slow.send(b"0")
-        assert (await slow.reply()).status == 400
+        assert (await slow.read_reply()).status == 400
         await session.check_ended()
     await until(lambda: not is_polling(service))
 
@@ -240,7 +239,6 @@ async def test_a_poll_brings_sixteen_packets_and_the_next_one_the_rest_at_once(s
 # Heartbeat -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gen_test
 async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_service: MakeService) -> None:
     service = await make_service(ping_interval_s=1, ping_timeout_s=1)
     socket, silent_socket = await RawSocket.open(service.url), await RawSocket.join(service.url)
@@ -250,7 +248,7 @@ async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_ser
             assert await session.get() == (200, b"2")
             assert await session.post("3") == (200, b"ok")
             assert await socket.read_text(WAIT_S) == "2"
-            await socket.send(text("3"))
+            await socket.send(text_frame("3"))
         assert await pinged == (200, b"2")
         await until(lambda: silent.sid not in service.app.server.eio.sockets)
         await silent.check_ended()
@@ -274,7 +272,7 @@ async def test_a_close_packet_while_a_poll_waits_ends_the_poll_with_a_noop(servi
 
 async def test_a_close_packet_on_a_websocket_closes_it(service: Service) -> None:
     client = await RawSocket.open(service.url)
-    await client.send(text("1"))
+    await client.send(text_frame("1"))
     assert (await client.read_close())[0] == 1000
     await client.close()
 
@@ -285,10 +283,10 @@ async def test_a_close_packet_on_a_websocket_closes_it(service: Service) -> None
 async def upgrade(service: Service, session: Polling) -> RawSocket:
     """Go from polling to a WebSocket."""
     socket = await RawSocket.open(service.url, f"{WEBSOCKET}&sid={session.sid}")
-    await socket.send(text("2probe"))
+    await socket.send(text_frame("2probe"))
     assert await socket.read_text() == "3probe"
     assert await session.get() == (200, b"6")
-    await socket.send(text("5"))
+    await socket.send(text_frame("5"))
     return socket
 
 
@@ -296,13 +294,13 @@ async def test_a_session_goes_from_polling_to_a_websocket(service: Service) -> N
     async with polling(service) as session:
         waiting = await session.start_poll()
         socket = await RawSocket.open(service.url, f"{WEBSOCKET}&sid={session.sid}")
-        await socket.send(text("2probe"))
+        await socket.send(text_frame("2probe"))
         assert await socket.read_text() == "3probe"
         assert await waiting == (200, b"6")
-        await socket.send(text("5") + text("40"))
+        await socket.send(text_frame("5") + text_frame("40"))
         assert (await socket.read_text()).startswith("40{")
         assert (await socket.read_text()).startswith('42["connected",')
-        await socket.send(text(f'42["balance:update",{dumps(UPDATE)}]'))
+        await socket.send(text_frame(f'42["balance:update",{dumps(UPDATE)}]'))
         assert (await socket.read_text()).startswith('42["balance:ack",{"success":true')
         await socket.close()
 
@@ -314,7 +312,7 @@ async def test_after_an_upgrade_neither_polls_nor_another_websocket_are_taken(se
         await session.check_ended()
         assert (await session.post("40"))[0] == 400
         assert (await refusal_of_websocket(service.url, query=f"{WEBSOCKET}&sid={session.sid}"))[0] == 400
-        await socket.send(text("40"))
+        await socket.send(text_frame("40"))
         assert (await socket.read_text()).startswith("40{")
         await socket.close()
 

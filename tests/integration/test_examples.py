@@ -18,9 +18,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import MakeService
-from tests.support.example_clients import EXAMPLES, LANGUAGES, LINE_S_MAX, Bot, Cable, run_example, run_python
-from tests.support.service import ROOT, Database, Process, Service
+from tests.support.example_clients import (
+    EXAMPLES,
+    LANGUAGES,
+    LINE_S_MAX,
+    ExampleProcess,
+    TcpProxy,
+    run_example,
+    run_python,
+)
+from tests.support.repository import ROOT
+from tests.support.service import Database, MakeService, Process, Service
 
 AMOUNTS = {
     "onchain": {"rlb": Decimal("100074.99978"), "usdt": Decimal("7656.36")},
@@ -31,7 +39,6 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 
 @each_language
-@pytest.mark.gen_test
 async def test_three_updates_are_sent_answered_stored_and_seen(
     language: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
@@ -48,7 +55,6 @@ async def test_three_updates_are_sent_answered_stored_and_seen(
 
 
 @each_language
-@pytest.mark.gen_test
 async def test_what_others_save_is_shown_and_pings_are_answered(
     language: str, service: Service, tmp_path: Path
 ) -> None:
@@ -64,7 +70,6 @@ async def test_what_others_save_is_shown_and_pings_are_answered(
 
 
 @each_language
-@pytest.mark.gen_test
 async def test_a_temporary_refusal_is_tried_again_until_it_is_saved(
     language: str, make_service: MakeService, database: Database, tmp_path: Path
 ) -> None:
@@ -80,7 +85,6 @@ async def test_a_temporary_refusal_is_tried_again_until_it_is_saved(
 
 
 @each_language
-@pytest.mark.gen_test
 async def test_any_other_refusal_is_told_and_the_bot_goes_on(
     language: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
@@ -99,7 +103,6 @@ async def test_any_other_refusal_is_told_and_the_bot_goes_on(
 
 
 @each_language
-@pytest.mark.gen_test
 async def test_a_server_that_stops_does_not_wait_for_it(language: str, service: Service, tmp_path: Path) -> None:
     async with run_example(language, service.url, folder=tmp_path) as bot:
         await bot.line("saved ")
@@ -108,7 +111,6 @@ async def test_a_server_that_stops_does_not_wait_for_it(language: str, service: 
         await bot.line("disconnected: transport ")
 
 
-@pytest.mark.gen_test
 async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_doubles_nothing(
     processes: Callable[..., Process], database: Database, tmp_path: Path
 ) -> None:
@@ -119,7 +121,7 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
         "socketio.Client.call = lambda *args, timeout: whole(*args, timeout=timeout / 2)",
     }
     async with AsyncExitStack() as stack:
-        cables = [await stack.enter_async_context(Cable(lost_ack=3)) for _ in LANGUAGES]
+        cables = [await stack.enter_async_context(TcpProxy(lost_ack=3)) for _ in LANGUAGES]
         bots = []
         for language, cable in zip(LANGUAGES, cables, strict=True):
             args = (language, cable.url, "--count", "5", "--interval", "1")
@@ -153,7 +155,6 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
         assert again == [False, False, True, False, False]
 
 
-@pytest.mark.gen_test
 async def test_the_python_example_keeps_every_digit_with_this_repositorys_json(
     service: Service, database: Database, tmp_path: Path
 ) -> None:
@@ -168,7 +169,7 @@ async def test_the_python_example_keeps_every_digit_with_this_repositorys_json(
     script.write_text(text)
     env = {"BALANCE_URL": service.url, "PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
     async with run_python(script, env=env) as process:
-        assert '"rlb":100074.9997812345678901234567890123456789,' in await Bot(process).line("snapshot ")
+        assert '"rlb":100074.9997812345678901234567890123456789,' in await ExampleProcess(process).line("snapshot ")
     assert database.rows()[0]["onchain"]["rlb"] == Decimal("100074.9997812345678901234567890123456789")
 
 

@@ -8,7 +8,6 @@ handle a part of it.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count, islice
@@ -21,17 +20,12 @@ from hypothesis import strategies as st
 import protocol
 from balance.realtime.fast_update import UpdateFastPath
 from balance.realtime.session import Session
-from tests.conftest import MakeService
-from tests.integration.test_same_path import CASES, body_of
+from tests.support.payloads import CASES, MADE_BY_THE_SERVER, UPDATE, body_of, updates
 from tests.support.raw_clients import Dropped, SocketClient
-from tests.support.service import Database
-from tests.support.shared_service import Standing, standing
-from tests.support.stock_server import UPDATE, until
-from tests.support.workload import updates
+from tests.support.service import Database, MakeService
+from tests.support.shared_service import SharedService, shared_service
+from tests.support.waiting import until
 
-MADE_BY_THE_SERVER = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}|20[2-9][0-9]-[0-9T:.-]{15,}Z"
-)
 PLAIN = f'42["balance:update",{body_of(CASES[0]).decode()}]'
 ODD = [
     PLAIN,
@@ -69,7 +63,7 @@ ODD = [
 class Pair:
     """Two services that should answer alike, and a client of each."""
 
-    def __init__(self, fast: Standing, slow: Standing) -> None:
+    def __init__(self, fast: SharedService, slow: SharedService) -> None:
         self.both = (fast, slow)
         self._clients: list[SocketClient | None] = [None, None]
         self._ids = count(10**12)  # no frame has these by chance
@@ -126,7 +120,7 @@ def pair(postgres: str, template: str, handled: list[str]) -> Iterator[Pair]:
 
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(UpdateFastPath, "try_handle", noted)
-        fast, slow = (stack.enter_context(standing(postgres, template)) for _ in range(2))
+        fast, slow = (stack.enter_context(shared_service(postgres, template)) for _ in range(2))
         without.add(slow.service.app.server.fast_path)
         pair = Pair(fast, slow)
         yield pair
@@ -169,7 +163,6 @@ def test_both_paths_answer_any_frame_alike(pair: Pair, data: st.DataObject) -> N
     check_same(pair, "4" + frame[1:])
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("in_flight", [1, 3, 256])
 async def test_the_order_is_kept_where_both_paths_handle_updates_of_a_client(
     make_service: MakeService, database: Database, in_flight: int
@@ -194,7 +187,6 @@ async def test_the_order_is_kept_where_both_paths_handle_updates_of_a_client(
     await client.close()
 
 
-@pytest.mark.gen_test
 async def test_a_client_of_the_fast_path_only_is_not_dropped_as_lost(
     make_service: MakeService,
 ) -> None:

@@ -11,9 +11,12 @@ import pytest
 from tornado.web import Application
 
 from balance.config import Config, ConfigError
-from balance.web.cors import Hosts, is_loopback
+from balance.host_names import is_loopback
+from balance.web.cors import HostPolicy
+from tests.support.http_client import Connection, Reply, request_bytes
+from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Connection, Reply, Standing, check_refused, request, standing
+from tests.support.shared_service import SharedService, shared_service
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 EVIL = "evil.example:3000"
@@ -96,19 +99,19 @@ MISDIRECTED = [
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
-    with standing(postgres, template, hosts=("snapshots.example", "*.trade.example:3000")) as one:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
+    with shared_service(postgres, template, hosts=("snapshots.example", "*.trade.example:3000")) as one:
         yield one
 
 
-def application(stand: Standing) -> Application:
+def application(stand: SharedService) -> Application:
     """The routes of a service."""
     found = stand.service.app._http.request_callback.application
     assert isinstance(found, Application)
     return found
 
 
-def test_the_addresses_asked_here_reach_every_route(stand: Standing) -> None:
+def test_the_addresses_asked_here_reach_every_route(stand: SharedService) -> None:
     (_, *routes) = application(stand).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern for rule in routes]
     assert len(patterns) >= 7
@@ -118,7 +121,7 @@ def test_the_addresses_asked_here_reach_every_route(stand: Standing) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_request_by_a_name_that_a_stranger_could_own_is_refused_everywhere(stand: Standing, target: str) -> None:
+def test_a_request_by_a_name_that_a_stranger_could_own_is_refused_everywhere(stand: SharedService, target: str) -> None:
     before = stand.stored()
     for method, body in (("GET", None), ("POST", UPDATE), ("OPTIONS", None), ("PUT", b"{}"), ("BREW", None)):
         check_refused(stand.ask(method, target, body, Host=EVIL), "misdirected_request", REFUSAL)
@@ -131,24 +134,24 @@ def test_a_request_by_a_name_that_a_stranger_could_own_is_refused_everywhere(sta
 
 
 @pytest.mark.parametrize("host", SERVED)
-def test_a_host_that_nobody_can_register_is_served(stand: Standing, host: str) -> None:
+def test_a_host_that_nobody_can_register_is_served(stand: SharedService, host: str) -> None:
     assert stand.ask("GET", f"{SNAPSHOTS}?limit=1", Host=host).status == 200
     assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
 
 
 @pytest.mark.parametrize("host", MISDIRECTED, ids=lambda host: host[:30] or "empty")
-def test_any_other_host_is_refused_by_both_ways_of_a_post(stand: Standing, host: str) -> None:
+def test_any_other_host_is_refused_by_both_ways_of_a_post(stand: SharedService, host: str) -> None:
     refusal = f"Host: {host[:100]!r} is none of this server's hosts; see --hosts"
     check_refused(stand.ask("POST", SNAPSHOTS, UPDATE, Host=host), "misdirected_request", refusal)
     check_refused(stand.ask("POST", SNAPSHOTS, UPDATE, Host=host, Accept="*/*"), "misdirected_request", refusal)
 
 
-def test_an_old_client_that_names_no_host_is_served(stand: Standing) -> None:
-    reply = stand.tell(f"GET {SNAPSHOTS}?limit=1 HTTP/1.0\r\n\r\n".encode())  # as HAProxy's health checks
+def test_an_old_client_that_names_no_host_is_served(stand: SharedService) -> None:
+    reply = stand.exchange(f"GET {SNAPSHOTS}?limit=1 HTTP/1.0\r\n\r\n".encode())  # as HAProxy's health checks
     assert reply.status == 200
 
 
-def test_a_name_in_the_setting_is_served(stand: Standing) -> None:
+def test_a_name_in_the_setting_is_served(stand: SharedService) -> None:
     for host in ("snapshots.example", "Snapshots.Example.:8080", "a.trade.example:3000", "a.b.trade.example:3000"):
         assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
     for host in (
@@ -161,18 +164,20 @@ def test_a_name_in_the_setting_is_served(stand: Standing) -> None:
         assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 421
 
 
-def test_after_the_refusal_the_connection_serves_the_next_request(stand: Standing) -> None:
+def test_after_the_refusal_the_connection_serves_the_next_request(stand: SharedService) -> None:
     async def scene() -> list[Reply]:
         async with Connection.to(stand.service.port) as one:
-            await one.send(request("POST", SNAPSHOTS, UPDATE, Host=EVIL) + request("POST", SNAPSHOTS, UPDATE))
-            return [await one.reply(), await one.reply()]
+            await one.send(
+                request_bytes("POST", SNAPSHOTS, UPDATE, Host=EVIL) + request_bytes("POST", SNAPSHOTS, UPDATE)
+            )
+            return [await one.read_reply(), await one.read_reply()]
 
     assert [reply.status for reply in stand.run(scene())] == [421, 201]
 
 
 def test_a_web_page_that_may_call_can_read_why_it_was_refused(postgres: str, template: str) -> None:
     page = "https://dashboard.example"
-    with standing(postgres, template, cors_origins=(page,)) as one:
+    with shared_service(postgres, template, cors_origins=(page,)) as one:
         refused = one.ask("GET", SNAPSHOTS, Host=EVIL, Origin=page)
         check_refused(refused, "misdirected_request", REFUSAL)
         assert refused.headers["Access-Control-Allow-Origin"] == page
@@ -182,7 +187,7 @@ def test_a_web_page_that_may_call_can_read_why_it_was_refused(postgres: str, tem
 
 
 def test_the_name_at_which_the_service_listens_is_served(postgres: str, template: str) -> None:
-    with standing(postgres, template, host="Listens.Example.") as one:
+    with shared_service(postgres, template, host="Listens.Example.") as one:
         for host in ("listens.example", f"listens.example:{one.service.port}"):
             assert one.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
         assert one.ask("GET", SNAPSHOTS, Host="a.listens.example").status == 421
@@ -209,7 +214,7 @@ def test_the_name_at_which_the_service_listens_is_served(postgres: str, template
     ],
 )  # fmt: skip
 def test_a_value_of_hosts_is_normalised(value: str, served: list[str], refused: list[str]) -> None:
-    hosts = Hosts(Config.read(["--hosts", value], {}).hosts)
+    hosts = HostPolicy(Config.read(["--hosts", value], {}).hosts)
     assert [host for host in served if not hosts.serves(host)] == []
     assert [host for host in refused if hosts.serves(host)] == []
 

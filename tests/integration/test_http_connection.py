@@ -23,18 +23,18 @@ from tornado.iostream import IOStream
 
 import protocol
 from balance.web.http_connection import FIRST_BYTES, HEAD_BYTES_MAX, Exchange
-from tests.conftest import MakeService
+from tests.support.http_client import Connection, Reply
 from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, ONE_SPACE, POST, REFUSED, UPDATE, get
-from tests.support.service import SNAPSHOTS, Service
-from tests.support.shared_service import Connection, Reply, Standing, standing
-from tests.support.stock_server import until
+from tests.support.service import SNAPSHOTS, MakeService, Service
+from tests.support.shared_service import SharedService, shared_service
+from tests.support.waiting import until
 
 CURL = shutil.which("curl")
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
-    with standing(postgres, template) as one:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
+    with shared_service(postgres, template) as one:
         yield one
 
 
@@ -49,7 +49,7 @@ async def last_answer(port: int, data: bytes) -> bytes:
     """Send bytes, and read until the server closes; the answer must come although the client goes on sending."""
     async with Connection.to(port) as one:
         await one.send(data)
-        return await one.rest()
+        return await one.read_rest()
 
 
 async def swept_answer(service: Service, data: bytes) -> bytes:
@@ -57,14 +57,14 @@ async def swept_answer(service: Service, data: bytes) -> bytes:
     http = service.app._http
 
     def has_begun() -> bool:
-        requests = [arrival.request for arrival in http._arrivals.values()]
+        requests = [awaited.exchange for awaited in http._awaited.values()]
         return any(one.stream and (one.stream._read_buffer_size or one._request_start_line) for one in requests)
 
     answer = asyncio.ensure_future(last_answer(service.port, data))
     await until(lambda: has_begun() or answer.done())
     while not answer.done():
-        assert http._sweeper
-        http._sweeper.cancel()
+        assert http._sweep_timer
+        http._sweep_timer.cancel()
         http._sweep()  # as it would go on once a second
         await asyncio.wait([answer], timeout=0.02)
     return await answer
@@ -83,7 +83,7 @@ def check_refusal(reply: Reply, status: int, error: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_http_is_refused_in_words_and_the_connection_closed(stand: Standing, name: str) -> None:
+def test_what_is_not_http_is_refused_in_words_and_the_connection_closed(stand: SharedService, name: str) -> None:
     data, status, error = REFUSED[name]
     before = stand.stored()
     check_refusal(parse(stand.run(last_answer(stand.service.port, data))), status, error)
@@ -93,7 +93,7 @@ def test_what_is_not_http_is_refused_in_words_and_the_connection_closed(stand: S
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"DELETE"])
-def test_any_method_gets_the_status_and_head_gets_no_body(stand: Standing, method: bytes) -> None:
+def test_any_method_gets_the_status_and_head_gets_no_body(stand: SharedService, method: bytes) -> None:
     reply = parse(stand.run(last_answer(stand.service.port, get(b"Host: a b\r\n", method=method))))
     assert reply.status == 400
     assert reply.headers["Access-Control-Allow-Origin"] == "*", "a page that may not read an error cannot act on it"
@@ -103,25 +103,25 @@ def test_any_method_gets_the_status_and_head_gets_no_body(stand: Standing, metho
         check_refusal(reply, 400, f"Host: {HOST_SHAPE}")
 
 
-def test_a_refused_preflight_says_why(stand: Standing) -> None:
+def test_a_refused_preflight_says_why(stand: SharedService) -> None:
     data = get(b"Origin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n", method=b"OPTIONS")
     reply = parse(stand.run(last_answer(stand.service.port, data)))
     check_refusal(reply, 400, "Host: is required (RFC 9112, section 3.2)")
 
 
-def test_a_head_of_16_kib_is_served(stand: Standing) -> None:
+def test_a_head_of_16_kib_is_served(stand: SharedService) -> None:
     bare = get(HOST + b"X: \r\n", target=SNAPSHOTS.encode() + b"?limit=1")
     data = bare.replace(b"X: ", b"X: " + b"a" * (HEAD_BYTES_MAX - len(bare)))
     assert len(data) == HEAD_BYTES_MAX
-    assert stand.tell(data).status == 200
+    assert stand.exchange(data).status == 200
 
 
 @pytest.mark.parametrize("first", [byte for byte in range(256) if byte not in FIRST_BYTES and byte != 0x16])
-def test_what_cannot_begin_a_request_is_answered_at_its_first_byte(stand: Standing, first: int) -> None:
+def test_what_cannot_begin_a_request_is_answered_at_its_first_byte(stand: SharedService, first: int) -> None:
     check_refusal(parse(stand.run(last_answer(stand.service.port, bytes([first])))), 400, f"{LINE}: {ONE_SPACE}")
 
 
-def test_a_client_that_speaks_tls_is_closed_at_once(stand: Standing) -> None:
+def test_a_client_that_speaks_tls_is_closed_at_once(stand: SharedService) -> None:
     assert stand.run(last_answer(stand.service.port, b"\x16\x03\x01\x02\x00\x01\x00")) == b""
 
 
@@ -141,7 +141,7 @@ def test_a_client_that_speaks_tls_is_closed_at_once(stand: Standing) -> None:
     ],
     ids=["https", "http2", "tunnel", "no host", "large head", "large body"],
 )
-def test_curl_gets_an_answer_at_once(stand: Standing, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
+def test_curl_gets_an_answer_at_once(stand: SharedService, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "body"
     if "@{file}" in arguments:
         with file.open("wb") as body:
@@ -162,7 +162,6 @@ def test_curl_gets_an_answer_at_once(stand: Standing, tmp_path, arguments: list[
     assert printed or stderr
 
 
-@pytest.mark.gen_test
 async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(service: Service) -> None:
     """As http.client does, and all that is built on it: all of the body goes out before the answer is read."""
 
@@ -183,11 +182,10 @@ async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(s
     await until(lambda: not service.app._http._closer._tasks)
 
 
-@pytest.mark.gen_test
 async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("balance.web.http_connection.LINGER_S", 0.3)
+    monkeypatch.setattr("balance.web.lingering_close.LINGER_S", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"nonsense\r\n\r\n")
     async with asyncio.timeout(15):
@@ -200,7 +198,6 @@ async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
     writer.close()
 
 
-@pytest.mark.gen_test
 async def test_a_stop_does_not_wait_for_clients_that_were_refused(make_service: MakeService) -> None:
     service = await make_service()
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -214,7 +211,6 @@ async def test_a_stop_does_not_wait_for_clients_that_were_refused(make_service: 
     writer.close()
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("begun", "error"),
     [
@@ -233,14 +229,13 @@ async def test_a_request_that_does_not_arrive_is_answered_408(service: Service, 
     check_refusal(reply, 408, error)
 
 
-@pytest.mark.gen_test
 async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(service: Service) -> None:
     expecting = POST + b"Expect: 100-Continue\r\n"
     async with Connection.to(service.port) as one:
         await one.send(expecting + b"Content-Length: %d\r\n\r\n" % len(UPDATE))
-        assert (await one.reply()).status == 100
+        assert (await one.read_reply()).status == 100
         await one.send(UPDATE)
-        assert (await one.reply()).status == 201
+        assert (await one.read_reply()).status == 201
     refused = parse(await last_answer(service.port, expecting + b"Content-Length: %d\r\n\r\n" % (BODY_MAX + 1)))
     assert refused.status == 413
     old = expecting.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Content-Length: %d\r\n\r\n" % len(UPDATE) + UPDATE
@@ -257,22 +252,22 @@ async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(serv
     ],
     ids=["extension", "quoted extension", "trailers", "one byte each"],
 )
-def test_chunk_extensions_and_trailers_are_read_and_ignored(stand: Standing, body: bytes) -> None:
+def test_chunk_extensions_and_trailers_are_read_and_ignored(stand: SharedService, body: bytes) -> None:
     async def scene() -> list[int]:
         async with Connection.to(stand.service.port) as one:
             await one.send((CHUNKED + body) * 2 + get(target=b"/nope"))
-            return [(await one.reply()).status for _ in range(3)]
+            return [(await one.read_reply()).status for _ in range(3)]
 
     assert stand.run(scene()) == [201, 201, 404], "each request ends where it should"
 
 
-def test_a_trailer_is_no_header(stand: Standing) -> None:
+def test_a_trailer_is_no_header(stand: SharedService) -> None:
     body = b"%x\r\n%s\r\n0\r\nContent-Type: text/plain\r\nOrigin: http://evil.example\r\nHost: a b\r\n\r\n"
-    assert stand.tell(CHUNKED + body % (len(UPDATE), UPDATE)).status == 201
+    assert stand.exchange(CHUNKED + body % (len(UPDATE), UPDATE)).status == 201
 
 
 def test_a_bug_in_a_delegate_is_answered_500_and_logged_once(
-    stand: Standing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    stand: SharedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("ours")
@@ -286,7 +281,7 @@ def test_a_bug_in_a_delegate_is_answered_500_and_logged_once(
 
 @settings(max_examples=60)
 @given(st.data())
-def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: Standing, data: st.DataObject) -> None:
+def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: SharedService, data: st.DataObject) -> None:
     sent = data.draw(
         st.one_of(
             st.binary(min_size=1, max_size=300),

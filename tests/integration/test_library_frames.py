@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from protocol import dumps
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.stock_server import UPDATE, check_error, stock
-
-pytestmark = pytest.mark.gen_test
+from tests.support.refusals import check_error
+from tests.support.stock_server import stock
 
 KINDS = [SocketClient, PollingClient]
 

@@ -8,11 +8,10 @@ import time
 
 import pytest
 
+from tests.support.payloads import LARGE_UPDATE, UPDATE
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.stock_server import LARGE_UPDATE, UPDATE, records_of, stock, until
-
-pytestmark = pytest.mark.gen_test
-
+from tests.support.stock_server import records_of, stock
+from tests.support.waiting import until
 
 # T8 ------------------------------------------------------------------------------------------------------
 
@@ -70,7 +69,6 @@ async def test_t14_stock_holds_up_a_broadcast_for_the_disconnect_handler_of_a_de
         await dead.close()
 
 
-@pytest.mark.gen_test
 async def test_t14_a_dead_client_is_ended_and_holds_up_nobody(make_service):
     service = await make_service(ping_interval_s=1, ping_timeout_s=1)
     dead = await SocketClient.connect(service.url, answer_pings=False)
@@ -141,7 +139,6 @@ async def test_t27_stock_logs_a_trace_for_a_client_that_is_lost_while_it_is_sent
     assert any("Task exception was never retrieved" in record.getMessage() for record in server.log)
 
 
-@pytest.mark.gen_test
 async def test_t27_a_client_that_is_lost_while_it_is_sent_to_leaves_no_trace(make_service):
     service = await make_service(watcher_unsent_bytes_max=64_000_000)
     with records_of("asyncio", "tornado", "balance") as log:

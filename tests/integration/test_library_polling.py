@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from tests.support.raw_clients import SEPARATOR, Dropped, Http, PollingClient, SocketClient, open_websocket
-from tests.support.stock_server import UPDATE, check_error, stock, until
-
-pytestmark = pytest.mark.gen_test
+from tests.support.http_client import HttpClient
+from tests.support.payloads import UPDATE
+from tests.support.raw_clients import SEPARATOR, Dropped, PollingClient, SocketClient, open_websocket
+from tests.support.refusals import check_error
+from tests.support.stock_server import stock
+from tests.support.waiting import until
 
 PING = '42["ping"]'
 
@@ -31,7 +33,7 @@ async def test_t5_stock_answers_ok_to_seventeen_packets_and_drops_them():
     async with stock() as server:
         client = await PollingClient.connect(server.url, await_connected=False)
         response = await client.post(*[PING] * 17)
-        assert (response.code, response.body) == (200, b"OK")
+        assert (response.status, response.raw) == (200, b"OK")
         await client.expect_silence(0.1)
         await client.close()
 
@@ -41,7 +43,7 @@ async def test_t5_stock_answers_ok_to_a_body_without_packets(body):
     async with stock() as server:
         client = await PollingClient.connect(server.url, await_connected=False)
         response = await client.http.fetch(client.url, "POST", body)
-        assert (response.code, response.body) == (200, b"OK")
+        assert (response.status, response.raw) == (200, b"OK")
         await client.expect_silence(0.1)
         await client.close()
 
@@ -49,7 +51,7 @@ async def test_t5_stock_answers_ok_to_a_body_without_packets(body):
 async def test_t5_a_request_of_many_packets_is_handled_whole(make_service):
     service = await make_service()
     client = await PollingClient.connect(service.url)
-    assert (await client.post(*[PING] * 200)).code == 200
+    assert (await client.post(*[PING] * 200)).status == 200
     for _ in range(200):
         await client.expect("pong")
     await client.close()
@@ -60,8 +62,8 @@ async def test_t5_a_body_without_packets_is_rejected(make_service, body):
     service = await make_service()
     client = await PollingClient.connect(service.url)
     response = await client.http.fetch(client.url, "POST", body)
-    assert response.code == 400
-    check_error(response.body)
+    assert response.status == 400
+    check_error(response.raw)
     await client.close()
 
 
@@ -75,7 +77,7 @@ async def post_chunked(client: PollingClient, *chunks: bytes) -> int:
         for chunk in chunks:
             await write(chunk)
 
-    return (await client.http.fetch(client.url, "POST", body_producer=produce)).code
+    return (await client.http.fetch(client.url, "POST", body_producer=produce)).status
 
 
 async def test_t6_stock_ignores_a_chunked_request_and_answers_ok():
@@ -114,7 +116,7 @@ async def test_t11_stock_answers_every_poll_at_once_after_an_upgrade_that_broke_
         client = await PollingClient.open(server.url, poll=False)
         await break_off_an_upgrade(server.url, client, *frames)
         await until(lambda: server.handlers[-1]._on_close_called)
-        polls = [(await client.http.fetch(client.url)).body for _ in range(20)]
+        polls = [(await client.http.fetch(client.url)).raw for _ in range(20)]
         assert polls == [b"6"] * 20
         await client.close()
 
@@ -147,10 +149,10 @@ async def status_of_poll_after_close(client: PollingClient, seconds: float) -> i
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await asyncio.shield(poll)
-    assert (await client.post("1")).code == 200
+    assert (await client.post("1")).status == 200
     try:
         async with asyncio.timeout(seconds):
-            return (await asyncio.shield(poll)).code
+            return (await asyncio.shield(poll)).status
     finally:
         client.http.close()
         await asyncio.wait([poll])
@@ -175,7 +177,7 @@ async def test_t29_a_poll_is_answered_when_its_client_leaves(make_service):
 
 async def break_off_a_poll(client: PollingClient) -> None:
     """Send a poll whose connection is closed while it waits, as when a network changes."""
-    gone = Http()
+    gone = HttpClient()
     with pytest.raises(Exception, match="Timeout"):
         await gone.fetch(client.url, timeout=0.1)
     gone.close()

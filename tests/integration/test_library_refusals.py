@@ -10,23 +10,25 @@ from typing import Any
 
 import pytest
 
+from tests.support.http_client import HttpClient
 from tests.support.node import node_modules, run_node
-from tests.support.raw_clients import PATH, Dropped, Http, PollingClient, Refused, SocketClient, open_websocket
-from tests.support.stock_server import UPDATE, Stock, check_error, refusal_of_websocket, stock, until
-
-pytestmark = pytest.mark.gen_test
+from tests.support.payloads import UPDATE
+from tests.support.raw_clients import PATH, Dropped, PollingClient, Refused, SocketClient, open_websocket
+from tests.support.refusals import check_error, refusal_of_websocket
+from tests.support.stock_server import Stock, stock
+from tests.support.waiting import until
 
 EVIL = {"Origin": "http://evil.example"}
 GOOD = {"Origin": "http://good.example"}
 POLLING = "EIO=4&transport=polling"
 WEBSOCKET = "EIO=4&transport=websocket"
-TALK = Path(__file__).parent.parent / "js" / "talk.js"
+TALK = Path(__file__).parent.parent / "js" / "ping.js"
 
 
 async def status_of_both(url: str, headers: dict[str, str]) -> tuple[int, int]:
     """Return the status of a handshake by polling and of one by WebSocket."""
-    http = Http(headers)
-    polling = (await http.fetch(f"{url}{PATH}/?{POLLING}")).code
+    http = HttpClient(headers)
+    polling = (await http.fetch(f"{url}{PATH}/?{POLLING}")).status
     http.close()
     try:
         return polling, (await refusal_of_websocket(url, headers=headers))[0]
@@ -68,11 +70,11 @@ async def test_t1_a_refused_websocket_gets_an_http_status_and_the_error_body(mak
 @pytest.mark.parametrize("query", ["EIO=3&transport=polling", POLLING + "&sid=unknown", "transport=polling", ""])
 async def test_t1_a_refused_polling_request_gets_the_same_error_body(make_service, query):
     service = await make_service()
-    http = Http()
+    http = HttpClient()
     response = await http.fetch(f"{service.url}{PATH}/?{query}")
     http.close()
-    assert response.code == 400
-    check_error(response.body)
+    assert response.status == 400
+    check_error(response.raw)
 
 
 # T3 ------------------------------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ async def test_t3_every_origin_passes_where_all_are_allowed(make_service):
 
 async def test_t3_an_allowed_page_may_read_the_answer(make_service):
     service = await make_service(cors_origins=("http://good.example",))
-    http = Http(GOOD)
+    http = HttpClient(GOOD)
     response = await http.fetch(f"{service.url}{PATH}/?{POLLING}")
     http.close()
     assert response.headers["Access-Control-Allow-Origin"] == GOOD["Origin"]
@@ -203,7 +205,6 @@ async def talk(url: str, package: str, transports: str) -> list[list[Any]]:
         return [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.gen_test
 async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
     async with stock() as server, run_node(TALK, "socket.io-client-2", server.url, "websocket") as process:
         await until(lambda: bool(server.handlers and server.handlers[0].ws_connection), 10)
@@ -212,7 +213,6 @@ async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
                 await process.stdout.readline()
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("transports", ["websocket", "polling", "polling,websocket"])
 async def test_t15_a_version_2_client_gets_an_error(make_service, packages, transports):
     service = await make_service()
@@ -221,7 +221,6 @@ async def test_t15_a_version_2_client_gets_an_error(make_service, packages, tran
     assert message
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("package", ["socket.io-client-3", "socket.io-client"])
 @pytest.mark.parametrize("transports", ["websocket", "polling", "polling,websocket"])
 async def test_t15_ping_and_pong_are_events_like_any_other(make_service, packages, package, transports):
@@ -339,8 +338,8 @@ async def test_t19_the_connect_packet_is_first_and_connected_second_even_amid_br
 
 async def session_from(server: Stock, source_ip: str, headers: dict[str, str]) -> dict[str, Any]:
     """Make a session by polling and return the environ that the stock server keeps of it."""
-    http = Http(headers, source_ip)
-    assert (await http.fetch(f"{server.url}{PATH}/?{POLLING}")).code == 200
+    http = HttpClient(headers, source_ip)
+    assert (await http.fetch(f"{server.url}{PATH}/?{POLLING}")).status == 200
     http.close()
     (environ,) = server.sio.environ.values()
     return environ

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import fields
 from itertools import islice
@@ -28,45 +28,25 @@ from tornado.httpclient import HTTPClientError
 from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
-from tests.conftest import MakeService
+from tests.support.embedded import is_running, processes_of
+from tests.support.http_client import request
+from tests.support.payloads import updates
+from tests.support.postgres import LOCK_FEED
 from tests.support.raw_clients import Dropped, PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS, Database, Process, Service, request
-from tests.support.workload import RestBot, SocketBot, Tally, check_stored, is_running, processes_of, updates
+from tests.support.service import (
+    SNAPSHOTS,
+    Database,
+    MakeService,
+    Processes,
+    Service,
+    check_group_is_gone,
+    check_start_refused,
+    is_group_alive,
+)
+from tests.support.workload import RestBot, SendLog, SocketBot, check_stored
 
-Processes = Callable[..., Process]
 SEED = 3
 GOING_AWAY = 1001  # RFC 6455, section 7.4.1
-LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
-REFUSED_S_MAX = 10.0  # most of it is Python's own start, on a machine that does other things too
-
-
-def check_refused(process: Process, *parts: str, secret: str = "hunter2") -> str:
-    """Check that the start was refused in one line with all the parts in it, and no password."""
-    began = time.monotonic()
-    assert process.wait() == 1, (process.stdout, process.stderr)
-    assert time.monotonic() - began < REFUSED_S_MAX
-    assert process.stdout == []
-    assert len(process.stderr) == 1, process.stderr
-    assert process.stderr[0].startswith("server.py: ")
-    for part in parts:
-        assert part in process.stderr[0]
-    assert secret not in process.stderr[0]
-    check_group_is_gone(process)
-    return process.stderr[0]
-
-
-def is_group_alive(process: Process) -> bool:
-    """Tell whether anything that it started in its session still runs."""
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def check_group_is_gone(process: Process) -> None:
-    """Check that nothing that it started in its session still runs."""
-    assert not is_group_alive(process)
 
 
 def port_of(url: str) -> int:
@@ -97,7 +77,6 @@ async def until_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-@pytest.mark.gen_test
 async def test_on_a_signal_what_is_in_flight_is_answered_and_nothing_new_is_accepted(
     processes: Processes, database: Database, number: int
 ) -> None:
@@ -132,27 +111,25 @@ async def test_on_a_signal_what_is_in_flight_is_answered_and_nothing_new_is_acce
         await client.close()
 
 
-@pytest.mark.gen_test
 async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(processes: Processes, database: Database) -> None:
     process = processes("--port=0", DATABASE_URL=database.url)
     url = await asyncio.to_thread(process.url)
 
-    async def where() -> str:
+    async def find_server() -> str:
         return url
 
-    tally = Tally()
-    bots = [kind(where, Random(SEED + n), tally) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
+    send_log = SendLog()
+    bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate((RestBot, SocketBot, SocketBot))]
     try:
-        await tally.more(100)
+        await send_log.more(100)
         assert await asyncio.to_thread(process.terminate) == 0
     finally:
         for bot in bots:
             await bot.kill()
     assert process.stderr == []
-    check_stored(database, tally.acknowledged, tally.sent)
+    check_stored(database, send_log.acknowledged, send_log.sent)
 
 
-@pytest.mark.gen_test
 async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_answer_the_close_frame(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -185,7 +162,6 @@ async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_
             await one_client.close()
 
 
-@pytest.mark.gen_test
 async def test_a_client_that_never_answers_the_close_frame_is_waited_for_within_the_bound(
     make_service: MakeService,
 ) -> None:
@@ -199,7 +175,6 @@ async def test_a_client_that_never_answers_the_close_frame_is_waited_for_within_
     await deaf.close()
 
 
-@pytest.mark.gen_test
 async def test_a_signal_during_the_start_ends_it_and_leaves_nothing_running(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -249,13 +224,13 @@ def test_a_port_in_use_is_named(processes: Processes, tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         process = processes(f"--port={port}", f"--data-dir={tmp_path / 'data'}")
-        check_refused(process, f"127.0.0.1:{port}", "in use")
+        check_start_refused(process, f"127.0.0.1:{port}", "in use")
     assert not (tmp_path / "data").exists(), "the database is not touched"
 
 
 def test_a_data_folder_that_can_not_be_written_is_named(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    check_refused(processes("--port=0", f"--data-dir={tmp_path / 'file' / 'data'}"), str(tmp_path / "file"))
+    check_start_refused(processes("--port=0", f"--data-dir={tmp_path / 'file' / 'data'}"), str(tmp_path / "file"))
 
 
 @pytest.fixture
@@ -284,7 +259,7 @@ def test_a_database_that_will_not_come_by_itself_is_named(
     problems = []
     for url, process in started.items():
         try:
-            check_refused(process, urls[url])
+            check_start_refused(process, urls[url])
         except AssertionError as problem:
             problems.append((url, process.stderr, str(problem)[:200]))
     assert not problems
@@ -298,7 +273,7 @@ def test_a_wrong_password_is_refused(processes: Processes, tmp_path: Path) -> No
             rules.write_text("local all bot scram-sha-256\n" + rules.read_text())
             admin.execute("SELECT pg_reload_conf()")
         url = make_conninfo(own.url, user="bot", password="hunter2")
-        check_refused(processes("--port=0", DATABASE_URL=url), "password authentication failed", "bot")
+        check_start_refused(processes("--port=0", DATABASE_URL=url), "password authentication failed", "bot")
 
 
 BAD: list[tuple[str, str]] = [
@@ -371,7 +346,7 @@ def test_an_unknown_argument_is_refused(argv: list[str], capsys: pytest.CaptureF
 
 def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Processes) -> None:
     bad, help_ = processes("--port=ten"), processes("--help")
-    check_refused(bad, "--port", "ten")
+    check_start_refused(bad, "--port", "ten")
     assert help_.wait() == 0
     text = "\n".join(help_.stdout)
     for one in fields(Config):
@@ -390,7 +365,7 @@ def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
         try:
-            check_refused(processes("--port=0", DATABASE_URL=url), "version 0", "python server.py migrate")
+            check_start_refused(processes("--port=0", DATABASE_URL=url), "version 0", "python server.py migrate")
             for expected in (["applied 0001_create_balance_snapshot.sql"], []):
                 process = processes("migrate", DATABASE_URL=url)
                 assert process.wait() == 0
@@ -404,8 +379,10 @@ def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
                     "INSERT INTO schema_migration (version, name, checksum) "
                     "SELECT max(version) + 1, 'later.sql', 'x' FROM schema_migration"
                 )
-            check_refused(processes("--port=0", DATABASE_URL=url), "update the program", "python server.py migrate")
-            check_refused(processes("migrate", DATABASE_URL=url), "update the program")
+            check_start_refused(
+                processes("--port=0", DATABASE_URL=url), "update the program", "python server.py migrate"
+            )
+            check_start_refused(processes("migrate", DATABASE_URL=url), "update the program")
         finally:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
@@ -429,7 +406,6 @@ def more_than(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
     return {what: number - before[what] for what, number in now.items() if number > before[what]}
 
 
-@pytest.mark.gen_test
 async def test_a_burst_of_comings_and_goings_leaves_nothing_behind(
     make_service: MakeService, database: Database
 ) -> None:

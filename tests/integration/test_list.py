@@ -15,9 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from balance.storage import store
-from balance.web.compression import compressed
+from balance.web.compression import compress
+from tests.support.http_client import Connection
 from tests.support.service import SNAPSHOTS, Database, Service
-from tests.support.shared_service import Connection, Standing, standing
+from tests.support.shared_service import SharedService, shared_service
 
 
 def update(ts: str | None = None, pid: int | None = None, **more: Any) -> dict[str, Any]:
@@ -34,7 +35,6 @@ async def save_all(service: Service, updates: list[dict[str, Any]]) -> None:
         assert (await service.post(one)).status == 201
 
 
-@pytest.mark.gen_test
 async def test_the_newest_moment_is_first_and_of_equal_ones_the_last_saved(service: Service) -> None:
     await save_all(service, [update(second(moment)) for moment in (5, 1, 9, 5, 3, 9, 5)])
     page = (await service.get()).body
@@ -44,7 +44,6 @@ async def test_the_newest_moment_is_first_and_of_equal_ones_the_last_saved(servi
     assert page["pagination"] == {"limit": 100, "offset": 0, "total": 7, "hasMore": False, "next": None}
 
 
-@pytest.mark.gen_test
 async def test_limit_and_offset_cut_the_same_list(service: Service) -> None:
     await save_all(service, [update(second(moment)) for moment in (5, 1, 9, 5, 3)])
     whole = (await service.get()).body["data"]
@@ -60,13 +59,11 @@ async def test_limit_and_offset_cut_the_same_list(service: Service) -> None:
                 assert rest == whole[offset + limit :]
 
 
-@pytest.mark.gen_test
 async def test_an_empty_list_is_a_list(service: Service) -> None:
     nothing = {"limit": 100, "offset": 0, "total": 0, "hasMore": False, "next": None}
     assert (await service.get()).body == {"success": True, "data": [], "pagination": nothing}
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("moments", ["equal", "rising", "falling"])
 async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arrive(
     service: Service, moments: str
@@ -85,7 +82,6 @@ async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arriv
     assert set(met) >= set(range(1, 31))
 
 
-@pytest.mark.gen_test
 async def test_an_offset_counts_from_the_cursor_where_there_is_one(service: Service) -> None:
     await save_all(service, [update(second(number)) for number in range(6)])
     cursor = (await service.get("?limit=2")).body["pagination"]["next"]
@@ -94,7 +90,6 @@ async def test_an_offset_counts_from_the_cursor_where_there_is_one(service: Serv
     assert page["pagination"]["offset"] == 1
 
 
-@pytest.mark.gen_test
 async def test_from_is_inclusive_to_is_not_and_pid_is_exact(service: Service) -> None:
     await save_all(service, [update(second(number), pid=number % 3) for number in range(10)])
     await save_all(service, [update(second(30))])
@@ -117,14 +112,12 @@ async def test_from_is_inclusive_to_is_not_and_pid_is_exact(service: Service) ->
     assert await seconds(f"?pid=1&limit=2&cursor={page['next']}") == [1]
 
 
-@pytest.mark.gen_test
 async def test_the_total_is_known_and_not_counted(service: Service, database: Database) -> None:
     await service.post(update())
     database.rows("UPDATE balance_feed SET last_seq = 123456")
     assert (await service.get()).body["pagination"]["total"] == 123456
 
 
-@pytest.mark.gen_test
 async def test_a_bot_whose_clock_is_ahead_does_not_head_a_list_by_seq(service: Service) -> None:
     ahead = {**update(), "ts": "2999-01-01T00:00:00Z", "pid": 1}
     await save_all(service, [update(second(1), pid=2), ahead, update(second(5), pid=1), update(second(3), pid=2)])
@@ -143,7 +136,6 @@ async def test_a_bot_whose_clock_is_ahead_does_not_head_a_list_by_seq(service: S
     assert (await service.get("?order=seq&pid=1")).body["pagination"]["total"] is None
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("order", ["ts", "seq"])
 async def test_a_cursor_goes_on_in_the_order_of_its_page_whatever_else_is_asked(service: Service, order: str) -> None:
     await save_all(service, [update(second(number)) for number in (5, 1, 9, 5, 3)])
@@ -153,7 +145,6 @@ async def test_a_cursor_goes_on_in_the_order_of_its_page_whatever_else_is_asked(
         assert (await service.get(query)).body["data"] == whole[2:]
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("query", "error"),
     [
@@ -176,9 +167,9 @@ NEWEST, NEWEST_OF_PID = "balance_snapshot_newest", "balance_snapshot_newest_of_p
 
 
 @pytest.fixture(scope="module")
-def large(postgres: str, template: str) -> Iterator[Standing]:
+def large(postgres: str, template: str) -> Iterator[SharedService]:
     """A service with 20,000 snapshots of 20 processes."""
-    with standing(postgres, template) as one:
+    with shared_service(postgres, template) as one:
         one.rows(
             """
             WITH rows AS (
@@ -207,7 +198,7 @@ def large(postgres: str, template: str) -> Iterator[Standing]:
     ],
     ids=lambda value: "+".join(value) or "first" if isinstance(value, dict) else value,
 )
-def test_a_page_is_read_off_its_index(large: Standing, parameters: dict[str, Any], index: str) -> None:
+def test_a_page_is_read_off_its_index(large: SharedService, parameters: dict[str, Any], index: str) -> None:
     rows = large.rows("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE, FIRST | parameters)
     plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert f"using {index} " in plan, plan
@@ -217,7 +208,7 @@ def test_a_page_is_read_off_its_index(large: Standing, parameters: dict[str, Any
 
 
 @pytest.mark.parametrize("before", [None, 7200])
-def test_a_page_by_seq_is_read_off_the_primary_key(large: Standing, before: int | None) -> None:
+def test_a_page_by_seq_is_read_off_the_primary_key(large: SharedService, before: int | None) -> None:
     sql = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE_BY_SEQ
     plan = "\n".join(row["QUERY PLAN"] for row in large.rows(sql, FIRST | {"before_seq": before}))
     assert "Index Scan Backward using balance_snapshot_pkey on balance_snapshot (actual rows=101" in plan, plan
@@ -225,7 +216,7 @@ def test_a_page_by_seq_is_read_off_the_primary_key(large: Standing, before: int 
 
 
 @pytest.mark.parametrize("order", ["ts", "seq"])
-def test_a_large_list_is_walked_to_its_end_without_a_double(large: Standing, order: str) -> None:
+def test_a_large_list_is_walked_to_its_end_without_a_double(large: SharedService, order: str) -> None:
     async def scene() -> list[int]:
         seqs: list[int] = []
         async with Connection.to(large.service.port) as one:
@@ -241,7 +232,7 @@ def test_a_large_list_is_walked_to_its_end_without_a_double(large: Standing, ord
     assert large.run(scene()) == [*range(20_000, 0, -1)]
 
 
-def test_a_large_list_is_compressed_for_a_client_that_accepts_gzip(large: Standing) -> None:
+def test_a_large_list_is_compressed_for_a_client_that_accepts_gzip(large: SharedService) -> None:
     target = f"{SNAPSHOTS}?limit=1000"
     plain = large.ask("GET", target)
     for accepted in ("gzip", "gzip, deflate, br, zstd", "*", "identity;q=0.5, gzip", "x-gzip", "br,\tGZIP ; Q=0.1"):
@@ -270,21 +261,21 @@ def test_a_large_list_is_compressed_for_a_client_that_accepts_gzip(large: Standi
     assert "ETag" not in plain.headers
 
 
-def test_a_small_list_and_a_refusal_stay_as_they_are(large: Standing) -> None:
+def test_a_small_list_and_a_refusal_stay_as_they_are(large: SharedService) -> None:
     small = large.ask("GET", f"{SNAPSHOTS}?limit=10", Accept_Encoding="gzip")
     assert "Content-Encoding" not in small.headers
     assert small.headers["Vary"] == "Origin, Accept-Encoding", "a cache must not give it to others for a larger one"
     assert large.ask("GET", f"{SNAPSHOTS}?limit=x", Accept_Encoding="gzip").body["code"] == "invalid_payload"
 
 
-def test_clients_that_share_a_read_share_its_compression(large: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_share_a_read_share_its_compression(large: SharedService, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
     def noted(body: bytes) -> bytes:
         threads.append(threading.current_thread().name)
-        return compressed(body)
+        return compress(body)
 
-    monkeypatch.setattr("balance.web.snapshots.compressed", noted)
+    monkeypatch.setattr("balance.web.snapshots.compress", noted)
 
     async def scene() -> set[bytes]:
         async with AsyncExitStack() as stack:

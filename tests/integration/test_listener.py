@@ -12,14 +12,12 @@ import psycopg
 import pytest
 
 import protocol
-from tests.conftest import MakeService
+from tests.support.http_client import request_bytes
+from tests.support.payloads import UPDATE, updates
 from tests.support.raw_clients import PATH, SocketClient
-from tests.support.service import SNAPSHOTS, Database, Service
-from tests.support.shared_service import request
-from tests.support.stock_server import UPDATE, until
-from tests.support.workload import updates
+from tests.support.service import SNAPSHOTS, Database, MakeService, Service
+from tests.support.waiting import until
 
-pytestmark = pytest.mark.gen_test
 SEED = 7
 GET = f"GET {SNAPSHOTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 BODY = protocol.dumps(UPDATE).encode()
@@ -49,19 +47,19 @@ async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
     async with asyncio.timeout(15):
         assert (await reader.read())[:12] == answer
     writer.close()
-    await until(lambda: not http._arrivals)  # nothing is kept of it
+    await until(lambda: not http._awaited)  # nothing is kept of it
     await until(lambda: not http._closer._tasks)
 
 
 async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:
     http = service.app._http
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-    await until(lambda: bool(http._arrivals))
+    await until(lambda: bool(http._awaited))
     writer.write(POST[:-1])
-    (arrival,) = http._arrivals.values()
-    await until(lambda: arrival.has_head)
+    (awaited,) = http._awaited.values()
+    await until(lambda: awaited.has_head)
     http.head_s_max = 0.0
-    swept = arrival.since + 2.5  # two sweeps
+    swept = awaited.since + 2.5  # two sweeps
     await until(lambda: time.monotonic() > swept)
     writer.write(POST[-1:])
     async with asyncio.timeout(15):
@@ -107,7 +105,7 @@ async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_
 async def remote_address(service: Service, peer: str, **headers: str) -> str:
     """Open a session from a loopback address; return whose it is."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
-    writer.write(request("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
+    writer.write(request_bytes("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
     async with asyncio.timeout(15):
         answer = await reader.readuntil(b"}")
     writer.close()

@@ -22,6 +22,7 @@ from balance.storage.migrate import (
     check_schema,
     migrate,
 )
+from tests.support.postgres import query
 from tests.support.service import Database
 
 WriteFolder = Callable[..., Path]
@@ -69,12 +70,6 @@ def folder(tmp_path: Path) -> WriteFolder:
         return tmp_path
 
     return write
-
-
-def query(conninfo: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        cursor = connection.execute(sql, parameters or None)
-        return cursor.fetchall() if cursor.description else []
 
 
 def tables(conninfo: str) -> set[str]:
@@ -178,14 +173,14 @@ def test_the_wait_for_another_migrating_process_is_bounded(empty: str) -> None:
     migrate(empty)
     with psycopg.connect(empty) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(b"balance", "big"),))
-        refusal(SchemaError, lambda: migrate(empty, turn_wait_ms_max=50), "another process", "python server.py migrate")
-    assert migrate(empty, turn_wait_ms_max=50) == []
+        refusal(SchemaError, lambda: migrate(empty, lock_wait_ms_max=50), "another process", "python server.py migrate")
+    assert migrate(empty, lock_wait_ms_max=50) == []
 
 
 def test_the_wait_for_a_table_in_use_is_bounded(
     empty: str, folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("balance.storage.migrate.TABLE_WAIT_MS_MAX", 50)
+    monkeypatch.setattr("balance.storage.migrate.TABLE_LOCK_WAIT_MS_MAX", 50)
     migrate(empty, folder({"0001_one.sql": ONE}))
     files = folder({"0001_one.sql": ONE, "0002_two.sql": "ALTER TABLE one ADD m int;"})
     with psycopg.connect(empty) as reader:

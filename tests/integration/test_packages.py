@@ -15,10 +15,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 import balance
+from tests.support.http_client import request
 from tests.support.packages import SOURCES, Environment, build_sdist, build_wheel
-from tests.support.service import ROOT, SNAPSHOTS, Process, request
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Process, Processes
 
-Processes = Callable[..., Process]
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 IMPORT_ALL = """
 import pkgutil, sys, protocol

@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError
 
 import protocol
-from tests.support.raw_clients import PATH, SEPARATOR, Http, SocketClient, open_websocket
+from tests.support.http_client import Connection, HttpClient, request_bytes
+from tests.support.raw_clients import PATH, SEPARATOR, SocketClient, open_websocket
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Connection, Standing, request, standing
+from tests.support.shared_service import SharedService, shared_service
 
 # The connection pool draws its jitter from `random` in a thread of its own, and hypothesis takes that for a strategy.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -42,7 +43,7 @@ ANSWER_S_MAX = 3.0
 class Stage:
     """A service, a connection that stays good throughout, and one who watches."""
 
-    def __init__(self, stand: Standing) -> None:
+    def __init__(self, stand: SharedService) -> None:
         self.stand = stand
         self.bad_socket: WebSocketClientConnection | None = None  # kept over the examples, for as long as it lives
         self.bad_polling: PollingSession | None = None
@@ -71,7 +72,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))  # else it writes into the tree
-    with standing(postgres, template, connect_ms_max=500, shutdown_ms_max=500) as stand:
+    with shared_service(postgres, template, connect_ms_max=500, shutdown_ms_max=500) as stand:
         one = Stage(stand)
         stand.run(one.open())
         yield one
@@ -277,7 +278,7 @@ def requests(draw: st.DrawFn) -> bytes:
     )
     target += "?" * bool(queries) + "&".join(name + value for name, value in queries)
     headers = draw(st.dictionaries(st.sampled_from(HEADERS), st.sampled_from(VALUES) | junk_text, max_size=3))
-    return request(method, target, draw(st.none() | bodies), Connection="close", **headers)
+    return request_bytes(method, target, draw(st.none() | bodies), Connection="close", **headers)
 
 
 async def exchange(stage: Stage, data: bytes, whole: bool) -> bytes:
@@ -287,14 +288,14 @@ async def exchange(stage: Stage, data: bytes, whole: bool) -> bytes:
         await one.send(data)
         if not whole:
             one.end_sending()
-        return await one.rest()
+        return await one.read_rest()
     except ConnectionError:  # the server had heard enough
         return b""
     finally:
         await one.close()
 
 
-@holds(requests() | bodies.map(lambda body: request("POST", SNAPSHOTS, body, Connection="close")), 250)
+@holds(requests() | bodies.map(lambda body: request_bytes("POST", SNAPSHOTS, body, Connection="close")), 250)
 async def test_no_request_fails_the_service(stage: Stage, data: bytes) -> None:
     told = await exchange(stage, data, whole=True)
     status = int(told.replace(b"HTTP/1.1 100 (Continue)\r\n\r\n", b"").split()[1])
@@ -314,12 +315,12 @@ def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
 
 
 WHOLE = [
-    request("POST", SNAPSHOTS, GOOD),
-    request("POST", SNAPSHOTS, Content_Type="application/json", Transfer_Encoding="chunked")
+    request_bytes("POST", SNAPSHOTS, GOOD),
+    request_bytes("POST", SNAPSHOTS, Content_Type="application/json", Transfer_Encoding="chunked")
     + b"39\r\n%b\r\n0\r\n\r\n" % GOOD,
-    request("GET", SNAPSHOTS + "?limit=1"),
-    request("GET", PATH + "/?EIO=4&transport=polling"),
-    request(
+    request_bytes("GET", SNAPSHOTS + "?limit=1"),
+    request_bytes("GET", PATH + "/?EIO=4&transport=polling"),
+    request_bytes(
         "GET", PATH + "/?EIO=4&transport=websocket", Upgrade="websocket", Connection="Upgrade",
         Sec_WebSocket_Version="13", Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==",
     ) + b"\x81\x82\x00\x00\x00\x0040\x82\x81\x00\x00\x00\x00x",
@@ -438,24 +439,24 @@ class PollingSession:
     """A joined session whose requests are made by hand."""
 
     def __init__(self, url: str) -> None:
-        self.http = Http()
+        self.http = HttpClient()
         self.url = f"{url}{PATH}/?EIO=4&transport=polling"
 
     async def open(self) -> None:
         opened = await self.http.fetch(self.url)
-        self.url += f"&sid={json.loads(opened.body[1:])['sid']}"
+        self.url += f"&sid={json.loads(opened.raw[1:])['sid']}"
         assert (await self.post(b"40")) == 200
 
     async def post(self, body: bytes) -> int:
-        return (await self.http.fetch(self.url, "POST", body)).code
+        return (await self.http.fetch(self.url, "POST", body)).status
 
     async def probe(self, number: int) -> None:
         """Save an update and poll for its acknowledgement."""
         assert await self.post(f'42{number}["balance:update",{GOOD.decode()}]'.encode()) == 200
         while True:
             polled = await self.http.fetch(self.url)
-            assert polled.code == 200, polled.body
-            for frame in polled.body.decode().split(SEPARATOR):
+            assert polled.status == 200, polled.raw
+            for frame in polled.raw.decode().split(SEPARATOR):
                 if frame.startswith(f"43{number}["):
                     assert json.loads(frame[len(f"43{number}") :])[0]["success"] is True, frame
                     return
@@ -481,7 +482,7 @@ async def test_no_polling_request_fails_the_service_and_a_refused_one_ends_its_s
     status = await stage.bad_polling.post(body)
     packets = body.split(SEPARATOR.encode())
     if status == 400:
-        assert (await stage.bad_polling.http.fetch(stage.bad_polling.url)).code == 400
+        assert (await stage.bad_polling.http.fetch(stage.bad_polling.url)).status == 400
         stage.bad_polling.http.close()
         stage.bad_polling = None
     elif any(packet.startswith((b"1", b"41")) for packet in packets):  # CLOSE, DISCONNECT

@@ -12,17 +12,14 @@ from typing import Any
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from tests.conftest import MakeService
-from tests.integration.test_clients_by_name import check_saved, talk
 from tests.support.node import node_modules, run_node
 from tests.support.proxies import Proxy, haproxy, nginx
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS
-
-pytestmark = pytest.mark.gen_test
+from tests.support.service import SNAPSHOTS, MakeService
+from tests.support.socketio_clients import check_saved, run_socketio_client
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
-TALK = Path(__file__).parent.parent / "js" / "talk.js"
+TALK = Path(__file__).parent.parent / "js" / "ping.js"
 TRANSPORTS = ("polling", "websocket", "polling,websocket")
 NAME = "snapshots.example"
 BARE = "location / { proxy_pass http://127.0.0.1:3000; }"
@@ -77,9 +74,13 @@ async def test_every_client_works_through_a_proxy_with_tls(
             said = await talk_javascript(f"https://localhost:{proxy.https}", transports, proxy.certificate)
             assert said == ["connect", "connected", "pong"]
         certificate = str(proxy.certificate)
-        check_saved(await talk(f"https://balance.internal:{proxy.https}", "polling", certificate), "polling")
-        check_saved(await talk(f"https://balance.internal:{proxy.https}", "websocket", certificate), "websocket")
-        check_saved(await talk(f"http://balance:{proxy.http}", "polling,websocket"), "websocket")
+        check_saved(
+            await run_socketio_client(f"https://balance.internal:{proxy.https}", "polling", certificate), "polling"
+        )
+        check_saved(
+            await run_socketio_client(f"https://balance.internal:{proxy.https}", "websocket", certificate), "websocket"
+        )
+        check_saved(await run_socketio_client(f"http://balance:{proxy.http}", "polling,websocket"), "websocket")
         assert (await ask(proxy, path=f"{SNAPSHOTS}?limit=1", Host=NAME)).code == 200
 
 

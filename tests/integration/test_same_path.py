@@ -7,45 +7,33 @@ good one is stored once, and the event, the list, the single read and SQL agree 
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 import protocol
+from tests.support.http_client import Connection
+from tests.support.payloads import CASES, body_of
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Connection, Standing, standing
+from tests.support.shared_service import SharedService, shared_service
 
-CASES = [
-    {**case, "description": f"{group['description']}: {case['description']}"}
-    for group in protocol.loads(Path(__file__).parent.parent.joinpath("cases", "balance_update.json").read_bytes())
-    for case in group["tests"]
-]
 GOOD = [case for case in CASES if case["valid"]]
 BAD = [case for case in CASES if not case["valid"]]
 SENTINEL = b'{"ts":"2001-01-01T00:00:00Z","onchain":{"rlb":1,"usdt":1},"onsite":{"rlb":1,"usd":1}}'
 FRACTION = re.compile(r"\.([0-9]+)")
 
 
-def body_of(case: dict[str, Any]) -> bytes:
-    """The bytes of the update."""
-    if "base64" in case:
-        return base64.b64decode(case["base64"])
-    return (case["json"] if "json" in case else protocol.dumps(case["data"])).encode()
-
-
 class RestSender:
     """Sends updates over one HTTP connection."""
 
-    async def open(self, stand: Standing) -> None:
+    async def open(self, stand: SharedService) -> None:
         self._connection = await Connection.open(stand.service.port)
 
     async def save(self, body: bytes) -> dict[str, Any]:
@@ -71,7 +59,7 @@ class SocketSender:
     def __init__(self, kind: type[SocketClient | PollingClient]) -> None:
         self._kind = kind
 
-    async def open(self, stand: Standing) -> None:
+    async def open(self, stand: SharedService) -> None:
         self._client = await self._kind.connect(stand.service.url)
 
     async def save(self, body: bytes) -> dict[str, Any]:
@@ -103,7 +91,7 @@ class SocketSender:
 class Stage:
     """A service, one sender that is used for every case, and two who watch."""
 
-    def __init__(self, stand: Standing, sender: RestSender | SocketSender) -> None:
+    def __init__(self, stand: SharedService, sender: RestSender | SocketSender) -> None:
         self.stand = stand
         self.sender = sender
 
@@ -133,7 +121,7 @@ def stage(request: pytest.FixtureRequest, postgres: str, template: str) -> Itera
         "websocket": SocketSender(SocketClient),
         "polling": SocketSender(PollingClient),
     }
-    with standing(postgres, template) as stand:
+    with shared_service(postgres, template) as stand:
         one = Stage(stand, senders[request.param])
         stand.run(one.open())
         yield one

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 import protocol
 from balance.feed.pending import Saving
 from balance.service import Service
-from tests.conftest import MakeService
-from tests.integration.test_same_path import CASES, body_of
-from tests.support.service import SNAPSHOTS, Database
-from tests.support.shared_service import Connection, Standing, request, standing
-from tests.support.stock_server import UPDATE, until
+from tests.support.http_client import Connection, request_bytes
+from tests.support.payloads import CASES, UPDATE, body_of
+from tests.support.service import SNAPSHOTS, Database, MakeService
+from tests.support.shared_service import SharedService, shared_service
+from tests.support.waiting import until
 
 BODY = body_of(CASES[0])
 SIZE = len(BODY)
-PLAIN = request("POST", SNAPSHOTS, BODY)
+PLAIN = request_bytes("POST", SNAPSHOTS, BODY)
 PATH = SNAPSHOTS.encode()
 HOST = b"Host: 127.0.0.1\r\n"
 JSON = b"application/json"
@@ -37,12 +37,12 @@ LOCAL, FOREIGN = "http://localhost:8000", "http://elsewhere.example"
 
 def save(body: bytes = BODY, **headers: str) -> bytes:
     """Write a POST to the address of the snapshots."""
-    return request("POST", SNAPSHOTS, body, **headers)
+    return request_bytes("POST", SNAPSHOTS, body, **headers)
 
 
 def chunked(body: bytes, **headers: str) -> bytes:
     """Write a POST whose body is one chunk (RFC 9112, section 7.1)."""
-    head = request("POST", SNAPSHOTS, Content_Type="application/json", Transfer_Encoding="chunked", **headers)
+    head = request_bytes("POST", SNAPSHOTS, Content_Type="application/json", Transfer_Encoding="chunked", **headers)
     return head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
@@ -152,18 +152,18 @@ SENT = [*SAVED.values(), *(data for data, _, _ in REJECTED.values() if len(data)
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
     """One service for all requests."""
-    with standing(postgres, template) as one:
+    with shared_service(postgres, template) as one:
         yield one
 
 
-def exchange(stand: Standing, *pieces: bytes) -> str:
+def exchange(stand: SharedService, *pieces: bytes) -> str:
     """Send bytes in these pieces, then one more request; return all that is answered until the server closes."""
 
     async def scene() -> str:
         async with Connection.to(stand.service.port) as one:
-            answer = asyncio.ensure_future(one.rest())
+            answer = asyncio.ensure_future(one.read_rest())
             with suppress(OSError):  # it has closed already
                 for piece in (*pieces, BYE):
                     await one.send(piece)
@@ -180,9 +180,9 @@ def exchange(stand: Standing, *pieces: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_an_update_is_saved_however_its_request_is_written(stand: Standing, name: str) -> None:
+def test_an_update_is_saved_however_its_request_is_written(stand: SharedService, name: str) -> None:
     before = stand.stored()
-    reply = stand.tell(SAVED[name])
+    reply = stand.exchange(SAVED[name])
     assert reply.status == 201
     assert reply.headers["Location"] == f"{SNAPSHOTS}/{reply.body['data']['id']}"
     assert ("Access-Control-Allow-Origin" in reply.headers) == (b"Origin" in SAVED[name])
@@ -190,24 +190,24 @@ def test_an_update_is_saved_however_its_request_is_written(stand: Standing, name
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_a_request_with_a_fault_is_rejected_for_its_first_fault(stand: Standing, name: str) -> None:
+def test_a_request_with_a_fault_is_rejected_for_its_first_fault(stand: SharedService, name: str) -> None:
     data, code, error = REJECTED[name]
     before = stand.stored()
-    reply = stand.tell(data)
+    reply = stand.exchange(data)
     assert reply.body == {"success": False, "error": error, "code": code}
     assert reply.status == protocol.ERRORS[code].status
     assert stand.stored() == before
 
 
 @pytest.mark.parametrize("body", [BODY, b"{"], ids=["saved", "rejected"])
-def test_a_body_that_is_awaited_is_answered_by_100_first(stand: Standing, body: bytes) -> None:
+def test_a_body_that_is_awaited_is_answered_by_100_first(stand: SharedService, body: bytes) -> None:
     answer = exchange(stand, save(body, Expect="100-continue"))
     first, second, _ = answer.split("HTTP/1.1 ")[1:]
     assert first.startswith("100 Continue")
     assert second.startswith("201 " if body == BODY else "400 ")
 
 
-def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(stand: Standing) -> None:
+def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(stand: SharedService) -> None:
     for case in CASES:
         once, again, _ = exchange(stand, save(body_of(case)) * 2).split("HTTP/1.1 ")[1:]
         if case["valid"]:
@@ -220,7 +220,7 @@ def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(st
 
 @settings(max_examples=150)
 @given(st.data())
-def test_of_any_bytes_exactly_those_answered_by_201_are_stored(stand: Standing, data: st.DataObject) -> None:
+def test_of_any_bytes_exactly_those_answered_by_201_are_stored(stand: SharedService, data: st.DataObject) -> None:
     sent = data.draw(st.sampled_from(SENT)).decode("latin1")
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(sent)))
@@ -233,9 +233,9 @@ def test_of_any_bytes_exactly_those_answered_by_201_are_stored(stand: Standing, 
     assert not stand.noise.records
 
 
-def test_an_id_that_was_saved_before_is_answered_by_its_content(stand: Standing) -> None:
+def test_an_id_that_was_saved_before_is_answered_by_its_content(stand: SharedService) -> None:
     first, other = (save(protocol.dumps({**UPDATE, "id": ID, "pid": pid}).encode()) for pid in (1, 2))
-    assert [stand.tell(data).status for data in (first, first, other)] == [201, 200, 409]
+    assert [stand.exchange(data).status for data in (first, first, other)] == [201, 200, 409]
 
 
 @pytest.mark.parametrize("origin", [{}, {"Origin": LOCAL}], ids=["program", "page"])
@@ -247,7 +247,7 @@ def test_an_id_that_was_saved_before_is_answered_by_its_content(stand: Standing)
     ],
 )
 def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error_is_ours(
-    stand: Standing,
+    stand: SharedService,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -258,14 +258,13 @@ def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error
         raise error
 
     monkeypatch.setattr(Service, "finish", finish)
-    reply = stand.tell(save(**origin))
+    reply = stand.exchange(save(**origin))
     assert (reply.status, reply.headers.get("Retry-After")) == (status, "1" if status == 503 else None)
     assert reply.headers.get("Access-Control-Allow-Origin") == origin.get("Origin")
     assert len(caplog.records) == (status == 500)
     stand.noise.records.clear()
 
 
-@pytest.mark.gen_test
 async def test_the_update_of_a_client_that_leaves_before_its_answer_is_kept(
     make_service: MakeService, database: Database
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -18,16 +17,11 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import protocol
-from balance.snapshot import Snapshot
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
-from tests.conftest import MakeService
-from tests.support.service import Database
-
-ONCHAIN = protocol.Encoded('{"rlb":100074.99978,"usdt":1e-30,"ÄÖ":0.1234567890123456789012345678901234567890}')
-ONSITE = protocol.Encoded('{"rlb":101132.407627,"usd":7646.96}')
-TS = datetime(2025, 2, 1, 23, 45, 8, 603001, UTC)
+from tests.support.payloads import snapshot
+from tests.support.service import Database, MakeService
 
 # Values of strings, which have no range; and such as are in no range of the catalogue but odd.
 ODD = {
@@ -148,10 +142,6 @@ def found(store: Store, id_: str) -> bytes:
     return protocol.encode(one.to_wire())
 
 
-def snapshot() -> Snapshot:
-    return Snapshot(str(uuid.uuid4()), TS, 7, ONCHAIN, ONSITE, TS)
-
-
 @pytest.fixture
 def carrier(database: Database) -> Carrier:
     return Carrier(database)
@@ -166,7 +156,6 @@ def test_no_setting_at_all_of_the_database_changes_a_byte(carrier: Carrier) -> N
     carrier.check_all(None)
 
 
-@pytest.mark.gen_test
 async def test_a_german_date_style_of_the_role_changes_no_answer(
     postgres: str, database: Database, make_service: MakeService
 ) -> None:

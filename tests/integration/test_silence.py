@@ -8,15 +8,26 @@ import json
 import pytest
 
 from protocol import dumps
-from tests.support.raw import ANSWER_S_MAX, BINARY, CLOSE, FINAL, PING, PONG, TEXT, RawSocket, frame, text
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import SEPARATOR, PollingClient, SocketClient
+from tests.support.raw_websocket import (
+    ANSWER_S_MAX,
+    BINARY,
+    CLOSE,
+    FINAL,
+    PING,
+    PONG,
+    TEXT,
+    RawSocket,
+    frame,
+    text_frame,
+)
+from tests.support.refusals import check_error
 from tests.support.service import Service
-from tests.support.stock_server import UPDATE, check_error, until
-
-pytestmark = pytest.mark.gen_test
+from tests.support.waiting import until
 
 MESSAGE_BYTES_MAX = 1_000_000  # --frame-bytes-max
-HELLO = text('42["ping"]')
+HELLO = text_frame('42["ping"]')
 UPDATE_PACKET = f'420["balance:update",{dumps(UPDATE)}]'
 
 # Frames --------------------------------------------------------------------------------------------------
@@ -119,7 +130,7 @@ async def test_a_client_that_sends_on_behind_its_close_is_not_reset(service: Ser
     client = await RawSocket.join(service.url)
     close = frame(FINAL | CLOSE, b"\x03\xe8")
     # python-socketio's Client sends its close first and then packets; here more than is read at once.
-    await client.send(close + (text("41") + text("1")) * 20_000 + close)
+    await client.send(close + (text_frame("41") + text_frame("1")) * 20_000 + close)
     assert await client.read_close() == (1000, "")
     await until(lambda: not service.app.server.eio.sockets)
     assert await client.read_end() == b"", "and not ConnectionResetError"
@@ -134,20 +145,22 @@ NOT_FOR_A_SESSION = ["", "0", "0{}", "2", "2probe", "5", "6", "7", "9", "b", "bA
 
 async def test_an_engine_io_packet_that_only_a_server_sends_closes_with_1002_and_a_reason(service: Service) -> None:
     for packet in NOT_FOR_A_SESSION:
-        await check_closed(service.url, packet, text(packet), 1002)
-        await check_closed(service.url, packet, text(packet), 1002, joins=False)
+        await check_closed(service.url, packet, text_frame(packet), 1002)
+        await check_closed(service.url, packet, text_frame(packet), 1002, joins=False)
 
 
 async def test_a_pong_that_nobody_asked_for_changes_nothing(service: Service) -> None:
     client = await RawSocket.join(service.url)
-    await client.send(text("3") + text("3probe") + text("3[" * 1000) + frame(FINAL | 0xA, b"") + HELLO)
+    await client.send(
+        text_frame("3") + text_frame("3probe") + text_frame("3[" * 1000) + frame(FINAL | 0xA, b"") + HELLO
+    )
     assert (await client.read_text()).startswith('42["pong",')
     await client.close()
 
 
 async def test_a_close_packet_closes_with_1000_and_a_reason(service: Service) -> None:
     client = await RawSocket.join(service.url)
-    await client.send(text("1") + HELLO)
+    await client.send(text_frame("1") + HELLO)
     assert await client.read_close() == (1000, "the client has ended its session")
     await client.close()
 
@@ -158,12 +171,12 @@ async def test_an_upgrade_that_does_not_go_by_the_rules_is_closed_and_its_sessio
     for packet in [*NOT_FOR_A_SESSION, "1", "3", "40", '42["ping"]', "2probex"]:
         if packet != "2probe":
             probe = await RawSocket.open(service.url, query)
-            await probe.send(text(packet))
+            await probe.send(text_frame(packet))
             assert (packet, *await probe.read_close()) == (packet, 1002, "an upgrade takes 2probe and then 5")
             await probe.close()
         if packet != "5":
             probe = await RawSocket.open(service.url, query)
-            await probe.send(text("2probe") + text(packet))
+            await probe.send(text_frame("2probe") + text_frame(packet))
             assert await probe.read_close_after("3probe") == 1002, packet
             await probe.close()
         await until(lambda: not service.app.server.eio.connections)
@@ -174,7 +187,7 @@ async def test_an_upgrade_that_does_not_go_by_the_rules_is_closed_and_its_sessio
 async def test_what_follows_an_upgrade_at_once_is_held_to_the_same_rules(service: Service) -> None:
     client = await PollingClient.connect(service.url)
     probe = await RawSocket.open(service.url, f"EIO=4&transport=websocket&sid={client.handshake['sid']}")
-    await probe.send(text("2probe") + text("5") + text("2"))
+    await probe.send(text_frame("2probe") + text_frame("5") + text_frame("2"))
     assert await probe.read_close_after("3probe") == 1002
     await probe.close()
     await client.close()
@@ -190,7 +203,7 @@ BEFORE_CONNECT = [
 
 async def test_anything_but_connect_before_connect_is_closed_at_once_with_1002(service: Service) -> None:
     for packet in BEFORE_CONNECT:
-        await check_closed(service.url, packet, text(packet) + text("40"), 1002, joins=False)
+        await check_closed(service.url, packet, text_frame(packet) + text_frame("40"), 1002, joins=False)
     await check_closed(service.url, "binary", frame(FINAL | BINARY, UPDATE_PACKET[1:].encode()), 1003, joins=False)
     await check_closed(service.url, "an empty binary", frame(FINAL | BINARY, b""), 1003, joins=False)
     await until(lambda: not service.app.server.eio.connections)
@@ -199,11 +212,11 @@ async def test_anything_but_connect_before_connect_is_closed_at_once_with_1002(s
 async def test_anything_but_connect_after_leaving_is_closed_at_once(service: Service) -> None:
     for packet in ("41", '42["ping"]', "43[]"):
         client = await RawSocket.join(service.url)
-        await client.send(text("41") + text(packet))
+        await client.send(text_frame("41") + text_frame(packet))
         assert (await client.read_close())[0] == 1002
         await client.close()
     client = await RawSocket.join(service.url)
-    await client.send(text("41") + text("40"))
+    await client.send(text_frame("41") + text_frame("40"))
     assert (await client.read_text()).startswith("40{")
     await client.close()
 
@@ -212,10 +225,10 @@ async def test_anything_but_connect_before_connect_ends_a_polling_session_by_400
     for packet in [*BEFORE_CONNECT, UPDATE_PACKET.encode()]:
         client = await PollingClient.open(service.url, poll=False)
         response = await client.post(packet)
-        assert (packet, response.code) == (packet, 400)
-        check_error(response.body, "invalid_payload")
-        assert b"CONNECT" in response.body
-        assert (await client.http.fetch(client.url)).code == 400
+        assert (packet, response.status) == (packet, 400)
+        check_error(response.raw, "invalid_payload")
+        assert b"CONNECT" in response.raw
+        assert (await client.http.fetch(client.url)).status == 400
         await client.close()
 
 
@@ -323,12 +336,12 @@ async def test_a_post_without_a_list_of_packets_gets_400_and_ends_its_session(se
     poll = asyncio.ensure_future(client.http.fetch(client.url))
     await until(service.app.server.eio.sockets[client.handshake["sid"]].queue.is_idle)
     response = await client.http.fetch(client.url, "POST", body)
-    assert response.code == 400
-    check_error(response.body)
-    assert (await poll).code == 200
-    assert (await poll).body == b"1"
+    assert response.status == 400
+    check_error(response.raw)
+    assert (await poll).status == 200
+    assert (await poll).raw == b"1"
     again = await client.http.fetch(client.url)
-    assert again.code == 400
+    assert again.status == 400
     check_error(again.body, "invalid_payload")
     assert not service.app.watchers
     await client.close()
@@ -338,9 +351,9 @@ async def test_packets_before_a_close_packet_are_taken_and_those_after_it_are_no
     client = await PollingClient.connect(service.url)
     update = f'42["balance:update",{dumps(UPDATE)}]'
     response = await client.http.fetch(client.url, "POST", SEPARATOR.join([update, "1", update]))
-    assert (response.code, response.body) == (200, b"ok")
+    assert (response.status, response.raw) == (200, b"ok")
     await client.await_closed()
     await until(lambda: service.app.service.position.seq == 1)
-    listed = json.loads((await client.http.fetch(f"{service.url}/api/balance/snapshot")).body)
+    listed = json.loads((await client.http.fetch(f"{service.url}/api/balance/snapshot")).raw)
     assert listed["pagination"]["total"] == 1
     await client.close()

@@ -9,19 +9,17 @@ from __future__ import annotations
 import pytest
 
 from protocol import dumps, loads
-from tests.conftest import MakeService
-from tests.support.raw import RawSocket, text
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import WAIT_S
-from tests.support.service import Service
-from tests.support.stock_server import UPDATE, check_error
-
-pytestmark = pytest.mark.gen_test
+from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.refusals import check_error
+from tests.support.service import MakeService, Service
 
 
 async def ask(service: Service, connect: str) -> str:
     """Send one packet on a new session and return the first answer."""
     client = await RawSocket.open(service.url)
-    await client.send(text(connect))
+    await client.send(text_frame(connect))
     answer = await client.read_text()
     await client.close()
     return answer
@@ -36,7 +34,7 @@ async def test_a_client_connects_to_the_main_namespace(service: Service, connect
 
 async def test_connected_is_the_first_event_after_connect(service: Service) -> None:
     client = await RawSocket.open(service.url)
-    await client.send(text("40"))
+    await client.send(text_frame("40"))
     sid = loads((await client.read_text())[2:])["sid"]
     event, payload = loads((await client.read_text())[2:])
     assert (event, payload["socketId"]) == ("connected", sid)
@@ -56,7 +54,7 @@ async def test_another_namespace_is_refused_by_connect_error(service: Service, n
 
 async def test_any_packet_but_connect_closes_a_session_that_is_not_connected(service: Service) -> None:
     client = await RawSocket.open(service.url)
-    await client.send(text("4abc"))
+    await client.send(text_frame("4abc"))
     assert await client.read_close() == (1002, "payload: the first packet must be CONNECT, as text")
     await client.close()
 
@@ -68,22 +66,21 @@ async def test_a_session_without_connect_is_closed_in_time(make_service: MakeSer
     await client.close()
 
 
-@pytest.mark.gen_test
 async def test_after_disconnect_the_connection_stays_for_another_connect(make_service: MakeService) -> None:
     service = await make_service(ping_interval_s=1)
     client = await RawSocket.join(service.url)
-    await client.send(text("41"))
+    await client.send(text_frame("41"))
     assert await client.read_text(WAIT_S) == "2", "there is no answer to DISCONNECT"
-    await client.send(text("3") + text("40"))
+    await client.send(text_frame("3") + text_frame("40"))
     assert (await client.read_text()).startswith("40{")
     await client.close()
 
 
 async def test_an_event_is_answered_and_acknowledged_under_its_number(service: Service) -> None:
     client = await RawSocket.join(service.url)
-    await client.send(text('42["ping",1,"2",{"3":[true]}]'))
+    await client.send(text_frame('42["ping",1,"2",{"3":[true]}]'))
     assert (await client.read_text()).startswith('42["pong",{')
-    await client.send(text(f'42456["balance:update",{dumps(UPDATE)}]'))
+    await client.send(text_frame(f'42456["balance:update",{dumps(UPDATE)}]'))
     event = await client.read_text()
     acknowledgement = await client.read_text()
     assert event.startswith('42["balance:ack",{')
@@ -94,7 +91,7 @@ async def test_an_event_is_answered_and_acknowledged_under_its_number(service: S
 @pytest.mark.parametrize("packet", ["4abc", "42{}", '42abc["balance:update",1,"2",{"3":[false]}]', "42[", '42["x"'])
 async def test_a_packet_of_invalid_format_is_answered_and_the_connection_lives(service: Service, packet: str) -> None:
     client = await RawSocket.join(service.url)
-    await client.send(text(packet) + text('42["ping"]'))
+    await client.send(text_frame(packet) + text_frame('42["ping"]'))
     event, error = loads((await client.read_text())[2:])
     assert event == "balance:error"
     check_error(error)

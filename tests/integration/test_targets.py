@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
-from balance.web.targets import to_canonical
+from balance.web.request_target import normalise_target
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
+from tests.support.http_client import Connection, request_bytes
+from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
-from tests.support.shared_service import Connection, Standing, check_refused, request, standing
+from tests.support.shared_service import SharedService, shared_service
 
 CURL = shutil.which("curl")
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
@@ -30,15 +32,15 @@ UPGRADE = {
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[Standing]:
-    with standing(postgres, template) as one:
+def stand(postgres: str, template: str) -> Iterator[SharedService]:
+    with shared_service(postgres, template) as one:
         one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode())
         yield one
 
 
 def canonical(target: str, method: str = "GET", version: str = "HTTP/1.1", host: str = "x") -> tuple[str, str]:
     headers = HTTPHeaders({"Host": host})
-    return to_canonical(RequestStartLine(method, target, version), headers).path, headers["Host"]
+    return normalise_target(RequestStartLine(method, target, version), headers).path, headers["Host"]
 
 
 ROUTES = [
@@ -57,7 +59,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_each_route_is_served_however_its_address_is_written(stand: Standing, route: str) -> None:
+def test_each_route_is_served_however_its_address_is_written(stand: SharedService, route: str) -> None:
     path, mark, query = route.partition("?")
     bare = path.removesuffix("/")
     plain = stand.ask("GET", route)
@@ -75,17 +77,17 @@ def test_each_route_is_served_however_its_address_is_written(stand: Standing, ro
 @pytest.mark.parametrize(
     "target", [f"{SNAPSHOTS}/", "/api/balance/%73napshot", f"http://x{SNAPSHOTS}", f"http://x{SNAPSHOTS}/"]
 )
-def test_a_snapshot_is_saved_by_any_spelling_of_its_address(stand: Standing, target: str) -> None:
+def test_a_snapshot_is_saved_by_any_spelling_of_its_address(stand: SharedService, target: str) -> None:
     reply = stand.ask("POST", target, UPDATE)
     assert reply.status == 201
     assert reply.headers["Location"].startswith(f"{SNAPSHOTS}/")
 
 
 @pytest.mark.parametrize("target", ["/api/socket.io", "/api/%73ocket.io/", "http://x.internal/api/socket.io/"])
-def test_a_websocket_is_opened_by_any_spelling_of_its_address(stand: Standing, target: str) -> None:
+def test_a_websocket_is_opened_by_any_spelling_of_its_address(stand: SharedService, target: str) -> None:
     async def scene() -> bytes:
         async with Connection.to(stand.service.port) as one:
-            await one.send(request("GET", f"{target}?EIO=4&transport=websocket", **UPGRADE))
+            await one.send(request_bytes("GET", f"{target}?EIO=4&transport=websocket", **UPGRADE))
             return await one._reader.readuntil(b"\r\n")
 
     assert stand.run(scene()) == b"HTTP/1.1 101 Switching Protocols\r\n"
@@ -95,7 +97,7 @@ def test_a_websocket_is_opened_by_any_spelling_of_its_address(stand: Standing, t
 @pytest.mark.parametrize(
     "body", [(), ("-H", "Content-Type: application/json", "-d", UPDATE.decode())], ids=["get", "post"]
 )
-def test_curl_that_takes_the_server_for_a_proxy_is_served(stand: Standing, body: tuple[str, ...]) -> None:
+def test_curl_that_takes_the_server_for_a_proxy_is_served(stand: SharedService, body: tuple[str, ...]) -> None:
     async def scene() -> bytes:
         address = f"http://127.0.0.1:{stand.service.port}"
         words = ("-sS", "--max-time", "10", "-x", address, f"{address}{SNAPSHOTS}", *body)
@@ -105,7 +107,7 @@ def test_curl_that_takes_the_server_for_a_proxy_is_served(stand: Standing, body:
     assert stand.run(scene()).startswith(b'{"success":true')
 
 
-def test_options_for_the_server_as_a_whole_says_that_it_is_there(stand: Standing) -> None:
+def test_options_for_the_server_as_a_whole_says_that_it_is_there(stand: SharedService) -> None:
     reply = stand.ask("OPTIONS", "*")
     assert (reply.status, reply.headers["Allow"], reply.raw) == (204, "OPTIONS", b"")
 
@@ -126,7 +128,7 @@ def test_options_for_the_server_as_a_whole_says_that_it_is_there(stand: Standing
         (f"{SNAPSHOTS}/%2e%2e", "invalid_payload"),
     ],
 )
-def test_another_address_stays_another(stand: Standing, target: str, error: str) -> None:
+def test_another_address_stays_another(stand: SharedService, target: str, error: str) -> None:
     reply = stand.ask("GET", target)
     check_refused(reply, error, reply.body["error"])
 

@@ -12,31 +12,30 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from random import Random
 
 import psycopg
-import pytest
 
+from tests.support.http_client import Reply, request
+from tests.support.payloads import updates
 from tests.support.raw_clients import PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS, Answer, Database, Process, request
+from tests.support.service import SNAPSHOTS, Database, Process, Processes
 from tests.support.workload import (
     Bot,
+    FindServer,
     PollingBot,
     RestBot,
+    SendLog,
     SocketBot,
-    Tally,
     Watcher,
-    Where,
     check_seen,
     check_stored,
     sending,
-    updates,
 )
 
-Processes = Callable[..., Process]
 SEED = 11
 BOTS = (RestBot, SocketBot, SocketBot, PollingBot)
 MOMENT = """
@@ -57,17 +56,17 @@ async def stop_both(both: list[Process]) -> None:
         assert not process.stderr
 
 
-def bots_of(urls: list[str], tally: Tally) -> list[Bot]:
+def bots_of(urls: list[str], send_log: SendLog) -> list[Bot]:
     """Let bots of each kind send to each server."""
 
-    def at(url: str) -> Where:
-        async def where() -> str:
+    def at(url: str) -> FindServer:
+        async def find_server() -> str:
             return url
 
-        return where
+        return find_server
 
     pairs = [(url, kind) for url in urls for kind in BOTS]
-    return [kind(at(url), Random(SEED * 100 + n), tally) for n, (url, kind) in enumerate(pairs)]
+    return [kind(at(url), Random(SEED * 100 + n), send_log) for n, (url, kind) in enumerate(pairs)]
 
 
 @contextmanager
@@ -92,37 +91,35 @@ def watched(database: Database) -> Iterator[list[tuple[int, int, int]]]:
         thread.join()
 
 
-@pytest.mark.gen_test
 async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order(
     processes: Processes, database: Database
 ) -> None:
     both, urls = await start_both(processes, database)
     watchers = [await Watcher.connect(url, kind) for url in urls for kind in (SocketClient, PollingClient)]
-    tally = Tally()
+    send_log = SendLog()
     with watched(database) as moments:
-        bots = bots_of(urls, tally)
+        bots = bots_of(urls, send_log)
         async with sending(bots):
-            await tally.more(500, 30)
-    assert not tally.refused
+            await send_log.more(500, 30)
+    assert not send_log.refused
     assert len(moments) > 20, "it was looked at under load"
     for count, highest, last in moments:
         assert count == highest == last
-    check_stored(database, tally.acknowledged, tally.sent)
+    check_stored(database, send_log.acknowledged, send_log.sent)
     # A server shows what the other one saved when it saves again itself.
     source = updates(Random(SEED))
     for url in urls:
         update = next(source)
-        tally.sent[update["id"]] = update
+        send_log.sent[update["id"]] = update
         assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
     assert (await request(urls[0], "POST", SNAPSHOTS, update)).body["duplicate"]
     for watcher in watchers:
-        await watcher.until(len(tally.sent))
+        await watcher.until(len(send_log.sent))
         await watcher.close()
         check_seen(watcher, database)
     await stop_both(both)
 
 
-@pytest.mark.gen_test
 async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_duplicate(
     processes: Processes, database: Database
 ) -> None:
@@ -143,14 +140,13 @@ async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_d
     await stop_both(both)
 
 
-@pytest.mark.gen_test
 async def test_an_id_sent_to_both_at_once_with_different_amounts_is_a_conflict_for_one(
     processes: Processes, database: Database
 ) -> None:
     both, urls = await start_both(processes, database)
     some = list(islice(updates(Random(SEED)), 20))
     others = [{**update, "pid": (update["pid"] + 1) % 2**53} for update in some]
-    pairs: list[tuple[Answer, Answer]] = await asyncio.gather(
+    pairs: list[tuple[Reply, Reply]] = await asyncio.gather(
         *(
             asyncio.gather(request(urls[0], "POST", SNAPSHOTS, one), request(urls[1], "POST", SNAPSHOTS, other))
             for one, other in zip(some, others, strict=True)
@@ -165,11 +161,10 @@ async def test_an_id_sent_to_both_at_once_with_different_amounts_is_a_conflict_f
     await stop_both(both)
 
 
-@pytest.mark.gen_test
 async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Processes, database: Database) -> None:
     both, urls = await start_both(processes, database)
     watcher = await Watcher.connect(urls[1])
-    kept, lost = Tally(), Tally()
+    kept, lost = SendLog(), SendLog()
     bots, doomed = bots_of(urls[1:], kept), bots_of(urls[:1], lost)
     try:
         await lost.more(50)
@@ -188,7 +183,6 @@ async def test_when_one_is_killed_under_load_the_other_goes_on(processes: Proces
     await stop_both(both[1:])
 
 
-@pytest.mark.gen_test
 async def test_one_that_is_frozen_in_the_middle_of_a_save_does_not_hold_up_the_other(
     processes: Processes, database: Database
 ) -> None:

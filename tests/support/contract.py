@@ -29,7 +29,7 @@ from balance.realtime.events import EventHandlers
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
-from balance.web.base import Answers
+from balance.web.base import JsonHandler
 from balance.web.save import SaveRequest
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
@@ -321,7 +321,7 @@ def install() -> None:
     """Look at everything that passes through a service of this process, from now on."""
     conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
     send_packets, broadcast = Engine.send_packets, Engine.broadcast
-    hear, finish = SocketServer.receive, Answers.finish
+    hear, finish = SocketServer.receive, JsonHandler.finish
     on_update, write = EventHandlers.on_update, SaveRequest.write
     being_heard: set[Session] = set()  # of which a packet is on the slow path
 
@@ -364,7 +364,7 @@ def install() -> None:
         on_update(self, session, ack_id, payloads)
 
     @wraps(finish)
-    def checked_finish(self: Answers, chunk: Any = None) -> Any:
+    def checked_finish(self: JsonHandler, chunk: Any = None) -> Any:
         request = self.request
         body = b"".join([*self._write_buffer, chunk.encode() if isinstance(chunk, str) else chunk or b""])
         done = finish(self, chunk)
@@ -385,7 +385,7 @@ def install() -> None:
     SaveRequest.write = checked_write  # type: ignore[method-assign]
     Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_hear  # type: ignore[method-assign]
-    EventHandlers.on_update, Answers.finish = checked_update, checked_finish  # type: ignore[method-assign]
+    EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.node import run_node
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 EXAMPLES = ROOT / "examples"
 LANGUAGES = ("javascript", "python")
 LINE_S_MAX = 15.0
 
 
-class Bot:
+class ExampleProcess:
     """A running example and the lines it has printed so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -52,20 +52,22 @@ class Bot:
 
 
 @asynccontextmanager
-async def run_example(language: str, url: str, *args: str, before: str = "", folder: Path) -> AsyncIterator[Bot]:
+async def run_example(
+    language: str, url: str, *args: str, before: str = "", folder: Path
+) -> AsyncIterator[ExampleProcess]:
     """Run an example against the server at `url`; the code `before` runs first in its process."""
     env = {"BALANCE_URL": url, "no_proxy": "127.0.0.1"}
     if language == "javascript":
         script = folder / "run.js"
         script.write_text(f"{before}\nrequire({json.dumps(str(EXAMPLES / 'balance-client.js'))});\n")
         async with run_node(script, *args, env=env) as process:
-            yield Bot(process)
+            yield ExampleProcess(process)
     else:
         script = folder / "run.py"
         path = str(EXAMPLES / "balance_client.py")
         script.write_text(f"{before}\nimport runpy\nrunpy.run_path({path!r}, run_name='__main__')\n")
         async with run_python(script, *args, env=env) as process:
-            yield Bot(process)
+            yield ExampleProcess(process)
 
 
 @asynccontextmanager
@@ -82,7 +84,7 @@ async def run_python(script: Path, *args: str, env: dict[str, str]) -> AsyncIter
         await process.communicate()
 
 
-class Cable:
+class TcpProxy:
     """A TCP relay from a fixed address to the server of the moment; it can lose an answer on the way."""
 
     def __init__(self, lost_ack: int) -> None:
@@ -94,7 +96,7 @@ class Cable:
         self._target: tuple[str | None, int | None] | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Cable:
+    async def __aenter__(self) -> TcpProxy:
         self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self

@@ -10,6 +10,8 @@ import asyncio
 import sys
 from contextlib import suppress
 
+from tests.support.raw_websocket import CONTINUATION, FINAL, PING, PONG, TEXT, frame, text_frame
+
 PATH = "/api/socket.io/?EIO=4&transport="
 SNAPSHOTS = "/api/balance/snapshot"
 HOST = "Host: 127.0.0.1\r\n"
@@ -17,18 +19,6 @@ UPGRADE = (
     f"GET {PATH}websocket HTTP/1.1\r\n{HOST}Upgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
-TEXT, PING, PONG, CONTINUATION, FINAL = 0x1, 0x9, 0xA, 0x0, 0x80
-
-
-def frame(data: bytes, head: int = FINAL | TEXT) -> bytes:
-    """Make a frame of a client, with a mask of zeros (RFC 6455, section 5.2)."""
-    if len(data) < 126:
-        size = bytes([0x80 | len(data)])
-    elif len(data) < 65_536:
-        size = bytes([0x80 | 126]) + len(data).to_bytes(2, "big")
-    else:
-        size = bytes([0x80 | 127]) + len(data).to_bytes(8, "big")
-    return bytes([head]) + size + b"\0\0\0\0" + data
 
 
 def update(*assets: str) -> bytes:
@@ -54,13 +44,13 @@ PACKETS = {"packets": "4no packet", "pong packets": "3"}  # of each thousands in
 
 # What one connection sends over and over, on a WebSocket that has joined.
 FRAMES = {
-    "bad names": frame(event(BAD_NAMES)) * 10,
-    "texts": frame(event(TEXTS)) * 3,
-    "pings": frame(b"x", FINAL | PING) * 1_000,
-    "pongs": frame(b"", FINAL | PONG) * 4_000,
-    "tiny frames": frame(b"4") * 1_000,
-    "fragments": (frame(b"4", TEXT) + frame(b"", CONTINUATION) * 500 + frame(b"", FINAL | CONTINUATION)),
-    "large frames": frame(b"4" + b"x" * 900_000),
+    "bad names": text_frame(event(BAD_NAMES)) * 10,
+    "texts": text_frame(event(TEXTS)) * 3,
+    "pings": frame(FINAL | PING, b"x") * 1_000,
+    "pongs": frame(FINAL | PONG, b"") * 4_000,
+    "tiny frames": text_frame("4") * 1_000,
+    "fragments": (frame(TEXT, b"4") + frame(CONTINUATION, b"") * 500 + frame(FINAL | CONTINUATION, b"")),
+    "large frames": text_frame("4" + "x" * 900_000),
 }
 # What one connection sends over and over by HTTP.
 REQUESTS = {
@@ -97,7 +87,7 @@ async def send_and_read(
 
 async def websocket(kind: str, port: int, begun: asyncio.Event) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(UPGRADE.encode() + frame(b"40"))
+    writer.write(UPGRADE.encode() + text_frame("40"))
     await reader.readuntil(b'42["connected"')
     await send_and_read(reader, writer, FRAMES[kind], begun)
 

@@ -12,8 +12,9 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 LINE = "request line"
 ONE_SPACE = "must be a method, a target and HTTP/1.1, with one space between them"
 CHUNK_SIZE = "payload: a chunk must begin with its size in hexadecimal digits"
+CHUNK_END = "payload: a chunk must end in CR LF after the bytes of its size"
 AUTHORITY = "request target: must have a host, and no user before it (RFC 9110, section 4.2)"
-PROXY = "must be a path or an http:// address; this server is no proxy"
+PROXY = "must be a path or an http:// address; this server is not a proxy"
 HOST_SHAPE = "must be a host, or a host and a port, such as 127.0.0.1:3000"
 BODY_MAX = 67_108_864
 
@@ -29,12 +30,12 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "two spaces": (b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n", 400, f"{LINE}: {ONE_SPACE}"),
     "space in target": (get(target=b"/api/balance/snap shot"), 400, f"{LINE}: {ONE_SPACE}"),
     "HTTP/2.0": (
-        b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/2.0 is not spoken here"
+        b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/2.0 is not supported"
     ),
     "HTTP/2 preface": (
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/2.0 is not spoken here"
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/2.0 is not supported"
     ),
-    "HTTP/0.9": (b"GET / HTTP/0.9\r\n\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/0.9 is not spoken here"),
+    "HTTP/0.9": (b"GET / HTTP/0.9\r\n\r\n", 400, f"{LINE}: must end in HTTP/1.1; HTTP/0.9 is not supported"),
     "small letters": (b"GET / http/1.1\r\n" + HOST + b"\r\n", 400, f"{LINE}: must end in HTTP/1.1"),
     "long version": (b"GET / HTTP/1.10\r\n" + HOST + b"\r\n", 400, f"{LINE}: must end in HTTP/1.1"),
     "bad method": (get(method=b"G(T"), 400, f"{LINE}: the method must be a word of letters"),
@@ -58,8 +59,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         AUTHORITY,
     ),
     # Header lines
-    "obs-fold": (get(HOST + b"X: a\r\n b\r\n"), 400, "X: must stand on one line (RFC 9112, section 5.2)"),
-    "fold at first": (get(b" x\r\n" + HOST), 400, "the first header: must stand on one line (RFC 9112, section 5.2)"),
+    "obs-fold": (get(HOST + b"X: a\r\n b\r\n"), 400, "X: must be on one line (RFC 9112, section 5.2)"),
+    "fold at first": (get(b" x\r\n" + HOST), 400, "the first header: must be on one line (RFC 9112, section 5.2)"),
     "no colon": (get(HOST + b"nonsense\r\n"), 400, "nonsense: is a header line without a colon"),
     "space before colon": (
         get(b"Content-Length : 3\r\n"), 400, '"Content-Length ": is not a header name (RFC 9110, section 5.1)'
@@ -94,7 +95,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     ),
     "two kinds of size": (
         POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400,
-        "Transfer-Encoding: must not stand beside Content-Length",
+        "Transfer-Encoding: must not be sent with Content-Length",
     ),
     "compressed transfer": (
         POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 400, "Transfer-Encoding: must be chunked"
@@ -104,7 +105,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
         "Transfer-Encoding: must be chunked",
     ),
     "chunked in HTTP/1.0": (
-        CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"), 400, "Transfer-Encoding: must not stand in a request of HTTP/1.0"
+        CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0"), 400, "Transfer-Encoding: must not be sent in a request of HTTP/1.0"
     ),
     # Chunks
     "no size": (CHUNKED + b"zz\r\n", 400, CHUNK_SIZE),
@@ -117,10 +118,10 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     ),
     "size before a bare LF": (CHUNKED + b"3\n", 400, CHUNK_SIZE),
     "chunk before a bare LF": (
-        CHUNKED + b"3\r\nabc\n", 400, "payload: a chunk must end in CR LF where its size says"
+        CHUNKED + b"3\r\nabc\n", 400, CHUNK_END
     ),
     "endless size": (CHUNKED + b"0" * 5000, 400, CHUNK_SIZE),
-    "longer than its size": (CHUNKED + b"3\r\nabcd\r\n", 400, "payload: a chunk must end in CR LF where its size says"),
+    "longer than its size": (CHUNKED + b"3\r\nabcd\r\n", 400, CHUNK_END),
     "large chunk": (CHUNKED + b"%x\r\n" % (BODY_MAX + 1), 413, f"payload: is larger than {BODY_MAX} bytes"),
     "many extensions": (
         CHUNKED + (b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 20, 431, "chunk extensions: are too long together"
@@ -128,7 +129,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "bad trailer": (CHUNKED + b"0\r\nX y: z\r\n\r\n", 400, '"X y": is not a header name (RFC 9110, section 5.1)'),
     "trailer before a bare LF": (CHUNKED + b"0\r\nX: y\n", 400, "trailers: must each end in CR LF"),
     "no trailer before a bare LF": (CHUNKED + b"0\r\n\n", 400, "trailers: must each end in CR LF"),
-    "folded trailer": (CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n", 400, "X: must stand on one line (RFC 9112, section 5.2)"),
+    "folded trailer": (CHUNKED + b"0\r\nX: a\r\n b\r\n\r\n", 400, "X: must be on one line (RFC 9112, section 5.2)"),
     "long trailers": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 4000, 431, "trailers: are too long"),
     "many trailers": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431, "trailers: are too long"),
     "endless trailer": (CHUNKED + b"0\r\n" + b"a" * 20_000, 431, "trailers: are too long"),

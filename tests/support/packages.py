@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 SOURCES = {"balance": ROOT, "protocol": ROOT / "protocol"}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")

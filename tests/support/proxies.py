@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 START_S_MAX = 10.0
 NGINX = """

@@ -11,15 +11,13 @@ import asyncio
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any, Self
-from weakref import WeakSet
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.iostream import IOStream
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
-from tornado.tcpclient import TCPClient
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
 
 from protocol import dumps, loads
+from tests.support.http_client import HttpClient, Reply
 
 PATH = "/api/socket.io"
 SEPARATOR = "\x1e"  # between the frames of one polling body
@@ -263,7 +261,7 @@ class PollingClient(_Client):
 
     def __init__(self, base_url: str, path: str, headers: dict[str, str] | None, answer_pings: bool) -> None:
         super().__init__(answer_pings)
-        self.http = Http(headers)
+        self.http = HttpClient(headers)
         self.url = f"{base_url}{path}/?EIO=4&transport=polling"
         self.polls = 0  # answered so far
         self._posting = asyncio.Lock()
@@ -286,12 +284,12 @@ class PollingClient(_Client):
         """
         client = cls(base_url, path, headers, answer_pings)
         try:
-            response = await client.http.fetch(client.url)
-            response.rethrow()
+            reply = await client.http.fetch(client.url)
+            _check_ok(reply)
         except BaseException:
             client.http.close()
             raise
-        first, *more = response.body.decode().split(SEPARATOR)
+        first, *more = reply.raw.decode().split(SEPARATOR)
         assert first.startswith("0"), f"expected an OPEN packet, got {first[:200]}"
         client.handshake = loads(first[1:])
         client.url += f"&sid={client.handshake['sid']}"
@@ -307,22 +305,20 @@ class PollingClient(_Client):
 
     async def poll(self) -> None:
         """Send one GET and take what it brings. Raises HTTPClientError."""
-        response = await self.http.fetch(self.url, timeout=60)
-        response.rethrow()
+        reply = await self.http.fetch(self.url, timeout=60)
+        _check_ok(reply)
         self.polls += 1
-        for frame in response.body.decode().split(SEPARATOR):
+        for frame in reply.raw.decode().split(SEPARATOR):
             if frame == "1":
                 self._end(None)
             elif frame:
                 await self._receive(frame)
 
     async def send_raw(self, frame: str | bytes) -> None:
-        response = await self.post(frame)
-        if response.code != 200:
-            raise HTTPClientError(response.code, response=response)
+        _check_ok(await self.post(frame))
 
-    async def post(self, *frames: str | bytes, **options: Any) -> HTTPResponse:
-        """Send frames in one request and return the response, whatever its status."""
+    async def post(self, *frames: str | bytes, **options: Any) -> Reply:
+        """Send frames in one request and return the reply, whatever its status."""
         text = [frame if isinstance(frame, str) else "b" + b64encode(frame).decode() for frame in frames]
         async with self._posting:
             return await self.http.fetch(self.url, "POST", SEPARATOR.join(text), **options)
@@ -356,48 +352,10 @@ class PollingClient(_Client):
         self._end(None)
 
 
-class Http:
-    """Plain HTTP requests on connections that `close` ends at once, also under a waiting request."""
-
-    def __init__(self, headers: dict[str, str] | None = None, source_ip: str | None = None) -> None:
-        self._headers = headers or {}
-        self._client = AsyncHTTPClient(force_instance=True, max_clients=1000)
-        assert isinstance(self._client, SimpleAsyncHTTPClient)
-        self._tcp = self._client.tcp_client = _Streams(source_ip)
-        self._closed = False
-
-    async def fetch(
-        self, url: str, method: str = "GET", body: str | bytes | None = None, *, timeout: float = WAIT_S, **more: Any
-    ) -> HTTPResponse:
-        """Return the response, whatever its status. Raises HTTPClientError 599 if there is none, or none in time."""
-        if self._closed:  # a heartbeat that came with the last poll wants an answer still
-            raise HTTPClientError(599, "this client is closed")
-        more["headers"] = {**self._headers, **more.get("headers", {})}
-        more.setdefault("allow_nonstandard_methods", True)
-        request = HTTPRequest(url, method, body=body, request_timeout=timeout, follow_redirects=False, **more)
-        return await self._client.fetch(request, raise_error=False)
-
-    def close(self) -> None:
-        """Cut every connection; a waiting request fails, and so does every later one."""
-        self._closed = True
-        for stream in self._tcp.streams:
-            stream.close()
-        self._client.close()
-
-
-class _Streams(TCPClient):
-    """A TCP client that knows its connections."""
-
-    def __init__(self, source_ip: str | None) -> None:
-        super().__init__()
-        self.streams: WeakSet[IOStream] = WeakSet()
-        self._source_ip = source_ip
-
-    async def connect(self, *args: Any, **options: Any) -> IOStream:
-        options["source_ip"] = self._source_ip
-        stream = await super().connect(*args, **options)
-        self.streams.add(stream)
-        return stream
+def _check_ok(reply: Reply) -> None:
+    """Raise HTTPClientError unless the status is 200."""
+    if reply.status != 200:
+        raise HTTPClientError(reply.status, response=reply)  # type: ignore[arg-type]  # tests read its headers
 
 
 async def open_websocket(

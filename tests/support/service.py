@@ -8,22 +8,24 @@ import signal
 import subprocess
 import sys
 import threading
-from functools import cached_property
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.netutil import bind_sockets
 
 import protocol
 from balance.app import App
 from balance.config import Config
 from tests.support.contract import AGAINST
+from tests.support.http_client import Reply, request
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SNAPSHOTS = "/api/balance/snapshot"
 START_S_MAX = 60
+REFUSED_S_MAX = 10.0  # most of it is Python's own start, on a machine that other processes use too
 
 
 class Database:
@@ -71,50 +73,15 @@ class Service:
             self._stopped = True
             await self.app.stop()
 
-    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """Send one HTTP request; `body` is bytes as they are, or a value to be written as JSON."""
         return await request(self.url, method, path, body, **headers)
 
-    async def post(self, update: Any) -> Answer:
+    async def post(self, update: Any) -> Reply:
         return await self.request("POST", SNAPSHOTS, update)
 
-    async def get(self, query: str = "") -> Answer:
+    async def get(self, query: str = "") -> Reply:
         return await self.request("GET", SNAPSHOTS + query)
-
-
-class Answer:
-    """An HTTP answer; `body` decodes it exactly."""
-
-    def __init__(self, response: HTTPResponse) -> None:
-        self.status = response.code
-        self.headers = response.headers
-        self.raw = response.body
-
-    @cached_property
-    def body(self) -> Any:
-        """The JSON body, None if there is none. Raises MalformedJson."""
-        return protocol.loads(self.raw) if self.raw else None
-
-    def __repr__(self) -> str:
-        return f"<Answer {self.status} {self.raw[:300]!r}>"
-
-
-async def request(url: str, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-    """Send one HTTP request to the service at `url`."""
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    if body is not None:
-        names.setdefault("Content-Type", "application/json")
-        if not isinstance(body, bytes):
-            body = protocol.dumps(body).encode()
-    client = AsyncHTTPClient(force_instance=True, max_clients=1000)
-    try:
-        response = await client.fetch(
-            url + path, method=method, body=body, headers=names, raise_error=False, request_timeout=30,
-            allow_nonstandard_methods=True, follow_redirects=False, decompress_response=False,
-        )  # fmt: skip
-    finally:
-        client.close()
-    return Answer(response)
 
 
 class Process:
@@ -186,3 +153,44 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
         self.wait()
+
+
+MakeService = Callable[..., Awaitable[Service]]
+Processes = Callable[..., Process]
+
+
+def memory_kb(pid: int, line: str) -> int:
+    """Read VmRSS (now) or VmHWM (the highest so far) of a process."""
+    for text in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if text.startswith(line):
+            return int(text.split()[1])
+    raise AssertionError(f"no {line}")
+
+
+def check_start_refused(process: Process, *parts: str, secret: str = "hunter2") -> str:
+    """Check that the start was refused in one line that has all the parts in it and no password; return the line."""
+    began = time.monotonic()
+    assert process.wait() == 1, (process.stdout, process.stderr)
+    assert time.monotonic() - began < REFUSED_S_MAX
+    assert process.stdout == []
+    assert len(process.stderr) == 1, process.stderr
+    assert process.stderr[0].startswith("server.py: ")
+    for part in parts:
+        assert part in process.stderr[0]
+    assert secret not in process.stderr[0]
+    check_group_is_gone(process)
+    return process.stderr[0]
+
+
+def is_group_alive(process: Process) -> bool:
+    """Return whether anything that the process started in its session still runs."""
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def check_group_is_gone(process: Process) -> None:
+    """Check that nothing that the process started in its session still runs."""
+    assert not is_group_alive(process)

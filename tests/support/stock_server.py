@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 
@@ -24,22 +22,12 @@ import engineio.packet
 import engineio.payload
 import socketio
 import socketio.packet
-from tornado.httpclient import HTTPClientError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from tests.support.raw_clients import PATH, open_websocket
+from tests.support.raw_clients import PATH
 
-UPDATE: dict[str, Any] = {
-    "ts": "2025-11-07T00:45:08.603Z",
-    "pid": 1132978,
-    "onchain": {"rlb": 100074, "usdt": 7656},
-    "onsite": {"rlb": 101132, "usd": 7646},
-}
-# 9 kB of update: 60 assets more in each ledger, of 60 digits each.
-LARGE = {f"asset{n}": Decimal("0." + "1" * 59) for n in range(60)}
-LARGE_UPDATE = {**UPDATE, "onchain": {**UPDATE["onchain"], **LARGE}, "onsite": {**UPDATE["onsite"], **LARGE}}
 LOGGER = logging.getLogger("stock")  # of the libraries in the stock server; kept like Tornado's and asyncio's
 
 
@@ -142,32 +130,3 @@ def records_of(*names: str, level: int = logging.WARNING) -> Iterator[list[loggi
             logger.setLevel(level)
         stack.callback(gc.collect)  # a task's exception that nobody retrieved is reported when it is collected
         yield kept
-
-
-async def refusal_of_websocket(url: str, **options: Any) -> tuple[int, bytes]:
-    """Open a WebSocket that must be refused over HTTP; return the status and the body."""
-    try:
-        connection = await open_websocket(url, **options)
-    except HTTPClientError as refused:
-        if refused.response is None:
-            raise
-        return refused.code, refused.response.body
-    connection.close()
-    raise AssertionError("the WebSocket was accepted")
-
-
-def check_error(body: bytes | dict[str, Any], code: str | None = None) -> None:
-    """Check that this is the one shape of every refusal, and its code if one is given."""
-    told = json.loads(body) if isinstance(body, bytes) else body
-    assert told["success"] is False, told
-    assert isinstance(told["error"], str), told
-    assert told["error"], told
-    assert isinstance(told["code"], str), told
-    assert code is None or told["code"] == code, told
-
-
-async def until(true: Callable[[], bool], seconds: float = 15) -> None:
-    """Let the loop run until something is so."""
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0)

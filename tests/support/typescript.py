@@ -11,7 +11,7 @@ import json
 import protocol
 from protocol.bundle import component_schemas
 from tests.support.node import FOLDER, ask_node
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 FILE = ROOT / "protocol" / "types.d.ts"
 COMMAND = "python -m tests.support.typescript"

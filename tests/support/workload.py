@@ -8,64 +8,25 @@ its one shape, in bounded time; a bot fails on anything else. Everything random 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
-from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
-from uuid import UUID
 
 from tornado.httpclient import HTTPClientError
 
 import protocol
 from balance.snapshot import format_ts, parse_ts
-from tests.support.raw_clients import Dropped, Http, PollingClient, SocketClient
-from tests.support.service import SNAPSHOTS, Answer, Database
+from tests.support.http_client import HttpClient
+from tests.support.payloads import updates
+from tests.support.raw_clients import Dropped, PollingClient, SocketClient
+from tests.support.service import SNAPSHOTS, Database
 
 ANSWER_S_MAX = 8.0  # over every bound of the service at its defaults: what takes longer hangs
 LOST = (Dropped, HTTPClientError, OSError)  # what a client sees of a server that goes away
 TEMPORARY = {"unavailable", "busy"}
-Where = Callable[[], Awaitable[str]]
-
-
-def updates(random: Random) -> Iterator[dict[str, Any]]:
-    """Make updates without end, each with an id of its own and amounts of up to forty digits."""
-    while True:
-        yield {
-            "id": str(UUID(int=random.getrandbits(128), version=4)),
-            "ts": f"2025-11-07T00:45:{random.randrange(60):02}.{random.randrange(10**6):06}Z",
-            "pid": random.randrange(2**53),
-            "onchain": {"rlb": _amount(random), "usdt": _amount(random)},
-            "onsite": {"rlb": _amount(random), "usd": _amount(random), "eth": _amount(random)},
-        }
-
-
-def _amount(random: Random) -> Decimal:
-    return Decimal(random.randrange(10**40)).scaleb(-random.randrange(10, 31)) if random.randrange(9) else Decimal(0)
-
-
-def postmaster(data: Path) -> int:
-    """The process id of the embedded PostgreSQL of a data directory."""
-    return int((data / "postgresql" / "postmaster.pid").read_text().splitlines()[0])
-
-
-def processes_of(data: Path) -> list[int]:
-    """The embedded PostgreSQL's processes: the postmaster, which alone makes others, and then its children."""
-    pid = postmaster(data)
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-
-
-def is_running(data: Path) -> bool:
-    """Tell by the lock that PostgreSQL's processes inherit; a process that nobody reaped has none."""
-    with (data / "server.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+FindServer = Callable[[], Awaitable[str]]
 
 
 def check_stored(database: Database, acknowledged: list[dict[str, Any]], sent: dict[str, dict[str, Any]]) -> None:
@@ -84,7 +45,7 @@ def check_stored(database: Database, acknowledged: list[dict[str, Any]], sent: d
 
 
 @dataclass
-class Tally:
+class SendLog:
     """What all bots of a test did; `acknowledged` only grows, and `reached` wakes who waits for it to."""
 
     sent: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -115,7 +76,7 @@ class Tally:
         self.refused.append(answer["code"])
         self._grown.set()
 
-    async def until(self, true: Callable[[Tally], bool], seconds: float = 15.0) -> None:
+    async def until(self, true: Callable[[SendLog], bool], seconds: float = 15.0) -> None:
         """Wait until something is so. Raises what a bot failed with."""
         async with asyncio.timeout(seconds):
             while not true(self):
@@ -127,19 +88,19 @@ class Tally:
     async def more(self, number: int, seconds: float = 15.0) -> None:
         """Wait until so many more updates are acknowledged."""
         wanted = len(self.acknowledged) + number
-        await self.until(lambda tally: len(tally.acknowledged) >= wanted, seconds)
+        await self.until(lambda log: len(log.acknowledged) >= wanted, seconds)
 
 
 class Bot:
     """Sends one update after another, each until it is acknowledged, to wherever the server is at the time."""
 
-    def __init__(self, where: Where, random: Random, tally: Tally) -> None:
-        self._where = where
+    def __init__(self, find_server: FindServer, random: Random, log: SendLog) -> None:
+        self._find_server = find_server
         self._updates = updates(random)
-        self._tally = tally
+        self._log = log
         self._stopping = self._killed = False
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(lambda task: None if task.cancelled() else tally.fail(task.exception()))
+        self._task.add_done_callback(lambda task: None if task.cancelled() else log.fail(task.exception()))
 
     async def stop(self) -> None:
         """Finish the update at hand, and raise what went wrong."""
@@ -159,11 +120,11 @@ class Bot:
     async def _run(self) -> None:
         while not self._stopping:
             update = next(self._updates)
-            self._tally.sent[update["id"]] = update
+            self._log.sent[update["id"]] = update
             while not await self._timed(update):
                 if self._killed:
                     return
-                self._tally.resent += 1
+                self._log.resent += 1
         await self.close()
 
     async def _timed(self, update: dict[str, Any]) -> bool:
@@ -177,7 +138,7 @@ class Bot:
             return False
         finally:
             took = asyncio.get_running_loop().time() - began
-            self._tally.slowest_s = max(self._tally.slowest_s, took)
+            self._log.slowest_s = max(self._log.slowest_s, took)
 
     async def _send(self, update: dict[str, Any]) -> bool:
         """Send it once; return whether it was acknowledged."""
@@ -190,21 +151,18 @@ class Bot:
 class RestBot(Bot):
     """A bot that POSTs."""
 
-    _http: Http | None = None
+    _http: HttpClient | None = None
 
     async def _send(self, update: dict[str, Any]) -> bool:
-        self._http = self._http or Http({"Content-Type": "application/json"})
-        response = await self._http.fetch(await self._where() + SNAPSHOTS, "POST", protocol.dumps(update))
-        if response.code == 599:
-            raise HTTPClientError(599)
-        answer = Answer(response)
+        self._http = self._http or HttpClient({"Content-Type": "application/json"})
+        answer = await self._http.fetch(await self._find_server() + SNAPSHOTS, "POST", protocol.dumps(update))
         if answer.status in (200, 201):
             assert ("duplicate" in answer.body) == (answer.status == 200)
-            self._tally.acknowledge(update, answer.body | answer.body["data"])
+            self._log.acknowledge(update, answer.body | answer.body["data"])
             return True
         assert answer.status == 503, answer
         assert int(answer.headers["Retry-After"]) >= 1
-        self._tally.refuse(answer.body)
+        self._log.refuse(answer.body)
         await asyncio.sleep(0.01)
         return False
 
@@ -221,12 +179,12 @@ class SocketBot(Bot):
     _client: SocketClient | PollingClient | None = None
 
     async def _send(self, update: dict[str, Any]) -> bool:
-        self._client = self._client or await self.transport.connect(await self._where())
+        self._client = self._client or await self.transport.connect(await self._find_server())
         (answer,) = await self._client.call("balance:update", update, timeout=ANSWER_S_MAX)
         if answer["success"]:
-            self._tally.acknowledge(update, answer)
+            self._log.acknowledge(update, answer)
             return True
-        self._tally.refuse(answer)
+        self._log.refuse(answer)
         assert answer["id"] == update["id"]
         assert answer["retryAfter"] >= 1
         await asyncio.sleep(0.01)
@@ -312,3 +270,36 @@ def check_seen(watcher: Watcher, database: Database) -> None:
     for one, row in zip(watcher.snapshots, rows, strict=True):
         assert (one["id"], one["pid"]) == (str(row["id"]), row["pid"])
         assert (one["onchain"], one["onsite"]) == (row["onchain"], row["onsite"])
+
+
+def check_answers(frames: list[str], sent: list[dict[str, Any]]) -> None:
+    """Check that callbacks, `balance:ack` and `balance:snapshot` each name every update, in the order sent."""
+    ids = [update["id"] for update in sent]
+    assert [payload["id"] for payload in _acknowledged(frames)] == ids
+    events = [protocol.loads(frame[2:]) for frame in frames if frame.startswith("42")]
+    for name in ("balance:ack", "balance:snapshot"):
+        assert [payload["id"] for event, payload in events if event == name] == ids
+    seqs = [payload["seq"] for event, payload in events if event == "balance:snapshot"]
+    assert seqs == list(range(seqs[0], seqs[0] + len(sent)))
+    assert {event for event, _ in events} == {"balance:ack", "balance:snapshot"}
+
+
+def _acknowledged(frames: list[str]) -> list[dict[str, Any]]:
+    """Return the payloads of the acknowledgement callbacks, which must come in the order of their numbers."""
+    payloads = []
+    for frame in frames:
+        if frame.startswith("43"):
+            digits = frame[2 : frame.index("[")]
+            assert int(digits) == len(payloads), "out of order"
+            payloads.append(protocol.loads(frame[2 + len(digits) :])[0])
+    return payloads
+
+
+def check_order(database: Database, sent: list[dict[str, Any]]) -> None:
+    """Check that exactly these updates are stored, in the order sent."""
+    check_stored(database, sent, {update["id"]: update for update in sent})
+    stored = database.rows("SELECT id FROM balance_snapshot ORDER BY seq")
+    assert [str(row["id"]) for row in stored] == [update["id"] for update in sent]
+
+
+BOTS = (RestBot, RestBot, SocketBot, SocketBot, SocketBot, PollingBot)

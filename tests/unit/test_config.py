@@ -45,8 +45,8 @@ def test_the_data_folder_is_a_path() -> None:
 @pytest.mark.parametrize("one", NUMBERS, ids=lambda one: one.name)
 def test_a_number_out_of_its_range_is_refused_by_flag_and_by_variable(one) -> None:
     for value in (one.metadata["low"] - 1, one.metadata["high"] + 1):
-        assert refusal(flag(one), str(value)).startswith(f"{flag(one)}: {value} is not within ")
-        assert refusal(**{variable(one): str(value)}).startswith(f"{flag(one)}: {value} is not within ")
+        assert refusal(flag(one), str(value)).startswith(f"{flag(one)}: {value} is not between ")
+        assert refusal(**{variable(one): str(value)}).startswith(f"{flag(one)}: {value} is not between ")
 
 
 @pytest.mark.parametrize("one", NUMBERS, ids=lambda one: one.name)

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol13, _WebSocketParams
 
 from balance.realtime.frames import READ_BYTES_MAX, FrameReader
-from tests.support.raw import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
+from tests.support.raw_websocket import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
 
 MESSAGE_BYTES_MAX = 70_000
 
@@ -201,7 +200,6 @@ def test_it_reads_what_tornado_reads_and_closes_what_breaks_the_protocol(
         check_close(answered.removeprefix(answered_by_tornado), fault[1])
 
 
-@pytest.mark.gen_test
 async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn() -> None:
     count = 10 * READ_BYTES_MAX // 100
     texts = [f"{number:094}" for number in range(count)]
@@ -221,7 +219,6 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
     assert turns >= count
 
 
-@pytest.mark.gen_test
 async def test_nothing_is_held_while_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
     websocket = FrameReader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))

@@ -3,7 +3,7 @@
 None of them is documented, so that any release may change them. A name that an upgrade removes fails here by its name,
 and so does a private name that the code uses and no table lists. What the libraries do with these names is tested in
 tests/integration/test_library_*.py, test_fast_update_parity.py, test_http_connection.py and test_listener.py, and in
-tests/unit/test_frames.py and test_turns.py.
+tests/unit/test_frames.py and test_loop_budget.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from balance.realtime.frames import FrameReader
 from balance.realtime.handler import EngineHandler
 from balance.realtime.server import ClientManager, SocketServer
 from balance.web.http_connection import Exchange, RequestStream, ServerConnection
-from balance.web.listener import Connection, Context, Listener
+from balance.web.listener import BudgetedConnection, ConnectionContext, HttpListener
 from tests.support.repository import ROOT
 
 # By class: the private names, then those that are public but not documented.
@@ -77,10 +77,10 @@ SUBCLASSES: dict[type, type] = {
     FrameReader: WebSocketProtocol13,
     Exchange: HTTP1Connection,
     ServerConnection: HTTP1ServerConnection,
-    Connection: HTTP1ServerConnection,
+    BudgetedConnection: HTTP1ServerConnection,
     RequestStream: IOStream,
-    Context: _HTTPRequestContext,
-    Listener: HTTPServer,
+    ConnectionContext: _HTTPRequestContext,
+    HttpListener: HTTPServer,
 }
 SOURCES = [path for folder in ("realtime", "web") for path in sorted((ROOT / "balance" / folder).rglob("*.py"))]
 

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 import balance
 import protocol
-from tests.support.service import ROOT
+from tests.support.repository import ROOT
 
 PINS, LOCK = "constraints.txt", "requirements.lock"
 RANGES = ["requirements.txt", "tests/requirements.txt"]

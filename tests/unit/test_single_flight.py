@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from balance.aio.single_flight import Shared
-
-pytestmark = pytest.mark.gen_test
 
 
 class Source:

@@ -18,14 +18,12 @@ def thread() -> Iterator[ThreadPoolExecutor]:
         yield thread
 
 
-@pytest.mark.gen_test
 async def test_what_is_returned_or_raised_comes_back(thread: ThreadPoolExecutor) -> None:
     assert await in_thread(thread, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await in_thread(thread, divmod, 7, 0)
 
 
-@pytest.mark.gen_test
 async def test_what_nobody_waits_for_any_more_is_not_called(thread: ThreadPoolExecutor) -> None:
     free, called = threading.Event(), []
     before = in_thread(thread, free.wait, 10)

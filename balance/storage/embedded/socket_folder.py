@@ -1,4 +1,4 @@
-"""Where the server's Unix socket is: PGDATA, or a private folder of /tmp if PGDATA cannot be its address."""
+"""The folder of the server's Unix socket: PGDATA, or a private folder of /tmp if PGDATA cannot be its address."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from balance.storage.embedded.files import EmbeddedError, shown
-from balance.storage.embedded.settings import SOCKET_NAME
+from balance.storage.embedded.files import EmbeddedError, printable
+from balance.storage.embedded.settings import SETTINGS, SOCKET_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SOCKET_PATH_BYTES_MAX = 103  # what fits in sockaddr_un on every system: 107 on Linux, 103 on macOS
+SOCKET_PATH_BYTES_MAX = 103  # fits in sockaddr_un on each system: 107 on Linux, 103 on macOS
 
 
 def socket_folder(pgdata: Path) -> Path:
-    """Return the folder, which is the same for every process that uses this PGDATA, whatever its environment.
+    """Return the folder: the same for every process that uses this PGDATA, whatever its environment.
 
-    A comma separates addresses for PostgreSQL and for libpq, and psycopg takes only UTF-8.
+    Not PGDATA if it has a comma, which separates addresses in PostgreSQL and in libpq, or if it is not UTF-8, which
+    psycopg requires.
     """
     path = os.fsencode(pgdata / SOCKET_NAME)
     if len(path) <= SOCKET_PATH_BYTES_MAX and b"," not in path and _is_utf8(path):
@@ -31,11 +33,21 @@ def socket_folder(pgdata: Path) -> Path:
     return Path(public) / f"balance-{hashlib.sha256(os.fsencode(pgdata)).hexdigest()[:16]}"
 
 
+def socket_url(pgdata: Path, database: str) -> str:
+    """Return the URL of a database of the server.
+
+    It is not read from postmaster.pid: the account of PostgreSQL could write an address there that leads libpq to files
+    of root. With a password, which the server does not ask for, libpq does not search for one in ~/.pgpass.
+    """
+    host = quote(os.fsencode(socket_folder(pgdata)), safe="")
+    return f"postgresql://postgres:unused@/{database}?host={host}&port={SETTINGS['port']}"
+
+
 @contextmanager
 def private_folder(folder: Path, owner: int) -> Iterator[int]:
-    """Lend the folder for the block; make it if it is missing, as the owner's.
+    """Open the folder for the block; create it as the owner's if it is missing.
 
-    In a public directory a link or a folder may be anybody's. Raises EmbeddedError when it is not private.
+    In a public directory a link or a folder may belong to any user. Raises EmbeddedError when it is not private.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -55,7 +67,7 @@ def private_folder(folder: Path, owner: int) -> Iterator[int]:
 
 
 def _not_private(folder: Path) -> EmbeddedError:
-    return EmbeddedError(f"{shown(folder)}, where its socket would be, is not private to the data's owner")
+    return EmbeddedError(f"{printable(folder)}, the folder of its socket, is not private to the owner of the data")
 
 
 def _is_utf8(text: bytes) -> bool:

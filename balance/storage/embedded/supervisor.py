@@ -1,12 +1,12 @@
-"""Starts the embedded PostgreSQL again when it ends.
+"""Restart the embedded PostgreSQL when it ends.
 
-A thread waits for the lock that the server's processes hold, so it knows at once and by the kernel. Of several
-processes on one data directory one restarts the server, and the others find it running. Between the end and the
-return every save is answered `unavailable`; the pool reconnects by itself.
+A thread waits for the lock that the server's processes hold, so that the kernel reports the end without delay. Of
+several processes on one data directory, one restarts the server and the others find it running. Until then every save
+gets `unavailable`; the pool reconnects by itself.
 
-It gives up when the server has failed to start STARTS_MAX times with no minute of service in between.
+The supervisor gives up after STARTS_MAX failed starts without SERVICE_S_MIN of service between them.
 
-Threads: `start` and `stop` belong to one thread; `failure` may be waited for in any.
+Threads: `start` and `stop` belong to one thread; `failure` may be awaited in any.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from balance.storage.embedded.cluster import EmbeddedPostgres
 
 STARTS_MAX = 5
-SERVICE_S_MIN = 60.0  # a server that ran for this long has started well
-PAUSE_S_MAX = 8.0  # after 1, 2 and 4 s between attempts that fail
+SERVICE_S_MIN = 60.0  # after this time earlier failed starts no longer count
+PAUSE_S_MAX = 8.0  # between failed attempts: 1, 2, 4 and 8 s
 RESTART_S_MIN = 1.0  # between two restarts, however often it ends
-TRIM_S = 1.0
+TRIM_S = 1.0  # between two checks of the size of the log
 
 
 class Supervisor:
-    """Keeps one server running, until `stop`."""
+    """Keeps one server running until `stop`."""
 
     def __init__(self, postgres: EmbeddedPostgres, report: Callable[[str], None]) -> None:
-        """Watch nothing yet. `report` is called in a thread of ours, once per end, with the reason."""
+        """Start nothing yet. `report` gets a line for the log at each end of the server, in the supervisor's thread."""
         self._postgres = postgres
         self._report = report
         self._events: SimpleQueue[Literal["ended", "stop"]] = SimpleQueue()
@@ -45,14 +45,14 @@ class Supervisor:
         self._restarted = float("-inf")
         self._thread = threading.Thread(target=self._run, name="balance-postgres")
         self.failure: Future[None] = Future()
-        """Fails with EmbeddedError when the server could not be started again."""
+        """Fails with EmbeddedError when the server cannot be restarted."""
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to supervise."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, also in the middle of a restart. The server stays as it is."""
+        """End, also in the middle of a restart; the server is left as it is."""
         self._postgres.interrupt()
         self._events.put("stop")
         self._thread.join()
@@ -65,7 +65,7 @@ class Supervisor:
                     self._restart()
                     self._watch()
                 else:
-                    with suppress(OSError, EmbeddedError):  # a folder that is gone is found by the server
+                    with suppress(OSError, EmbeddedError):  # the server itself reports a missing folder
                         self._postgres.trim_log()
         except Interrupted:
             pass
@@ -73,7 +73,7 @@ class Supervisor:
             self.failure.set_exception(error)
 
     def _watch(self) -> None:
-        """Have a thread of its own wait, which nothing can interrupt: it lives as long as the server."""
+        """Wait for the end in a thread that nothing can interrupt: it lives as long as the server."""
         threading.Thread(target=self._wait_for_end, name="balance-postgres-lock", daemon=True).start()
 
     def _wait_for_end(self) -> None:
@@ -82,9 +82,9 @@ class Supervisor:
         self._events.put("ended")
 
     def _restart(self) -> None:
-        """Start the server again. Raises EmbeddedError when it is given up, Interrupted by `stop`."""
+        """Restart the server. Raises EmbeddedError after the last failed attempt, Interrupted by `stop`."""
         ended = time.monotonic()
-        self._report(f"the embedded PostgreSQL is started again: {self._postgres.how_it_ended()}")
+        self._report(f"the embedded PostgreSQL is restarted: {self._postgres.how_it_ended()}")
         if self._failures and ended - self._failures[-1] > SERVICE_S_MIN:
             self._failures.clear()
         self._sleep(self._restarted + RESTART_S_MIN - ended)
@@ -94,7 +94,7 @@ class Supervisor:
             except EmbeddedError as error:
                 self._failures.append(time.monotonic())
                 if len(self._failures) >= STARTS_MAX:
-                    raise EmbeddedError(f"{error} (given up after {STARTS_MAX} attempts to start it again)") from error
+                    raise EmbeddedError(f"{error} (gave up after {STARTS_MAX} attempts to restart it)") from error
                 self._sleep(min(2.0 ** (len(self._failures) - 1), PAUSE_S_MAX))
             else:
                 self._restarted = time.monotonic()

@@ -1,8 +1,8 @@
-"""The pages on which people read and try the contract: REST at /api/docs, the Socket.IO events beside it.
+"""The pages on which people read and try the contract: REST at /api/docs, the Socket.IO events at /api/docs/events.
 
-Made once, from the tables and schemas of `protocol`, as documents like those of the contract: they need nothing from
-elsewhere, and nothing in them is inline, so that `HEADERS` can forbid everything else. Swagger UI draws REST; its files
-are those of the PyPI package flask-swagger-ui, of which nothing is imported, since that would import Flask.
+They are rendered once, from the tables and schemas of `protocol`, as documents like those of the contract. They load
+nothing from another server and have no inline script or style, so that `HEADERS` can forbid both. Swagger UI shows
+REST; its files are those of the package flask-swagger-ui, which is not imported, because it would import Flask.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
 
 EVENTS_PAGE = f"{DOCS}/events"
 HEADERS = {
-    # style-src needs no 'unsafe-inline': React sets styles one by one in the DOM, which the policy does not concern.
+    # style-src needs no 'unsafe-inline': React sets styles in the DOM, which the policy does not restrict.
     "Content-Security-Policy": "; ".join((
         "default-src 'none'",
         "script-src 'self'",
@@ -43,7 +43,7 @@ HEADERS = {
     )),
     "Referrer-Policy": "same-origin",  # with no-referrer, some browsers send `Origin: null`, which may not call
 }  # fmt: skip
-"""What each of the documents is sent with."""
+"""Headers of each page and file."""
 
 FOLDER = Path(__file__).parent
 LANGUAGES = {".mjs": "JavaScript", ".py": "Python", ".ts": "TypeScript"}
@@ -51,7 +51,7 @@ MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; chars
 
 
 class Snippet(NamedTuple):
-    """A program of protocol/guide, to be copied."""
+    """A program of protocol/guide, for a reader to copy."""
 
     language: str
     file: str
@@ -60,7 +60,7 @@ class Snippet(NamedTuple):
 
 @cache
 def pages(limits: Limits) -> dict[str, Document]:
-    """Return the pages and all that they need, by address. Raises LookupError where Swagger UI is not installed."""
+    """Return the pages and their files, by address. Raises LookupError if Swagger UI is not installed."""
     dist = _swagger_ui()
     files = {path.name: path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
     files |= {name: dist / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")}
@@ -69,21 +69,21 @@ def pages(limits: Limits) -> dict[str, Document]:
         Document(f"{DOCS}/{name}", name, MEDIA_TYPES[path.suffix], path.read_bytes()) for name, path in files.items()
     ]
     found += [
-        Document(DOCS, "rest.html", "text/html; charset=utf-8", _rendered("rest.html", limits)),
-        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _rendered("events.html", limits)),
+        Document(DOCS, "rest.html", "text/html; charset=utf-8", _render("rest.html", limits)),
+        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _render("events.html", limits)),
     ]
     return {document.path: document for document in found}
 
 
 def _swagger_ui() -> Path:
-    """Find the files of Swagger UI."""
+    """Return the folder with the files of Swagger UI."""
     spec = find_spec("flask_swagger_ui")
     if spec is None or not spec.submodule_search_locations:
-        raise LookupError("flask-swagger-ui is not installed, of which /api/docs is made: see requirements.txt")
+        raise LookupError("/api/docs needs flask-swagger-ui, which is not installed: see requirements.txt")
     return Path(spec.submodule_search_locations[0]) / "dist"
 
 
-def _rendered(name: str, limits: Limits) -> bytes:
+def _render(name: str, limits: Limits) -> bytes:
     return (
         Loader(str(FOLDER))
         .load(name)

@@ -1,6 +1,6 @@
-// Talks to the server as a Socket.IO client does, packet by packet, and shows each one's text as it came.
+// Speaks Socket.IO with the server, packet by packet, and shows the text of each packet unchanged.
 //
-// No client library: it would parse the JSON, and JavaScript's numbers lose the last digits of an amount.
+// A client library would parse the JSON, and the numbers of JavaScript lose the last digits of an amount.
 'use strict';
 
 const LINES_MAX = 200;
@@ -24,9 +24,9 @@ function show(direction, name, text = '') {
   log.scrollTop = log.scrollHeight;
 }
 
-function become(state, words) {
+function setState(state, text) {
   part('live').dataset.state = state;
-  part('state').textContent = words;
+  part('state').textContent = text;
   part('connection').textContent = socket ? 'Disconnect' : 'Connect';
   part('send').disabled = part('ping').disabled = state !== 'connected';
 }
@@ -37,13 +37,13 @@ function connect() {
   socket.onmessage = ({ data }) => read(data);
   socket.onclose = ({ code, reason }) => {
     socket = null;
-    become('closed', `closed (${code}${reason && ': ' + reason})`);
+    setState('closed', `closed (${code}${reason && ': ' + reason})`);
   };
-  become('connecting', 'connecting …');
+  setState('connecting', 'connecting …');
 }
 
 // The first digit is Engine.IO's: 0 open, 2 ping, 3 pong, 4 message. In a message the next one is Socket.IO's:
-// 0 connected, 1 disconnected, 2 event, 3 acknowledgement, 4 refused; then the acknowledgement's number, if any.
+// 0 connected, 1 disconnected, 2 event, 3 acknowledgement, 4 rejected; then the acknowledgement's number, if any.
 function read(packet) {
   const [, kind, number, text] = /^(4?\d)(\d*)(.*)$/s.exec(packet);
   if (kind === '0') {
@@ -53,7 +53,7 @@ function read(packet) {
     show('in', 'heartbeat');
     socket.send('3');
   } else if (kind === '40') {
-    become('connected', 'connected');
+    setState('connected', 'connected');
     show('in', 'connect', text);
   } else if (kind === '42') {
     const [, name, payload] = /^\["([^"]*)",?(.*)\]$/s.exec(text);
@@ -61,7 +61,7 @@ function read(packet) {
   } else if (kind === '43') {
     show('in', `acknowledgement ${number}`, text.slice(1, -1));
   } else if (kind === '44') {
-    become('refused', 'refused');
+    setState('rejected', 'rejected');
     show('in', 'connect_error', text);
   } else {
     show('in', `packet ${kind}`, text);

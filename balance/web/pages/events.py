@@ -1,4 +1,4 @@
-"""The Socket.IO events as the page shows them: what `protocol.EVENTS` and the schemas say, for a person."""
+"""Prepare the Socket.IO events for the page: `protocol.EVENTS` and the schemas, as text for people."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ Schema = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """One line of the table of a payload."""
+    """One line in the table of a payload."""
 
     name: str
-    """Dotted, where it stands in another: onchain.rlb."""
+    """With the names of the objects around it: onchain.rlb."""
     kind: str
     """Its JSON types: integer or null."""
     schema: str
-    """The name of the schema that says more; empty where there is none."""
+    """The name of the schema with the details; empty if there is none."""
     required: bool
     description: str
 
 
-class Shown(NamedTuple):
-    """One event."""
+class EventText(NamedTuple):
+    """One event as the page shows it."""
 
     name: str
     schema: str
     description: str
     fields: tuple[Field, ...]
     example: str
-    """As JSON on several lines; empty where nothing needs to be sent."""
+    """JSON on several lines; empty if the event needs no payload."""
     answered_by: tuple[str, ...]
     errors: tuple[type[ServiceError], ...]
 
 
-def sent() -> list[Shown]:
+def sent() -> list[EventText]:
     """Return the events that clients send."""
-    return [_shown(event) for event in EVENTS.values() if event.direction == "client_to_server"]
+    return [_describe(event) for event in EVENTS.values() if event.direction == "client_to_server"]
 
 
-def received() -> list[Shown]:
-    """Return what clients hear: the events that the server sends, and how Socket.IO itself says no."""
-    return [_shown(event) for event in (*EVENTS.values(), CONNECT_ERROR) if event.direction == "server_to_client"]
+def received() -> list[EventText]:
+    """Return what clients receive: the events of the server, and the packet by which Socket.IO rejects a connection."""
+    return [_describe(event) for event in (*EVENTS.values(), CONNECT_ERROR) if event.direction == "server_to_client"]
 
 
-def _shown(event: Event) -> Shown:
+def _describe(event: Event) -> EventText:
     schema = registry.schema(event.schema)
     example = schema["examples"][0]
-    return Shown(
+    return EventText(
         event.name,
         event.schema,
         schema["description"],
@@ -64,32 +64,32 @@ def _shown(event: Event) -> Shown:
 
 
 def _fields(schema: Schema, within: str = "") -> Iterator[Field]:
-    """Yield each field that a payload of `schema` may have, those of inner objects after the object."""
-    whole = _resolved(schema)
-    for name, inner in whole.get("properties", {}).items():
-        yield _field(within + name, inner, name in whole.get("required", ()))
+    """Yield each field that a payload of `schema` may have; the fields of an inner object follow it."""
+    resolved = _resolve(schema)
+    for name, inner in resolved.get("properties", {}).items():
+        yield _field(within + name, inner, name in resolved.get("required", ()))
         yield from _fields(inner, f"{within}{name}.")
-    if whole.get("additionalProperties"):
-        yield _field(f"{within}*", whole["additionalProperties"], False)
+    if resolved.get("additionalProperties"):
+        yield _field(f"{within}*", resolved["additionalProperties"], False)
 
 
 def _field(name: str, schema: Schema, required: bool) -> Field:
-    whole = _resolved(schema)
-    types = whole.get("type", "anything")
-    kind = dumps(whole["const"]) if "const" in whole else types if isinstance(types, str) else " or ".join(types)
+    resolved = _resolve(schema)
+    types = resolved.get("type", "anything")
+    kind = dumps(resolved["const"]) if "const" in resolved else types if isinstance(types, str) else " or ".join(types)
     if any(branch.get("type") == "null" for branch in schema.get("anyOf", ())):
         kind += " or null"
-    return Field(name, kind, _name(schema), required, whole["description"])
+    return Field(name, kind, _reference(schema), required, resolved["description"])
 
 
-def _resolved(schema: Schema) -> Schema:
-    """Follow a schema to where its keywords stand; what it says itself of the field goes before."""
-    name = _name(schema)
-    return {**_resolved(registry.schema(name)), **schema} if name else schema
+def _resolve(schema: Schema) -> Schema:
+    """Return a schema with the keywords of the one that it refers to; its own keywords win."""
+    name = _reference(schema)
+    return {**_resolve(registry.schema(name)), **schema} if name else schema
 
 
-def _name(schema: Schema) -> str:
-    """Name the schema to which this one refers, by itself or as the one branch that is not just null."""
+def _reference(schema: Schema) -> str:
+    """Return the name of the schema that this one refers to, directly or as the branch that is not null; or empty."""
     for one in (schema, *schema.get("anyOf", ()), *schema.get("allOf", ())):
         if "$ref" in one:
             return str(one["$ref"]).removesuffix(".json")

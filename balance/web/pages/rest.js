@@ -1,23 +1,23 @@
-// Swagger UI over the service's own OpenAPI document.
+// Shows the service's OpenAPI document with Swagger UI.
 'use strict';
 
-const place = document.getElementById('swagger-ui');
+const root = document.getElementById('swagger-ui');
 const dark = matchMedia('(prefers-color-scheme: dark)');
-const follow = () => document.documentElement.classList.toggle('dark-mode', dark.matches);
-dark.addEventListener('change', follow);
-follow();
+const applyTheme = () => document.documentElement.classList.toggle('dark-mode', dark.matches);
+dark.addEventListener('change', applyTheme);
+applyTheme();
 
-// Indents JSON as it stands. Swagger UI would do it by way of JSON.parse, and show amounts without their last digits.
-function indented(json) {
+// Indents JSON as text. Swagger UI itself uses JSON.parse, and so loses the last digits of amounts.
+function indent(json) {
   let depth = 0;
-  const line = () => '\n' + '  '.repeat(depth);
+  const newline = () => '\n' + '  '.repeat(depth);
   const tokens = json.match(/"(?:[^"\\]|\\.)*"|[[{]\s*[\]}]|[[\]{},:]|[^\s"[\]{},:]+/g) || [];
-  const written = tokens.map((token) => {
-    if (token === '{' || token === '[') return depth++, token + line();
-    if (token === '}' || token === ']') return depth--, line() + token;
-    return token === ',' ? token + line() : token === ':' ? ': ' : token;
+  const indented = tokens.map((token) => {
+    if (token === '{' || token === '[') return depth++, token + newline();
+    if (token === '}' || token === ']') return depth--, newline() + token;
+    return token === ',' ? token + newline() : token === ':' ? ': ' : token;
   });
-  return written.join('');
+  return indented.join('');
 }
 
 const exactDigits = () => ({
@@ -27,14 +27,14 @@ const exactDigits = () => ({
         ? React.createElement(
             getComponent('HighlightCode', true),
             { language: 'json', downloadable: true, fileName: 'response.json', canCopy: true },
-            indented(props.content),
+            indent(props.content),
           )
         : React.createElement(Original, props),
   },
 });
 
-// Swagger UI fills in what stands as an example, and the list of an example's minute and process is empty.
-const optionalStaysEmpty = () => ({
+// Swagger UI fills in each parameter's example, and a list for the time and the process of the examples would be empty.
+const leaveOptionalEmpty = () => ({
   statePlugins: {
     spec: {
       wrapActions: {
@@ -53,12 +53,12 @@ const optionalStaysEmpty = () => ({
 });
 
 SwaggerUIBundle({
-  domNode: place,
-  url: place.dataset.openapi,
-  plugins: [exactDigits, optionalStaysEmpty],
+  domNode: root,
+  url: root.dataset.openapi,
+  plugins: [exactDigits, leaveOptionalEmpty],
   deepLinking: true,
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,
   tryItOutEnabled: true,
-  validatorUrl: null, // the badge would tell somebody else's server of ours
+  validatorUrl: null, // the badge would send this server's address to another one
 });

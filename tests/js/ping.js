@@ -1,6 +1,6 @@
 // Connects with the client package named on the command line, says `ping` once connected, and prints what it
 // hears as lines of JSON: ["connect"], ["connect_error", message], ["connected", payload], ["pong", payload].
-// Usage: node talk.js PACKAGE URL TRANSPORT[,TRANSPORT] [PATH]
+// Usage: node ping.js PACKAGE URL TRANSPORT[,TRANSPORT] [PATH]
 const [, , name, url, transports, path = '/api/socket.io'] = process.argv;
 const say = (...words) => console.log(JSON.stringify(words));
 

@@ -16,10 +16,8 @@ from tornado.web import RequestHandler
 
 from balance.aio.addresses import to_address
 from balance.aio.limiter import Places
-from balance.aio.turns import TURN_S, WOKEN_MAX, Turns
+from balance.aio.loop_budget import TURN_S, WAKEUPS_MAX, LoopBudget
 from protocol import Busy
-
-pytestmark = pytest.mark.gen_test
 
 
 def spin(seconds: float) -> None:
@@ -38,11 +36,11 @@ async def steps(note: Callable[[], object], seconds: float, count: int) -> int:
 
 
 async def test_a_hundred_connections_of_one_address_hold_up_another_no_longer_than_one() -> None:
-    turns, order = Turns(), list[str]()
+    budget, order = LoopBudget(), list[str]()
     crowd = [
-        asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: order.append("crowd"), TURN_S, 1))) for _ in range(40)
+        asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: order.append("crowd"), TURN_S, 1))) for _ in range(40)
     ]
-    other = asyncio.ensure_future(turns.run("2.2.2.2", steps(lambda: order.append("other"), 0, 20)))
+    other = asyncio.ensure_future(budget.run("2.2.2.2", steps(lambda: order.append("other"), 0, 20)))
     assert await other == 20
     assert len(order) <= 20 + 21 + 2, "between two steps of the other there was one of the crowd"
     await asyncio.gather(*crowd)
@@ -50,11 +48,11 @@ async def test_a_hundred_connections_of_one_address_hold_up_another_no_longer_th
 
 
 async def test_within_an_address_no_connection_waits_for_ever() -> None:
-    turns, order = Turns(), list[int]()
-    greedy = asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: order.append(0), TURN_S, 1000)))
+    budget, order = LoopBudget(), list[int]()
+    greedy = asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: order.append(0), TURN_S, 1000)))
     await asyncio.sleep(0)
     modest = [
-        asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda number=number: order.append(number), TURN_S, 1)))
+        asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda number=number: order.append(number), TURN_S, 1)))
         for number in range(1, 6)
     ]
     await asyncio.gather(*modest)
@@ -65,42 +63,42 @@ async def test_within_an_address_no_connection_waits_for_ever() -> None:
 
 
 async def test_all_are_served_where_more_wait_than_one_round_wakes() -> None:
-    turns, order = Turns(), list[int]()
-    first = asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: None, TURN_S, 1)))
+    budget, order = LoopBudget(), list[int]()
+    first = asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1)))
     crowd = [
-        asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda number=number: order.append(number), 0, 1)))
-        for number in range(3 * WOKEN_MAX)
+        asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda number=number: order.append(number), 0, 1)))
+        for number in range(3 * WAKEUPS_MAX)
     ]
     await asyncio.wait_for(asyncio.gather(first, *crowd), 5)
-    assert order == list(range(3 * WOKEN_MAX)), "first in, first out"
+    assert order == list(range(3 * WAKEUPS_MAX)), "first in, first out"
 
 
 async def test_a_long_step_is_told_when_its_turn_is_over() -> None:
-    turns = Turns()
+    budget = LoopBudget()
 
     async def work() -> tuple[bool, bool]:
-        before = turns.is_over()
+        before = budget.is_turn_over()
         spin(TURN_S)
-        return before, turns.is_over()
+        return before, budget.is_turn_over()
 
-    assert await turns.run("1.1.1.1", work()) == (False, True)
+    assert await budget.run("1.1.1.1", work()) == (False, True)
 
 
 async def test_what_a_proxys_connection_does_is_charged_to_its_client() -> None:
-    turns = Turns()
+    budget = LoopBudget()
 
     async def request(ip: str, seconds: float) -> bool:
-        must_wait = turns.charge_to(ip)
+        must_wait = budget.charge_to(ip)
         spin(seconds)
         return must_wait
 
-    assert not await turns.run("10.0.0.1", request("1.1.1.1", TURN_S))
-    assert await turns.run("10.0.0.1", request("1.1.1.1", 0)), "this client has used its turn"
-    assert not await turns.run("10.0.0.1", request("2.2.2.2", 0)), "its proxy has not"
+    assert not await budget.run("10.0.0.1", request("1.1.1.1", TURN_S))
+    assert await budget.run("10.0.0.1", request("1.1.1.1", 0)), "this client has used its turn"
+    assert not await budget.run("10.0.0.1", request("2.2.2.2", 0)), "its proxy has not"
 
 
 async def test_results_errors_and_cancellation_pass_through() -> None:
-    turns, ended = Turns(), list[str]()
+    budget, ended = LoopBudget(), list[str]()
 
     async def fail() -> None:
         raise LookupError
@@ -112,8 +110,8 @@ async def test_results_errors_and_cancellation_pass_through() -> None:
             ended.append("cancelled")
 
     with pytest.raises(LookupError):
-        await turns.run("1.1.1.1", fail())
-    waiting = asyncio.ensure_future(wait_in(turns, wait))
+        await budget.run("1.1.1.1", fail())
+    waiting = asyncio.ensure_future(wait_in(budget, wait))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -122,22 +120,22 @@ async def test_results_errors_and_cancellation_pass_through() -> None:
 
 
 async def test_one_that_is_cancelled_while_it_waits_for_its_turn_leaves_nothing_behind() -> None:
-    turns = Turns()
-    await turns.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
-    await turns.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
-    waiting = [asyncio.ensure_future(turns.run("1.1.1.1", steps(lambda: None, TURN_S, 2))) for _ in range(3)]
+    budget = LoopBudget()
+    await budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
+    await budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
+    waiting = [asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: None, TURN_S, 2))) for _ in range(3)]
     await asyncio.sleep(0)
-    assert turns._due
+    assert budget._due
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
     del waiting, task
     await asyncio.sleep(0)
-    assert not turns._shares
+    assert not budget._accounts
 
 
-async def wait_in(turns: Turns, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    await turns.run("1.1.1.1", function())
+async def wait_in(budget: LoopBudget, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    await budget.run("1.1.1.1", function())
 
 
 @pytest.mark.parametrize(

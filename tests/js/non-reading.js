@@ -1,6 +1,6 @@
 // Connects over WebSocket, reads nothing more after the first `connected` until SIGUSR2, and prints what it hears as
-// lines of JSON: ["connected", socketId], ["deaf"], ["disconnect", reason], ["snapshot", seq].
-// Usage: node deaf.js URL
+// lines of JSON: ["connected", socketId], ["not reading"], ["disconnect", reason], ["snapshot", seq].
+// Usage: node non-reading.js URL
 const socket = require('socket.io-client')(process.argv[2], { path: '/api/socket.io', transports: ['websocket'] });
 const say = (...words) => console.log(JSON.stringify(words));
 
@@ -8,7 +8,7 @@ socket.once('connected', () => {
   const line = socket.io.engine.transport.ws._socket;
   process.on('SIGUSR2', () => line.resume());
   line.pause();
-  say('deaf');
+  say('not reading');
 });
 socket.on('connected', (payload) => say('connected', payload.socketId));
 socket.on('disconnect', (reason) => say('disconnect', reason));

@@ -7,9 +7,10 @@ from typing import Self
 
 from tests.support.raw_clients import PATH
 
-FINAL, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0x1, 0x2, 0x8, 0x9, 0xA
+FINAL, CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x80, 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MASK = b"\x01\x02\x03\x04"
 ANSWER_S_MAX = 2.0
+SEND_S_MAX = 60.0
 HANDSHAKE = (
     "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -26,13 +27,14 @@ def frame(head: int, data: bytes, mask: bytes | None = MASK) -> bytes:
     else:
         size = bytes([flag | 127]) + len(data).to_bytes(8, "big")
     if mask:
-        data = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
+        key = (mask * (len(data) // 4 + 1))[: len(data)]
+        data = (int.from_bytes(data) ^ int.from_bytes(key)).to_bytes(len(data))
     return bytes([head]) + size + (mask or b"") + data
 
 
-def text(message: str) -> bytes:
+def text_frame(message: str | bytes) -> bytes:
     """Make the frame of a text message."""
-    return frame(FINAL | TEXT, message.encode())
+    return frame(FINAL | TEXT, message.encode() if isinstance(message, str) else message)
 
 
 class RawSocket:
@@ -43,11 +45,14 @@ class RawSocket:
         self._writer = writer
 
     @classmethod
-    async def open(cls, base_url: str, query: str = "EIO=4&transport=websocket") -> Self:
-        """Connect and read the OPEN packet, if there is no session yet."""
+    async def open(cls, base_url: str, query: str = "EIO=4&transport=websocket", *, read_ahead: int = 65_536) -> Self:
+        """Connect and read the OPEN packet, if there is no session yet.
+
+        Without a call to `read`, asyncio reads at most `read_ahead` bytes by itself, twice.
+        """
         host = base_url.removeprefix("http://")
         address, _, port = host.partition(":")
-        client = cls(*await asyncio.open_connection(address, int(port)))
+        client = cls(*await asyncio.open_connection(address, int(port), limit=read_ahead))
         await client.send(HANDSHAKE.format(path=f"{PATH}/?{query}", host=host).encode())
         head = await client._reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
@@ -56,17 +61,20 @@ class RawSocket:
         return client
 
     @classmethod
-    async def join(cls, base_url: str) -> Self:
+    async def join(cls, base_url: str, *, read_ahead: int = 65_536) -> Self:
         """Connect, to the main namespace too."""
-        client = await cls.open(base_url)
-        await client.send(text("40"))
+        client = await cls.open(base_url, read_ahead=read_ahead)
+        await client.send(text_frame("40"))
         assert (await client.read_text()).startswith("40{")
         assert (await client.read_text()).startswith('42["connected",')
         return client
 
     async def send(self, data: bytes) -> None:
+        """Send bytes; return when the operating system has accepted the last of them."""
+        self._writer.transport.set_write_buffer_limits(0)
         self._writer.write(data)
-        await self._writer.drain()
+        async with asyncio.timeout(SEND_S_MAX):
+            await self._writer.drain()
 
     async def read(self, seconds: float = ANSWER_S_MAX) -> tuple[int, bytes]:
         """Read one frame: its opcode and its payload."""
@@ -80,6 +88,16 @@ class RawSocket:
         opcode, data = await self.read(seconds)
         assert opcode == TEXT, (opcode, data)
         return data.decode()
+
+    async def next_message(self, seconds: float = 10.0) -> str:
+        """Read one text message, after answering any heartbeat before it. Raises EOFError at a close frame."""
+        while True:
+            opcode, data = await self.read(seconds)
+            if opcode == CLOSE:
+                raise EOFError(f"closed: {data!r}")
+            if data != b"2":
+                return data.decode()
+            await self.send(text_frame("3"))
 
     async def read_close(self, seconds: float = ANSWER_S_MAX) -> tuple[int, str]:
         """Read the close frame, which must be the next one: its code and its reason."""

@@ -1,6 +1,6 @@
 // Saves six updates at once with the client package named on the command line, and leaves. Prints lines of JSON:
 // ["saved", acknowledgement] and ["snapshot", seq], six of each, then ["transport", name].
-// Usage: node six.js PACKAGE URL TRANSPORT[,TRANSPORT]
+// Usage: node save-six.js PACKAGE URL TRANSPORT[,TRANSPORT]
 const [, , name, url, transports] = process.argv;
 const say = (...words) => console.log(JSON.stringify(words));
 

@@ -1,9 +1,9 @@
-"""Brings the target of each request into the one form in which it is routed.
+"""Normalise the target of each request to the one form by which it is routed.
 
 Equal addresses have one spelling afterwards, on every route: an absolute form becomes a path (RFC 9112, section 3.2.2),
-percent-encoded unreserved characters become plain (RFC 3986, section 6.2.2.2), and a path ends in no slash. What is
-encoded and is not unreserved stays as it is: %2F is a character of a segment and no separator, and %2541 is the text
-%41. Dot segments stay too: a proxy in front may decide by the path, and must see the one that is served.
+percent-encoded unreserved characters are decoded (RFC 3986, section 6.2.2.2), and a path has no slash at its end.
+Other encoded characters stay: %2F is a character of a segment and not a separator, and %2541 is the text %41. Dot
+segments stay too: a proxy in front may decide by the path, and must see the path that is served.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ AUTHORITY_END = re.compile("[/?#]")
 UNRESERVED = frozenset(ascii_letters + digits + "-._~")  # RFC 3986, section 2.3
 
 
-def to_canonical(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
-    """Return the request line with its target in the one form; put the host of an absolute form into the headers.
+def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+    """Return the request line with its target normalised; the host of an absolute form replaces the header.
 
-    Raises InvalidPayload for a target that is neither a path nor an http address, such as those that are for a proxy.
+    Raises InvalidPayload for a target that is neither a path nor an http address, such as those for a proxy.
     """
     target = start_line.path
     is_path = target.startswith("/")
     if is_path and "%" not in target and not target.endswith("/") and "/?" not in target:
-        return start_line  # as nearly all are
+        return start_line  # the frequent case
     if not is_path:
         if target == "*" and start_line.method == "OPTIONS":
             return start_line
-        target = _take_authority(start_line, headers)
+        target = _split_absolute_form(start_line, headers)
     path, mark, query = target.partition("?")
     path = ENCODED.sub(_decode_unreserved, path)
     if len(path) > 1:
@@ -41,18 +41,18 @@ def to_canonical(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestS
     return start_line._replace(path=path + mark + query)
 
 
-def _take_authority(start_line: RequestStartLine, headers: HTTPHeaders) -> str:
-    """Return the path and query of an absolute form; its host replaces the one in the headers."""
+def _split_absolute_form(start_line: RequestStartLine, headers: HTTPHeaders) -> str:
+    """Return the path and query of an absolute form, and set its host in the headers."""
     scheme, found, rest = start_line.path.partition("://")
     if not found or start_line.method == "CONNECT":
-        raise protocol.InvalidPayload("must be a path or an http:// address; this server is no proxy", TARGET)
+        raise protocol.InvalidPayload("must be a path or an http:// address; this server is not a proxy", TARGET)
     if scheme.lower() != "http":
         raise protocol.InvalidPayload("must be an http:// address: this port speaks plain HTTP", TARGET)
     end = AUTHORITY_END.search(rest)
     authority, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     if not authority or "@" in authority:
         raise protocol.InvalidPayload("must have a host, and no user before it (RFC 9110, section 4.2)", TARGET)
-    if len(headers.get_list("Host")) == 1 or start_line.version == "HTTP/1.0":  # any other number is refused later
+    if len(headers.get_list("Host")) == 1 or start_line.version == "HTTP/1.0":  # any other number is rejected later
         headers["Host"] = authority
     return path if path.startswith("/") else f"/{path}"
 

@@ -1,6 +1,6 @@
 """Connect with python-socketio's synchronous client, save an update, and print what comes as lines of JSON.
 
-    python talk.py URL TRANSPORT[,TRANSPORT] [CERTIFICATE]
+    python socketio_client_script.py URL TRANSPORT[,TRANSPORT] [CERTIFICATE]
 
 Every name leads to 127.0.0.1, as one may in a file of hosts. It runs on python-socketio 5.0 and newer by themselves.
 """

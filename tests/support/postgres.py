@@ -1,0 +1,114 @@
+"""A PostgreSQL that a test may stop, kill and freeze, and SQL beside the service: locks, sessions, queries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from balance.storage.embedded import EmbeddedPostgres
+from tests.support.embedded import is_running, postmaster, processes_of
+from tests.support.service import Database
+from tests.support.waiting import wait_until
+
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
+LOCK_TABLES = "LOCK TABLE balance_feed, balance_snapshot IN ACCESS EXCLUSIVE MODE"
+
+
+class Postgres:
+    """An embedded PostgreSQL of one test module, which may stop, kill, freeze and start it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server = EmbeddedPostgres.start(folder)
+        self.url = self._server.url
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server = EmbeddedPostgres.start(self.folder)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def crash(self) -> None:
+        """Kill it, and start it again: it recovers what was committed from its log."""
+        os.kill(postmaster(self.folder), signal.SIGKILL)
+        crashed = self._server
+        wait_until(lambda: not is_running(self.folder))  # its other processes notice, and end
+        self.start()
+        crashed.stop()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Suspend all its processes within the block; their sockets stay open."""
+        pids = processes_of(self.folder)  # the postmaster first, so that it starts no others
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        """Keep it stopped within the block."""
+        await asyncio.to_thread(self.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.start)
+
+    def terminate_sessions(self, database: Database) -> int:
+        """End every session of a database and wait until they are gone; return how many there were."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            found = admin.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (part_of_url(database),),
+            )
+            return found.rowcount
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def query(url: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run one statement and return its rows."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(sql, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def part_of_url(database: Database, part: str = "dbname") -> str:
+    """Return one part of the address of a database, by default its name."""
+    return str(conninfo_to_dict(database.url)[part])
+
+
+@contextmanager
+def locked(database: Database, statement: str) -> Iterator[psycopg.Connection[Any]]:
+    """Hold the locks of a statement in another session until the end of the block."""
+    with psycopg.connect(database.url) as session:
+        session.execute(statement.encode())
+        yield session
+        session.rollback()
+
+
+def is_waited_for(database: Database) -> bool:
+    """Return whether a session of the database waits for a lock."""
+    sql = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(database.rows(sql)[0]["n"])

@@ -1,0 +1,39 @@
+"""python-socketio's own client as a process of its own, by the script socketio_client_script.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parent / "socketio_client_script.py"
+RUN_S_MAX = 30
+
+
+async def run_socketio_client(
+    url: str, transports: str, *more: str, python: str = sys.executable
+) -> list[list[object]]:
+    """Run the script and return the lines that it printed; nothing may come on stderr."""
+    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    process = await asyncio.create_subprocess_exec(
+        python, SCRIPT, url, transports, *more, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), RUN_S_MAX)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert err == b"", err.decode()
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def check_saved(lines: list[list[object]], transport: str) -> None:
+    """Check that the client was connected, saved its update, and used this transport in the end."""
+    payloads = {str(name): payload for name, payload in lines}
+    assert set(payloads) == {"connected", "saved", "transport"}
+    assert payloads["saved"]["success"] is True  # type: ignore[index]
+    assert payloads["transport"] == transport

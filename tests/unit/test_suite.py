@@ -1,0 +1,81 @@
+"""The structure of the tests: kinds in folders, what is shared in support, and names that fit a line of a report."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.repository import ROOT
+
+KINDS = {"unit", "integration", "faults", "contract", "browser"}
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
+TESTS = {path: tree for path, tree in TREES.items() if path.name.startswith("test_")}
+# Modules of support that start a service or a database, and fixtures of conftest that do.
+STARTS_SOMETHING = {"tests.support.service", "tests.support.shared_service", "tests.support.postgres"}
+FIXTURES = {"postgres", "pristine", "template", "database", "make_service", "service", "processes"}
+
+
+def modules(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever the import is in it."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def reached(path: Path) -> set[str]:
+    """Return the modules of the tests that a file imports, and those that they import."""
+    found: set[str] = set()
+    waiting = [path]
+    while waiting:
+        for module in set(modules(waiting.pop())) - found:
+            file = ROOT / f"{module.replace('.', '/')}.py"
+            if module.startswith("tests.") and file in TREES:
+                found.add(module)
+                waiting.append(file)
+    return found
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the functions of a file."""
+    yield from (node for node in ast.walk(TREES[path]) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_every_test_module_is_in_the_folder_of_its_kind() -> None:
+    assert {path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS} == KINDS
+
+
+def test_no_test_module_is_imported() -> None:
+    found = [
+        f"{path}: {module}"
+        for path in TREES
+        for module in modules(path)
+        if any(part.startswith("test_") or part == "conftest" for part in module.split(".")) and "tests" in module
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_unit_tests_need_no_service_and_no_database() -> None:
+    unit = [path for path in TESTS if path.parent.name == "unit"]
+    found = [f"{path}: {module}" for path in unit for module in reached(path) & STARTS_SOMETHING]
+    arguments = [(path, one.name, arg.arg) for path in unit for one in functions(path) for arg in one.args.args]
+    found += [f"{path}: {name}: {arg}" for path, name, arg in arguments if name.startswith("test") and arg in FIXTURES]
+    assert not found, "\n".join(found)
+
+
+def test_no_test_marks_itself_as_a_coroutine() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path in TESTS
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Attribute) and node.attr == "gen_test"
+    ]
+    called = [
+        f"{path}:{node.func.lineno}"
+        for path in TESTS
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "gen_test"
+    ]
+    assert sorted(found) == sorted(called), "conftest marks coroutine tests; the mark is only for another timeout"
