@@ -77,8 +77,6 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.connection: Connection | None = None  # once upgraded
         self._polling: Session | None = None  # whose polling request this is, from its head to its end
 
-    # HTTP
-
     def prepare(self) -> Awaitable[None] | None:
         """Note a polling request of a session from its head on: its body may be slow, and it must be the only one."""
         session = self.engine.sessions.get(parse_qs(self.request.query).get("sid", [""])[0])
@@ -199,8 +197,6 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         elif self.connection is None and self.request.method == "GET":
             self.engine.abort_session(self.session)  # its poll broke off; what was sent with it is lost
 
-    # WebSockets
-
     def get_websocket_protocol(self) -> FrameReader:
         made = super().get_websocket_protocol()
         http = self.request.connection
@@ -216,7 +212,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         assert isinstance(self.ws_connection, FrameReader)
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
-        self.connection.serving = asyncio.ensure_future(self._serve(str(self.request.remote_ip)))
+        self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
 
     def release_request(self) -> None:
         """Drop what was only needed for the upgrade: it would live as long as the connection, and be ten kilobytes."""
@@ -226,10 +222,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.request.connection = self.request.server_connection = None
         self.ui = None  # type: ignore[assignment]
 
-    async def _serve(self, ip: str) -> None:
-        await self.budget.run(ip, self._serve_session())
-
-    async def _serve_session(self) -> None:
+    async def _serve(self) -> None:
         """Serve a session until it ends; a WebSocket that Engine.IO does not accept is closed, not left open."""
         assert self.connection is not None
         try:
@@ -279,8 +272,6 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if self.connection is not None:
             self.connection.receive_queue.close()
 
-    # What a FrameReader needs
-
     def is_turn_over(self) -> bool:
         return self.budget.is_turn_over()
 
@@ -298,8 +289,6 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     def linger(self, connection: socket.socket) -> None:
         self._closer.linger(connection)
-
-    # What Tornado asks
 
     def check_origin(self, origin: str) -> bool:
         """Return True: `check_page_origin` has decided whether the origin may call, as for every other request."""

@@ -98,9 +98,9 @@ class Pair:
         assert received.pop().startswith('42["pong"')
 
     def close(self) -> None:
-        for stand, client in zip(self.both, self._clients, strict=True):
+        for shared, client in zip(self.both, self._clients, strict=True):
             if client is not None:
-                stand.run(client.close())
+                shared.run(client.close())
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from balance.auth import Operation, Role
 from protocol import dumps
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import SEPARATOR, PollingClient, SocketClient
@@ -207,6 +208,19 @@ async def test_anything_but_connect_before_connect_is_closed_at_once_with_1002(s
     await check_closed(service.url, "binary", frame(FINAL | BINARY, UPDATE_PACKET[1:].encode()), 1003, joins=False)
     await check_closed(service.url, "an empty binary", frame(FINAL | BINARY, b""), 1003, joins=False)
     await until(lambda: not service.app.server.eio.connections)
+
+
+@pytest.mark.expects_log("has the code 'forbidden'")  # the contract does not list it where no caller can get it yet
+@pytest.mark.parametrize("connect", ["40", "40{", '40{"surprise":1}', "40/other,", "40" + "x" * 20_000])
+async def test_a_connect_is_not_read_before_its_sender_may_watch(
+    service: Service, monkeypatch: pytest.MonkeyPatch, connect: str
+) -> None:
+    client = await RawSocket.open(service.url)
+    monkeypatch.setattr("balance.auth.PERMISSIONS", {Role.ANYONE: frozenset({Operation.SAVE, Operation.PING})})
+    await client.send(text_frame(connect))
+    error = json.loads((await client.read_text()).removeprefix("44").removeprefix("/other,"))
+    assert error["data"] == {"success": False, "error": "this role may not watch snapshots", "code": "forbidden"}
+    await client.close()
 
 
 async def test_anything_but_connect_after_leaving_is_closed_at_once(service: Service) -> None:
