@@ -13,7 +13,7 @@ from typing import Any
 
 import protocol
 from balance.auth import Operation, Role, authorize
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.realtime.session import Session
 from balance.realtime.watchers import Watchers
 from balance.service import Service, now
@@ -66,16 +66,16 @@ class EventHandlers:
             authorize(Role.ANYONE, Operation.SAVE)
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
-            saving = self._service.begin(update)
+            pending = self._service.begin_save(update)
         except Exception as error:
             self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, update), ack_id)
             session.release()
         else:
-            saving.on_end(partial(self._answer_update, session, ack_id, update))
+            pending.add_done_callback(partial(self._answer_update, session, ack_id, update))
 
-    def _answer_update(self, session: Session, ack_id: int | None, update: object, saving: Saving) -> None:
+    def _answer_update(self, session: Session, ack_id: int | None, update: object, pending: PendingSave) -> None:
         try:
-            event, payload = protocol.BALANCE_ACK, _ack(self._service.finish(update, saving))
+            event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
             event, payload = protocol.BALANCE_ERROR, _error(error, update)
         self._watchers.answer(session, event, payload, ack_id)

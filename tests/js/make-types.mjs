@@ -18,11 +18,11 @@ function prepare(schema) {
   if (Array.isArray(schema)) return schema.map(prepare);
   if (schema === null || typeof schema !== 'object') return schema;
   if (typeof schema.$ref === 'string') {
-    // Followed by the library, a reference with a description beside it becomes a copy of its target: Uuid1, Uuid2 …
+    // The library would make a copy of the target of a reference with a description beside it: Uuid1, Uuid2 …
     return { description: schema.description, tsType: schema.$ref.split('/').pop() };
   }
   if (schema.additionalProperties === false && Object.keys(schema.properties ?? {}).length === 0) {
-    // The library says {}, which in TypeScript is anything but null.
+    // The library would write {}, which in TypeScript is any value except null.
     const types = [schema.type].flat().map((type) => (type === 'object' ? 'Record<string, never>' : type));
     return { title: schema.title, description: schema.description, tsType: types.join(' | ') };
   }
@@ -31,7 +31,7 @@ function prepare(schema) {
 
 for (const [title, schema] of Object.entries(JSON.parse(readFileSync(0, 'utf8')))) {
   const anything = Object.keys(schema).every((key) => ANNOTATIONS.has(key));
-  // The library makes an interface of a schema that allows anything, and null is none.
+  // The library makes an interface of a schema that permits anything, and that excludes null.
   const prepared = anything ? { ...schema, tsType: 'unknown' } : prepare(schema);
   process.stdout.write(`${(await compile(prepared, title, OPTIONS)).trim()}\n\n`);
 }

@@ -9,11 +9,11 @@ const [file, ...updates] = process.argv.slice(2);
 const cli = createRequire(import.meta.url).resolve('@stoplight/prism-cli/dist/index.js');
 const prism = spawn(process.execPath, [cli, 'mock', '--port', '4010', file], { stdio: ['ignore', 'pipe', 'inherit'] });
 try {
-  let said = '';
-  while (!said.includes('Prism is listening')) {
+  let output = '';
+  while (!output.includes('Prism is listening')) {
     const [text] = await Promise.race([once(prism.stdout, 'data'), once(prism, 'exit').then(() => [null])]);
-    if (text === null) throw new Error(`Prism ended: ${said}`);
-    said += text;
+    if (text === null) throw new Error(`Prism ended: ${output}`);
+    output += text;
   }
   prism.stdout.resume();
   const ask = async (path, init) => {
