@@ -25,6 +25,10 @@ slow *arguments:
 bench *arguments:
     {{python}} -m bench {{arguments}}
 
+# tests that a change of the code makes a test fail; arguments are groups of tests/mutants.toml; an hour or more
+mutants *arguments:
+    {{python}} -m tests.support.mutants {{arguments}}
+
 # write constraints.txt and requirements.lock from the ranges of the requirements; --upgrade: with the newest versions
 lock *arguments:
     .ci/lock {{arguments}}

@@ -11,6 +11,7 @@ function is safe to call from any thread.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, Never
@@ -29,7 +30,7 @@ _NOT_JSON = "is not valid JSON"
 _NOT_UTF8 = "is not valid UTF-8"
 _TOO_DEEP = "is nested too deeply"
 _LEVELS_MAX = 200
-_INT_DIGITS_MAX = 4300  # Python's own limit for a conversion of text to int
+_INT_DIGITS_MAX = 4300  # the limit of Python and of msgspec
 _EXPONENT_MAX = 999_999_999_999_999_999  # of a Decimal: decimal.MAX_EMAX on every 64-bit machine
 
 
@@ -87,19 +88,20 @@ def _decode_wide(data: str | bytes) -> Any:
     """
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_reject_constant)
-        _encoder.encode(value)  # the standard library accepts half a surrogate pair
-    except RecursionError as error:
-        raise MalformedJson(_TOO_DEEP, "payload") from error
     except UnicodeError as error:
         raise MalformedJson(_NOT_UTF8, "payload") from error
+    try:
+        value = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_reject_constant)
+        _encoder.encode(value)  # raises UnicodeError for half a surrogate pair, which the standard library accepts
+    except RecursionError as error:
+        raise MalformedJson(_TOO_DEEP, "payload") from error
     except ValueError as error:
         raise MalformedJson(_NOT_JSON, "payload") from error
     return value
 
 
 def _integer(digits: str) -> int | Decimal:
-    return int(digits) if len(digits) < _INT_DIGITS_MAX else Decimal(digits)
+    return int(digits) if len(digits) <= _INT_DIGITS_MAX else Decimal(digits)
 
 
 def _decimal(digits: str) -> Decimal:
@@ -134,7 +136,7 @@ def _reject_not_finite(value: Any) -> None:
         if not value.is_finite():
             raise ValueError(f"{value} is not JSON")
     elif isinstance(value, float):
-        if value - value != 0:
+        if not math.isfinite(value):
             raise ValueError(f"{value} is not JSON")
     elif isinstance(value, dict | list | tuple):
         inner: Iterable[Any] = value.values() if isinstance(value, dict) else value

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import protocol
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
 from balance.service import Service, now
@@ -63,18 +63,18 @@ class Realtime:
         try:
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
-            saving = self._service.begin(update)
+            pending = self._service.begin_save(update)
         except Exception as error:
             self._watchers.answer(eio_sid, protocol.BALANCE_ERROR, _refusal(error, update), ack_id)
             done()
         else:
-            saving.on_end(partial(self._end_update, eio_sid, ack_id, update, done))
+            pending.add_done_callback(partial(self._end_update, eio_sid, ack_id, update, done))
 
     def _end_update(
-        self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None], saving: Saving
+        self, eio_sid: str, ack_id: int | None, update: object, done: Callable[[], None], pending: PendingSave
     ) -> None:
         try:
-            event, payload = protocol.BALANCE_ACK, _ack(self._service.finish(update, saving))
+            event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
             event, payload = protocol.BALANCE_ERROR, _refusal(error, update)
         self._watchers.answer(eio_sid, event, payload, ack_id)

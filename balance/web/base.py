@@ -107,14 +107,14 @@ class JsonHandler(RequestHandler):
         """Check that the page that sent this request may call, and let it read the response. Raises Forbidden."""
         self.set_cors_headers()
         if not self.is_public:
-            check_origin(self.origins, self.request.headers, self.request.host)
+            check_origin(self.origins, self.request.headers.get("Origin"), self.request.host)
 
     def set_cors_headers(self) -> None:
         """Set the headers by which a browser lets the page that sent this request read the response."""
         set_cors_headers(
             self._headers,
             self.origins,
-            self.request.headers,
+            self.request.headers.get("Origin"),
             self.request.host,
             exposed=self.exposed_headers,
             is_public=self.is_public,

@@ -200,7 +200,7 @@ async def test_every_entry_of_a_running_service_is_watched(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service()
-    for shape, field in (("to_saved", "in_rest"), ("to_wire", "in_event"), ("to_ack", "in_ack")):
+    for shape, field in (("to_save_reply", "in_rest"), ("to_wire", "in_event"), ("to_ack", "in_ack")):
         monkeypatch.setattr(Snapshot, shape, partialmethod(extended, getattr(Snapshot, shape), field))
     client = await SocketClient.connect(service.url)
     await client.call("balance:update", UPDATE)
@@ -215,8 +215,8 @@ WRONG_SERVER = f"""
 import runpy, sys
 sys.path.insert(0, {str(ROOT)!r})
 from balance.snapshot import Snapshot
-right = Snapshot.to_saved
-Snapshot.to_saved = lambda self: {{**right(self), "surprise": 1}}
+right = Snapshot.to_save_reply
+Snapshot.to_save_reply = lambda self: {{**right(self), "surprise": 1}}
 runpy.run_path({str(ROOT / "tests" / "support" / "checked_server.py")!r}, run_name="__main__")
 """
 

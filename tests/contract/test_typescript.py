@@ -1,7 +1,7 @@
-"""protocol/types.d.ts says what the schemas and the table of events say, and `tsc --strict` holds a client to it.
+"""protocol/types.d.ts has the types of the schemas and events, and `tsc --strict` finds the errors of a client.
 
-tests/js/typed-client.ts does all that a client may do, and compiles. Each of `WRONG` changes one line of it, and the
-compiler must find that line, and nothing else, wrong: so none of them can pass, or fail, for another reason.
+tests/js/typed-client.ts does all that a client may do, and compiles. Each row of `WRONG` changes one line of it. The
+compiler must find an error in that line and in no other, so that no row passes or fails for another reason.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ STRICT = {
     "types": [],
     "typeRoots": [],
 }
-# How Node finds a module, and how the bundlers of web pages do; socket.io-client has other declarations for each.
+# The module resolution of Node and the one of bundlers; socket.io-client has different declarations for them.
 RESOLUTIONS = {"node16": "node16", "bundler": "esnext"}
 
-# What is wrong; what stands once in the client; what stands there instead; the error that tsc must find in that line.
+# The mistake; a text that is once in the client; the text that replaces it; the error of tsc in that line.
 WRONG = [
     ("a misspelt field of an update", "  pid: 1132978,", "  pdi: 1132978,", "TS2353"),
     ("a misspelt field in emit", "{ onchain: { rlb: 1,", "{ tss: '', onchain: { rlb: 1,", "TS2353"),
@@ -51,7 +51,7 @@ WRONG = [
     ("a ledger left out in emit", ", onsite: { rlb: 3, usd: 4 } }", " }", "TS2345"),
     ("a moment as a Date", "ts: new Date().toISOString()", "ts: new Date()", "TS2322"),
     ("an id that is a number", "{ id: null, ts", "{ id: 7, ts", "TS2322"),
-    ("an error code that is none", "'rate_limited'", "'rate_limit'", "TS2820"),
+    ("an unknown error code", "'rate_limited'", "'rate_limit'", "TS2820"),
     ("a field of auth", "{} satisfies ConnectAuth", "{ token: '' } satisfies ConnectAuth", "TS2322"),
     (
         "an event that no server sends",
@@ -75,14 +75,14 @@ WRONG = [
     ),
     ("no update", "socket.emit('balance:update', update)", "socket.emit('balance:update')", "TS2345"),
     (
-        "something that is no callback",
+        "a number instead of a callback",
         "volatile.emit('balance:update', update)",
         "volatile.emit('balance:update', update, 7)",
         "TS2345",
     ),
     (
         "a callback of another event",
-        "socket.emit('ping', (pong) => console.log(textOf(pong)))",
+        "socket.emit('ping', (pong) => console.log(reportPong(pong)))",
         "socket.emit('ping', (reply) => console.log(report(reply)))",
         "TS2345",
     ),
@@ -93,7 +93,7 @@ WRONG = [
         "TS2345",
     ),
     (
-        "no callback where every answer is wanted",
+        "no callback where a callback is required",
         "  andBack.volatile.emit('ping')",
         "  retrying.volatile.emit('ping')",
         "TS2554",
@@ -116,20 +116,20 @@ WRONG = [
         "TS2339",
     ),
     (
-        "a reply taken the wrong way round",
+        "a reply with success and failure exchanged",
         "reply.success ? reply.timestamp : reply.error",
         "reply.success ? reply.error : 0",
         "TS2339",
     ),
     ("an answer of REST that is a refusal", "Error(`${saved.code}: ${saved.error}`)", "Error(saved.message)", "TS2339"),
     ("an answer of REST that may be a refusal", "got.success ? [got.data] : []", "[got.data]", "TS2339"),
-    ("a parameter of the list that is none", "{ limit: 10, from: ", "{ limit: 10, since: ", "TS2353"),
+    ("an unknown parameter of the list", "{ limit: 10, from: ", "{ limit: 10, since: ", "TS2353"),
     ("a cursor that may be null as a string", "next: string | null =", "next: string =", "TS2322"),
 ]
 
 
 def tsc(folder: Path, clients: dict[str, str], resolution: str) -> dict[str, list[tuple[int, str]]]:
-    """Compile clients, by their names; return for each the errors in it: line and code. Any other error fails."""
+    """Compile clients by name; return the errors in each, as line and code. Fail on any other error."""
     files = {f"tests/js/{name}.ts": code for name, code in clients.items()}
     options = STRICT | {"moduleResolution": resolution, "module": RESOLUTIONS[resolution]}
     files["tsconfig.json"] = json.dumps({"compilerOptions": options, "files": list(files)})
@@ -147,7 +147,7 @@ def tsc(folder: Path, clients: dict[str, str], resolution: str) -> dict[str, lis
         check=False,
     )
     found: dict[str, list[tuple[int, str]]] = {name: [] for name in clients}
-    # What belongs to an error goes on in lines that are indented.
+    # The details of an error follow in lines that are indented.
     for line in re.findall(r"^\S.*", done.stdout + done.stderr, re.MULTILINE):
         error = re.match(r"tests/js/(.+)\.ts\((\d+),\d+\): error (TS\d+): ", line)
         assert error, f"not in a client: {done.stdout}{done.stderr}"
@@ -164,7 +164,7 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[int, str
     return list(tsc(tmp_path_factory.mktemp("wrong"), clients, "bundler").values())
 
 
-def test_the_types_are_those_of_the_schemas_and_events_today() -> None:
+def test_the_types_are_those_of_the_current_schemas_and_events() -> None:
     written = FILE.read_text("utf-8")
     wanted = generate()
     diff = difflib.unified_diff(written.splitlines(), wanted.splitlines(), "as it is", "as it should be", lineterm="")
@@ -194,7 +194,7 @@ def descriptions(schema: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_a_client_that_does_everything_right_compiles(resolution: str, tmp_path: Path) -> None:
+def test_a_correct_client_compiles(resolution: str, tmp_path: Path) -> None:
     assert tsc(tmp_path, {"right": CLIENT.read_text("utf-8")}, resolution) == {"right": []}
 
 
@@ -202,5 +202,5 @@ def test_a_client_that_does_everything_right_compiles(resolution: str, tmp_path:
 def test_a_client_does_not_compile_with(number: int, errors: list[list[tuple[int, str]]]) -> None:
     _, right, _, code = WRONG[number]
     before, *after = CLIENT.read_text("utf-8").split(right)
-    assert len(after) == 1, f"{right!r} stands {len(after)} times in {CLIENT}"
+    assert len(after) == 1, f"{right!r} is {len(after)} times in {CLIENT}"
     assert set(errors[number]) == {(before.count("\n") + 1, code)}

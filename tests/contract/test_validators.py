@@ -1,8 +1,8 @@
-"""The schemas mean the same to Ajv, z-schema, hyperjump, jsonschema, jsonschema-rs and fastjsonschema as to `check`.
+"""Ajv, z-schema, hyperjump, jsonschema, jsonschema-rs and fastjsonschema give the verdicts of `check`.
 
-Each is used as a client team would: as it comes, with no plugin, on numbers as its language reads them. Two sets of
-payloads: every good and bad update of cases/balance_update.json, and for every schema its examples with each part of
-them replaced, taken away or added to.
+Each is used as a client team would use it: without options and plugins, with numbers as its language reads them. There
+are two sets of payloads: every update of tests/cases/balance_update.json, and for every schema its examples with each
+part replaced, removed or extended.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tests.support.node import FOLDER, ask_node, node, node_modules
 from tests.support.offline import run_offline
 from tests.support.payloads import CASES, body_of
 
-BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client has it
+BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client reads it
 SCHEMAS: dict[str, Any] = BUNDLE["definitions"]
 REPLACEMENTS: list[Any] = [None, True, "", "x", "a\n", 0, -1, 7.0, 1.5, 1e30, 2e30, 1e-31, 2**53, [], [1], {}, {"x": 1}]
-Says = Callable[[str, Any], bool]
+Verdict = Callable[[str, Any], bool]
 
 
 def pointer(name: str) -> str:
-    """Where a schema stands in the bundle."""
+    """Return the pointer to a schema in the bundle."""
     return f"#/definitions/{name}"
 
 
 def accepts(name: str, payload: object) -> bool:
-    """What the server says."""
+    """Return the verdict of the server."""
     try:
         protocol.check(name, payload)
     except protocol.InvalidPayload:
@@ -48,7 +48,7 @@ def accepts(name: str, payload: object) -> bool:
 
 
 def as_doubles(value: Any) -> Any:
-    """The same value as JavaScript has it."""
+    """Return a value with the numbers that JavaScript reads."""
     if isinstance(value, dict):
         return {key: as_doubles(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -62,7 +62,7 @@ def as_doubles(value: Any) -> Any:
 
 
 def mutated(value: Any) -> Iterator[Any]:
-    """Yield copies of a value with one part of it replaced, taken away or added to."""
+    """Yield copies of a value with one part of it replaced, removed or extended."""
     yield from REPLACEMENTS
     if isinstance(value, dict):
         yield {**value, "later": 1}
@@ -77,7 +77,7 @@ def mutated(value: Any) -> Iterator[Any]:
 
 @cache
 def payloads() -> list[tuple[str, Any]]:
-    """Every payload to be judged, each with the name of a schema."""
+    """Return every payload to validate, each with the name of its schema."""
     return [
         (name, payload)
         for name, schema in SCHEMAS.items()
@@ -86,12 +86,12 @@ def payloads() -> list[tuple[str, Any]]:
     ]
 
 
-def by_jsonschema() -> Says:
+def by_jsonschema() -> Verdict:
     validators = {name: jsonschema.Draft7Validator({"$ref": pointer(name), "definitions": SCHEMAS}) for name in SCHEMAS}
     return lambda name, payload: validators[name].is_valid(payload)
 
 
-def by_jsonschema_rs() -> Says:
+def by_jsonschema_rs() -> Verdict:
     validators = {
         name: jsonschema_rs.validator_for({**BUNDLE, "$ref": pointer(name), "$id": f"{BUNDLE['$id']}/{name}"})
         for name in SCHEMAS
@@ -99,23 +99,23 @@ def by_jsonschema_rs() -> Says:
     return lambda name, payload: validators[name].is_valid(payload)
 
 
-def by_fastjsonschema() -> Says:
+def by_fastjsonschema() -> Verdict:
     validators = {
         name: fastjsonschema.compile({"$ref": pointer(name), "definitions": deepcopy(SCHEMAS)}) for name in SCHEMAS
     }
 
-    def says(name: str, payload: Any) -> bool:
+    def verdict(name: str, payload: Any) -> bool:
         try:
-            validators[name](deepcopy(payload))  # it fills in what has a default
+            validators[name](deepcopy(payload))  # it fills in default values
         except fastjsonschema.JsonSchemaValueException:
             return False
         return True
 
-    return says
+    return verdict
 
 
 def ask_ajv(texts: list[tuple[str, bytes]]) -> list[bool | None]:
-    """Ask Ajv about payloads as bytes; None is what is not JSON."""
+    """Return the verdicts of Ajv on payloads as bytes; None for bytes that are not JSON."""
     question = {
         "bundle": BUNDLE,
         "schemas": [BUNDLE["$id"] + pointer(name) for name in SCHEMAS],
@@ -129,7 +129,7 @@ IN_PYTHON = {"jsonschema": by_jsonschema, "jsonschema-rs": by_jsonschema_rs, "fa
 in_python = pytest.mark.parametrize("library", IN_PYTHON)
 
 
-def test_the_cases_that_doubles_can_not_tell_apart_are_marked_and_no_others() -> None:
+def test_the_cases_that_doubles_cannot_distinguish_are_marked() -> None:
     def differs(case: dict[str, Any]) -> bool:
         try:
             update = protocol.loads(body_of(case))
@@ -142,7 +142,7 @@ def test_the_cases_that_doubles_can_not_tell_apart_are_marked_and_no_others() ->
 
 
 def expected(case: dict[str, Any]) -> bool:
-    """The server's verdict on a case, as far as a schema can give it to a reader of doubles."""
+    """Return the verdict on a case of a validator that reads numbers as doubles."""
     return bool(case["valid"] or case.get("beyond_double") or case["code"] == "payload_too_large")
 
 
@@ -150,26 +150,26 @@ def test_ajv_gives_every_case_the_servers_verdict() -> None:
     verdicts = ask_ajv([("balance_update", body_of(case)) for case in CASES])
     for case, verdict in zip(CASES, verdicts, strict=True):
         if not case["valid"] and case["code"] == "payload_too_large":
-            assert len(body_of(case)) > DEFAULT.update_bytes_max, "the one rule beside the schema, and named"
+            assert len(body_of(case)) > DEFAULT.update_bytes_max, "the size is the only rule that is not in the schema"
         else:
             assert bool(verdict) == expected(case), case["description"]
 
 
 @in_python
 def test_in_python_every_case_gets_the_servers_verdict(library: str) -> None:
-    says = IN_PYTHON[library]()
+    verdict = IN_PYTHON[library]()
     assert len(judged()) > 150
     for case in judged():
         update = as_doubles(protocol.loads(body_of(case)))
-        assert says("balance_update", update) == expected(case), case["description"]
+        assert verdict("balance_update", update) == expected(case), case["description"]
 
 
 def judged() -> list[dict[str, Any]]:
-    """The cases on which a schema has the last word."""
+    """Return the cases whose verdict the schema gives, not the decoder."""
     return [case for case in CASES if case["valid"] or case["code"] == "invalid_payload"]
 
 
-def test_the_bundle_is_read_by_hyperjump_z_schema_ajv_2020_and_for_typescript() -> None:
+def test_hyperjump_z_schema_ajv_2020_and_typescript_read_the_bundle() -> None:
     node_modules()
     updates = [("balance_update", protocol.loads(body_of(case))) for case in judged()]
     question = protocol.dumps({"bundle": BUNDLE, "payloads": [*updates, *payloads()]})
@@ -182,7 +182,7 @@ def test_the_bundle_is_read_by_hyperjump_z_schema_ajv_2020_and_for_typescript() 
         check_verdicts(verdicts[len(updates) :])
 
 
-def test_in_python_decimals_get_the_verdict_if_the_schema_is_read_with_them() -> None:
+def test_decimals_get_the_verdict_if_the_schema_has_decimals_too() -> None:
     exact = json.loads(protocol.dumps(bundle()), parse_float=Decimal)["definitions"]
     validator = jsonschema.Draft7Validator({"$ref": pointer("balance_update"), "definitions": exact})
     differing = []
@@ -190,19 +190,19 @@ def test_in_python_decimals_get_the_verdict_if_the_schema_is_read_with_them() ->
         update = protocol.loads(body_of(case))
         if validator.is_valid(update) != case["valid"]:
             differing.append(update["pid"])
-    assert differing, "no longer: the README may leave out what it says of 7.0"
+    assert differing, "no longer: the note on 7.0 in the README may be removed"
     assert all(isinstance(pid, Decimal) and pid == int(pid) for pid in differing), "only integers with a point"
 
 
-def test_ajv_gives_every_mutation_of_every_example_the_servers_verdict() -> None:
+def test_ajv_gives_every_mutated_example_the_servers_verdict() -> None:
     verdicts = ask_ajv([(name, protocol.dumps(payload).encode()) for name, payload in payloads()])
     check_verdicts(verdicts)
 
 
 @in_python
-def test_in_python_every_mutation_of_every_example_gets_the_servers_verdict(library: str) -> None:
-    says = IN_PYTHON[library]()
-    check_verdicts([says(name, payload) for name, payload in payloads()])
+def test_in_python_every_mutated_example_gets_the_servers_verdict(library: str) -> None:
+    verdict = IN_PYTHON[library]()
+    check_verdicts([verdict(name, payload) for name, payload in payloads()])
 
 
 def check_verdicts(verdicts: list[Any]) -> None:
@@ -213,5 +213,5 @@ def check_verdicts(verdicts: list[Any]) -> None:
     ]
     assert not found, "\n" + "\n".join(found[:20])
     good = sum(verdicts)
-    assert good > 300, "enough of them are good"
-    assert len(verdicts) - good > 2000, "and enough are bad"
+    assert good > 300, "enough of them are valid"
+    assert len(verdicts) - good > 2000, "and enough are invalid"

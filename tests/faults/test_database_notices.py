@@ -286,9 +286,8 @@ def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_err
         for batch in shared:
             mine: list[Snapshot] = [*batch, snapshot(), batch[0]] if random.random() < 0.5 else [*batch, snapshot()]
             appended = store.append(mine)
-            assert [one.id for one in appended.snapshots] == [one.id for one in mine]
-            by_seq = {one.seq: one.id for one in appended.snapshots}
-            fresh.update({seq: by_seq[seq] for seq in appended.fresh})
+            assert [one.snapshot.id for one in appended.saved] == [one.id for one in mine]
+            fresh.update({one.snapshot.seq: one.snapshot.id for one in appended.saved if not one.duplicate})
         store.close()
         return fresh
 

@@ -165,7 +165,7 @@ async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound
         posts = [asyncio.ensure_future(service.post(sent[0]))]
         await until(lambda: is_waited_for(database))
         posts += [asyncio.ensure_future(service.post(update)) for update in sent[1:]]
-        await until(lambda: len(service.app.writer._appender.open) == len(sent))
+        await until(lambda: len(service.app.writer._pending) == len(sent))
     assert {answer.status for answer in await asyncio.gather(*posts)} == {201}
     for watcher in watchers:
         await watcher.until(len(sent))

@@ -157,11 +157,11 @@ def test_a_commit_in_doubt_is_looked_for_by_the_session_that_the_pooler_assigned
         pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
         pool.open()
         with pool.connection() as connection:
-            pool._left = {connection.backend: time.monotonic()}  # type: ignore[attr-defined]
-            assert not pool.is_settled()
+            pool._in_doubt = {connection.backend: time.monotonic()}
+            assert pool.has_in_doubt()
             # The pooler has assigned the session to another connection, which is idle after its own statement.
             deadline = time.monotonic() + 10
-            while not pool.is_settled():  # the time of the assignment is known to within one round trip
+            while pool.has_in_doubt():  # the time of the assignment is known to within one round trip
                 assert time.monotonic() < deadline
                 connection.execute("SELECT 1")
         pool.close()

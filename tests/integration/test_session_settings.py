@@ -70,7 +70,7 @@ class ConfiguredDatabase:
         self.first = snapshot()
         with self.opened() as store:
             store.append([self.first])
-            self.shown = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1)}
+            self.shown = {entry.seq: bytes(entry.json) for entry in store.page(limit=1)}
             self.found = found(store, self.first.id)
         assert b'"onchain": ' not in self.shown[1]
 
@@ -106,11 +106,11 @@ class ConfiguredDatabase:
         one = snapshot()
         try:
             with self.opened() as store:
-                (stored,) = store.append([one]).snapshots
-                again = store.append([self.first])
-                page = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)}
+                stored = store.append([one]).saved[0].snapshot
+                (again,) = store.append([self.first]).saved
+                page = {entry.seq: bytes(entry.json) for entry in store.page(limit=1000)}
                 assert found(store, self.first.id) == self.found
-                assert not again.fresh
+                assert again.duplicate
                 assert self.shown.items() <= page.items()
                 self.shown[stored.seq] = page[stored.seq]
         except Exception as error:
@@ -133,7 +133,7 @@ class ConfiguredDatabase:
         assert not wrong, "\n".join(wrong)
         assert len(cases) > 30
         with self.opened() as store:
-            assert {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)} == self.shown
+            assert {entry.seq: bytes(entry.json) for entry in store.page(limit=1000)} == self.shown
 
 
 def found(store: Store, id_: str) -> bytes:

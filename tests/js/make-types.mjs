@@ -18,11 +18,11 @@ function prepare(schema) {
   if (Array.isArray(schema)) return schema.map(prepare);
   if (schema === null || typeof schema !== 'object') return schema;
   if (typeof schema.$ref === 'string') {
-    // Followed by the library, a reference with a description beside it becomes a copy of its target: Uuid1, Uuid2 …
+    // The library would make a copy of the target of a reference with a description beside it: Uuid1, Uuid2 …
     return { description: schema.description, tsType: schema.$ref.split('/').pop() };
   }
   if (schema.additionalProperties === false && Object.keys(schema.properties ?? {}).length === 0) {
-    // The library writes {}, which in TypeScript is anything but null.
+    // The library would write {}, which in TypeScript is any value except null.
     const types = [schema.type].flat().map((type) => (type === 'object' ? 'Record<string, never>' : type));
     return { title: schema.title, description: schema.description, tsType: types.join(' | ') };
   }

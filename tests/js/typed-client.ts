@@ -63,7 +63,7 @@ export function events(): void {
   });
 }
 
-const textOf = (reply: Pong | BalanceError): string => ('timestamp' in reply ? reply.timestamp : reply.error);
+const reportPong = (reply: Pong | BalanceError): string => ('timestamp' in reply ? reply.timestamp : reply.error);
 
 export function emits(): void {
   socket.emit('balance:update', update);
@@ -73,8 +73,8 @@ export function emits(): void {
   socket.timeout(1000).emit('balance:update', update, (error, reply) => console.log(error ?? report(reply)));
   socket.volatile.emit('balance:update', update);
   socket.emit('ping');
-  socket.emit('ping', (pong) => console.log(textOf(pong)));
-  socket.timeout(1000).emit('ping', (error, pong) => console.log(error ?? textOf(pong)));
+  socket.emit('ping', (pong) => console.log(reportPong(pong)));
+  socket.timeout(1000).emit('ping', (error, pong) => console.log(error ?? reportPong(pong)));
   socket.volatile.emit('ping');
 }
 
@@ -96,7 +96,7 @@ export async function acknowledged(): Promise<void> {
   console.log(known, reply.success ? reply.timestamp : reply.error);
   const pong = await retrying.emitWithAck('ping');
   const knownToo: Equal<typeof pong, Pong | BalanceError> = true;
-  console.log(knownToo, textOf(pong));
+  console.log(knownToo, reportPong(pong));
   const same: Socket<ServerToClientEvents, AcknowledgedEvents> = socket;
   same.timeout(1000).emit('balance:update', update, (error, late) => console.log(error ?? report(late)));
   const andBack: Socket<ServerToClientEvents, ClientToServerEvents> = retrying;

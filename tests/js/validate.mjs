@@ -1,6 +1,6 @@
 // Validates payloads with Ajv as a client team would: the default import, in strict mode, with no plugin.
 // Reads from standard input {"bundle": BUNDLE, "schemas": [URI…], "payloads": [[URI, BASE64]…]}; prints one verdict for
-// each payload: true, false, or null where it is not UTF-8 or not JSON. Ajv prints complaints about a schema on stderr.
+// each payload: true, false, or null where it is not UTF-8 or not JSON. Warnings of Ajv about a schema go to stderr.
 import { text } from 'node:stream/consumers';
 import Ajv from 'ajv';
 

@@ -87,13 +87,13 @@ def _interface(name: str, direction: str, *, callback_required: bool = False) ->
 
 
 def _parameters(event: protocol.Event, callback_required: bool) -> str:
-    """Return what is sent with an event, as parameters of a function, which is how socket.io declares it.
+    """Return what is sent with an event as the parameters of a function, as the types of socket.io expect it.
 
-    A callback that may be left out is not `ack?`: after `timeout(…)` socket.io-client would not put the error before
-    its reply, and `emitWithAck` would take any arguments. A union of both lists works except for the reply of
-    `emitWithAck`, which is any as soon as the last of the arguments need not be the callback.
+    An optional callback is not written as `ack?`: after `timeout(…)` the types of socket.io-client would not put the
+    error before its reply, and `emitWithAck` would accept any arguments. A union of both lists works everywhere except
+    for the reply of `emitWithAck`, which is any unless the last argument is always the callback.
     """
-    # A payload that may be anything is left out: TypeScript could not distinguish it from the callback.
+    # A payload of any type is omitted: TypeScript could not distinguish it from the callback.
     anything = protocol.schema(event.schema).keys() <= ANNOTATIONS
     payload = [] if anything else [f"payload: {_title(event.schema)}"]
     if not event.answered_by:

@@ -114,7 +114,8 @@ def test_nan_and_infinity_are_not_written(number):
 
 
 def test_half_a_surrogate_pair_is_neither_read_nor_written():
-    for text in ('"\\ud800"', '"\\udc00\\ud800"', '{"\\udfff":1}', '["\\ud800",' + "1" * 5000 + "]"):
+    wide = "1" * 5000
+    for text in ('"\\ud800"', '"\\udc00\\ud800"', '{"\\udfff":1}', f'["\\ud800",{wide}]', f'[{wide},"\\ud800"]'):
         assert rejection(text) == "payload: is not valid JSON"
     assert rejection('"\ud800"') == "payload: is not valid UTF-8"
     assert loads('"\\ud83d\\ude00"') == "😀"
@@ -133,6 +134,22 @@ def test_two_hundred_levels_are_read_and_no_more(opening, closing, beside):
     assert loads(opening * 200 + beside + closing * 200)
     for levels in (201, 1000, 5000, 100_000):
         assert rejection(opening * levels + beside + closing * levels) == "payload: is nested too deeply"
+
+
+def test_nesting_beside_a_number_beyond_every_decimal_is_limited_too():
+    for levels in (201, 1000, 100_000):
+        assert (
+            rejection("[1e99999999999999999999," + "[" * levels + "]" * levels + "]") == "payload: is nested too deeply"
+        )
+
+
+@pytest.mark.parametrize("beside", ["1", "1e99999999999999999999"])
+def test_an_integer_is_an_int_up_to_the_limit_of_python(beside):
+    assert [type(number) for number in loads(f"[{beside},7,{'7' * 4300},{'7' * 4301}]")[1:]] == [int, int, Decimal]
+
+
+def test_finite_numbers_are_written_beside_null():
+    assert dumps([None, 1.5, -0.5, Decimal("1.50"), {"a": (2.5,)}]) == '[null,1.5,-0.5,1.50,{"a":[2.5]}]'
 
 
 def test_of_duplicate_names_the_last_one_counts():

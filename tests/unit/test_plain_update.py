@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,29 @@ from tests.support.strategies import UPDATE, mutated_updates
 def test_an_update_as_bots_send_it_is_validated_while_it_is_decoded(update, separators):
     text = json.dumps(protocol.loads(protocol.dumps(update)), separators=separators, default=float)
     assert type(protocol.decode_update(text)) is protocol.ValidatedUpdate
+    assert_same_content(text)
+
+
+def test_any_other_text_is_decoded_as_loads_does():
+    assert protocol.decode_update('{"a":1.50}') == {"a": Decimal("1.50")}
+    assert type(protocol.decode_update('{"a":1.50}')) is dict
+    with pytest.raises(protocol.MalformedJson):
+        protocol.decode_update("{")
+
+
+@pytest.mark.parametrize(
+    ("field", "is_plain"),
+    [
+        *(('"pid":0', True), ('"pid":9007199254740991', True), ('"pid":-1', False), ('"pid":9007199254740992', False)),
+        *(('"ts":"2025-11-07T00:45:08Z"', True), ('"ts":"2025-11-07"', False), ('"ts":""', False)),
+        *(('"id":"019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"', True), ('"id":"019a5bb2"', False), ('"id":""', False)),
+        *(('"pid":null,"ts":null,"id":null', True), ('"pid":1.0', False), ('"later":1', False)),
+    ],
+)
+def test_an_optional_field_is_plain_if_it_is_valid(field, is_plain):
+    text = f'{{"onchain":{{"rlb":1,"usdt":1}},"onsite":{{"rlb":1,"usd":1}},{field}}}'
+    assert (read_plain_update(text) is not None) == is_plain
+    assert_same_content(text)
 
 
 def assert_same_content(text: str) -> None:

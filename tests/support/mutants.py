@@ -1,0 +1,167 @@
+"""Mutation tests: do the tests of a module fail when a detail of its code is changed?
+
+    python -m tests.support.mutants              every group of tests/mutants.toml
+    python -m tests.support.mutants contract     one group
+
+The package is in tests/requirements-mutants.txt. tests/mutants.toml has the groups of modules, each with the tests that
+cover it, and the mutants that survive for a reason. The exit status is 1 if another mutant survives, or if an entry of
+that list belongs to no survivor.
+
+mutmut makes the mutants and tests them, in a copy of the working tree. mypy runs first: `just check` rejects a mutant
+with a type error. mutmut tests each mutant in a process that is forked after the import of the code. This is quick, but
+does not test code that runs during the import. So each mutant that is not rejected is tested again in a new process.
+Statements outside of functions, and functions with a decorator, are not mutated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hypothesis
+import pytest
+
+from tests.support.repository import ROOT
+
+LIST = ROOT / "tests" / "mutants.toml"
+PACKAGES = ("balance", "protocol")
+REJECTED = {"killed", "caught by type check"}
+PLUGINS = ["-p", "no:schemathesis", "-p", "no:xdist", "-p", "tests.support.mutants"]
+TESTS_S_MAX = 300  # a mutant with an endless loop
+
+
+class Survivor(NamedTuple):
+    """A mutant that no test rejects: its function, and the changed lines before and after the change."""
+
+    function: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        pairs = [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in self._asdict().items()]
+        return "\n".join(["[[survivors]]", *pairs, 'reason = ""', ""])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a property test end at its first failure (this module is a plugin of the pytest that tests a mutant)."""
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutants", hypothesis.settings(), phases=phases)
+    hypothesis.settings.load_profile("mutants")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Test the mutants of some groups; print the survivors without a reason and the reasons without a survivor."""
+    listed = tomllib.loads(LIST.read_text("utf-8"))
+    parser = argparse.ArgumentParser(prog="python -m tests.support.mutants", description="Test the mutants of modules.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(listed['groups'])}; default: all")
+    chosen = parser.parse_args(arguments).groups or list(listed["groups"])
+    if unknown := set(chosen) - set(listed["groups"]):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}")
+    explained = {Survivor(one["function"], one["before"], one["after"]) for one in listed.get("survivors", ())}
+    failed = False
+    for name in chosen:
+        modules = listed["groups"][name]["modules"]
+        with mutated_tree(listed["groups"][name]) as tree:
+            survivors = set(survivors_in(tree, listed["groups"][name]["tests"]))
+        names = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in modules)
+        stale = {one for one in explained if one.function.startswith(names)} - survivors
+        failed |= report(f"{name}: survivors without a reason", survivors - explained)
+        failed |= report(f"{name}: reasons without a survivor", stale)
+    return 1 if failed else 0
+
+
+def report(title: str, found: Iterable[Survivor]) -> bool:
+    """Print survivors as entries of the list; return whether there are any."""
+    lines = sorted(map(str, found))
+    print(f"{title}: {len(lines)}", *lines, sep="\n")
+    return bool(lines)
+
+
+@contextmanager
+def mutated_tree(group: dict[str, Any]) -> Iterator[Path]:
+    """Copy the working tree, run mutmut in the copy, and give the copy with the results."""
+    with tempfile.TemporaryDirectory(prefix="balance-mutants-") as folder:
+        tree = Path(folder)
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout.split("\0")  # fmt: skip
+        for name in filter(None, tracked):
+            if (ROOT / name).is_file():
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, tree / name)
+        with (tree / "pyproject.toml").open("a") as file:
+            file.write(configuration(group, sorted({name.partition("/")[0] for name in tracked if name})))
+        # A line of progress for each mutant, on the terminal of the caller.
+        done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, env=os.environ, check=False)
+        print()
+        if not any((tree / "mutants").rglob("*.meta")) or done.returncode:
+            raise SystemExit(f"mutmut failed with status {done.returncode}: do the tests of the group pass?")
+        yield tree
+
+
+def configuration(group: dict[str, Any], top: list[str]) -> str:
+    """Write the section of pyproject.toml that configures mutmut for a group."""
+    options = {
+        "source_paths": list(PACKAGES),
+        "only_mutate": group["modules"],
+        "also_copy": [name for name in top if name not in PACKAGES],
+        "pytest_add_cli_args": PLUGINS,
+        "pytest_add_cli_args_test_selection": group["tests"],
+        "type_check_command": [sys.executable, "-m", "mypy", "--no-warn-unused-ignores", "--output=json"],
+    }
+    return "\n[tool.mutmut]\n" + "".join(f"{key} = {value!r}\n" for key, value in options.items())
+
+
+def survivors_in(tree: Path, tests: list[str]) -> Iterator[Survivor]:
+    """Yield each mutant of a tree that no type check and no test rejects, also not in a new process."""
+    if is_rejected(tree, "", tests):
+        raise SystemExit("the tests fail without a mutant")
+    for line in mutmut(tree, "results", "--all", "true").splitlines():
+        name, _, status = line.strip().partition(": ")
+        if status not in REJECTED and not is_rejected(tree, name, tests):
+            yield survivor(name, mutmut(tree, "show", name))
+
+
+def is_rejected(tree: Path, name: str, tests: list[str]) -> bool:
+    """Return whether a test fails in a process that imports the mutant; an endless loop is a failure."""
+    command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, *tests]
+    environment = {**os.environ, "MUTANT_UNDER_TEST": name}
+    try:
+        done = subprocess.run(
+            command, cwd=tree / "mutants", env=environment, capture_output=True, timeout=TESTS_S_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    return done.returncode != 0
+
+
+def survivor(name: str, shown: str) -> Survivor:
+    """Read a mutant from its difference to the original, as mutmut prints it."""
+    changes: dict[str, list[str]] = {"-": [], "+": []}
+    for line in shown.splitlines():
+        if line[:1] in changes and not line.startswith(("---", "+++")):
+            changes[line[0]].append(line[1:].strip())
+    module, _, mangled = name.rpartition("__mutmut_")[0].rpartition(".")
+    function = mangled.removeprefix("x").removeprefix("_" if "ǁ" not in mangled else "ǁ").replace("ǁ", ".")
+    return Survivor(f"{module}.{function}", " ".join(changes["-"]), " ".join(changes["+"]))
+
+
+def mutmut(tree: Path, *arguments: str) -> str:
+    """Run a command of mutmut that prints results."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
