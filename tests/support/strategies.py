@@ -1,7 +1,8 @@
-"""Random payloads for property tests: JSON values near the limits of the schemas, and updates with errors."""
+"""Payloads near the limits of the schemas: strategies of Hypothesis, and mutations of a valid payload."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -57,3 +58,18 @@ def mutated_updates(draw: st.DrawFn) -> dict[str, Any]:
         else:
             holder.pop(field, None)
     return update
+
+
+def mutations(value: Any, replacements: Sequence[Any], field: str) -> Iterator[Any]:
+    """Yield copies of a value with one part replaced, one part removed, or `field` added to one object."""
+    yield from replacements
+    if isinstance(value, dict):
+        yield {**value, field: 1}
+        for key, item in value.items():
+            yield {other: value[other] for other in value if other != key}
+            yield from ({**value, key: inner} for inner in mutations(item, replacements, field))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            before, behind = value[:index], value[index + 1 :]
+            yield before + behind
+            yield from ([*before, inner, *behind] for inner in mutations(item, replacements, field))
