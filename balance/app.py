@@ -1,7 +1,7 @@
-"""Puts the parts together, and takes them apart again in the order that loses nothing.
+"""Builds the parts of the service, and starts and stops them in an order that loses nothing.
 
-`App(config, url)` opens nothing; `start` opens everything on sockets that are bound already, and returns when
-the service answers; `stop` finishes and answers what is in flight, then closes everything, within bounds.
+Life cycle: `App(config, url)` opens nothing. `start` opens everything, on sockets that are bound already, and returns
+when the service answers. `stop` answers what is in flight, then closes everything, in bounded time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from contextlib import suppress
 from tornado.web import Application
 
 import protocol
-from balance.aio.limiter import Places
+from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
-from balance.aio.threads import in_thread
+from balance.aio.threads import WorkerThread
 from balance.config import Config
+from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
-from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
-from balance.service import Service
+from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
+from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool, StoreUnavailable
@@ -46,8 +47,8 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
-RETRY_S = 0.25  # between two looks for a database that is away when the service starts
-CHECK_S = 2.0  # between two looks at a database while the service runs
+RETRY_S = 0.25  # between two attempts to open a database that is away when the service starts
+CHECK_S = 2.0  # between two checks of the database while the service runs
 
 
 class App:
@@ -64,29 +65,30 @@ class App:
             outage=outage or Outage(),
         )
         self.store = Store(pool)
-        # One thread saves: there is one flush at a time. The others read.
-        self._save_thread = ThreadPoolExecutor(1, "balance-save")
-        self._readers = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
+        self._write_thread = WorkerThread("balance-write")
+        self._read_executor = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
         self._budget = LoopBudget()
-        self.server = _socket_server(config)
-        self.watchers = Watchers(self.server.eio)
+        engine = _engine(config)
+        self.watchers = Watchers(engine)
+        tail = Tail(self.store, self._write_thread, self.watchers.publish)
         self.writer = Writer(
             self.store,
-            self._save_thread,
-            self.watchers.publish,
+            self._write_thread,
+            tail,
             batch_max=config.save_batch_max,
-            waiting_max=config.saves_pending_max,
+            pending_max=config.saves_pending_max,
             save_ms_max=config.save_ms_max,
         )
         self.service = Service(
             self.writer,
+            tail,
             self.store,
-            self._readers,
+            self._read_executor,
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
-        self.document_limiter = Places(config.reads_in_flight_max, "documents")
-        self.realtime = Realtime(self.server, self.watchers, self.service)
+        self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
+        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
         # Served too is the address that the start line has.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
         # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
@@ -108,7 +110,6 @@ class App:
         )
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None  # the last one logged of a database that came after the start
-        self._stopping = False
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
@@ -121,12 +122,9 @@ class App:
             "server": self.server,
             "origins": origins,
             "budget": self._budget,
-            "is_ready": lambda: self.service.position is not None and not self._stopping,
+            "is_ready": lambda: self.service.life is Life.RUNNING,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
-            "take_update": ShortWay(
-                self.server, self.watchers, self.realtime, body_bytes_max=self._config.body_bytes_max
-            ).take,
         }
         limits = Limits(
             update_bytes_max=self._config.body_bytes_max,
@@ -163,8 +161,9 @@ class App:
         """
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
+        self._write_thread.start()
         with suppress(StoreUnavailable):  # `outage` has logged it
-            self.writer.start(await in_thread(self._save_thread, self.store.open))
+            await self._open_store()
         self._watching = loop.create_task(self._watch_database(unfit))
         self.server.eio.start()
         self._http.add_sockets(sockets)
@@ -172,15 +171,15 @@ class App:
         return unfit
 
     async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
-        """Open the database if it was away at the start; then look at it, so that `outage` knows of it while idle."""
-        while self.service.position is None:
+        """Open the database if it was away at the start; then check it, so that `outage` knows of it while idle."""
+        while self.service.life is Life.STARTING:
             await asyncio.sleep(RETRY_S)
             try:
                 await self._open_later()
             except Exception as error:
                 unfit.set_exception(error)
                 return
-        while not self._stopping:  # `wait_for` of Python 3.11 may drop the cancellation of `stop`
+        while self.service.life is Life.RUNNING:  # `wait_for` of Python 3.11 may drop the cancellation of `stop`
             await asyncio.sleep(CHECK_S)
             try:
                 await self.service.check_database()
@@ -189,9 +188,12 @@ class App:
             except Exception:
                 log.exception("the database could not be checked")
 
+    async def _open_store(self) -> None:
+        self.service.start(await self._write_thread.run(self.store.open))
+
     async def _open_later(self) -> None:
         try:
-            self.writer.start(await in_thread(self._save_thread, self.store.open))
+            await self._open_store()
         except StoreUnavailable:
             pass
         except DatabaseError as error:  # the process runs already: what needs a person may still be put right
@@ -203,41 +205,34 @@ class App:
         """Accept nothing more, answer what is in flight, close each WebSocket with 1001, then the database."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
-        self._stopping = True
         self._http.stop()
         if self._watching is not None:
             self._watching.cancel()
-        await self.writer.drain(deadline - loop.time())
         await self.service.drain(deadline - loop.time())
-        await asyncio.sleep(0)  # whoever was answered last has his turn to send the answer
+        await asyncio.sleep(0)  # the last answers are sent in a turn of their own
         await self.server.eio.close(max(0.2, deadline - loop.time()))
         try:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
         await asyncio.to_thread(self._close_store)
+        self._write_thread.close()
 
     def _close_store(self) -> None:
-        threads = (self._save_thread, self._readers)
-        for executor in threads:
-            executor.shutdown(wait=False, cancel_futures=True)
+        self._write_thread.stop()
+        self._read_executor.shutdown(wait=False, cancel_futures=True)
         self.store.close()  # which ends what a thread still waits for
-        for executor in threads:
-            executor.shutdown(wait=True)
+        self._write_thread.join()
+        self._read_executor.shutdown(wait=True)
 
 
-def _socket_server(config: Config) -> SocketServer:
-    return SocketServer(
-        events=[event.name for event in protocol.EVENTS.values() if event.direction == "client_to_server"],
-        body_bytes_max=config.body_bytes_max,
-        updates_in_flight_max=config.updates_in_flight_max,
+def _engine(config: Config) -> Engine:
+    return Engine(
         watcher_unsent_bytes_max=config.watcher_unsent_bytes_max,
         connect_ms_max=config.connect_ms_max,
         async_mode="tornado",
+        async_handlers=False,  # the packets of a client are handled in order
         json=protocol,  # exact numbers, and no NaN
-        async_handlers=True,  # an update that waits for its commit must not hold up the next one, nor the heartbeat
-        always_connect=False,  # the first word to a client is whether it is let in
-        namespaces=[protocol.NAMESPACE],
         ping_interval=config.ping_interval_s,
         ping_timeout=config.ping_timeout_s,
         max_http_buffer_size=config.frame_bytes_max,
@@ -249,5 +244,17 @@ def _socket_server(config: Config) -> SocketServer:
         cors_credentials=False,
         monitor_clients=False,  # `Engine` has a sweep of its own
         logger=library_log,
-        engineio_logger=library_log,
+    )
+
+
+def _socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> SocketServer:
+    return SocketServer(
+        engine,
+        handlers,
+        body_bytes_max=config.body_bytes_max,
+        updates_in_flight_max=config.updates_in_flight_max,
+        json=protocol,
+        always_connect=False,  # the first packet to a client tells it whether it may connect
+        namespaces=[protocol.NAMESPACE],
+        logger=library_log,
     )

@@ -95,7 +95,7 @@ async def serve(
 ) -> int:
     """Serve until a signal, then finish the requests in flight.
 
-    Raises DatabaseError and SchemaError, and EmbeddedError when the embedded PostgreSQL cannot be started again.
+    Raises DatabaseError and SchemaError, and EmbeddedError when the embedded PostgreSQL cannot be restarted.
     """
     stop = asyncio.Event()
     signals.set(stop)

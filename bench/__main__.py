@@ -35,8 +35,8 @@ def service_scenarios(quick: bool) -> dict[str, Scenario]:
     return {
         "memory": lambda target: scale.idle_memory(target, 1_250 if quick else 10_000),
         "save": lambda target: scenarios.save(target, 20_000 // part),
-        "alone": lambda target: scenarios.alone(target, 4_000 // part),
-        "bots": lambda target: scenarios.bots(target, 4_000 // part),
+        "alone": lambda target: scenarios.alone(target, 2_400 // part),
+        "bots": lambda target: scenarios.bots(target, 2_400 // part),
         "broadcast": lambda target: scenarios.broadcast(target, 400 // part, 500, 4),
         "broadcast-one": lambda target: scenarios.broadcast(target, 200 // part, 500, 1),
         "last-delivery": lambda target: scenarios.last_delivery_latency(target, 200 // part, 1_000),

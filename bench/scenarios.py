@@ -17,7 +17,7 @@ from bench.targets import Target
 
 T = TypeVar("T")
 SAVE_RATE = "save, 128 in flight: rate"
-BOTS_GOALS = {2: "≤ 1.5", 5: "≤ 1.0", 20: "≤ 0.55"}  # of the time, by the number of bots
+BOTS_GOALS = {2: "≤ 1.25", 5: "≤ 1.0", 20: "≤ 0.55"}  # of the time, by the number of bots
 WARM_UP = 0.2  # of the updates are sent first and not measured, where a target would otherwise run code that is cold
 
 

@@ -14,7 +14,7 @@ from psycopg import Connection
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier
 
-from balance.service import new_id
+from balance.ids import uuid7
 from balance.storage.migrate import migrate
 from bench.clients import make_event, make_get, make_post, send_requests
 from bench.fleet import Fleet
@@ -79,7 +79,7 @@ def table_size(small: str, large: str, rows: int, updates: int, pages: int) -> l
     for name, work, times in (
         ("first page", _read_pages, pages),
         ("save", partial(_save, make_id=lambda: None), updates),
-        ("save, client's id", partial(_save, make_id=new_id), updates),
+        ("save, client's id", partial(_save, make_id=uuid7), updates),
         (RANDOM, partial(_save, make_id=lambda: str(uuid4())), updates),
     ):
         few, many = (_measure(url, work, times) for url in (small, large))

@@ -1,7 +1,8 @@
-"""What every test stands on: a real PostgreSQL, a database of its own, a running service, and silence.
+"""The fixtures of every test: a real PostgreSQL, a database of its own, a running service, and an empty log.
 
-`TEST_DATABASE_URL` names a server to test on (its role must be allowed to create databases); without it the
-embedded PostgreSQL is started once for the whole run.
+By default a PostgreSQL of the wheel is started once for the whole run. `TEST_POSTGRES_PROGRAMS` is the folder of the
+programs of another installation to use instead, such as /usr/lib/postgresql/15/bin, also as root. `TEST_DATABASE_URL`
+names a running server instead; its role must be allowed to create databases.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tornado.ioloop import IOLoop
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from tests.support import browser, contract
+from tests.support.embedded import start_postgres
 from tests.support.packages import Environment, build_wheel
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process, Service
@@ -40,11 +42,11 @@ contract.install()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each run a folder of its own: two runs of root would else take the embedded server's from each other."""
+    """Give each run a folder of its own: otherwise two runs by root would use the embedded server's together."""
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
-    asyncio.set_event_loop(None)  # else Tornado has one made for the first test, and nobody closes it
+    asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,18 +62,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The conninfo of a database from which others can be created."""
+    """Return the conninfo of a database from which others can be created."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"))
+    server = start_postgres(tmp_path_factory.mktemp("postgres"))
     yield server.url
     server.stop()
 
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stopped data directory with the number 1 in it, to copy: half the time of making one."""
+    """Return a stopped data directory with the number 1 in it; a copy takes half the time of making one."""
     data = tmp_path_factory.mktemp("pristine")
     with EmbeddedPostgres.start(data) as server, psycopg.connect(server.url) as connection:
         connection.execute("CREATE TABLE visits AS SELECT 1 AS n")
@@ -80,7 +82,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def template(postgres: str) -> Iterator[str]:
-    """The name of a database that has been migrated; copying it is faster than migrating anew."""
+    """Return the name of a migrated database; a copy of it is faster than a migration."""
     name = f"balance_template_{uuid.uuid4().hex}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
@@ -91,7 +93,7 @@ def template(postgres: str) -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres: str, template: str) -> Iterator[Database]:
-    """A migrated database of this test's own."""
+    """Make a migrated database for one test."""
     name = f"balance_test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -124,7 +126,7 @@ def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
 
 def _own_tasks(io_loop: IOLoop) -> list[str]:
     async def tasks() -> list[str]:
-        for _ in range(100):  # a task that was told to end needs its turns to do so
+        for _ in range(100):  # a cancelled task needs some turns to end
             left = [str(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             if not left:
                 break
@@ -136,7 +138,7 @@ def _own_tasks(io_loop: IOLoop) -> list[str]:
 
 @pytest.fixture
 def service(io_loop: IOLoop, make_service: MakeService) -> Service:
-    """A service with the default settings."""
+    """Start a service with the default settings."""
     return io_loop.run_sync(make_service)
 
 
@@ -148,7 +150,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Start `server.py` as a process of its own; whatever still runs at the end is killed."""
+    """Start `server.py` as a process of its own; processes that still run at the end are killed."""
     started: list[Process] = []
 
     def start(*arguments: str, **environment: str) -> Process:
@@ -162,7 +164,7 @@ def processes(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture(scope="session")
 def browser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the browser and its fonts are unpacked, once, and keep what they keep."""
+    """Return the folder in which the browser and its fonts are unpacked once, and store their files."""
     folder = tmp_path_factory.mktemp("browser")
     browser.prepare(folder)
     return folder
@@ -179,7 +181,7 @@ def silence(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) ->
         record.getMessage()
         for record in records
         if record.levelno >= logging.WARNING
-        # As root, the embedded PostgreSQL is let through to folders that pytest makes for their owner alone.
+        # As root, the embedded PostgreSQL gets access to folders that pytest makes for their owner alone.
         and record.name != "balance.embedded.account"
         and not any(part in record.getMessage() for part in expected)
     ]

@@ -1,7 +1,7 @@
-"""A limit on what is done at once, shared out by address: a caller over it fails at once.
+"""A concurrency limit, shared out by address, that never queues: a caller over the limit fails at once.
 
-An address may hold as many places as it leaves free for others: at most half of them, and always some are left, however
-many addresses hold as many as they may.
+An address may hold as many slots as it leaves free for others: at most half of them. So some are free whatever number
+of addresses hold as many as they may.
 """
 
 from __future__ import annotations
@@ -11,40 +11,44 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import protocol
 from balance.aio.addresses import to_address
 
 
-class Places:
-    """A number of places. Belongs to the event loop."""
+class LimitExceeded(Exception):
+    """No slot is free. The text is for clients."""
 
-    def __init__(self, number: int, what: str) -> None:
-        self._number = number
+
+class CapacityLimiter:
+    """A number of slots. Event loop only."""
+
+    def __init__(self, capacity: int, what: str) -> None:
+        """Make `capacity` slots; `what` names in the plural what holds them, for the texts of LimitExceeded."""
+        self._capacity = capacity
         self._what = what
-        self._taken: Counter[str] = Counter()  # by address
+        self._in_use: Counter[str] = Counter()  # by address
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
-    def take(self, ip: str) -> Iterator[None]:
-        """Hold a place for a client of this IP address. Raises Busy when there is none."""
-        address, taken = to_address(ip), self._taken.total()
-        if taken >= self._number:
-            raise protocol.Busy(f"{self._number} {self._what} wait already")
-        if self._taken[address] >= self._number - taken:
-            raise protocol.Busy(f"{self._taken[address]} {self._what} of this address wait already")
-        self._taken[address] += 1
+    def slot(self, ip: str) -> Iterator[None]:
+        """Hold a slot for a client of this IP address within the block. Raises LimitExceeded."""
+        address, in_use = to_address(ip), self._in_use.total()
+        if in_use >= self._capacity:
+            raise LimitExceeded(f"{self._capacity} {self._what} wait already")
+        if self._in_use[address] >= self._capacity - in_use:
+            raise LimitExceeded(f"{self._in_use[address]} {self._what} of this address wait already")
+        self._in_use[address] += 1
         self._idle.clear()
         try:
             yield
         finally:
-            self._taken[address] -= 1
-            if not self._taken[address]:
-                del self._taken[address]
-            if not self._taken:
+            self._in_use[address] -= 1
+            if not self._in_use[address]:
+                del self._in_use[address]
+            if not self._in_use:
                 self._idle.set()
 
-    async def drain(self, seconds_max: float) -> None:
-        """Wait until every place is free."""
+    async def wait_idle(self, seconds_max: float) -> None:
+        """Wait until every slot is free."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds_max)

@@ -1,7 +1,8 @@
-"""Reads that are shared: who asks what is being read just now waits for the next read, with all who ask it meanwhile.
+"""Single flight for reads.
 
-Not for that one: it may have begun before what they saved. So a hundred dashboards that ask for the newest page cost
-the database two reads at a time, and each sees all that was saved before it asked.
+Callers that ask for the same thing while it is being read share the *next* read, not the running one, which may have
+started before their own save. So there are at most two reads of one thing at a time, however many callers ask for it,
+and each caller sees all that was saved before it asked.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
-    """Reads, by what they ask for; on the event loop."""
+class SingleFlight(Generic[T]):
+    """The reads of now, by what they read. Event loop only."""
 
     def __init__(self) -> None:
-        self._reading: dict[Hashable, asyncio.Task[T]] = {}
-        self._next: dict[Hashable, asyncio.Task[T]] = {}
+        self._running: dict[Hashable, asyncio.Task[T]] = {}
+        self._queued: dict[Hashable, asyncio.Task[T]] = {}
 
-    async def get(self, question: Hashable, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Give the outcome of a read that begins after this call does. Raises what `read` raises."""
-        task = self._next.get(question)
+    async def run(self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of a read of `key` that starts after this call. Raises what `fetch` raises."""
+        task = self._queued.get(key)
         if task is None:
-            task = asyncio.ensure_future(self._read(question, read, self._reading.get(question)))
-            self._next[question] = task
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # all may have given up
-        return await asyncio.shield(task)  # who gives up does not end it for the others
+            task = asyncio.ensure_future(self._fetch(key, fetch, self._running.get(key)))
+            self._queued[key] = task
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # all callers may have given up
+        return await asyncio.shield(task)  # one caller that is cancelled does not cancel it for the others
 
-    async def _read(
-        self, question: Hashable, read: Callable[[], Coroutine[Any, Any, T]], before: asyncio.Task[T] | None
+    async def _fetch(
+        self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, T]], before: asyncio.Task[T] | None
     ) -> T:
         if before is not None:
             await asyncio.wait([before])
-        self._reading[question] = self._next.pop(question)
+        self._running[key] = self._queued.pop(key)
         try:
-            return await read()
+            return await fetch()
         finally:
-            if question not in self._next:
-                del self._reading[question]
+            if key not in self._queued:
+                del self._running[key]

@@ -1,101 +1,128 @@
-"""Saves on their way to the store: all that are open, and the thread that appends them, group after group.
+"""Cuts pending saves into batches, and appends one batch after the other in the write thread.
 
-A group is taken when the thread has its hands free, not when it is asked to: so it holds what came while the one before
-was appended, and the database need not wait for a turn of the event loop between two groups. Where many are open it is
-no more than half of them, so that one half is answered, and sends again, while the other is appended. All together
-would leave the event loop idle first, and then the database.
+One batch is appended at a time; what arrives meanwhile goes into the next. Where BATCH_MIN saves or more wait, the
+write thread cuts one batch more by itself, so the database does not wait for the event loop; fewer wait until the batch
+is acknowledged, and share a commit with what its senders send next. A batch holds at most half of what is pending:
+while one half is appended, the other is acknowledged and its senders send again. All of them together would leave idle
+first the event loop, then the database.
 
-Threads: the methods are for the event loop. Only the thread takes, and puts back; a lock keeps it from that while
-`forget_ended` looks. `add` needs none: it adds at the end, which a deque does in one step.
+Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
+write thread. The lock guards what both change: `_queue`, `_singles_left`, `_is_idle` and `_in_flight`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
-from balance.aio.threads import in_thread
-from balance.feed.pending import Saving
+from balance.aio.threads import WorkerThread
+from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
 from balance.storage.pool import StoreUnavailable
 from balance.storage.store import Appended
 
-GROUP_MIN = 32  # so many share a commit well enough; fewer wait for others to come along
+BATCH_MIN = 32  # a batch of this size shares a commit well enough
+IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads allows for two
 
 
-class Table(Protocol):
-    """What the appender needs of the store."""
+class AppendStore(Protocol):
+    """What the batcher needs of the store."""
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended: ...
 
 
-class Group(NamedTuple):
-    """Saves that were appended together, and what became of them."""
+class Batch(NamedTuple):
+    """Saves that were appended together, and the outcome."""
 
-    saves: list[Saving]
+    saves: list[PendingSave]
     outcome: Appended | Exception
 
 
-class Appender:
+class Batcher:
     """Appends saves in their order."""
 
-    def __init__(self, store: Table, thread: Executor, *, batch_max: int) -> None:
+    def __init__(
+        self, store: AppendStore, worker: WorkerThread, on_batch: Callable[[Batch], None], *, batch_max: int
+    ) -> None:
+        """Append with the thread of `worker`; call `on_batch` on the event loop with each batch, in their order."""
         self._store = store
-        self._thread = thread  # one
+        self._worker = worker
+        self._on_batch = on_batch
         self._batch_max = batch_max
-        self.open: deque[Saving] = deque()
-        """All that have been taken in and not answered, in their order."""
-        self._waiting: deque[Saving] = deque()  # those of them that the thread has not taken
-        self._apart = 0  # so many of these go one by one
-        self._taking = threading.Lock()
+        self.pending: deque[PendingSave] = deque()
+        """All saves that are not done, in their order, and perhaps some that are."""
+        self._queue: deque[PendingSave] = deque()  # those of them that are in no batch yet
+        self._singles_left = 0  # as many at the front of the queue are appended one by one
+        self._is_idle = True  # whether the write thread has no batch of ours, and was not asked to cut one
+        self._in_flight = 0  # batches that `on_batch` has not been called with
+        self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        """How many saves wait to be taken."""
-        return len(self._waiting)
+    def submit(self, save: PendingSave) -> None:
+        """Append a save."""
+        self.pending.append(save)
+        with self._lock:
+            self._queue.append(save)
+        self.start_next()
 
-    def add(self, save: Saving) -> None:
-        """Take a save in."""
-        self.open.append(save)
-        self._waiting.append(save)
+    def start_next(self) -> None:
+        """Have the write thread cut the next batch, if it is idle and enough saves wait; from any thread."""
+        with self._lock:
+            waiting = len(self._queue)
+            if not self._is_idle or waiting < (BATCH_MIN if self._in_flight else 1) or self._in_flight >= IN_FLIGHT_MAX:
+                return
+            self._is_idle = False
+            self._in_flight += 1
+        self._worker.submit(self._append_next)
 
-    def begin(self) -> asyncio.Future[Group | None]:
-        """Append what waits when the thread comes to it; None if that is nothing, or can not be appended together."""
-        return in_thread(self._thread, self._append_waiting)
+    def discard_done(self) -> None:
+        """Make room: discard the saves at the front that are done."""
+        with self._lock:
+            while self.pending and self.pending[0].done():
+                self.pending.popleft()
+            while self._queue and self._queue[0].done():
+                self._queue.popleft()
+                self._singles_left = max(0, self._singles_left - 1)
 
-    def forget_ended(self) -> None:
-        """Make room: forget those at the front that have ended."""
-        with self._taking:
-            while self.open and not self.open[0].is_open:
-                self.open.popleft()
-            while self._waiting and not self._waiting[0].is_open:
-                self._waiting.popleft()
-                self._apart = max(0, self._apart - 1)
+    def _append_next(self) -> None:
+        batch = self._append([save for save in self._cut() if not save.done()])
+        # Not a loop: other calls to the write thread have their turn between two batches.
+        with self._lock:
+            self._is_idle = True
+            if batch is None:
+                self._in_flight -= 1
+        self.start_next()
+        # Last, so that the event loop wakes up when this thread releases the interpreter's lock.
+        if batch is not None:
+            self._worker.deliver(partial(self._pass_on, batch))
 
-    def _append_waiting(self) -> Group | None:
-        saves = [save for save in self._take() if save.is_open]
+    def _pass_on(self, batch: Batch) -> None:
+        with self._lock:
+            self._in_flight -= 1
+        self._on_batch(batch)
+
+    def _append(self, saves: list[PendingSave]) -> Batch | None:
         if not saves:
             return None
         try:
-            return Group(saves, self._store.append([save.snapshot for save in saves]))
+            return Batch(saves, self._store.append([save.snapshot for save in saves]))
         except Exception as error:
             if len(saves) == 1 or isinstance(error, StoreUnavailable):
-                return Group(saves, error)
-            self._put_back(saves)  # one that the database can not take must not take the others with it
+                return Batch(saves, error)
+            self._requeue_singly(saves)  # the others must not fail with the one that the database refuses
             return None
 
-    def _take(self) -> list[Saving]:
-        with self._taking:
-            most = 1 if self._apart else min(max(len(self.open) // 2, GROUP_MIN), self._batch_max)
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
-            self._apart = max(0, self._apart - len(taken))
-            return taken
+    def _cut(self) -> list[PendingSave]:
+        with self._lock:
+            limit = 1 if self._singles_left else min(max(len(self.pending) // 2, BATCH_MIN), self._batch_max)
+            cut = [self._queue.popleft() for _ in range(min(len(self._queue), limit))]
+            self._singles_left = max(0, self._singles_left - len(cut))
+            return cut
 
-    def _put_back(self, saves: list[Saving]) -> None:
-        """Let saves go one by one, before all others."""
-        with self._taking:
-            self._waiting.extendleft(reversed(saves))
-            self._apart = len(saves)
+    def _requeue_singly(self, saves: list[PendingSave]) -> None:
+        """Append saves one by one, before all others."""
+        with self._lock:
+            self._queue.extendleft(reversed(saves))
+            self._singles_left = len(saves)

@@ -1,16 +1,15 @@
 """The tables: appends snapshots to the feed and reads them back.
 
-Threads: every method blocks and is called from a worker thread; any number may call at once. A connection is
-borrowed for one call.
+Threads: every method blocks. `append`, `feed` and `feed_end` use the connection of the write thread and are for it
+alone; the others borrow a connection for one call, from any number of threads.
 
-Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable,
-they may or may not be there; appending them again is safe, since an `id` is stored once. `seq` is contiguous
-from 1 and in commit order, also with several processes on one database.
+Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable, they may
+or may not be stored; appending them again is safe, since an `id` is stored once. `seq` is contiguous from 1 and in
+commit order, also with several processes on one database.
 
-Not promised: that a call ends by itself while the database hangs. The event loop bounds its wait, and then calls
-`cut_dead`.
+Not promised: that a call ends by itself while the database hangs; the pool aborts its connection.
 
-Life: `open()` connects and checks the schema, `close()` ends everything.
+Life cycle: `open()` connects and checks the schema, `close()` ends everything.
 """
 
 from __future__ import annotations
@@ -20,40 +19,47 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
-from psycopg import Connection, Cursor
+from psycopg import Connection, RawCursor
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
-from balance.snapshot import Snapshot
+from balance.snapshot import Saved, Snapshot
+from balance.storage.outage import READ
 from balance.storage.pool import DatabaseFault, Pool
+from balance.storage.session import Session
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a feed: `epoch` names the feed, `seq` the last snapshot in it."""
+    """A position in a feed: `epoch` names the feed, `seq` the last snapshot in it."""
 
     epoch: str
     seq: int
 
 
-class Entry(NamedTuple):
-    """A snapshot as it stands in a list: read by the hundred, and only to be shown."""
+class FeedEnd(NamedTuple):
+    """Where the feed ends, and whether a save that was lost may still be committed behind it."""
+
+    position: Position
+    in_doubt: bool
+
+
+class ListRow(NamedTuple):
+    """A snapshot of a list: read by the hundred, and only to be written out."""
 
     ts: datetime
     seq: int
-    shown: protocol.Encoded  # what `Snapshot.to_wire` gives, as JSON
+    json: protocol.Encoded  # the same text as of `Snapshot.to_wire`
     total: int  # how many snapshots there are: `seq` counts from 1 without a gap, and nothing is ever deleted
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """The outcome of one `append`: per snapshot what now stands under its id, and which of them are new."""
+class Appended(NamedTuple):
+    """The outcome of one `append`: for each snapshot, in order, what is stored under its id now."""
 
     epoch: str
-    snapshots: list[Snapshot]
-    fresh: set[int]  # the seq of each snapshot that this call stored
+    saved: list[Saved]
 
 
 class Store:
@@ -61,68 +67,73 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._end: int | None = None  # where the feed ended after the last append
+        self._end = 0  # where the feed ended after the last append
         self._is_shared = False  # whether another process has appended between the last two
 
     def open(self) -> Position:
-        """Connect and say where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
+        """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
-        return self.position()
+        position = self.feed_end().position
+        self._end = position.seq
+        return position
 
     def close(self) -> None:
         """Close every connection; a call that still runs gets StoreUnavailable."""
         self._pool.close()
 
-    def cut_dead(self) -> None:
-        """End the calls that the database should long have answered. Never waits; from any thread."""
-        self._pool.cut_dead()
-
     def position(self) -> Position:
-        """Say where the feed ends now. Raises StoreUnavailable."""
+        """Return where the feed ends. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
-            return _only(connection.cursor(row_factory=class_row(Position)).execute(POSITION).fetchone())
+            return _read_position(connection)
 
-    def is_settled(self) -> bool:
-        """Tell whether no call that has raised StoreUnavailable can commit any more. Raises it too."""
-        return self._pool.is_settled()
+    def feed_end(self) -> FeedEnd:
+        """Return where the feed ends, for the write thread. Raises StoreUnavailable.
+
+        What was in doubt before and is not any more is committed up to the position.
+        """
+        in_doubt = self._pool.has_in_doubt()
+        with self._pool.write_connection(READ) as connection:
+            return FeedEnd(_read_position(connection), in_doubt)
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
 
-        One whose id is stored already, by an earlier call or earlier in this one, is not stored again; that is no error
-        in the database, whose log it would fill. Raises StoreUnavailable, and psycopg's DataError or IntegrityError for
-        rows that the table refuses.
+        One whose id is stored already, by an earlier call or earlier in this one, is a duplicate and not stored again.
+        It causes no error in the database, whose log would fill. Raises StoreUnavailable, and psycopg's DataError or
+        IntegrityError for rows that the table rejects.
         """
         ids = [snapshot.id for snapshot in snapshots]
         feed = None
-        with self._pool.connection(stores=True) as connection:
+        with self._pool.write_connection() as session:
             if len(set(ids)) == len(ids):
-                feed = None if self._is_shared else _insert(connection, snapshots)
-                feed = feed or _insert_locked(connection, snapshots)
+                feed = None if self._is_shared else _insert(session, snapshots)
+                feed = feed or _insert_locked(session, snapshots)
             if feed is None:
-                return _append_checked(connection, snapshots, ids)
+                return _append_deduplicated(session, snapshots, ids)
         self._is_shared = feed.seq != self._end
-        stored = [snapshot.at(feed.seq + place) for place, snapshot in enumerate(snapshots, 1)]
-        self._end = stored[-1].seq
-        return Appended(feed.epoch, stored, {snapshot.seq for snapshot in stored})
+        self._end = feed.seq + len(snapshots)
+        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, feed.seq + 1)]
+        return Appended(feed.epoch, saved)
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
-        """Read the snapshots with after < seq ≤ up_to, in order, at most `limit`. Raises StoreUnavailable."""
-        return self._read(FEED, {"after": after, "up_to": up_to, "limit": limit})
+        """Read at most `limit` snapshots with after < seq ≤ up_to, in order. Raises StoreUnavailable."""
+        with self._pool.write_connection(READ) as connection:
+            return _read(connection, FEED, {"after": after, "up_to": up_to, "limit": limit})
 
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
-        found = self._read(FIND, ([id_],))
+        with self._pool.connection() as connection:
+            found = _read(connection, FIND, ([id_],))
         return found[0] if found else None
 
-    def page(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[Entry]:
+    def page(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[ListRow]:
         """Read snapshots newest `ts` first (the later saved first where equal), at most `limit` after `offset`.
 
         `before` goes on after the snapshot of that ts and seq; from_ ≤ ts < to; `pid`. Raises StoreUnavailable.
         """
         return self._page(PAGE, before, **wanted)
 
-    def page_by_seq(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[Entry]:
+    def page_by_seq(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[ListRow]:
         """Read snapshots last saved first, otherwise as `page` does.
 
         A filter is applied to the newest rows until there are enough, unless its own index promises fewer rows: it
@@ -140,7 +151,7 @@ class Store:
         from_: datetime | None = None,
         to: datetime | None = None,
         pid: int | None = None,
-    ) -> list[Entry]:
+    ) -> list[ListRow]:
         before_ts, before_seq = before or (None, None)
         parameters = {
             "limit": limit, "offset": offset, "before_ts": before_ts, "before_seq": before_seq,
@@ -148,59 +159,67 @@ class Store:
         }  # fmt: skip
         with self._pool.connection() as connection:
             # Never prepared: a plan for any parameters cannot use the index that these parameters allow.
-            cursor = connection.cursor(row_factory=args_row(Entry))
+            cursor = connection.cursor(row_factory=args_row(ListRow))
             found = cursor.execute(sql, parameters, prepare=False).fetchall()
             if found and found[0].total is None:
                 raise DatabaseFault(NO_FEED)
             return found
 
-    def _read(self, sql: LiteralString, parameters: Any) -> list[Snapshot]:
-        with self._pool.connection() as connection:
-            return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
+
+def _read_position(connection: Connection[TupleRow]) -> Position:
+    return _one_row(connection.cursor(row_factory=class_row(Position)).execute(POSITION).fetchone())
 
 
-def _insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position | None:
+def _read(connection: Connection[TupleRow], sql: LiteralString, parameters: Any) -> list[Snapshot]:
+    return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
+
+
+def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
     """Store snapshots, of different ids, in one statement, at the end of the feed; return where that was before.
 
     None if it stored nothing: an id is stored already, or another process has committed since the statement began, and
     may have stored one that the statement cannot see.
     """
-    return _send_insert(connection, snapshots).fetchone()
+    rows = protocol.encode(list(snapshots))
+    result = session.execute_prepared(b"insert", INSERT, rows, b"%d" % len(snapshots))
+    if not result.ntuples:
+        return None
+    epoch, seq = (result.get_value(0, column) or b"" for column in range(2))
+    return Position(epoch.decode(), int(seq))
 
 
-def _insert_locked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Position | None:
+def _insert_locked(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
     """Do the same in a transaction that waits for other processes first; None if an id is stored already.
 
     The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
     out together: between two syncs PostgreSQL makes one transaction of them.
     """
-    with connection.pipeline():
-        connection.execute(LOCK_FEED)
-        inserted = _send_insert(connection, snapshots)
+    with session.pipeline():
+        session.execute(LOCK_FEED)
+        inserted = RawCursor(session, row_factory=class_row(Position))
+        inserted.execute(INSERT, (protocol.dumps(list(snapshots)), len(snapshots)))
     return inserted.fetchone()
 
 
-def _send_insert(connection: Connection[TupleRow], snapshots: Sequence[Snapshot]) -> Cursor[Position]:
-    parameters = {"rows": protocol.dumps(list(snapshots)), "count": len(snapshots)}
-    return connection.cursor(row_factory=class_row(Position)).execute(INSERT, parameters)
-
-
-def _append_checked(connection: Connection[TupleRow], snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
-    """Store of `snapshots` those whose id is not stored yet, and say what stands under the others."""
-    with connection.transaction():
-        feed = _only(connection.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
-        known = {one.id: one for one in connection.cursor(row_factory=class_row(Snapshot)).execute(FIND, (ids,))}
+def _append_deduplicated(session: Session, snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
+    """Store of `snapshots` those whose id is not stored yet; the others are duplicates."""
+    with session.transaction():
+        feed = _one_row(session.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
+        stored = {one.id: one for one in _read(session, FIND, (ids,))}
         new: list[Snapshot] = []
+        saved: list[Saved] = []
         for snapshot in snapshots:
-            if snapshot.id not in known:
-                known[snapshot.id] = snapshot.at(feed.seq + len(new) + 1)
-                new.append(known[snapshot.id])
+            duplicate = snapshot.id in stored
+            if not duplicate:
+                stored[snapshot.id] = snapshot.with_seq(feed.seq + len(new) + 1)
+                new.append(stored[snapshot.id])
+            saved.append(Saved(stored[snapshot.id], duplicate))
         if new:
-            _only(_insert(connection, new))
-    return Appended(feed.epoch, [known[id_] for id_ in ids], {snapshot.seq for snapshot in new})
+            _one_row(_insert(session, new))
+    return Appended(feed.epoch, saved)
 
 
-def _only(row: T | None) -> T:
+def _one_row(row: T | None) -> T:
     if row is None:
         raise DatabaseFault(NO_FEED)
     return row
@@ -218,21 +237,21 @@ SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHER
 
 INSERT: LiteralString = """
 WITH row AS MATERIALIZED (
-    SELECT id, ts, pid, onchain, onsite, received_at, place
+    SELECT id, ts, pid, onchain, onsite, received_at, number
     FROM ROWS FROM (
-        jsonb_to_recordset(%(rows)s::jsonb)
+        jsonb_to_recordset($1::jsonb)
         AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
-    ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, place)
+    ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, number)
 ), feed AS (
-    UPDATE balance_feed SET last_seq = last_seq + %(count)s
+    UPDATE balance_feed SET last_seq = last_seq + $2
     WHERE only_row
       -- If another process commits while this statement waits for the row, the row that it made is compared here.
       AND last_seq = (SELECT last_seq FROM balance_feed WHERE only_row)
       AND NOT EXISTS (SELECT FROM balance_snapshot WHERE id = ANY (ARRAY(SELECT id FROM row)))
-    RETURNING epoch, last_seq - %(count)s AS seq
+    RETURNING epoch, last_seq - $2 AS seq
 ), stored AS (
     INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-    SELECT feed.seq + place, id, ts, pid, onchain, onsite, received_at FROM feed, row
+    SELECT feed.seq + number, id, ts, pid, onchain, onsite, received_at FROM feed, row
 )
 SELECT epoch, seq FROM feed
 """

@@ -3,9 +3,8 @@
 `JsonHandler` is mixed into both kinds of handlers, REST (`snapshots`) and Socket.IO (`realtime.handler`). `save`, which
 answers POST without a handler, uses the functions of this module.
 
-Relied on inside Tornado 6, pinned by tests/unit/test_loop_budget.py: that `RequestHandler._execute` is the coroutine of
-a request, and of all that is read from a WebSocket. That `RequestHandler.clear` sets `_headers`, `_write_buffer` and
-the status, and nothing else.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on. `RequestHandler.clear` sets
+`_headers`, `_write_buffer` and the status, and nothing else.
 """
 
 from __future__ import annotations
@@ -107,14 +106,14 @@ class JsonHandler(RequestHandler):
         """Check that the page that sent this request may call, and let it read the response. Raises Forbidden."""
         self.set_cors_headers()
         if not self.is_public:
-            check_origin(self.origins, self.request.headers, self.request.host)
+            check_origin(self.origins, self.request.headers.get("Origin"), self.request.host)
 
     def set_cors_headers(self) -> None:
         """Set the headers by which a browser lets the page that sent this request read the response."""
         set_cors_headers(
             self._headers,
             self.origins,
-            self.request.headers,
+            self.request.headers.get("Origin"),
             self.request.host,
             exposed=self.exposed_headers,
             is_public=self.is_public,

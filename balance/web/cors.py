@@ -117,9 +117,8 @@ def misdirected(host: str) -> protocol.MisdirectedRequest:
     return protocol.MisdirectedRequest(f"{host[:100]!r} is none of this server's hosts; see --hosts", "Host")
 
 
-def check_origin(origins: OriginPolicy, request: HTTPHeaders, host: str) -> None:
-    """Check that the web page that sent a request for `host`, if a page did, may call. Raises Forbidden."""
-    origin = request.get("Origin")
+def check_origin(origins: OriginPolicy, origin: str | None, host: str) -> None:
+    """Check that a request for `host` is from no web page, or from one that may call. Raises Forbidden."""
     if origin is not None and not origins.allows_any and not origins.trusts(origin, host):
         raise protocol.Forbidden("pages of this origin may not call; see --cors-origins", "Origin")
 
@@ -127,17 +126,16 @@ def check_origin(origins: OriginPolicy, request: HTTPHeaders, host: str) -> None
 def set_cors_headers(
     response: HTTPHeaders,
     origins: OriginPolicy,
-    request: HTTPHeaders,
+    origin: str | None,
     host: str,
     *,
     exposed: str = EXPOSED_HEADERS,
     is_public: bool = False,
 ) -> None:
-    """Set the headers by which a browser lets the page that sent the request read the response (Fetch, CORS protocol).
+    """Set the headers by which a browser lets a page of `origin` read the response (Fetch standard, CORS protocol).
 
     A page that only `*` admits gets no credentials: the browser would send those of its user for any stranger's page.
     """
-    origin = request.get("Origin")
     if origin is not None and origins.trusts(origin, host):
         response["Access-Control-Allow-Origin"] = origin
         response[CREDENTIALS] = "true"

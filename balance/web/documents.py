@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import protocol
-from balance.aio.limiter import Places
+from balance.aio.limiter import CapacityLimiter
 from balance.auth import Operation
 from balance.web.compression import accepts_gzip
 from balance.web.snapshots import RestHandler
@@ -26,7 +26,7 @@ class DocumentHandler(RestHandler):
     exposed_headers = "ETag, Retry-After"
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
-        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], limiter: Places, **common: Any
+        self, *, documents: Mapping[str, Document], headers: Mapping[str, str], limiter: CapacityLimiter, **common: Any
     ) -> None:
         super().initialize(**common)
         self.limiter = limiter  # of its own: requests for documents must not use up the slots for snapshots

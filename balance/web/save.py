@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from functools import partial
 from http.client import responses
 from typing import Any
 
@@ -28,7 +27,7 @@ from tornado.httputil import (
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
@@ -106,6 +105,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._context: Any = connection.context
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
+        self._origin = headers.get("Origin")
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
@@ -121,24 +121,23 @@ class SaveRequest(HTTPMessageDelegate):
         """Start to save the update, or reject the request for its first fault."""
         try:
             check_host(self._router.hosts, self._host)
-            check_origin(self._router.origins, self._headers, self._host)
+            check_origin(self._router.origins, self._origin, self._host)
             authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
-            update = protocol.decode_update(bytes(self.body))
-            saving = self._router.service.begin(update)
+            pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:
             self._write_error(error)
         else:
-            saving.on_end(partial(self._answer, update))
+            pending.add_done_callback(self._answer)
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
 
-    def _answer(self, update: object, saving: Saving) -> None:
+    def _answer(self, pending: PendingSave) -> None:
         """Answer an update whose save has succeeded or failed."""
         try:
-            status, location, body = save_response(self._router.service.finish(update, saving))
+            status, location, body = save_response(self._router.service.finish_save(pending))
         except Exception as error:
             self._write_error(error)
         else:
@@ -156,7 +155,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._write_json(error.status, headers, error.body())
 
     def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._headers, self._host)
+        set_cors_headers(response, self._router.origins, self._origin, self._host)
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         if not self._connection.stream.closed():
@@ -186,12 +185,12 @@ def check_content_type(headers: HTTPHeaders) -> None:
             raise protocol.UnsupportedMediaType("must be application/json", "Content-Type")
         if parameter.strip() and charset.strip().removeprefix('"').removesuffix('"') not in ("utf-8", "utf8"):
             raise protocol.UnsupportedMediaType("must be utf-8 (RFC 8259, section 8.1)", "charset")
-    if headers.get("Content-Encoding", "identity").lower() != "identity":
+    if "Content-Encoding" in headers and headers["Content-Encoding"].lower() != "identity":
         raise protocol.UnsupportedMediaType("must not be compressed", "Content-Encoding")
 
 
 def save_response(saved: Saved) -> tuple[int, str, dict[str, Any]]:
     """Return the status, the `Location` and the body of the response to a POST that was saved."""
-    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_saved()}
+    body = {"success": True, "message": SAVED, "data": saved.snapshot.to_save_reply()}
     location = f"{SNAPSHOTS}/{saved.snapshot.id}"
     return (200, location, {**body, "duplicate": True}) if saved.duplicate else (201, location, body)

@@ -14,6 +14,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 
 import protocol
+from balance.aio.limiter import LimitExceeded
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.service import Page, Service
@@ -31,20 +32,26 @@ class RestHandler(JsonHandler):
     def initialize(self, *, service: Service, origins: OriginPolicy, budget: LoopBudget, body_bytes_max: int) -> None:
         self.service = service
         self.budget = budget
-        self.limiter = service.reads
+        self.limiter = service.read_limiter
         self.origins = origins
         self.body_bytes_max = body_bytes_max
 
     async def on_get(self, *path: str) -> None:
-        with self.limiter.take(str(self.request.remote_ip)):
-            written = await self.respond(*path)
-            try:
-                if not written.done():
-                    await asyncio.wait_for(written, self.service.read_s_max)
-            except (TimeoutError, StreamClosedError):  # a page may be large, and its client may not read
-                connection = self.request.connection
-                assert isinstance(connection, HTTP1Connection)
-                connection.stream.close()
+        try:
+            with self.limiter.slot(str(self.request.remote_ip)):
+                await self._respond_in_time(*path)
+        except LimitExceeded as error:
+            raise protocol.Busy(str(error)) from error
+
+    async def _respond_in_time(self, *path: str) -> None:
+        written = await self.respond(*path)
+        try:
+            if not written.done():
+                await asyncio.wait_for(written, self.service.read_s_max)
+        except (TimeoutError, StreamClosedError):  # a page may be large, and its client may not read
+            connection = self.request.connection
+            assert isinstance(connection, HTTP1Connection)
+            connection.stream.close()
 
     async def respond(self, *path: str) -> asyncio.Future[None]:
         """Start the response to GET and HEAD; the future is done when the operating system has accepted all of it."""

@@ -130,7 +130,7 @@ async def test_documents_and_snapshots_have_limiters_of_their_own(make_service: 
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "slow readers of documents do not delay readers of snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
-    with service.app.service.reads.take("127.0.0.1"):
+    with service.app.service.read_limiter.slot("127.0.0.1"):
         assert (await service.get()).status == 503
         assert (await service.request("GET", OPENAPI)).status == 200, "and the reverse"
 

@@ -1,4 +1,4 @@
-"""README.md says what is so: every event, error, setting and route, and each JSON example fits its schema."""
+"""README.md is complete and correct: events, errors, settings, routes, examples and commands."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ADDRESS = "http://127.0.0.1:3000"
 
 
 def code(language: str, service: Service) -> str:
-    """The one block of this language, for the address of this service."""
+    """Return the only block of a language, with the address of this service."""
     (text,) = re.findall(rf"^```{language}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert text.count(ADDRESS) == 1
     return text.replace(ADDRESS, service.url)
 
 
 def rows(section: str) -> dict[str, str]:
-    """The table rows of one section: what stands in the first column, without its code marks, and the line."""
+    """Return the table rows of one section: the text of the first column, without code marks, and the line."""
     text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
     return {row[1]: row[0] for row in re.finditer(r"^\| `(.*?)` \|.*$", text, re.MULTILINE)}
 
 
-def test_every_event_is_listed_with_who_sends_it() -> None:
+def test_every_event_is_listed_with_its_direction() -> None:
     listed = {name: line.split("|")[2].strip() for name, line in rows("Socket.IO").items()}
     assert listed == {one.name: one.direction.split("_")[0] for one in protocol.EVENTS.values()}
 
@@ -68,20 +68,20 @@ def test_every_document_is_listed() -> None:
     assert set(listed) == {index[key] for key in ("docs", "bundle", "types", "openapi", "asyncapi")}
 
 
-def test_what_it_says_to_client_teams_is_what_the_docs_page_shows() -> None:
+def test_the_part_for_client_teams_is_also_on_the_docs_page() -> None:
     for file in (ROOT / "protocol" / "guide").iterdir():
         language = file.suffix[1:].replace("mjs", "js").replace("py", "python")
         assert f"```{language} {file.name}\n{file.read_text()}```" in README
 
 
 def guide(name: str, service: Service) -> str:
-    """A program for client teams, for the address of this service."""
+    """Return a program for client teams, with the address of this service."""
     text = (ROOT / "protocol" / "guide" / name).read_text()
     assert text.count(ADDRESS) >= 1
     return text.replace(ADDRESS, service.url)
 
 
-async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service, tmp_path: Path) -> None:
+async def test_the_program_that_checks_a_payload_with_ajv_works(service: Service, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(node_modules())
     (tmp_path / "check.mjs").write_text(guide("check.mjs", service))
     async with run_node(tmp_path / "check.mjs") as process:
@@ -92,7 +92,7 @@ async def test_a_payload_is_checked_with_ajv_from_the_index_on(service: Service,
         await ExampleProcess(process).line("message: 'must be number'")
 
 
-async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: Service, tmp_path: Path) -> None:
+async def test_the_program_that_checks_a_payload_with_jsonschema_works(service: Service, tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text(guide("check.py", service))
     async with run_python(tmp_path / "check.py", env=dict(os.environ)) as process:
         await ExampleProcess(process).line("it is valid")
@@ -101,13 +101,11 @@ async def test_a_payload_is_checked_with_jsonschema_from_the_index_on(service: S
         await ExampleProcess(process).line("[\"'7656.36' is not of type 'number'\"")
 
 
-async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
-    service: Service, database: Database, tmp_path: Path
-) -> None:
+async def test_the_typescript_client_compiles_and_works(service: Service, database: Database, tmp_path: Path) -> None:
     program = guide("client.ts", service)
     setup, fetch, build = [line.removeprefix("// ") for line in program.splitlines() if line.startswith("// ")]
     assert setup == "npm init -y && npm pkg set type=module && npm install socket.io-client typescript"
-    (tmp_path / "package.json").write_text('{"type": "module"}')  # which is what that leaves, beside the packages
+    (tmp_path / "package.json").write_text('{"type": "module"}')  # the same result, beside the packages
     (tmp_path / "node_modules").symlink_to(node_modules())
     assert fetch == f"curl -O {service.url}{CONTRACT}types.d.ts"
     (tmp_path / "types.d.ts").write_bytes((await service.request("GET", f"{CONTRACT}types.d.ts")).raw)
@@ -123,7 +121,7 @@ async def test_the_typescript_client_compiles_and_runs_from_the_index_on(
 
 
 @pytest.mark.parametrize(("schema", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
-def test_each_json_example_fits_its_schema(schema: str, text: str) -> None:
+def test_each_json_example_is_valid_by_its_schema(schema: str, text: str) -> None:
     protocol.check(schema, protocol.loads(text))
 
 
@@ -134,7 +132,7 @@ def test_the_two_commands_are_one_line_each() -> None:
         assert found[0].startswith("python3 -m venv .venv && ")
 
 
-def test_its_shell_commands_work_as_they_are_written(tmp_path: Path) -> None:
+def test_the_shell_commands_work_as_written(tmp_path: Path) -> None:
     (commands,) = re.findall(r"^```sh shell$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
@@ -149,19 +147,19 @@ def test_its_shell_commands_work_as_they_are_written(tmp_path: Path) -> None:
     assert (tmp_path / "contract" / "bundle.json").exists()
 
 
-def test_it_names_the_row_that_an_unedited_try_it_leaves() -> None:
+def test_the_row_of_an_unedited_example_request_is_documented() -> None:
     example = protocol.schema("balance_update")["examples"][0]
     assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in README
 
 
-async def test_its_javascript_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
+async def test_the_javascript_example_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.js").write_text(code("js", service))
     async with run_node(tmp_path / "readme.js") as process:
         await ExampleProcess(process).line("mine:")
     assert database.count() == 1
 
 
-async def test_its_python_saves_and_goes_on_watching(service: Service, database: Database, tmp_path: Path) -> None:
+async def test_the_python_example_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
     (tmp_path / "readme.py").write_text(code("python", service))
     async with run_python(tmp_path / "readme.py", env={**os.environ, "PYTHONUNBUFFERED": "1"}) as process:
         bot = ExampleProcess(process)
@@ -169,10 +167,10 @@ async def test_its_python_saves_and_goes_on_watching(service: Service, database:
         assert database.count() == 1
         assert (await service.post({"onchain": {"rlb": 5, "usdt": 6}, "onsite": {"rlb": 7, "usd": 8}})).status == 201
         await bot.line("saved by anyone:", "'seq': 2")
-        assert process.returncode is None, "it watches until it is killed"
+        assert process.returncode is None, "the example watches until it is killed"
 
 
-async def test_its_curl_commands_save_and_list(service: Service, database: Database) -> None:
+async def test_the_curl_commands_save_and_list(service: Service, database: Database) -> None:
     (block,) = [text for text in re.findall(r"^```sh$(.*?)^```$", README, re.DOTALL | re.MULTILINE) if "curl" in text]
     words = shlex.split(block)
     body, content_type = words[words.index("-d") + 1], words[words.index("-H") + 1]

@@ -1,7 +1,7 @@
-"""SEED.md, word for word: its own requests, replies and events, with its exact values and shapes.
+"""The requests, replies and events of docs/spec.md, with its exact values and shapes.
 
-What is compared is the text on the wire wherever digits matter: 100074.99978 must come back as these digits,
-which a parsed float would not show. SEED.md's code runs in test_seed_code.py.
+Where digits matter, the text on the wire is compared: 100074.99978 must come back as these digits, which a parsed float
+would not show. The code of docs/spec.md runs in test_spec_code.py.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ each_transport = pytest.mark.parametrize("client_class", [SocketClient, PollingC
 
 
 def compact(text: str) -> str:
-    """Take the space between JSON's words away, and nothing else."""
+    """Remove the white space between the tokens of JSON."""
     return re.sub(r'("[^"]*")|\s+', lambda found: found[1] or "", text)
 
 
 def snapshot_text(id_: object, seq: int, ts: str = "2025-11-07T00:45:08.603Z", pid: str = "1132978") -> str:
-    """The snapshot of SEED.md as it stands on the wire."""
+    """Return the snapshot of docs/spec.md as its text on the wire."""
     return f'{{"id":"{id_}","seq":{seq},"ts":"{ts}","pid":{pid},{LEDGERS}}}'
 
 
-# REST ---------------------------------------------------------------------------------------------------
+# REST
 
 
 async def test_post_answers_as_written_key_for_key_and_digit_for_digit(service: Service, database: Database) -> None:
@@ -58,7 +58,7 @@ async def test_get_lists_what_was_saved_digit_for_digit(service: Service) -> Non
     )
 
 
-async def test_get_gives_the_latest_hundred_unless_told_otherwise(service: Service) -> None:
+async def test_get_returns_the_latest_hundred_by_default(service: Service) -> None:
     start = datetime(2025, 11, 7, tzinfo=UTC)
     times = [(start + timedelta(seconds=n)).isoformat() for n in range(102)]
     await asyncio.gather(*(service.post({**AMOUNTS, "ts": ts, "pid": n}) for n, ts in enumerate(times)))
@@ -72,7 +72,7 @@ async def test_get_gives_the_latest_hundred_unless_told_otherwise(service: Servi
     assert await pids("?offset=100") == [1, 0]
 
 
-async def test_ts_and_pid_are_optional_and_the_time_is_then_the_servers(service: Service) -> None:
+async def test_ts_and_pid_are_optional_and_the_server_adds_its_time(service: Service) -> None:
     answer = await service.request("POST", SNAPSHOTS, f"{{{LEDGERS}}}".encode())
     assert answer.status == 201
     check_timestamp(answer.body["data"]["timestamp"])
@@ -99,11 +99,11 @@ async def test_a_balance_may_be_zero_but_not_negative_and_must_be_a_number(
     assert (answer.status, answer.body["data"][ledger][asset]) == (201, 0)
 
 
-# Events -------------------------------------------------------------------------------------------------
+# Events
 
 
 @each_transport
-async def test_who_connects_is_greeted_and_the_heartbeat_is_every_25_seconds(
+async def test_a_client_that_connects_gets_connected_and_a_ping_every_25_seconds(
     client_class: Any, service: Service
 ) -> None:
     client = await client_class.connect(service.url)
@@ -115,9 +115,7 @@ async def test_who_connects_is_greeted_and_the_heartbeat_is_every_25_seconds(
 
 
 @each_transport
-async def test_an_update_is_acknowledged_to_its_sender_and_then_shown_to_everyone(
-    client_class: Any, service: Service
-) -> None:
+async def test_an_update_is_acknowledged_to_its_sender_and_then_broadcast(client_class: Any, service: Service) -> None:
     sender = await client_class.connect(service.url)
     watchers = [await SocketClient.connect(service.url), await PollingClient.connect(service.url)]
     await sender.send_raw(f'42["balance:update",{REQUEST}]')
@@ -135,7 +133,7 @@ async def test_an_update_is_acknowledged_to_its_sender_and_then_shown_to_everyon
 
 
 @each_transport
-async def test_the_acknowledgement_callback_gets_what_the_event_says_before_the_snapshot_comes(
+async def test_the_callback_gets_the_payload_of_the_event_before_the_broadcast(
     client_class: Any, service: Service
 ) -> None:
     client = await client_class.connect(service.url)
@@ -152,7 +150,7 @@ async def test_the_acknowledgement_callback_gets_what_the_event_says_before_the_
 
 
 @each_transport
-async def test_a_refused_update_is_told_to_its_sender_alone(
+async def test_a_refused_update_is_reported_to_its_sender_only(
     client_class: Any, service: Service, database: Database
 ) -> None:
     sender, watcher = await client_class.connect(service.url), await SocketClient.connect(service.url)
@@ -168,7 +166,7 @@ async def test_a_refused_update_is_told_to_its_sender_alone(
 
 
 @each_transport
-async def test_a_snapshot_saved_over_rest_is_shown_to_every_client(client_class: Any, service: Service) -> None:
+async def test_a_snapshot_saved_by_rest_is_broadcast_to_every_client(client_class: Any, service: Service) -> None:
     client = await client_class.connect(service.url)
     id_ = (await service.request("POST", SNAPSHOTS, REQUEST.encode())).body["data"]["id"]
     assert await client.next_frame() == f'42["balance:snapshot",{snapshot_text(id_, 1)}]'

@@ -1,7 +1,7 @@
-"""docs/spec.md's own code runs, and hears what its comments say.
+"""The code of docs/spec.md works as its comments describe.
 
-Its JavaScript stands unchanged in tests/js/spec-*.js, one file for each place it comes from, and runs with the
-official client; only the server's address is put in place of its own, and a shorter time between heartbeats.
+Its JavaScript is unchanged in tests/js/spec-*.js, one file for each block, and runs with the official client; only the
+address of the server is replaced, and the time between heartbeats shortened.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from tests.support.spec_examples import AMOUNTS, UPDATE, check_timestamp
 WAIT_S = 10.0
 
 SPEC_ADDRESS = "http://148.251.66.154:3000"
-# What is logged comes as JSON, a line each, so that it can be read here.
+# Logs as lines of JSON, so that a test can read them.
 LOG_AS_JSON = "console.log = console.error = (...words) => process.stdout.write(JSON.stringify(words) + '\\n');\n"
 CONNECT = f"const socket = require('socket.io-client')('{SPEC_ADDRESS}', {{ path: '/api/socket.io' }});\n"
 
 
 def spec_code(name: str) -> str:
-    """docs/spec.md's own words, from tests/js."""
+    """Return a block of code of docs/spec.md."""
     return (FOLDER / f"spec-{name}.js").read_text()
 
 
 @asynccontextmanager
 async def run_code(code: str, service: Service, folder: Path) -> AsyncIterator[AsyncIterator[list[Any]]]:
-    """Run JavaScript for docs/spec.md's address with the official client; gives what it logs."""
+    """Run JavaScript that uses the address of docs/spec.md with the official client; yield what it logs."""
     script = folder / "spec.js"
     script.write_text(LOG_AS_JSON + replace_once(code, SPEC_ADDRESS, service.url))
     async with run_node(script) as process:
@@ -43,18 +43,18 @@ async def run_code(code: str, service: Service, folder: Path) -> AsyncIterator[A
 
 
 def replace_once(text: str, old: str, new: str) -> str:
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in: {text}"
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in: {text}"
     return text.replace(old, new)
 
 
 async def take(logged: AsyncIterator[list[Any]], count: int) -> list[list[Any]]:
-    """Wait for the next `count` things that are logged."""
+    """Wait for the next `count` lines of the log."""
     async with asyncio.timeout(WAIT_S):
         return [await anext(logged) for _ in range(count)]
 
 
 @pytest.mark.parametrize("transports", ["", "websocket", "polling"], ids=["both", "websocket", "polling"])
-async def test_the_quick_start_saves_and_sees_its_own_snapshot(
+async def test_the_quick_start_saves_and_receives_its_own_snapshot(
     transports: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
     code = spec_code("quick-start")
@@ -74,30 +74,30 @@ async def test_the_quick_start_saves_and_sees_its_own_snapshot(
     assert (str(row["id"]), row["pid"]) == (ack["id"], snapshot["pid"])
 
 
-async def test_each_events_code_gets_what_its_comment_says(service: Service, tmp_path: Path) -> None:
+async def test_the_code_of_each_event_gets_what_its_comment_describes(service: Service, tmp_path: Path) -> None:
     code = CONNECT + spec_code("events")
     negative = json.dumps({**UPDATE, "onsite": {"rlb": -1, "usd": 0}})
     code += f"socket.once('balance:ack', () => socket.emit('balance:update', {negative}));\n"
     async with run_code(code, service, tmp_path) as logged:
-        said = await take(logged, 7)
-    (message,), (socket_id,), (timestamp,) = (words for words in said if len(words) == 1)
+        printed = await take(logged, 7)
+    (message,), (socket_id,), (timestamp,) = (words for words in printed if len(words) == 1)
     assert message == "Connected to balance snapshot server"
     assert socket_id
     check_timestamp(timestamp)
-    heard = {words[0]: words[1] for words in said if len(words) == 2}
-    assert set(heard) == {"Pong received:", "Acknowledged:", "New snapshot:", "Error:"}
-    check_timestamp(heard["Pong received:"])
-    id_ = heard["Acknowledged:"]["id"]
-    assert heard["Acknowledged:"] == {"success": True, "id": id_, "timestamp": "2025-11-07T00:45:08.603Z"}
-    assert heard["New snapshot:"] == {"id": id_, "seq": 1, **UPDATE}
-    assert heard["Error:"] == {
+    received = {words[0]: words[1] for words in printed if len(words) == 2}
+    assert set(received) == {"Pong received:", "Acknowledged:", "New snapshot:", "Error:"}
+    check_timestamp(received["Pong received:"])
+    id_ = received["Acknowledged:"]["id"]
+    assert received["Acknowledged:"] == {"success": True, "id": id_, "timestamp": "2025-11-07T00:45:08.603Z"}
+    assert received["New snapshot:"] == {"id": id_, "seq": 1, **UPDATE}
+    assert received["Error:"] == {
         "success": False,
         "error": "onsite.rlb: must be at least 0",
         "code": "invalid_payload",
     }
 
 
-async def test_the_heartbeats_code_hears_that_the_server_is_alive(service: Service, tmp_path: Path) -> None:
+async def test_the_code_of_the_heartbeat_receives_each_pong(service: Service, tmp_path: Path) -> None:
     code = CONNECT + replace_once(spec_code("heartbeat"), "30000", "20")
     async with run_code(code, service, tmp_path) as logged:
         for words, timestamp in await take(logged, 2):

@@ -1,4 +1,4 @@
-"""The user that PostgreSQL runs as puts links in its folders: root writes, changes and removes nothing through them."""
+"""Root never writes, changes or removes a file through a link that the user of PostgreSQL has made in its folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = "root's own, and no one else's\n"
 
 @pytest.fixture
 def data(pristine: Path, tmp_path: Path) -> Path:
-    """A stopped data directory, which PostgreSQL's user owns with all that is in it."""
+    """Return a stopped data directory, which PostgreSQL's user owns with everything in it."""
     data = tmp_path / "data"
     subprocess.run(["cp", "-a", str(pristine), str(data)], check=True)
     owner = (data / "postgresql").stat()
@@ -33,7 +33,7 @@ def data(pristine: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A file of root's, which must be the same at the end."""
+    """Make a file of root, which must be unchanged at the end."""
     file = tmp_path / "victim" / "file"
     file.parent.mkdir()
     file.write_text(TEXT)
@@ -44,17 +44,17 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert file.read_text() == TEXT
     assert (after.st_uid, after.st_mode, after.st_nlink) == (before.st_uid, before.st_mode, before.st_nlink)
     assert (file.parent.stat().st_uid, file.parent.stat().st_mode) == (folder.st_uid, folder.st_mode)
-    assert [one.name for one in file.parent.iterdir()] == ["file"], "something was made beside it"
+    assert [one.name for one in file.parent.iterdir()] == ["file"], "another file was made in its folder"
 
 
 def start(data: Path) -> str:
-    """Start and stop it; return why it was refused, if it was."""
+    """Start and stop PostgreSQL; return the error of a refused start, or an empty text."""
     reason = ""
     try:
         EmbeddedPostgres.start(data).stop()
     except EmbeddedError as error:
         reason = str(error)
-    assert TEXT.strip() not in reason, "what stands in a file of root's is shown"
+    assert TEXT.strip() not in reason, "the error has content of a file of root"
     return reason
 
 
@@ -77,7 +77,7 @@ REPLACED = [f"postgresql/{SOCKET_NAME}.lock", "postgresql.log.1"]
         ("postgresql.new", ""),
     ],
 )
-def test_root_follows_no_link_of_the_users(
+def test_root_follows_no_link_of_the_user(
     data: Path, victim: Path, name: str, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_log, "LOG_BYTES_MAX", 100)
@@ -91,7 +91,7 @@ def test_root_follows_no_link_of_the_users(
 
 
 @pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "lock"])
-def test_root_writes_to_no_file_that_has_another_name_too(data: Path, tmp_path: Path, name: str) -> None:
+def test_root_writes_to_no_file_that_has_a_second_name(data: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / "file"
     file.write_text(TEXT)
     (data / name).unlink(missing_ok=True)
@@ -101,26 +101,26 @@ def test_root_writes_to_no_file_that_has_another_name_too(data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["postgresql/postmaster.pid", "postgresql.log", "control.lock"])
-def test_a_pipe_in_the_place_of_a_file_does_not_hold_root_up(data: Path, name: str) -> None:
+def test_a_pipe_instead_of_a_file_does_not_block_root(data: Path, name: str) -> None:
     (data / name).unlink(missing_ok=True)
     os.mkfifo(data / name)
     assert "not a regular file with one name" in start(data) or "No such device" in start(data)
 
 
-def test_data_that_a_link_of_the_users_leads_to_are_not_used(data: Path, victim: Path) -> None:
+def test_data_behind_a_link_of_the_user_is_not_used(data: Path, victim: Path) -> None:
     (data / "postgresql").rename(data / "away")
     (data / "postgresql").symlink_to(victim.parent)
     os.lchown(data / "postgresql", NOBODY, -1)
     assert "postgresql: Not a directory" in start(data)
 
 
-def test_data_that_a_link_of_roots_leads_to_are_used(data: Path, tmp_path: Path) -> None:
+def test_data_behind_a_link_of_root_is_used(data: Path, tmp_path: Path) -> None:
     (data / "postgresql").rename(tmp_path / "disk")
     (data / "postgresql").symlink_to(tmp_path / "disk")
     assert start(data) == ""
 
 
-def test_what_a_dead_server_left_is_replaced_and_the_new_file_is_the_users(data: Path) -> None:
+def test_a_file_of_a_killed_server_is_replaced_by_one_of_the_user(data: Path) -> None:
     with EmbeddedPostgres.start(data):
         kill_server(data)
         pid_file = data / "postgresql" / "postmaster.pid"
@@ -129,7 +129,7 @@ def test_what_a_dead_server_left_is_replaced_and_the_new_file_is_the_users(data:
         assert pid_file.stat().st_uid == (data / "postgresql").stat().st_uid
 
 
-def test_a_folder_of_the_socket_that_is_a_link_is_refused(data: Path, victim: Path, tmp_path: Path) -> None:
+def test_a_link_instead_of_the_folder_of_the_socket_is_refused(data: Path, victim: Path, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 90)
     data.rename(long)
     folder = socket_folder(long / "postgresql")
@@ -142,7 +142,7 @@ def test_a_folder_of_the_socket_that_is_a_link_is_refused(data: Path, victim: Pa
             folder.unlink()
 
 
-def test_a_file_that_names_another_socket_has_root_remove_no_folder(data: Path, tmp_path: Path) -> None:
+def test_root_removes_no_folder_for_a_file_that_names_another_socket(data: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with EmbeddedPostgres.start(data):
@@ -153,7 +153,7 @@ def test_a_file_that_names_another_socket_has_root_remove_no_folder(data: Path, 
     assert empty.exists()
 
 
-def test_a_file_that_names_another_address_does_not_lead_root_there(data: Path) -> None:
+def test_root_does_not_connect_to_another_address_that_a_file_names(data: Path) -> None:
     with EmbeddedPostgres.start(data) as server:
         pgdata = data / "postgresql"
         port = "5432&user=x"

@@ -1,6 +1,6 @@
-"""What an operator reads, and a client gets, when the database stops serving: one line each way; own words.
+"""What the log and the clients get when the database stops serving: one line at the start and one at the end.
 
-Each fault is one that PostgreSQL itself reports while the service runs; nothing restarts the service.
+Each fault is one that PostgreSQL itself reports while the service runs; the service is not restarted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postg
 
 @pytest.fixture
 def database(private_postgres: Postgres) -> Iterator[Database]:
-    """A migrated database on a server of our own."""
+    """Make a migrated database on the private server."""
     name = f"noticed_{uuid.uuid4().hex}"
     execute(private_postgres.url, f"CREATE DATABASE {name} TEMPLATE template0")
     url = make_conninfo(private_postgres.url, dbname=name)
@@ -55,17 +55,17 @@ def database(private_postgres: Postgres) -> Iterator[Database]:
 
 
 def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the service has said of its database, and nothing else that it has said."""
-    said = [record for record in caplog.records if record.name.startswith("balance") and record.levelno > logging.INFO]
-    assert {record.name for record in said} <= {LOG}, said
-    return [record.getMessage() for record in said]
+    """Return the log lines of the service about its database; there must be no others."""
+    lines = [record for record in caplog.records if record.name.startswith("balance") and record.levelno > logging.INFO]
+    assert {record.name for record in lines} <= {LOG}, lines
+    return [record.getMessage() for record in lines]
 
 
-# While nobody asks -------------------------------------------------------------------------------------------
+# Without requests
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_asks(
+async def test_without_requests_a_stop_and_a_return_of_the_database_are_one_line_each(
     private_postgres: Postgres,
     database: Database,
     make_service: MakeService,
@@ -76,7 +76,7 @@ async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_
     await make_service()
     await asyncio.to_thread(private_postgres.stop)
     await until(lambda: len(notices(caplog)) == 1)
-    await asyncio.sleep(1.2)  # it looks some more times, and could write another line by now
+    await asyncio.sleep(1.2)  # further checks, each of which could write another line
     await asyncio.to_thread(private_postgres.start)
     await until(lambda: len(notices(caplog)) == 2)
     gone, back = notices(caplog)
@@ -86,7 +86,7 @@ async def test_a_database_that_stops_and_returns_is_said_once_each_while_nobody_
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_database_that_is_lost_and_back_at_once_is_said_at_most_once_a_second(
+async def test_short_losses_of_the_database_are_logged_at_most_once_a_second(
     private_postgres: Postgres, database: Database, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service()
@@ -111,7 +111,7 @@ async def test_a_database_that_is_lost_and_back_at_once_is_said_at_most_once_a_s
 
 @pytest.mark.expects_log(*OUTAGE, "started again")
 @pytest.mark.parametrize("is_reported", [False, True])
-def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
+def test_a_loss_that_no_supervisor_reports_is_logged_at_the_return(
     caplog: pytest.LogCaptureFixture, is_reported: bool
 ) -> None:
     outage = Outage(report_s_max=60)
@@ -128,7 +128,7 @@ def test_a_loss_that_no_supervisor_reports_is_said_at_the_return(
         assert notices(caplog) == ["the database is available again, after 0.0 s; its connections were lost: a crash"]
 
 
-# Faults of what is in the database ---------------------------------------------------------------------------
+# Faults of the content of the database
 
 REASON = 'could not extend file "base/16384/2619": No space left on device'
 FAULT = """
@@ -162,7 +162,7 @@ NEW_FEED = "INSERT INTO balance_feed (epoch, last_seq) VALUES (gen_random_uuid()
 
 @pytest.fixture
 def role(database: Database) -> Iterator[str]:
-    """A role that may do all that the service does, and is no superuser."""
+    """Make a role that may do all that the service does and is not a superuser."""
     name = f"bot_{uuid.uuid4().hex}"
     execute(database.url, f"CREATE ROLE {name} LOGIN", f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}")
     yield name
@@ -175,7 +175,7 @@ async def save(service: Service, count: int) -> list[Reply]:
 
 @pytest.mark.expects_log(*OUTAGE, "the feed is another one now", "the feed has lost seq")
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_in_the_database_is_unavailable_and_said_once(
+async def test_a_fault_in_the_database_is_unavailable_and_logged_once(
     database: Database,
     role: str,
     make_service: MakeService,
@@ -197,13 +197,13 @@ async def test_a_fault_in_the_database_is_unavailable_and_said_once(
     execute(database.url, NEW_FEED if cure is None else cure.replace("{role}", role))
     await check_back(service)
     await until(lambda: any("available again" in record.getMessage() for record in caplog.records))
-    said = [record.getMessage() for record in caplog.records if record.name == LOG]
-    assert len(said) == 2, said
+    lines = [record.getMessage() for record in caplog.records if record.name == LOG]
+    assert len(lines) == 2, lines
     await service.stop()
 
 
 @pytest.mark.expects_log("POST /api/balance/snapshot")
-async def test_rows_that_the_table_refuses_are_our_fault_and_hold_up_nobody_else(
+async def test_rows_that_the_table_refuses_are_an_internal_error_and_delay_no_others(
     database: Database, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = await make_service()
@@ -219,7 +219,7 @@ async def test_rows_that_the_table_refuses_are_our_fault_and_hold_up_nobody_else
     assert not [record for record in caplog.records if record.name == LOG]
 
 
-async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
+async def test_under_load_a_lasting_fault_is_two_lines_in_all(
     private_postgres: Postgres, database: Database, processes: Processes
 ) -> None:
     process = processes("--port=0", DATABASE_URL=database.url)
@@ -242,22 +242,22 @@ async def test_under_load_a_fault_that_lasts_is_two_lines_in_all(
     await asyncio.gather(*senders)
     assert set(statuses) == {201, 503}
     assert await asyncio.to_thread(process.terminate) == 0
-    said = [line for line in process.stderr if LOG in line]
+    lines = [line for line in process.stderr if LOG in line]
     others = [line for line in process.stderr if LOG not in line]
-    assert len(said) == 2, said
+    assert len(lines) == 2, lines
     assert all("the feed is another one now" in line for line in others), others
     assert len(others) <= 1
 
 
-# The log of the database -------------------------------------------------------------------------------------
+# The log of the database
 
 
 def errors(private_postgres: Postgres) -> int:
-    """How many errors stand in the log of the server."""
+    """Return how many errors are in the log of the server."""
     return (private_postgres.folder / "postgresql.log").read_text(errors="replace").count("ERROR:")
 
 
-async def test_an_id_that_is_sent_again_is_no_error_in_the_database(
+async def test_an_id_that_is_sent_again_causes_no_error_in_the_database(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service, before = await make_service(), errors(private_postgres)
@@ -286,9 +286,8 @@ def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_err
         for batch in shared:
             mine: list[Snapshot] = [*batch, snapshot(), batch[0]] if random.random() < 0.5 else [*batch, snapshot()]
             appended = store.append(mine)
-            assert [one.id for one in appended.snapshots] == [one.id for one in mine]
-            by_seq = {one.seq: one.id for one in appended.snapshots}
-            fresh.update({seq: by_seq[seq] for seq in appended.fresh})
+            assert [one.snapshot.id for one in appended.saved] == [one.id for one in mine]
+            fresh.update({one.snapshot.seq: one.snapshot.id for one in appended.saved if not one.duplicate})
         store.close()
         return fresh
 
@@ -297,25 +296,25 @@ def test_processes_that_save_the_same_ids_at_once_store_each_once_without_an_err
     rows = {row["seq"]: str(row["id"]) for row in database.rows()}
     assert sorted(rows) == list(range(1, len(rows) + 1))
     assert len(set(rows.values())) == len(rows) == 3 * len(shared) + sum(map(len, shared))
-    assert sum(map(len, outcomes)) == len(rows), "two processes have stored the same"
+    assert sum(map(len, outcomes)) == len(rows), "two processes have stored the same id"
     assert {seq: id_ for fresh in outcomes for seq, id_ in fresh.items()} == rows
     assert database.rows("SELECT last_seq FROM balance_feed") == [{"last_seq": len(rows)}]
     assert errors(private_postgres) == before
 
 
-def test_a_save_looks_for_its_ids_by_the_index_even_where_the_table_was_empty(database: Database) -> None:
+def test_a_save_finds_its_ids_by_the_index_also_if_the_table_was_empty(database: Database) -> None:
     """A plan that was made for an empty table is kept while the table grows."""
     tables = "FROM pg_stat_user_tables WHERE relname IN ('balance_snapshot', 'balance_feed')"
     before = database.rows(f"SELECT relname, seq_scan {tables} ORDER BY relname")
     store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=5000))
     store.open()
-    for _ in range(10):  # from the sixth on psycopg prepares it
+    for _ in range(10):  # psycopg prepares it from the sixth on
         store.append([snapshot() for _ in range(3)])
     store.find(snapshot().id)
     store.page(limit=2)
     store.feed(0, 5, 10)
     store.close()
     deadline = time.monotonic() + 10
-    while database.rows(f"SELECT sum(idx_scan)::int AS n {tables}")[0]["n"] < 30:  # a session counts when it ends
+    while database.rows(f"SELECT sum(idx_scan)::int AS n {tables}")[0]["n"] < 30:  # a session is counted at its end
         assert time.monotonic() < deadline
     assert database.rows(f"SELECT relname, seq_scan {tables} ORDER BY relname") == before

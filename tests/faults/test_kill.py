@@ -1,10 +1,10 @@
-"""A server that is killed loses nothing that it acknowledged (DESIGN.md, the idea in one paragraph).
+"""A server that is killed loses no acknowledged update.
 
 The server is killed (SIGKILL) again and again while bots send over REST, WebSocket and polling, each resending
-under the same id until it is acknowledged. After each restart and at the end: every acknowledged snapshot is
-stored with exactly the values sent, `seq` is 1..n without a gap, and no id stands twice although it was resent.
+under the same id until it is acknowledged. After each restart and at the end, every acknowledged snapshot is stored
+with exactly the values sent, `seq` is 1 … n without a gap, and each id is stored once although it was sent again.
 
-The embedded PostgreSQL survives the kill and the next start joins it; killed as well, it comes back with all.
+The embedded PostgreSQL survives the kill, and the next start uses it; if it is killed too, it recovers everything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BOTS = (RestBot, RestBot, RestBot, SocketBot, SocketBot, SocketBot, SocketBot, P
 
 
 class Server:
-    """A server that can be killed and started again; bots ask it where it is, and wait while it is nowhere."""
+    """A server that can be killed and started again; bots get its address from here, and wait while it does not run."""
 
     def __init__(self, start: Callable[[], Process]) -> None:
         self._start = start
@@ -62,7 +62,7 @@ class Server:
 async def kill_again_and_again(
     server: Server, random: Random, rounds: int, after_kill: Callable[[int], None]
 ) -> SendLog:
-    """Kill the server under load so many times, each at a random moment; return what the bots did meanwhile.
+    """Kill the server under load this number of times, at random moments; return what the bots did meanwhile.
 
     `after_kill(round)` is called while no server runs.
     """
@@ -72,7 +72,7 @@ async def kill_again_and_again(
     async with sending(bots):
         for number in range(rounds):
             await send_log.more(random.randrange(20, 100))
-            await asyncio.sleep(random.random() / 50)  # somewhere in a commit, not right after an answer
+            await asyncio.sleep(random.random() / 50)  # at any point of a commit, not always right after an answer
             await server.kill()
             await asyncio.to_thread(after_kill, number)
             await server.start()
@@ -104,7 +104,7 @@ async def check_kills(processes: Processes, database: Database, rounds: int) -> 
     assert await asyncio.to_thread(server.process.terminate) == 0
 
 
-async def test_what_was_acknowledged_is_stored_once_however_often_the_server_is_killed(
+async def test_each_acknowledged_update_is_stored_once_after_repeated_kills(
     processes: Processes, database: Database
 ) -> None:
     await check_kills(processes, database, rounds=3)
@@ -118,12 +118,12 @@ async def test_thirty_kills(processes: Processes, database: Database) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
-    """A data directory, whose server is stopped at the end whoever was killed before."""
+    """Return a data directory; its PostgreSQL is stopped at the end, also after kills."""
     yield tmp_path / "data"
     EmbeddedPostgres.start(tmp_path / "data").stop()
 
 
-async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_loses_nothing(
+async def test_the_embedded_database_survives_a_kill_of_the_server_and_its_own(
     processes: Processes, data: Path
 ) -> None:
     seen: list[int] = []
@@ -136,7 +136,7 @@ async def test_the_embedded_database_survives_its_server_and_a_kill_of_both_lose
 
     server = Server(lambda: processes("--port=0", f"--data-dir={data}"))
     send_log = await kill_again_and_again(server, Random(SEED), 2, look)
-    assert seen[0] == seen[1] != postmaster(data), "joined after the first kill, recovered after the second"
+    assert seen[0] == seen[1] != postmaster(data), "still running after the first kill, recovered after the second"
     with EmbeddedPostgres.start(data) as postgres:
         check_stored(Database(postgres.url), send_log.acknowledged, send_log.sent)
         assert await asyncio.to_thread(server.process.terminate) == 0

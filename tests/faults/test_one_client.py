@@ -110,7 +110,7 @@ async def test_my_list_is_read_while_somebody_asks_for_pages_and_reads_none(
         _, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1)
         writer.write(f"GET {SNAPSHOTS}?limit=1000&offset={number} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         greedy.append(writer)
-    await until(lambda: service.app.service.reads._taken.total() == 1)
+    await until(lambda: service.app.service.read_limiter._in_use.total() == 1)
     assert (await mine.fetch(url)).status == 200
     assert (await service.get("?limit=1")).status == 503, "the address that holds as many as it leaves free"
     assert (await mine.fetch(url)).status == 200
@@ -126,7 +126,7 @@ async def test_a_page_that_is_read_byte_by_byte_ends_in_the_time_that_a_read_may
     service = await make_service(read_ms_max=1_000)
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1)
     writer.write(f"GET {SNAPSHOTS}?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    held = service.app.service.reads._taken
+    held = service.app.service.read_limiter._in_use
     await until(lambda: bool(held))
     async with asyncio.timeout(15):
         with suppress(OSError):

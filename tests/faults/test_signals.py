@@ -1,4 +1,4 @@
-"""A signal ends the process without a traceback at any moment, and a closed terminal leaves nothing running."""
+"""A signal ends the process without a traceback at any time, and a closed terminal leaves nothing running."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ runpy.run_path("server.py", run_name="__main__")
 
 @pytest.fixture(autouse=True)
 def hangup() -> Iterator[None]:
-    """Let what a test starts inherit the default, also when the tests themselves run under nohup."""
+    """Set the default action, which processes inherit, since the tests may run under nohup themselves."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -73,9 +73,9 @@ def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(
     assert out == ""
 
 
-def test_migrations_that_a_signal_ends_are_no_success(processes: Processes, data: Path) -> None:
-    with (data / "control.lock").open("w") as door:
-        fcntl.flock(door, fcntl.LOCK_EX)  # it waits for another process that is starting
+def test_migrations_that_a_signal_ends_are_reported_as_failed(processes: Processes, data: Path) -> None:
+    with (data / "control.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another process that is starting
         process = processes("migrate", f"--data-dir={data}")
         wait_until(lambda: is_open(process.pid, data / "control.lock"))
         assert process.terminate() == 1
@@ -89,7 +89,7 @@ async def test_further_signals_do_not_keep_it_from_stopping_postgresql(processes
     while not ending.done():
         for number in STOP_SIGNALS:
             os.kill(process.pid, number)
-        await asyncio.sleep(0.001)  # also while the interpreter ends
+        await asyncio.sleep(0.001)  # also during the end of the interpreter
     assert await ending == 0
     assert process.complaints == []
     assert not is_running(data)
@@ -104,9 +104,9 @@ def test_a_closed_terminal_stops_it_and_postgresql(data: Path, tmp_path: Path) -
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, which takes no lock
         )  # fmt: skip
         os.close(inside)
-        said = b""
-        while b"listening on" not in said:
-            said += os.read(terminal, 1000)
+        output = b""
+        while b"listening on" not in output:
+            output += os.read(terminal, 1000)
         assert is_running(data)
         os.close(terminal)
         assert process.wait(WAIT_S) == 0
@@ -115,21 +115,21 @@ def test_a_closed_terminal_stops_it_and_postgresql(data: Path, tmp_path: Path) -
     assert not is_running(data)
 
 
-def test_nohup_keeps_it_running(processes: Processes, data: Path) -> None:
+def test_the_process_continues_under_nohup(processes: Processes, data: Path) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     process = processes("--port=0", f"--data-dir={data}", script="server.py")
     process.url()
     os.kill(process.pid, signal.SIGHUP)
-    os.kill(postmaster(data), signal.SIGHUP)  # PostgreSQL reads its files again
+    os.kill(postmaster(data), signal.SIGHUP)  # PostgreSQL reads its files again on this signal
     assert process.terminate(signal.SIGTERM) == 0
     assert not is_running(data)
 
 
-def test_a_signal_while_a_database_is_asked_leaves_no_traceback(processes: Processes) -> None:
+def test_a_signal_during_a_connection_attempt_leaves_no_traceback(processes: Processes) -> None:
     asked, fatal = threading.Event(), threading.Event()
 
     def refuse() -> None:
-        """Refuse each session as PostgreSQL refuses a wrong password, when the signal has been sent."""
+        """Refuse each session as PostgreSQL refuses a wrong password, once the signal has been sent."""
         fields = b"SFATAL\0C28P01\0Mno\0\0"
         while True:
             with suppress(OSError), server.accept()[0] as client:
@@ -145,14 +145,14 @@ def test_a_signal_while_a_database_is_asked_leaves_no_traceback(processes: Proce
         process = processes("--port=0", DATABASE_URL=url)
         assert asked.wait(WAIT_S)
         os.kill(process.pid, signal.SIGTERM)
-        time.sleep(0.2)  # nothing shows that it has been seen
+        time.sleep(0.2)  # there is no event for the arrival of the signal
         fatal.set()
         assert process.wait() == 0
     assert (process.stdout, process.stderr) == ([], [])
 
 
 @pytest.mark.parametrize("output", ["| true", "> /dev/full", ">&-"])
-def test_it_serves_also_where_nobody_reads_what_it_prints(data: Path, output: str) -> None:
+def test_the_process_serves_with_closed_or_unread_output(data: Path, output: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     service = f"exec {sys.executable} server.py --port={port} --data-dir='{data}'"
@@ -167,8 +167,8 @@ def test_it_serves_also_where_nobody_reads_what_it_prints(data: Path, output: st
         time.sleep(0.2)  # it prints when it listens
         assert is_listening(port)
         os.kill(pid, signal.SIGTERM)
-        said, complaints = shell.communicate(timeout=WAIT_S)
-    assert said == "0\n"
+        output, complaints = shell.communicate(timeout=WAIT_S)
+    assert output == "0\n"
     assert [line for line in complaints.splitlines() if "balance.embedded.account" not in line] == []
 
 
@@ -187,7 +187,7 @@ def is_listening(port: int) -> bool:
 
 
 def is_open(pid: int, path: Path) -> bool:
-    """Tell whether the process has the file open."""
+    """Return whether the process has the file open."""
     for one in Path(f"/proc/{pid}/fd").iterdir():
         try:
             if one.samefile(path):

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL is started again when it ends, whatever ended it, and nothing acknowledged is lost."""
+"""The embedded PostgreSQL is started again whenever it ends, and no acknowledged update is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.waiting import until
 from tests.support.workload import RestBot, SendLog, SocketBot, check_stored, sending
 
 SEED = 20251107
-BACK_S_MAX = 5.0  # a second or two, on a machine that does other things too
+BACK_S_MAX = 5.0  # a second or two, on a machine that other processes use too
 ENDED = "the embedded PostgreSQL is restarted: "
 
 
@@ -69,7 +69,7 @@ def update() -> dict[str, object]:
     return {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 
 
-async def test_a_killed_postgresql_comes_back_by_itself_and_loses_nothing(processes: Processes, data: Path) -> None:
+async def test_a_killed_postgresql_is_started_again_and_loses_nothing(processes: Processes, data: Path) -> None:
     process = processes("--port=0", f"--data-dir={data}")
     url = await asyncio.to_thread(process.url)
     send_log = SendLog()
@@ -83,7 +83,7 @@ async def test_a_killed_postgresql_comes_back_by_itself_and_loses_nothing(proces
             await send_log.more(50)
             assert time.monotonic() - killed < BACK_S_MAX
             assert postmaster(data) != before
-        # One process of the server is killed: PostgreSQL itself ends all others and recovers.
+        # After the kill of one of its processes PostgreSQL itself ends all others and recovers.
         os.kill(processes_of(data)[-1], signal.SIGKILL)
         await send_log.more(50)
     assert [line.rpartition(ENDED)[2] for line in warnings(process)] == ["it was killed by SIGKILL"] * 2
@@ -100,9 +100,9 @@ async def test_the_end_and_the_return_of_postgresql_are_one_line_each(processes:
     saving = asyncio.ensure_future(request(url, "POST", SNAPSHOTS, update()))
     await until(lambda: any("the database is available again" in line for line in process.stderr))
     assert (await saving).status in (201, 503)
-    said = [line for line in process.stderr if "balance.outage" in line]
-    assert len(said) == 2, process.stderr
-    assert f"{ENDED}it was killed by SIGKILL" in said[0]
+    logged = [line for line in process.stderr if "balance.outage" in line]
+    assert len(logged) == 2, process.stderr
+    assert f"{ENDED}it was killed by SIGKILL" in logged[0]
     assert await asyncio.to_thread(process.terminate) == 0
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_ends_by_itself_is_reported_with_the_reason(
         assert postgres.how_it_ended() == f"it ended with status 1: {full}"
 
 
-async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_it(
+async def test_a_crash_that_postgresql_recovers_from_is_logged_if_a_save_failed(
     processes: Processes, data: Path
 ) -> None:
     process = processes("--port=0", f"--data-dir={data}")
@@ -130,11 +130,11 @@ async def test_a_crash_that_postgresql_mends_by_itself_is_said_where_a_save_met_
     async with sending(bots):
         await send_log.more(20)
         while not send_log.refused:
-            os.kill(processes_of(data)[-1], signal.SIGKILL)  # any of them is a crash
+            os.kill(processes_of(data)[-1], signal.SIGKILL)  # the end of any of them is a crash
             await send_log.more(20)
     await until(lambda: any("the database is available again" in line for line in process.stderr))
-    said = " ".join(line for line in process.stderr if "balance.outage" in line)
-    assert re.search(r"(connections were lost|get `unavailable`): \S", said), said
+    logged = " ".join(line for line in process.stderr if "balance.outage" in line)
+    assert re.search(r"(connections were lost|get `unavailable`): \S", logged), logged
     assert await asyncio.to_thread(process.terminate) == 0
 
 
@@ -143,14 +143,14 @@ async def test_of_two_processes_on_one_data_folder_one_restarts_the_server(proce
     urls = [await asyncio.to_thread(process.url) for process in both]
     starts = (data / server_log.NAME).read_text().count("ready to accept connections")
     os.kill(postmaster(data), signal.SIGKILL)
-    await until(lambda: any(warnings(process) for process in both))  # the other may find it running already
+    await until(lambda: any(warnings(process) for process in both))  # the other may find that it runs already
     for url in urls:
         async with asyncio.timeout(BACK_S_MAX):
             while (await request(url, "POST", SNAPSHOTS, update())).status != 201:
                 await asyncio.sleep(0.02)
     assert (data / server_log.NAME).read_text().count("ready to accept connections") == starts + 1
     assert await asyncio.to_thread(both[0].terminate) == 0
-    assert (await request(urls[1], "POST", SNAPSHOTS, update())).status == 201, "the other still has the server"
+    assert (await request(urls[1], "POST", SNAPSHOTS, update())).status == 201, "the other process still uses it"
     assert await asyncio.to_thread(both[1].terminate) == 0
     assert not is_running(data)
 
@@ -169,7 +169,7 @@ async def test_a_server_that_cannot_start_again_ends_the_process_in_one_line(pro
     assert len([line for line in process.complaints if "balance.app" not in line]) == 2, process.stderr
 
 
-# In this process, with shorter pauses ----------------------------------------------------------------------
+# In this process, with shorter pauses
 
 
 @pytest.fixture
@@ -192,12 +192,12 @@ def kill(data: Path) -> None:
 
 
 def is_another_started(data: Path, killed: int) -> bool:
-    with suppress(OSError, IndexError):  # while the file is put in place
+    with suppress(OSError, IndexError):  # while the file is being written
         return postmaster(data) not in (killed, 2**31 - 1)
     return False
 
 
-def test_it_gives_up_after_five_starts_that_fail_and_says_why(
+def test_it_gives_up_after_five_failed_starts_and_reports_the_reason(
     supervised: Supervisor, data: Path, reports: list[str]
 ) -> None:
     (data / "postgresql" / "global" / "pg_control").unlink()
@@ -208,7 +208,7 @@ def test_it_gives_up_after_five_starts_that_fail_and_says_why(
 
 
 @pytest.mark.parametrize("gone", [".", "postgresql"])
-def test_data_that_were_removed_are_not_made_anew(supervised: Supervisor, data: Path, gone: str) -> None:
+def test_removed_data_is_not_replaced_by_new_data(supervised: Supervisor, data: Path, gone: str) -> None:
     pid = postmaster(data)
     while (data / gone).exists():  # the server still writes there
         shutil.rmtree(data / gone, ignore_errors=True)
@@ -218,9 +218,7 @@ def test_data_that_were_removed_are_not_made_anew(supervised: Supervisor, data: 
     assert not (data / "postgresql").exists()
 
 
-def test_another_folder_in_the_place_of_the_data_is_not_used(
-    supervised: Supervisor, data: Path, pristine: Path
-) -> None:
+def test_another_folder_instead_of_the_data_is_not_used(supervised: Supervisor, data: Path, pristine: Path) -> None:
     pid = postmaster(data)
     data.rename(data.with_name("moved"))
     shutil.copytree(pristine, data)
@@ -229,12 +227,14 @@ def test_another_folder_in_the_place_of_the_data_is_not_used(
         supervised.failure.result(30)
 
 
-def test_a_stop_in_the_middle_of_a_restart_does_not_wait_for_it(
+def test_a_stop_during_a_restart_does_not_wait_for_it(
     postgres: EmbeddedPostgres, reports: list[str], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = Supervisor(postgres, reports.append)
     one.start()
-    monkeypatch.setattr(ServerProcess, "accepts_connections", lambda *_: False)  # as if it recovered for minutes
+    monkeypatch.setattr(
+        ServerProcess, "accepts_connections", lambda *_: False
+    )  # as during a recovery that takes minutes
     killed = postmaster(data)
     kill(data)
     deadline = time.monotonic() + 30
@@ -293,15 +293,15 @@ def test_the_log_of_the_server_is_bounded_while_it_runs(
             with pytest.raises(psycopg.errors.UndefinedTable):
                 connection.execute("SELECT 101132.407627 FROM nothing")
             largest = max(largest, log.stat().st_size)
-    assert largest > 20_000, "it was put aside because of its size"
+    assert largest > 20_000, "it was renamed because of its size"
     assert aside.stat().st_size <= 20_000
     assert b'relation "nothing" does not exist' in aside.read_bytes()
-    assert b"101132.407627" not in aside.read_bytes() + log.read_bytes(), "a balance stands in the log"
+    assert b"101132.407627" not in aside.read_bytes() + log.read_bytes(), "the log contains a balance"
 
 
-def test_a_long_wait_for_the_door_is_interrupted(postgres: EmbeddedPostgres) -> None:
-    with locks.opened(postgres._data.descriptor, "control.lock") as door:
-        assert locks.try_lock(door)
+def test_a_long_wait_for_the_lock_is_interrupted(postgres: EmbeddedPostgres) -> None:
+    with locks.opened(postgres._data.descriptor, "control.lock") as lock:
+        assert locks.try_lock(lock)
         postgres.interrupt()
         with pytest.raises(locks.Interrupted):
             postgres.restart()

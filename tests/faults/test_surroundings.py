@@ -1,4 +1,4 @@
-"""What surrounds the process does not change what the embedded PostgreSQL does: variables, files, folders, users."""
+"""Variables, files, folders and users of the machine do not change what the embedded PostgreSQL does."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from tests.support.http_client import request
 from tests.support.postgres import query
 from tests.support.service import SNAPSHOTS, Processes
 
-NAMELESS = 54321  # a user id that has no entry in /etc/passwd
+WITHOUT_NAME = 54321  # a user id that has no entry in /etc/passwd
 
 
-def copy_of(pristine: Path, place: Path) -> Path:
-    subprocess.run(["cp", "-a", str(pristine), str(place)], check=True)
-    return place
+def copy_of(pristine: Path, folder: Path) -> Path:
+    subprocess.run(["cp", "-a", str(pristine), str(folder)], check=True)
+    return folder
 
 
-# libpq -----------------------------------------------------------------------------------------------------
+# libpq
 
 
 class Trap:
@@ -59,7 +59,7 @@ class Trap:
 
 
 def libpq_variables(port: int, home: Path) -> dict[str, str]:
-    """Every variable that libpq knows, each with a value that leads away or that the server cannot meet."""
+    """Return every variable of libpq, with a value of another server or one that this server cannot meet."""
     known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar}
     assert len(known) > 30
     values = dict.fromkeys(known, "nonsense") | {
@@ -75,7 +75,7 @@ def libpq_variables(port: int, home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home with files for libpq, of which each would change a connection, or be complained of."""
+    """Make a home folder with files for libpq, each of which would change a connection or fail it."""
     folder = tmp_path / "home"
     (folder / ".postgresql").mkdir(parents=True)
     (folder / ".postgresql" / "root.crt").write_text("nonsense")
@@ -86,7 +86,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_no_variable_and_no_file_of_libpq_leads_to_another_database(
+async def test_no_variable_and_no_file_of_libpq_changes_the_database(
     processes: Processes, pristine: Path, tmp_path: Path, home: Path
 ) -> None:
     data = copy_of(pristine, tmp_path / "data")
@@ -122,7 +122,7 @@ def test_each_variable_of_libpq_alone_has_no_effect(
         assert not trap.reached
 
 
-def test_what_the_configuration_files_say_does_not_lead_elsewhere(pristine: Path, tmp_path: Path) -> None:
+def test_addresses_in_the_configuration_files_are_not_used(pristine: Path, tmp_path: Path) -> None:
     data, other = copy_of(pristine, tmp_path / "data"), copy_of(pristine, tmp_path / "other")
     with (data / "postgresql" / "postgresql.auto.conf").open("a") as file:
         for name, value in {
@@ -142,7 +142,7 @@ def test_what_the_configuration_files_say_does_not_lead_elsewhere(pristine: Path
     assert not (data / "postgresql" / "log").exists()
 
 
-# Folders ---------------------------------------------------------------------------------------------------
+# Folders
 
 
 @pytest.mark.parametrize("name", [b"\xff\xe9", b"two  spaces", b"per%cent", b"a,b", b"'quote\"", b"\xc3\xa9", b"-x"])
@@ -154,13 +154,13 @@ def test_a_data_folder_of_any_name_is_used(pristine: Path, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", ["line\nbreak", "/".join(["x" * 200] * 5)])
-def test_a_path_that_postgresql_cannot_take_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_that_postgresql_cannot_use_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(EmbeddedError, match=f"over {PATH_BYTES_MAX} bytes") as caught:
         EmbeddedPostgres.start(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-async def test_the_start_prints_the_absolute_folder_and_no_other_is_made(
+async def test_the_start_prints_the_absolute_folder_and_makes_no_other(
     processes: Processes, pristine: Path, tmp_path: Path
 ) -> None:
     data = copy_of(pristine, tmp_path / os.fsdecode(b"\xffdata"))
@@ -193,16 +193,16 @@ def test_an_error_names_the_path_once(tmp_path: Path) -> None:
     assert str(caught.value).count(str(tmp_path)) == 1
 
 
-# Users -----------------------------------------------------------------------------------------------------
+# Users
 
 
 @needs_root
 def test_a_user_id_without_a_name_is_named_with_the_remedy(pristine: Path, public: Path) -> None:
-    _, error = Owner(public / "new", NAMELESS).process.communicate(timeout=30)
-    assert f"initdb needs a name for user {NAMELESS}, which has none in /etc/passwd" in error.splitlines()[-1]
+    _, error = Owner(public / "new", WITHOUT_NAME).process.communicate(timeout=30)
+    assert f"initdb needs a name for user {WITHOUT_NAME}, which has none in /etc/passwd" in error.splitlines()[-1]
     data = copy_of(pristine, public / "made")
-    subprocess.run(["chown", "-R", str(NAMELESS), data], check=True)
-    owner = Owner(data, NAMELESS)
+    subprocess.run(["chown", "-R", str(WITHOUT_NAME), data], check=True)
+    owner = Owner(data, WITHOUT_NAME)
     assert query(owner.url(), "SELECT 1") == [(1,)], "the server itself needs no name"
     owner.stop()
 
@@ -218,7 +218,7 @@ def test_data_of_another_user_are_refused_with_the_remedy(pristine: Path, public
 
 
 @needs_root
-def test_root_is_told_of_each_folder_that_it_opened(
+def test_each_folder_that_root_opened_is_logged(
     pristine: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "shut").mkdir(mode=0o700)
@@ -235,7 +235,7 @@ def test_root_is_told_of_each_folder_that_it_opened(
 
 @pytest.fixture
 def public(tmp_path: Path) -> Iterator[Path]:
-    """A folder that anyone may write in."""
+    """Make a folder that every user may write in."""
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == tmp_path.owner() and not folder.stat().st_mode & stat.S_IXOTH:
             folder.chmod(0o711)
@@ -244,11 +244,11 @@ def public(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-# The line at the start -------------------------------------------------------------------------------------
+# The line of the start
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "location"),
     [
         ("postgresql://bot:hunter2@db.example/balance", "database balance at db.example:5432"),
         ("postgresql://bot:hunter2@a:1,[::1]:2/balance", "database balance at a:1, [::1]:2"),
@@ -261,10 +261,10 @@ def public(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 def test_the_start_names_the_database_and_never_a_password(
-    url: str, place: str, monkeypatch: pytest.MonkeyPatch
+    url: str, location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
-    assert database_location(url) == place
+    assert database_location(url) == location
     monkeypatch.setenv("PGPORT", "99")
     assert database_location("host=a") == "database of the user at a:99"

@@ -22,7 +22,7 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,8 +1,8 @@
-"""What a database must be at the start: reached, with sessions of its own and with the grants; else one line says why.
+"""What the service requires of a database at the start: access, sessions of its own, and grants.
 
-PgBouncer is the real one, where the machine has it. The server that speaks German is a few lines here, since few
-machines have PostgreSQL's translations: it answers the start of a session by an ErrorResponse, as PostgreSQL does when
-it refuses one (Message Formats, in PostgreSQL's manual).
+A start that fails prints one line with the reason. PgBouncer is the real one, where the machine has it. The server that
+answers in German is implemented here, since few machines have PostgreSQL's translations: it answers the start of a
+session with an ErrorResponse, as PostgreSQL does (Message Formats, in PostgreSQL's manual).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
+from tests.support.embedded import start_postgres
 from tests.support.http_client import request
 from tests.support.raw_clients import SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
@@ -45,7 +46,7 @@ GRANTS = (
 )  # fmt: skip
 
 
-# A pooler in between -----------------------------------------------------------------------------------------
+# A connection pooler
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbouncer on this machine")
@@ -53,8 +54,8 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbo
 
 @pytest.fixture(scope="module")
 def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server of these tests' own, of which the folder is known."""
-    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("pooled"))
+    """Start a server of which the folder is known, for the tests of this module."""
+    server = start_postgres(tmp_path_factory.mktemp("pooled"))
     with psycopg.connect(server.url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE shared ENCODING 'UTF8' TEMPLATE template0")
     migrate(make_conninfo(server.url, dbname="shared"))
@@ -64,11 +65,11 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
 
 @contextmanager
 def pgbouncer(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 20) -> Iterator[str]:
-    """Run PgBouncer before a server, in the account that owns it, and give the URL of the database `shared`."""
+    """Run PgBouncer in front of a server, in the account that owns it; yield the URL of the database `shared`."""
     target = conninfo_to_dict(server.url)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # Not in a folder of pytest: they are closed to other accounts.
+    # Not in a folder of pytest, since other accounts cannot read those.
     config = folder / f"{mode}.ini"
     config.write_text(
         f"[databases]\n* = host={target['host']} port={target['port']} user=postgres\n"
@@ -97,13 +98,13 @@ def pgbouncer(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 20)
 
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
-def test_a_pooler_that_shares_sessions_is_refused_with_the_cure(
+def test_a_pooler_that_shares_sessions_is_refused_with_advice(
     processes: Processes, pooled: EmbeddedPostgres, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balance.storage.startup_check.PROBE_S_MAX", 0.5)
     with pgbouncer(pooled, tmp_path, mode) as url:
         check_start_refused(processes("--port=0", DATABASE_URL=url), f"only for a {mode}", "directly", "session mode")
-    with pgbouncer(pooled, tmp_path, mode, size=1) as url:  # one session for all: the others wait for it
+    with pgbouncer(pooled, tmp_path, mode, size=1) as url:  # one session for all connections
         pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
         with pytest.raises(DatabaseError, match="session mode"):
             pool.open()
@@ -133,7 +134,7 @@ async def test_a_pooler_in_session_mode_works(
 
         send_log = SendLog()
         bots = [kind(find_server, Random(SEED + n), send_log) for n, kind in enumerate(BOTS)]
-        await send_log.more(100, 20)  # over the five executions after which psycopg prepares a statement
+        await send_log.more(100, 20)  # more than the five executions after which psycopg prepares a statement
         for bot in bots:
             await bot.stop()
         assert not send_log.refused
@@ -149,29 +150,29 @@ async def test_a_pooler_in_session_mode_works(
 
 
 @needs_pgbouncer
-def test_a_commit_that_was_left_is_looked_for_by_the_session_that_the_pooler_lent(
+def test_a_commit_in_doubt_is_looked_for_by_the_session_that_the_pooler_assigned(
     pooled: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     with pgbouncer(pooled, tmp_path, "session") as url:
         pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
         pool.open()
         with pool.connection() as connection:
-            pool._left = {connection.backend: time.monotonic()}  # type: ignore[attr-defined]
-            assert not pool.is_settled()
-            # The pooler has lent the session to somebody else, which is idle after a statement of its own.
+            pool._in_doubt = {connection.backend: time.monotonic()}
+            assert pool.has_in_doubt()
+            # The pooler has assigned the session to another connection, which is idle after its own statement.
             deadline = time.monotonic() + 10
-            while not pool.is_settled():  # the moment is known but for the time that the question takes
+            while pool.has_in_doubt():  # the time of the assignment is known to within one round trip
                 assert time.monotonic() < deadline
                 connection.execute("SELECT 1")
         pool.close()
 
 
-# Grants ------------------------------------------------------------------------------------------------------
+# Grants
 
 
 @pytest.fixture
 def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], str, str]]:
-    """A session that may grant, a role that has exactly what README.md lists, and its URL."""
+    """Yield a session that may grant, a role with exactly the grants of README.md, and its URL."""
     role = f"least_{uuid.uuid4().hex}"
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN".encode())
@@ -242,11 +243,11 @@ def test_grants_on_columns_are_enough(least: Least) -> None:
     store.close()
 
 
-def test_migrate_does_nothing_without_the_right_to_create_where_nothing_is_missing(least: Least) -> None:
+def test_migrate_needs_no_grant_to_create_when_nothing_is_missing(least: Least) -> None:
     assert migrate(least[2]) == []
 
 
-def test_migrate_says_in_one_line_what_a_role_needs_to_create(least: Least, database: Database) -> None:
+def test_migrate_prints_in_one_line_the_grants_that_a_role_needs(least: Least, database: Database) -> None:
     admin, _role, url = least
     admin.execute("DROP TABLE schema_migration")
     with pytest.raises(SchemaError, match="GRANT USAGE, CREATE ON SCHEMA") as caught:
@@ -254,11 +255,11 @@ def test_migrate_says_in_one_line_what_a_role_needs_to_create(least: Least, data
     assert "\n" not in str(caught.value)
 
 
-# A server whose words are not English ------------------------------------------------------------------------
+# A server that answers in German
 
 
 class GermanServer:
-    """Answers each start of a session by one error in German."""
+    """Answers each start of a session with one error in German."""
 
     def __init__(self, sqlstate: str, text: str) -> None:
         fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text, "F": "auth.c", "L": "335", "R": "auth_failed"}
@@ -282,7 +283,9 @@ class GermanServer:
             while True:
                 connection, _ = self._listener.accept()
                 with connection, suppress(OSError):
-                    while (code := self._read(connection)) != 196_608:  # protocol 3.0; else TLS or GSSAPI is asked for
+                    while (
+                        code := self._read(connection)
+                    ) != 196_608:  # protocol 3.0; other codes request TLS or GSSAPI
                         if code is None:
                             break
                         connection.sendall(b"N")
@@ -298,13 +301,13 @@ class GermanServer:
         return 196_608 if code >> 16 == 3 else code
 
 
-def test_a_wrong_password_is_told_at_once_whatever_language_the_server_speaks(processes: Processes) -> None:
+def test_a_wrong_password_is_reported_at_once_in_the_language_of_the_server(processes: Processes) -> None:
     text = "Passwort-Authentifizierung für Benutzer »bot« fehlgeschlagen"
     with GermanServer("28P01", text) as url:
         check_start_refused(processes("--port=0", DATABASE_URL=url), text)
 
 
-def test_a_server_that_starts_in_german_is_waited_for_and_named(processes: Processes) -> None:
+def test_a_starting_server_is_waited_for_and_logged_in_its_language(processes: Processes) -> None:
     with GermanServer("57P03", "das Datenbanksystem startet, permission denied does not exist") as url:
         process = processes("--port=0", DATABASE_URL=url)
         process.url()
@@ -314,7 +317,7 @@ def test_a_server_that_starts_in_german_is_waited_for_and_named(processes: Proce
     assert "hunter2" not in process.stderr[0]
 
 
-# The password ------------------------------------------------------------------------------------------------
+# The password
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_a_server_that_starts_in_german_is_waited_for_and_named(processes: Proce
         "host=127.0.0.1 password=Pass Longtail",
     ],
 )
-def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) -> None:
+def test_an_error_about_an_unescaped_url_has_no_part_of_the_password(url: str) -> None:
     for call in (to_conninfo, migrate):
         with pytest.raises((DatabaseError, SchemaError)) as caught:
             call(url)
@@ -344,7 +347,7 @@ def test_no_part_of_a_password_is_shown_when_the_url_is_not_escaped(url: str) ->
 
 
 @pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
-def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
+def test_an_invalid_host_is_refused_in_one_line(host: str) -> None:
     for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
         with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that cannot have an address"):
             to_conninfo(url)
@@ -362,13 +365,11 @@ def test_a_host_that_can_be_no_name_is_refused_in_one_line(host: str) -> None:
         "postgresql://bot:a:b@127.0.0.1:5432",
     ],
 )
-def test_a_url_that_is_escaped_is_taken(url: str) -> None:
+def test_an_escaped_url_is_accepted(url: str) -> None:
     assert "client_encoding=UTF8" in to_conninfo(url)
 
 
-async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
-    processes: Processes, database: Database
-) -> None:
+async def test_no_variable_of_libpq_changes_the_database_of_the_url(processes: Processes, database: Database) -> None:
     variables = {
         option.envvar.decode(): "elsewhere.invalid"
         for option in pq.Conninfo.get_defaults()
@@ -381,7 +382,7 @@ async def test_no_variable_of_libpq_leads_from_the_database_that_the_url_names(
     assert database.count() == 1
 
 
-def test_variables_of_libpq_that_prove_who_asks_are_kept() -> None:
+def test_variables_of_libpq_with_credentials_are_kept() -> None:
     environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
     keep_only_credentials(environment)
     assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

@@ -1,5 +1,7 @@
-"""Sending twice is safe: one id is one snapshot. The same content, however it is spelt, is answered with what is
-stored and shown to nobody again; other content is a conflict; at once or one after the other.
+"""A resend is safe: one id is one snapshot, whether updates come one after another or at once.
+
+The same content, in any spelling, is answered with the stored snapshot and not broadcast again; other content is a
+conflict.
 """
 
 from __future__ import annotations
@@ -50,59 +52,57 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     with shared_service(postgres, template) as one:
         yield one
 
 
-def new_id(stand: SharedService) -> bytes:
-    return stand.rows("SELECT gen_random_uuid()::text AS id")[0]["id"].encode()
+def new_id(shared: SharedService) -> bytes:
+    return shared.rows("SELECT gen_random_uuid()::text AS id")[0]["id"].encode()
 
 
 @pytest.mark.parametrize("resend", RESENDS)
-def test_the_same_content_under_the_same_id_is_a_duplicate(stand: SharedService, resend: str) -> None:
-    id_ = new_id(stand)
+def test_the_same_content_under_the_same_id_is_a_duplicate(shared: SharedService, resend: str) -> None:
+    id_ = new_id(shared)
     again = RESENDS[resend] % (id_.upper() if "upper" in resend else id_)
 
     async def scene() -> tuple[Reply, Reply, list[Any]]:
-        watcher = await SocketClient.connect(stand.service.url)
-        async with Connection.to(stand.service.port) as one:
+        watcher = await SocketClient.connect(shared.service.url)
+        async with Connection.to(shared.service.port) as one:
             first, second = [await one.ask("POST", SNAPSHOTS, body) for body in (ORIGINAL % id_, again)]
             last = await one.ask("POST", SNAPSHOTS, UPDATE)
         seen = [(await watcher.expect("balance:snapshot"))["id"] for _ in range(2)]
         await watcher.close()
-        assert seen == [first.body["data"]["id"], last.body["data"]["id"]], "the duplicate was shown"
+        assert seen == [first.body["data"]["id"], last.body["data"]["id"]], "the duplicate was broadcast"
         return first, second, seen
 
-    before = stand.stored()
-    first, second, _ = stand.run(scene())
+    before = shared.stored()
+    first, second, _ = shared.run(scene())
     assert (first.status, second.status) == (201, 200)
     assert second.body == {**first.body, "duplicate": True}
     assert second.headers["Location"] == first.headers["Location"]
-    assert stand.stored() == (before[0] + 2, before[1] + 2)
+    assert shared.stored() == (before[0] + 2, before[1] + 2)
     protocol.check("save_reply", second.body)
 
 
 @pytest.mark.parametrize("change", OTHERS)
-def test_other_content_under_the_same_id_is_a_conflict(stand: SharedService, change: str) -> None:
-    id_ = new_id(stand)
-    stand.ask("POST", SNAPSHOTS, ORIGINAL % id_)
-    before = stand.stored()
-    check_refused(stand.ask("POST", SNAPSHOTS, OTHERS[change] % id_), "conflict", "id: another snapshot has this id")
-    assert stand.stored() == before
-    assert stand.ask("POST", SNAPSHOTS, ORIGINAL % id_).body["duplicate"] is True
+def test_other_content_under_the_same_id_is_a_conflict(shared: SharedService, change: str) -> None:
+    id_ = new_id(shared)
+    shared.ask("POST", SNAPSHOTS, ORIGINAL % id_)
+    before = shared.stored()
+    check_refused(shared.ask("POST", SNAPSHOTS, OTHERS[change] % id_), "conflict", "id: another snapshot has this id")
+    assert shared.stored() == before
+    assert shared.ask("POST", SNAPSHOTS, ORIGINAL % id_).body["duplicate"] is True
 
 
 @pytest.mark.parametrize("count", [2, 50])
-def test_sent_at_once_under_one_id_one_is_stored_and_the_others_are_duplicates(
-    stand: SharedService, count: int
-) -> None:
-    id_ = new_id(stand)
-    before = stand.stored()
+def test_of_equal_updates_with_one_id_at_once_one_is_stored(shared: SharedService, count: int) -> None:
+    id_ = new_id(shared)
+    before = shared.stored()
 
     async def scene() -> list[Reply]:
-        watcher = await SocketClient.connect(stand.service.url)
-        senders = [await Connection.open(stand.service.port) for _ in range(count)]
+        watcher = await SocketClient.connect(shared.service.url)
+        senders = [await Connection.open(shared.service.port) for _ in range(count)]
         replies = await asyncio.gather(*(one.ask("POST", SNAPSHOTS, ORIGINAL % id_) for one in senders))
         last = await senders[0].ask("POST", SNAPSHOTS, UPDATE)
         seen = [(await watcher.expect("balance:snapshot"))["id"] for _ in range(2)]
@@ -111,18 +111,18 @@ def test_sent_at_once_under_one_id_one_is_stored_and_the_others_are_duplicates(
             await one.close()
         return replies
 
-    replies = stand.run(scene())
+    replies = shared.run(scene())
     assert sorted(reply.status for reply in replies) == [200] * (count - 1) + [201]
     assert all(reply.body["data"]["id"] == id_.decode() for reply in replies)
-    assert stand.stored() == (before[0] + 2, before[1] + 2)
+    assert shared.stored() == (before[0] + 2, before[1] + 2)
 
 
-def test_sent_at_once_with_different_content_one_is_stored_and_the_others_conflict(stand: SharedService) -> None:
-    id_ = new_id(stand)
+def test_of_different_updates_with_one_id_at_once_one_is_stored(shared: SharedService) -> None:
+    id_ = new_id(shared)
     bodies = [(ORIGINAL % id_).replace(b'"pid":7', b'"pid":%d' % pid) for pid in range(20)]
 
     async def scene() -> list[Reply]:
-        senders = [await Connection.open(stand.service.port) for _ in bodies]
+        senders = [await Connection.open(shared.service.port) for _ in bodies]
         replies = await asyncio.gather(
             *(one.ask("POST", SNAPSHOTS, body) for one, body in zip(senders, bodies, strict=True))
         )
@@ -130,4 +130,4 @@ def test_sent_at_once_with_different_content_one_is_stored_and_the_others_confli
             await one.close()
         return replies
 
-    assert sorted(reply.status for reply in stand.run(scene())) == [201] + [409] * 19
+    assert sorted(reply.status for reply in shared.run(scene())) == [201] + [409] * 19

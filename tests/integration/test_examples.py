@@ -1,9 +1,9 @@
-"""The example clients keep what they promise, and what bot authors copy from them works.
+"""The example clients work as documented, so that bot authors can copy from them.
 
-Pinned for each language: every update is saved exactly once, also when the server is killed after the commit
-and before the answer; a temporary refusal is tried again under the same id, any other is told and passed over;
-what others save is shown; pings are answered; a server that comes late is waited for, and one that stops does
-not wait for them; exit status 0 means that every update was saved.
+For each language: every update is saved exactly once, also when the server is killed after the commit and before the
+answer; after a temporary refusal the update is sent again under the same id, and any other refusal is printed; the
+snapshots of other bots are printed; pings are answered; the examples wait for a server that is not there yet, and a
+server that stops does not wait for them; exit status 0 means that every update was saved.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ each_language = pytest.mark.parametrize("language", LANGUAGES)
 
 
 @each_language
-async def test_three_updates_are_sent_answered_stored_and_seen(
+async def test_three_updates_are_acknowledged_stored_and_broadcast(
     language: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
     async with run_example(language, service.url, "--count", "3", "--interval", "10", folder=tmp_path) as bot:
@@ -51,14 +51,14 @@ async def test_three_updates_are_sent_answered_stored_and_seen(
     assert [{"onchain": row["onchain"], "onsite": row["onsite"]} for row in rows] == [AMOUNTS] * 3
     assert all(row["pid"] for row in rows)
     shown = [json.loads(line.removeprefix("snapshot ")) for line in bot.lines if line.startswith("snapshot ")]
-    assert {one["id"] for one in shown[:2]} <= set(bot.saved)  # the last may come after it has ended
+    assert {one["id"] for one in shown[:2]} <= set(bot.saved)  # the last may come after the example has ended
 
 
 @each_language
-async def test_what_others_save_is_shown_and_pings_are_answered(
+async def test_snapshots_of_other_bots_are_printed_and_pings_are_answered(
     language: str, service: Service, tmp_path: Path
 ) -> None:
-    hurry = {  # the half minute between two pings
+    hurry = {  # shortens the half minute between two pings
         "javascript": "const slow = setInterval; setInterval = (call) => slow(call, 20);",
         "python": "import time; slow = time.sleep; time.sleep = lambda seconds: slow(min(seconds, 0.02))",
     }
@@ -70,12 +70,12 @@ async def test_what_others_save_is_shown_and_pings_are_answered(
 
 
 @each_language
-async def test_a_temporary_refusal_is_tried_again_until_it_is_saved(
+async def test_an_update_is_sent_again_after_a_temporary_refusal(
     language: str, make_service: MakeService, database: Database, tmp_path: Path
 ) -> None:
     service = await make_service(save_ms_max=200)
     with psycopg.connect(database.url) as held:
-        held.execute("SELECT FROM balance_feed FOR UPDATE")  # no save gets past it
+        held.execute("SELECT FROM balance_feed FOR UPDATE")  # blocks every save
         async with run_example(language, service.url, "--count", "1", folder=tmp_path) as bot:
             await bot.line("error unavailable: ")
             held.rollback()
@@ -85,7 +85,7 @@ async def test_a_temporary_refusal_is_tried_again_until_it_is_saved(
 
 
 @each_language
-async def test_any_other_refusal_is_told_and_the_bot_goes_on(
+async def test_any_other_refusal_is_printed_and_the_bot_continues(
     language: str, service: Service, database: Database, tmp_path: Path
 ) -> None:
     same_id = {
@@ -103,7 +103,9 @@ async def test_any_other_refusal_is_told_and_the_bot_goes_on(
 
 
 @each_language
-async def test_a_server_that_stops_does_not_wait_for_it(language: str, service: Service, tmp_path: Path) -> None:
+async def test_a_server_that_stops_does_not_wait_for_an_example(
+    language: str, service: Service, tmp_path: Path
+) -> None:
     async with run_example(language, service.url, folder=tmp_path) as bot:
         await bot.line("saved ")
         async with asyncio.timeout(5):
@@ -111,20 +113,20 @@ async def test_a_server_that_stops_does_not_wait_for_it(language: str, service: 
         await bot.line("disconnected: transport ")
 
 
-async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_doubles_nothing(
+async def test_after_a_kill_between_commit_and_answer_each_update_is_stored_once(
     processes: Callable[..., Process], database: Database, tmp_path: Path
 ) -> None:
-    """Both at once, since most of it is waiting to connect again. They start before the server does."""
-    hurry = {  # python-socketio waits to the end for an answer that a lost connection can not bring any more
+    """Run both languages at once, since most of the time is waiting. They start before the server does."""
+    hurry = {  # python-socketio waits the whole timeout for an answer, also after the connection was lost
         "javascript": "",
-        "python": "import socketio; whole = socketio.Client.call\n"
-        "socketio.Client.call = lambda *args, timeout: whole(*args, timeout=timeout / 2)",
+        "python": "import socketio; original = socketio.Client.call\n"
+        "socketio.Client.call = lambda *args, timeout: original(*args, timeout=timeout / 2)",
     }
     async with AsyncExitStack() as stack:
-        cables = [await stack.enter_async_context(TcpProxy(lost_ack=3)) for _ in LANGUAGES]
+        proxies = [await stack.enter_async_context(TcpProxy(lost_ack=3)) for _ in LANGUAGES]
         bots = []
-        for language, cable in zip(LANGUAGES, cables, strict=True):
-            args = (language, cable.url, "--count", "5", "--interval", "1")
+        for language, proxy in zip(LANGUAGES, proxies, strict=True):
+            args = (language, proxy.url, "--count", "5", "--interval", "1")
             example = run_example(*args, before=hurry[language], folder=tmp_path)
             bots.append(await stack.enter_async_context(example))
         for bot in bots:
@@ -132,17 +134,17 @@ async def test_a_kill_between_the_commit_and_the_answer_loses_nothing_and_double
 
         killed = processes("--port", "0", DATABASE_URL=database.url)
         address = await asyncio.to_thread(killed.url)
-        for cable in cables:
-            cable.lead_to(address)
+        for proxy in proxies:
+            proxy.connect_to(address)
         async with asyncio.timeout(LINE_S_MAX):
-            for cable in cables:
-                await cable.lost.wait()
+            for proxy in proxies:
+                await proxy.lost.wait()
         killed.kill()
         assert database.count() == 6
 
         address = await asyncio.to_thread(processes("--port", "0", DATABASE_URL=database.url).url)
-        for cable in cables:
-            cable.lead_to(address)
+        for proxy in proxies:
+            proxy.connect_to(address)
         for bot in bots:
             assert await bot.end() == 0, bot.lines
 
@@ -173,7 +175,7 @@ async def test_the_python_example_keeps_every_digit_with_this_repositorys_json(
     assert database.rows()[0]["onchain"]["rlb"] == Decimal("100074.9997812345678901234567890123456789")
 
 
-def test_the_examples_install_what_the_tests_run() -> None:
+def test_the_examples_install_the_versions_that_the_tests_run() -> None:
     shipped = json.loads((EXAMPLES / "package.json").read_text())["dependencies"]
     tested = json.loads((ROOT / "tests" / "js" / "package.json").read_text())["dependencies"]
     assert shipped.items() <= tested.items()

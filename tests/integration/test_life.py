@@ -1,9 +1,9 @@
-"""The life of the process: it starts or says in one line why not, and it ends well, within bounds, on a signal.
+"""The start and the stop of the process, and what sessions leave behind.
 
-SIGTERM and SIGINT: nothing new is accepted, what is in flight is answered, each WebSocket is closed with 1001, the
-embedded PostgreSQL is stopped, the exit status is 0; bounded also when the database hangs and when a client never
-answers the close frame. A start that can not be is refused in one line on stderr that names what is wrong, with
-exit status 1, quickly, and leaves nothing running. What comes and goes leaves nothing behind.
+On SIGTERM and SIGINT nothing new is accepted, everything in flight is answered, each WebSocket is closed with 1001, the
+embedded PostgreSQL is stopped, and the exit status is 0. The stop is bounded, also when the database hangs and when a
+client never answers the close frame. A start that fails prints one line on stderr with the reason, quickly, with exit
+status 1, and leaves nothing running. Sessions that have ended leave nothing in memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tornado.httpclient import HTTPClientError
 from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
-from tests.support.embedded import is_running, processes_of
+from tests.support.embedded import is_running, processes_of, start_postgres
 from tests.support.http_client import request
 from tests.support.payloads import updates
 from tests.support.postgres import LOCK_FEED
@@ -62,22 +62,25 @@ async def until_waiting(database: Database) -> None:
 
 
 async def until_refused(url: str) -> None:
-    """Wait until nothing is accepted any more."""
+    """Wait until no connection is accepted any more."""
     async with asyncio.timeout(10):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port_of(url))
-            except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue of the listener
+            except (
+                ConnectionRefusedError,
+                ConnectionResetError,
+            ):  # reset: the connection was in the queue of the listener
                 return
             writer.close()
             await asyncio.sleep(0.005)
 
 
-# The end ---------------------------------------------------------------------------------------------------
+# The stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_on_a_signal_what_is_in_flight_is_answered_and_nothing_new_is_accepted(
+async def test_after_a_signal_requests_in_flight_are_answered_and_new_ones_refused(
     processes: Processes, database: Database, number: int
 ) -> None:
     process = processes("--port=0", DATABASE_URL=database.url)
@@ -111,7 +114,7 @@ async def test_on_a_signal_what_is_in_flight_is_answered_and_nothing_new_is_acce
         await client.close()
 
 
-async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(processes: Processes, database: Database) -> None:
+async def test_a_stop_under_load_loses_no_acknowledged_update(processes: Processes, database: Database) -> None:
     process = processes("--port=0", DATABASE_URL=database.url)
     url = await asyncio.to_thread(process.url)
 
@@ -130,22 +133,22 @@ async def test_a_stop_under_load_loses_nothing_that_was_acknowledged(processes: 
     check_stored(database, send_log.acknowledged, send_log.sent)
 
 
-async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_answer_the_close_frame(
+async def test_the_stop_is_bounded_with_a_hung_database_and_a_client_that_reads_nothing(
     processes: Processes, tmp_path: Path
 ) -> None:
-    with EmbeddedPostgres.start(tmp_path / "own") as postgres:
+    with start_postgres(tmp_path / "own") as postgres:
         assert cli.main(["migrate", f"--database-url={postgres.url}"]) == 0
         process = processes("--port=0", "--shutdown-ms-max=1000", DATABASE_URL=postgres.url)
         url = await asyncio.to_thread(process.url)
-        deaf, client = await SocketClient.connect(url), await SocketClient.connect(url)
-        await deaf.stop_reading()
+        non_reading, client = await SocketClient.connect(url), await SocketClient.connect(url)
+        await non_reading.stop_reading()
         pids = processes_of(tmp_path / "own")
         for one in pids:
             os.kill(one, signal.SIGSTOP)
         try:
             saving = await client.start_call("balance:update", next(updates(Random(SEED))))
             reading = asyncio.ensure_future(request(url, "GET", SNAPSHOTS))
-            await client.call("ping")  # so the update has arrived
+            await client.call("ping")  # after this the update has arrived
             began = time.monotonic()
             assert await asyncio.to_thread(process.terminate) == 0
             assert time.monotonic() - began < 6
@@ -158,21 +161,21 @@ async def test_the_end_is_bounded_when_the_database_hangs_and_a_client_does_not_
             assert (await reading).status == 503
         assert await client.await_closed() == GOING_AWAY
         assert not [line for line in process.stderr if "Traceback" in line], process.stderr
-        for one_client in (deaf, client):
+        for one_client in (non_reading, client):
             await one_client.close()
 
 
-async def test_a_client_that_never_answers_the_close_frame_is_waited_for_within_the_bound(
+async def test_a_client_that_never_answers_the_close_frame_delays_the_stop_by_the_limit(
     make_service: MakeService,
 ) -> None:
     service = await make_service(shutdown_ms_max=500)
-    deaf = await SocketClient.connect(service.url)
-    await deaf.stop_reading()
+    non_reading = await SocketClient.connect(service.url)
+    await non_reading.stop_reading()
     began = time.monotonic()
     await service.stop()
     assert time.monotonic() - began < 2
     assert not service.app.server.eio.sockets or all(one.closed for one in service.app.server.eio.sockets.values())
-    await deaf.close()
+    await non_reading.close()
 
 
 async def test_a_signal_during_the_start_ends_it_and_leaves_nothing_running(
@@ -180,16 +183,16 @@ async def test_a_signal_during_the_start_ends_it_and_leaves_nothing_running(
 ) -> None:
     process = processes("--port=0", f"--data-dir={tmp_path / 'data'}")
     async with asyncio.timeout(30):
-        while not (tmp_path / "data" / "lock").exists():  # it is about to make a database, or to start its server
+        while not (tmp_path / "data" / "lock").exists():  # it will now make a database or start its server
             await asyncio.sleep(0.005)
     assert await asyncio.to_thread(process.terminate) == 0
     async with asyncio.timeout(10):
-        while is_group_alive(process):  # what initdb has started ends when it finds initdb gone
+        while is_group_alive(process):  # the children of initdb end when they find that initdb has ended
             await asyncio.sleep(0.01)
     assert not is_running(tmp_path / "data")
 
 
-# The start -------------------------------------------------------------------------------------------------
+# The start
 
 
 @pytest.mark.gen_test(timeout=90)
@@ -209,7 +212,7 @@ async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
             with EmbeddedPostgres.start(data) as postgres, psycopg.connect(postgres.url) as connection:
                 for setting in ("fsync", "synchronous_commit", "full_page_writes"):
                     assert connection.execute(f"SHOW {setting}".encode()).fetchone() == ("on",)
-            assert is_running(data), "the server has a share in it too"
+            assert is_running(data), "the service still uses it"
         assert await asyncio.to_thread(process.terminate) == 0
         assert process.stdout == [
             f"listening on {url}",
@@ -220,22 +223,22 @@ async def test_two_starts_on_one_data_folder_keep_the_data_and_it_is_durable(
     assert [row["id"] for row in answer.body["data"]] == [one["id"]]
 
 
-def test_a_port_in_use_is_named(processes: Processes, tmp_path: Path) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_named_in_the_error(processes: Processes, tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
         process = processes(f"--port={port}", f"--data-dir={tmp_path / 'data'}")
         check_start_refused(process, f"127.0.0.1:{port}", "in use")
     assert not (tmp_path / "data").exists(), "the database is not touched"
 
 
-def test_a_data_folder_that_can_not_be_written_is_named(processes: Processes, tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_written_is_named_in_the_error(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check_start_refused(processes("--port=0", f"--data-dir={tmp_path / 'file' / 'data'}"), str(tmp_path / "file"))
 
 
 @pytest.fixture
 def guarded(postgres: str, database: Database) -> Iterator[str]:
-    """The URL of a role that may not log in; on a server that trusts everyone the nearest to a wrong password."""
+    """Return the URL of a role that may not log in, for a server that asks for no password."""
     role = f"guarded_{os.getpid()}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} NOLOGIN PASSWORD 'right'".encode())
@@ -243,7 +246,7 @@ def guarded(postgres: str, database: Database) -> Iterator[str]:
         admin.execute(f"DROP ROLE {role}".encode())
 
 
-def test_a_database_that_will_not_come_by_itself_is_named(
+def test_a_database_that_can_never_be_reached_is_named_in_the_error(
     processes: Processes, database: Database, guarded: str
 ) -> None:
     urls = {
@@ -266,7 +269,7 @@ def test_a_database_that_will_not_come_by_itself_is_named(
 
 
 def test_a_wrong_password_is_refused(processes: Processes, tmp_path: Path) -> None:
-    with EmbeddedPostgres.start(tmp_path / "own") as own:
+    with start_postgres(tmp_path / "own") as own:
         with psycopg.connect(own.url, autocommit=True) as admin:
             admin.execute("CREATE ROLE bot LOGIN PASSWORD 'right'")
             rules = tmp_path / "own" / "postgresql" / "pg_hba.conf"
@@ -282,7 +285,7 @@ BAD: list[tuple[str, str]] = [
     *((one.name, str(one.metadata["low"] - 1)) for one in fields(Config) if one.metadata["low"] is not None),
     ("host", "a..b"),
     ("host", "x" * 64),
-    ("host", "203.0.113.1"),  # of a network for documentation (RFC 5737); no machine has it
+    ("host", "203.0.113.1"),  # of a network for documentation (RFC 5737), which no machine has
     ("cors_origins", "dashboard.example"),
     ("trusted_proxies", "not an address"),
     ("database_url", "nonsense"),
@@ -306,15 +309,15 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
     (one,) = (one for one in fields(Config) if one.name == name)
 
     def start(*_: object) -> None:
-        raise AssertionError("it was taken, and the server starts")
+        raise AssertionError("the setting was accepted, and the server starts")
 
     def bind(config: Config) -> list[socket.socket]:
-        sockets.extend(bind_as_ever(config))
+        sockets.extend(original_bind(config))
         return sockets
 
-    bind_as_ever, sockets = cli.bind, list[socket.socket]()
+    original_bind, sockets = cli.bind, list[socket.socket]()
     monkeypatch.setattr(cli, "App", start)
-    monkeypatch.setattr(cli, "bind", bind)  # a process that ends closes them by that
+    monkeypatch.setattr(cli, "bind", bind)  # keeps the sockets, which only the end of the process would close
     monkeypatch.setenv("BALANCE_PORT", "0")
     monkeypatch.setenv("BALANCE_DATA_DIR", str(tmp_path / "data"))
     if by == "variable":
@@ -324,13 +327,13 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
     finally:
         for one_socket in sockets:
             one_socket.close()
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("server.py: ")
-    assert said.err.count("\n") == 1, said.err
-    assert value in said.err or name in ("database_url",), said.err
-    assert flag(one) in said.err or variable(one) in said.err or name in ("host", "data_dir")
-    assert not (tmp_path / "data").exists(), "nothing is opened before every setting is checked"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("server.py: ")
+    assert output.err.count("\n") == 1, output.err
+    assert value in output.err or name in ("database_url",), output.err
+    assert flag(one) in output.err or variable(one) in output.err or name in ("host", "data_dir")
+    assert not (tmp_path / "data").exists(), "all settings are checked before anything is opened"
 
 
 @pytest.mark.parametrize(
@@ -338,10 +341,10 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
 )
 def test_an_unknown_argument_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("server.py: ")
-    assert said.err.count("\n") == 1
-    assert argv[-1].partition("=")[0] in said.err
+    output = capsys.readouterr()
+    assert output.err.startswith("server.py: ")
+    assert output.err.count("\n") == 1
+    assert argv[-1].partition("=")[0] in output.err
 
 
 def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Processes) -> None:
@@ -354,7 +357,7 @@ def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Proc
     assert help_.stderr == []
 
 
-# The schema ------------------------------------------------------------------------------------------------
+# The schema
 
 
 def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
@@ -387,22 +390,18 @@ def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
-# What comes and goes ---------------------------------------------------------------------------------------
+# Sessions
 
 
 def held(service: Service) -> dict[str, int]:
-    """What the service holds for its clients."""
+    """Return how many objects the service has for its clients."""
     realtime = service.app.server
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "tasks": len(asyncio.all_tasks()),
-        "sessions": len(realtime.eio.sockets),
-        "websockets": len(realtime.eio.websockets),
-        "nameless": len(realtime.eio._nameless),
-        "watchers": len(service.app.watchers),
+        "sessions": len(realtime.eio.sessions),
+        "sessions of the libraries": len(realtime.eio.sockets) + len(realtime.environ),
         "rooms": len(realtime.manager.rooms.get("/", {})),
-        "in flight": len(realtime._in_flight),
-        "environ": len(realtime.environ),
     }
 
 
@@ -410,12 +409,10 @@ def more_than(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
     return {what: number - before[what] for what, number in now.items() if number > before[what]}
 
 
-async def test_a_burst_of_comings_and_goings_leaves_nothing_behind(
-    make_service: MakeService, database: Database
-) -> None:
+async def test_sessions_that_have_ended_leave_nothing_behind(make_service: MakeService, database: Database) -> None:
     service = await make_service()
     source = updates(Random(SEED))
-    assert (await service.post(next(source))).status == 201  # the pool and the threads are there now
+    assert (await service.post(next(source))).status == 201  # starts the pool and the threads
     assert (await service.get()).status == 200
     client = await SocketClient.connect(service.url)
     await client.close()
@@ -437,7 +434,7 @@ async def test_a_burst_of_comings_and_goings_leaves_nothing_behind(
     before = held(service)
     for _ in range(3):
         await asyncio.gather(*(come_and_go(number) for number in range(60)))
-    assert (await service.post(next(source))).status == 201  # all that they sent has had its turn
+    assert (await service.post(next(source))).status == 201  # after this everything that they sent was handled
     deadline = time.monotonic() + 5
     while (left := more_than(before, held(service))) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)

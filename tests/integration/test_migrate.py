@@ -1,4 +1,4 @@
-"""Migrations: each is there wholly or not at all, once, in order; and the tables keep out what the schemas refuse."""
+"""Migrations are applied once, in order, each as a whole; and the tables reject what the schemas reject."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def empty(make_empty: Callable[..., str]) -> str:
 
 @pytest.fixture
 def migrated(database: Database) -> str:
-    """The conninfo of a migrated database of this test's own."""
+    """Return the conninfo of a migrated database for one test."""
     return database.url
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> WriteFolder:
-    """Write a folder of migrations: `folder({"0001_one.sql": "CREATE …"})`; what it held before goes."""
+    """Write a folder of migrations, `folder({"0001_one.sql": "CREATE …"})`, after removing its old content."""
 
     def write(files: dict[str, str]) -> Path:
         for path in tmp_path.iterdir():
@@ -91,7 +91,7 @@ def check(conninfo: str, folder: Path = SQL_FOLDER, **options: Any) -> None:
     with psycopg.connect(conninfo, **options) as connection:
         check_schema(connection, folder)
         status = connection.info.transaction_status
-        assert status == psycopg.pq.TransactionStatus.IDLE, "it leaves no transaction open"
+        assert status == psycopg.pq.TransactionStatus.IDLE, "no transaction is open"
 
 
 # Applying
@@ -135,17 +135,17 @@ def test_a_first_migration_that_fails_leaves_the_database_empty(empty: str, fold
     assert tables(empty) == set()
 
 
-def test_text_in_a_migration_is_taken_as_it_stands(empty: str, folder: WriteFolder) -> None:
+def test_the_text_of_a_migration_is_executed_unchanged(empty: str, folder: WriteFolder) -> None:
     migrate(empty, folder({"0001_one.sql": "CREATE TABLE one AS SELECT '100 %s {x} é – $1'::text AS n;"}))
     assert query(empty, "SELECT n FROM one") == [("100 %s {x} é – $1",)]
 
 
-def test_a_statement_timeout_of_the_role_does_not_cut_a_migration_off(empty: str, folder: WriteFolder) -> None:
+def test_a_statement_timeout_of_the_role_does_not_end_a_migration(empty: str, folder: WriteFolder) -> None:
     impatient = make_conninfo(empty, options="-c statement_timeout=50")
     assert migrate(impatient, folder({"0001_one.sql": f"{ONE} SELECT pg_sleep(0.2);"})) == ["0001_one.sql"]
 
 
-def migrate_when_told(conninfo: str, folder: Path, start: Any, results: Any) -> None:
+def migrate_on_signal(conninfo: str, folder: Path, start: Any, results: Any) -> None:
     start.wait()
     results.put(migrate(conninfo, folder))
 
@@ -155,7 +155,7 @@ def test_processes_that_migrate_at_once_apply_each_migration_once(empty: str, fo
     path = folder(files)
     spawn = multiprocessing.get_context("spawn")
     start, results = spawn.Barrier(3), spawn.Queue()
-    processes = [spawn.Process(target=migrate_when_told, args=(empty, path, start, results)) for _ in range(3)]
+    processes = [spawn.Process(target=migrate_on_signal, args=(empty, path, start, results)) for _ in range(3)]
     for process in processes:
         process.start()
     applied = [name for _ in processes for name in results.get(timeout=60)]
@@ -204,7 +204,7 @@ def test_the_wait_for_a_table_in_use_is_bounded(
         pytest.param({"one.sql": ONE}, "one.sql", id="no number"),
     ],
 )
-def test_a_folder_that_is_no_history_is_refused_before_anything_is_applied(
+def test_a_folder_that_is_not_a_history_is_refused_before_anything_is_applied(
     empty: str, folder: WriteFolder, files: dict[str, str], part: str
 ) -> None:
     refusal(SchemaError, lambda: migrate(empty, folder(files)), part)
@@ -231,7 +231,7 @@ def test_a_newer_database_is_refused(empty: str, folder: WriteFolder) -> None:
     refusal(SchemaAhead, lambda: check(empty, files), "version 2", "python server.py migrate")
 
 
-def test_a_database_that_is_behind_is_refused_and_stays_as_it_is(empty: str, folder: WriteFolder) -> None:
+def test_a_database_that_is_behind_is_refused_and_not_changed(empty: str, folder: WriteFolder) -> None:
     refusal(SchemaBehind, lambda: check(empty), "version 0", "run `python server.py migrate`")
     assert tables(empty) == set()
     migrate(empty, folder({"0001_one.sql": ONE}))
@@ -256,7 +256,7 @@ def test_an_older_server_is_refused(empty: str, monkeypatch: pytest.MonkeyPatch)
     refusal(SchemaError, lambda: migrate(empty), "PostgreSQL 13", "14")
 
 
-def test_a_role_that_may_not_create_is_told_so(postgres: str, empty: str) -> None:
+def test_a_role_that_may_not_create_is_refused(postgres: str, empty: str) -> None:
     role = f"balance_reader_{uuid.uuid4().hex}"
     query(postgres, f"CREATE ROLE {role}")
     try:
@@ -271,7 +271,7 @@ def test_a_server_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("conninfo", ["postgresql://me:se%cret@host/x", "host=x se%cret", "postgresql://[se%cret"])
-def test_a_conninfo_that_can_not_be_read_is_refused_without_showing_it(conninfo: str) -> None:
+def test_an_invalid_conninfo_is_refused_and_not_shown(conninfo: str) -> None:
     with pytest.raises(SchemaError, match="DATABASE_URL") as caught:
         migrate(conninfo)
     assert "cret" not in str(caught.value)
@@ -281,7 +281,7 @@ def test_a_conninfo_that_can_not_be_read_is_refused_without_showing_it(conninfo:
 
 # The tables
 
-GOOD = '{"rlb": 100074.99978, "usdt": 7656.36, "usd": 7646.96}'  # good in both ledgers, by the open list of assets
+GOOD = '{"rlb": 100074.99978, "usdt": 7656.36, "usd": 7646.96}'  # valid in both ledgers
 
 
 def insert(conninfo: str, **values: Any) -> None:

@@ -1,8 +1,8 @@
-"""What holds for everything that can be sent: a valid update comes back to the last digit wherever it is read, and
-no bytes whatever, on either transport, give a status of 500, a logged complaint or a service that is gone.
+"""Properties of everything that can be sent, with generated examples.
 
-After each example of the second kind a connection that was there before all of them saves an update. Garbage within
-Socket.IO, frames that begin with `4`, leaves even its own connection of use.
+A valid update is read back to the last digit. No bytes on any transport cause a status of 500, a logged warning or a
+service that stops: after each example a connection that was opened before all of them saves an update. A malformed
+Socket.IO packet (a frame that begins with `4`) does not harm even its own connection.
 
 Each property runs over a fixed set of examples; the `slow` run is longer and draws new ones.
 """
@@ -14,8 +14,7 @@ import base64
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
@@ -26,32 +25,32 @@ from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError
 
-import protocol
 from tests.support.http_client import Connection, HttpClient, request_bytes
 from tests.support.raw_clients import PATH, SEPARATOR, SocketClient, open_websocket
 from tests.support.service import SNAPSHOTS
 from tests.support.shared_service import SharedService, shared_service
+from tests.support.strategies import ValidUpdate, valid_updates
 
-# The connection pool draws its jitter from `random` in a thread of its own, and hypothesis takes that for a strategy.
+# The connection pool uses `random` in a thread of its own, which hypothesis reports as use by a strategy.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 GOOD = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
-LONG = 10  # times as many examples
+LONG = 10  # the factor of the examples of the slow run
 ANSWER_S_MAX = 3.0
 
 
-class Stage:
-    """A service, a connection that stays good throughout, and one who watches."""
+class ServiceUnderAttack:
+    """A service, a connection that must stay usable, a watcher, and connections for malformed data."""
 
-    def __init__(self, stand: SharedService) -> None:
-        self.stand = stand
-        self.bad_socket: WebSocketClientConnection | None = None  # kept over the examples, for as long as it lives
+    def __init__(self, shared: SharedService) -> None:
+        self.shared = shared
+        self.bad_socket: WebSocketClientConnection | None = None  # kept for all examples until the server closes it
         self.bad_polling: PollingSession | None = None
         self.probes = count(10**12)
 
     async def open(self) -> None:
-        self.good = await Connection.open(self.stand.service.port)
-        self.watcher = await SocketClient.connect(self.stand.service.url)
+        self.good = await Connection.open(self.shared.service.port)
+        self.watcher = await SocketClient.connect(self.shared.service.url)
 
     async def close(self) -> None:
         await self.watcher.close()
@@ -62,40 +61,42 @@ class Stage:
             self.bad_polling.http.close()
 
     async def check_alive(self) -> None:
-        """Check that the service saves and has nothing to complain of."""
+        """Check that the service saves and has logged nothing."""
         reply = await self.good.ask("POST", SNAPSHOTS, GOOD)
         assert reply.status == 201, reply
-        noise, self.stand.noise.records = self.stand.noise.records, []
+        noise, self.shared.noise.records = self.shared.noise.records, []
         assert not noise
 
 
 @pytest.fixture(scope="module")
-def stage(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))  # else it writes into the tree
-    with shared_service(postgres, template, connect_ms_max=500, shutdown_ms_max=500) as stand:
-        one = Stage(stand)
-        stand.run(one.open())
+def attacked(postgres: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceUnderAttack]:
+    configuration.set_hypothesis_home_dir(tmp_path_factory.mktemp("hypothesis"))  # otherwise it writes into the tree
+    with shared_service(postgres, template, connect_ms_max=500, shutdown_ms_max=500) as shared:
+        one = ServiceUnderAttack(shared)
+        shared.run(one.open())
         yield one
-        stand.run(one.close())
+        shared.run(one.close())
     configuration.set_hypothesis_home_dir(None)
 
 
-def holds(examples: st.SearchStrategy[Any], how_many: int) -> Callable[[Callable[[Stage, Any], Awaitable[None]]], Any]:
-    """Make a test of a property of one example."""
+def holds(
+    examples: st.SearchStrategy[Any], how_many: int
+) -> Callable[[Callable[[ServiceUnderAttack, Any], Awaitable[None]]], Any]:
+    """Make a test out of a check of one example."""
 
-    def decorate(check: Callable[[Stage, Any], Awaitable[None]]) -> Any:
+    def decorate(check: Callable[[ServiceUnderAttack, Any], Awaitable[None]]) -> Any:
         lengths = [pytest.param(1, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.slow)]
 
         @pytest.mark.parametrize("times", lengths)
-        def test(stage: Stage, times: int) -> None:
+        def test(attacked: ServiceUnderAttack, times: int) -> None:
             @settings(
                 max_examples=how_many * times, deadline=None, database=None, derandomize=times == 1,
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(examples)
             def each(example: Any) -> None:
-                stage.stand.noise.records.clear()  # of an example that failed
-                stage.stand.run(check(stage, example))
+                attacked.shared.noise.records.clear()  # records of an example that failed
+                attacked.shared.run(check(attacked, example))
 
             each()
 
@@ -106,116 +107,45 @@ def holds(examples: st.SearchStrategy[Any], how_many: int) -> Callable[[Callable
     return decorate
 
 
-@st.composite
-def amounts(draw: st.DrawFn) -> str:
-    """An amount as JSON has it, in any spelling."""
-    digits = draw(st.integers(1, 45))
-    number = Decimal(draw(st.integers(0, 10**digits - 1))).scaleb(-draw(st.integers(0, 60)))
-    if number and not Decimal("1e-30") <= number <= Decimal("1e30"):
-        number = number.scaleb(-number.adjusted())
-    spelling = draw(st.sampled_from(["f", "e", "E", "negative zero"]))
-    if spelling == "negative zero":
-        return f"{number:f}" if number else f"-{number:f}"
-    return f"{number:{spelling}}"
-
-
-@st.composite
-def ledgers(draw: st.DrawFn, *required: str) -> dict[str, str]:
-    names = st.from_regex(protocol.schema("asset_name")["pattern"].strip("^$"), fullmatch=True)
-    further = draw(st.lists(names, max_size=6, unique=True))
-    return {asset: draw(amounts()) for asset in draw(st.permutations(list(dict.fromkeys([*required, *further]))))}
-
-
-@dataclass(frozen=True)
-class Update:
-    """A valid update as text, and what must come back of it; each time it is sent under an id of its own."""
-
-    text: str
-    has_id: bool
-    ts: datetime | None
-    pid: int | None
-    onchain: dict[str, Decimal]
-    onsite: dict[str, Decimal]
-
-
-@st.composite
-def updates(draw: st.DrawFn) -> Update:
-    """Any valid update (schemas/balance_update.json)."""
-    ledger = {"onchain": draw(ledgers("rlb", "usdt")), "onsite": draw(ledgers("rlb", "usd"))}
-    fields = {
-        name: "{" + ",".join(f'"{asset}":{amount}' for asset, amount in one.items()) + "}"
-        for name, one in ledger.items()
-    }
-    if has_id := draw(st.booleans()):
-        fields["id"] = draw(st.sampled_from(['"<id>"', '"<ID>"']))
-    pid = draw(st.none() | st.integers(0, 2**53 - 1))
-    if pid is not None:
-        fields["pid"] = draw(st.sampled_from([f"{pid}", f"{pid}.0", f"{pid}e0"]))
-    ts, text = draw(st.just((None, "")) | moments())
-    if ts is not None:
-        fields["ts"] = json.dumps(text)
-    for name in ("id", "pid", "ts"):
-        if name not in fields and draw(st.booleans()):
-            fields[name] = "null"
-    space = draw(st.sampled_from(["", " ", "\n\t"]))
-    body = ",".join(f'{space}"{name}"{space}:{fields[name]}' for name in draw(st.permutations(list(fields))))
-    exact = {name: {asset: Decimal(amount) for asset, amount in one.items()} for name, one in ledger.items()}
-    return Update(f"{{{body}}}", has_id, ts, pid, exact["onchain"], exact["onsite"])
-
-
-@st.composite
-def moments(draw: st.DrawFn) -> tuple[datetime, str]:
-    """A moment, and RFC 3339 text of it."""
-    local = draw(st.datetimes(datetime(1000, 1, 1), datetime(2999, 12, 31, 23, 59, 59))).replace(microsecond=0)
-    fraction = draw(st.text("0123456789", max_size=9))
-    minutes = draw(st.integers(-1439, 1439))
-    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
-    if minutes == 0:
-        zone = draw(st.sampled_from(["Z", "z", "+00:00", "-00:00"]))
-    text = f"{local:%Y-%m-%d}{draw(st.sampled_from('Tt'))}{local:%H:%M:%S}{'.' if fraction else ''}{fraction}{zone}"
-    moment = local.replace(tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
-    return moment + timedelta(microseconds=int(fraction[:6].ljust(6, "0"))), text
-
-
 def exact(text: str) -> Any:
-    """JSON with every number as a Decimal."""
+    """Decode JSON with every number as a Decimal."""
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
-def check_told(told: dict[str, Any], update: Update) -> None:
-    """Check what one reader was told of an update."""
-    assert told["onchain"] == update.onchain
-    assert told["onsite"] == update.onsite
-    moment = datetime.fromisoformat(told.get("ts") or told["timestamp"])
+def check_read(snapshot: dict[str, Any], update: ValidUpdate) -> None:
+    """Check the snapshot that one reader received of an update."""
+    assert snapshot["onchain"] == update.onchain
+    assert snapshot["onsite"] == update.onsite
+    moment = datetime.fromisoformat(snapshot.get("ts") or snapshot["timestamp"])
     assert moment == (update.ts or moment)
 
 
-@holds(updates(), 120)
-async def test_any_valid_update_comes_back_to_the_last_digit(stage: Stage, update: Update) -> None:
+@holds(valid_updates(), 120)
+async def test_any_valid_update_comes_back_to_the_last_digit(attacked: ServiceUnderAttack, update: ValidUpdate) -> None:
     id_ = str(uuid.uuid4())
-    saved = await stage.good.ask(
+    saved = await attacked.good.ask(
         "POST", SNAPSHOTS, update.text.replace("<id>", id_).replace("<ID>", id_.upper()).encode()
     )
     assert saved.status == 201, (update.text, saved)
     answer = exact(saved.raw.decode())["data"]
     assert answer["id"] == id_ or not update.has_id
-    check_told(answer, update)
+    check_read(answer, update)
 
     event = ""
-    while answer["id"] not in event:  # other properties left snapshots behind
-        event = str(await stage.watcher.next_frame()).removeprefix('42["balance:snapshot",')[:-1]
-    check_told(exact(event), update)
+    while answer["id"] not in event:  # other properties have stored snapshots
+        event = str(await attacked.watcher.next_frame()).removeprefix('42["balance:snapshot",')[:-1]
+    check_read(exact(event), update)
     assert exact(event)["pid"] == update.pid
 
     ts = datetime.fromisoformat(answer["timestamp"])
-    found = await stage.good.ask("GET", saved.headers["Location"])
-    assert found.raw.decode() == f'{{"success":true,"data":{event}}}', "the event and the row read the same"
+    found = await attacked.good.ask("GET", saved.headers["Location"])
+    assert found.raw.decode() == f'{{"success":true,"data":{event}}}', "the event and the row are equal"
     micros = (ts - datetime(1, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     behind = quote(f"{micros}_{int(exact(event)['seq']) + 1}")
-    page = await stage.good.ask("GET", f"{SNAPSHOTS}?limit=1&cursor={behind}")
-    assert page.raw.decode().startswith(f'{{"success":true,"data":[{event}],'), "the event and the list read the same"
+    page = await attacked.good.ask("GET", f"{SNAPSHOTS}?limit=1&cursor={behind}")
+    assert page.raw.decode().startswith(f'{{"success":true,"data":[{event}],'), "the event and the list are equal"
 
-    (row,) = stage.stand.rows(
+    (row,) = attacked.shared.rows(
         "SELECT ts, pid, onchain::text, onsite::text FROM balance_snapshot WHERE id = %s", (uuid.UUID(answer["id"]),)
     )
     assert (row["ts"], row["pid"]) == (ts, update.pid)
@@ -266,7 +196,7 @@ bodies = st.one_of(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """A request that is whole, of whatever else it consists."""
+    """Draw a complete request with any content."""
     method = draw(
         st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE"])
         | st.from_regex("[A-Z]{1,9}", fullmatch=True)
@@ -281,31 +211,31 @@ def requests(draw: st.DrawFn) -> bytes:
     return request_bytes(method, target, draw(st.none() | bodies), Connection="close", **headers)
 
 
-async def exchange(stage: Stage, data: bytes, whole: bool) -> bytes:
-    """Send bytes on a connection of their own and return all that comes back before it ends."""
-    one = await Connection.open(stage.stand.service.port)
+async def exchange(attacked: ServiceUnderAttack, data: bytes, whole: bool) -> bytes:
+    """Send bytes on a connection of its own; return everything that the server sends until it closes it."""
+    one = await Connection.open(attacked.shared.service.port)
     try:
         await one.send(data)
         if not whole:
             one.end_sending()
         return await one.read_rest()
-    except ConnectionError:  # the server had heard enough
+    except ConnectionError:  # the server has closed the connection
         return b""
     finally:
         await one.close()
 
 
 @holds(requests() | bodies.map(lambda body: request_bytes("POST", SNAPSHOTS, body, Connection="close")), 250)
-async def test_no_request_fails_the_service(stage: Stage, data: bytes) -> None:
-    told = await exchange(stage, data, whole=True)
-    status = int(told.replace(b"HTTP/1.1 100 (Continue)\r\n\r\n", b"").split()[1])
-    assert 200 <= status < 500, told
-    await stage.check_alive()
+async def test_no_request_fails_the_service(attacked: ServiceUnderAttack, data: bytes) -> None:
+    output = await exchange(attacked, data, whole=True)
+    status = int(output.replace(b"HTTP/1.1 100 (Continue)\r\n\r\n", b"").split()[1])
+    assert 200 <= status < 500, output
+    await attacked.check_alive()
 
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """Something that would be right, with bytes cut out, put in or changed."""
+    """Draw valid bytes with some removed, inserted or changed."""
     data = draw(whole)
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(data)))
@@ -328,10 +258,10 @@ WHOLE = [
 
 
 @holds(st.binary(max_size=300) | damaged(st.sampled_from(WHOLE)), 200)
-async def test_no_bytes_on_a_connection_fail_the_service(stage: Stage, data: bytes) -> None:
-    told = await exchange(stage, data, whole=False)
-    assert b"HTTP/1.1 5" not in told
-    await stage.check_alive()
+async def test_no_bytes_on_a_connection_fail_the_service(attacked: ServiceUnderAttack, data: bytes) -> None:
+    output = await exchange(attacked, data, whole=False)
+    assert b"HTTP/1.1 5" not in output
+    await attacked.check_alive()
 
 
 FRAMES = [
@@ -365,28 +295,28 @@ NOT_JOINED = '44{"message":"not connected"}'
 
 
 def leaves(frame: str | bytes) -> bool:
-    """Say whether a frame may end its connection to the main namespace: DISCONNECT (or what begins like it)."""
+    """Return whether a frame may end the connection to the main namespace: one that begins like DISCONNECT."""
     return isinstance(frame, str) and frame.startswith("41")
 
 
 def drop(one: WebSocketClientConnection) -> None:
-    """End a connection at once; its close handshake could outlast the loop."""
+    """Close a connection at once; a close handshake could take longer than the event loop runs."""
     if one.protocol is not None:
         one.protocol.stream.close()
     one.close()
 
 
-async def joined(stage: Stage) -> WebSocketClientConnection:
-    """The connection for bad frames: the one of the last example, or a new one if that was ended."""
-    if stage.bad_socket is None:
-        stage.bad_socket = await open_websocket(stage.stand.service.url)
-        await stage.bad_socket.write_message("40")
-    return stage.bad_socket
+async def joined(attacked: ServiceUnderAttack) -> WebSocketClientConnection:
+    """Return the connection for bad frames: that of the last example, or a new one if it was closed."""
+    if attacked.bad_socket is None:
+        attacked.bad_socket = await open_websocket(attacked.shared.service.url)
+        await attacked.bad_socket.write_message("40")
+    return attacked.bad_socket
 
 
-async def probe(stage: Stage, one: WebSocketClientConnection) -> None:
+async def probe(attacked: ServiceUnderAttack, one: WebSocketClientConnection) -> None:
     """Save an update over this connection and wait for its acknowledgement."""
-    head = f"43{next(stage.probes)}["
+    head = f"43{next(attacked.probes)}["
     await one.write_message(f'42{head[2:]}"balance:update",{GOOD.decode()}]')
     while not str(message := await one.read_message()).startswith(head):
         assert message is not None, "the connection was closed"
@@ -396,31 +326,31 @@ async def probe(stage: Stage, one: WebSocketClientConnection) -> None:
 
 
 @holds(frames, 200)
-async def test_no_socket_io_packet_harms_its_own_connection(stage: Stage, sent: list[str]) -> None:
-    one = await joined(stage)
+async def test_no_socket_io_packet_harms_its_own_connection(attacked: ServiceUnderAttack, sent: list[str]) -> None:
+    one = await joined(attacked)
     for frame in sent:
         await one.write_message(frame)
     if any(map(leaves, sent)):
         drop(one)
-        stage.bad_socket = None
+        attacked.bad_socket = None
     else:
         try:
-            await probe(stage, one)
+            await probe(attacked, one)
         except BaseException:
             drop(one)
-            stage.bad_socket = None
+            attacked.bad_socket = None
             raise
-    await stage.check_alive()
+    await attacked.check_alive()
 
 
 @holds(st.tuples(st.booleans(), wild_frames), 150)
-async def test_after_any_frames_the_connection_serves_on_or_ends(
-    stage: Stage, example: tuple[bool, list[str | bytes]]
+async def test_after_any_frames_the_connection_works_or_is_closed(
+    attacked: ServiceUnderAttack, example: tuple[bool, list[str | bytes]]
 ) -> None:
-    """And is not left open without an answer; the service goes on in either case."""
+    """It is never left open without an answer, and the service works in either case."""
     joins_first, sent = example
-    one = await open_websocket(stage.stand.service.url)
-    head = f"43{next(stage.probes)}["
+    one = await open_websocket(attacked.shared.service.url)
+    head = f"43{next(attacked.probes)}["
     last = f'42{head[2:]}"balance:update",{GOOD.decode()}]'
     try:
         for frame in ["40", *sent, last] if joins_first else [*sent, "40", last]:
@@ -432,11 +362,11 @@ async def test_after_any_frames_the_connection_serves_on_or_ends(
         pass
     finally:
         drop(one)
-    await stage.check_alive()
+    await attacked.check_alive()
 
 
 class PollingSession:
-    """A joined session whose requests are made by hand."""
+    """A connected polling session for which the test writes each request."""
 
     def __init__(self, url: str) -> None:
         self.http = HttpClient()
@@ -474,26 +404,26 @@ def polling_bodies(draw: st.DrawFn) -> bytes:
 
 @holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 150)
 async def test_no_polling_request_fails_the_service_and_a_refused_one_ends_its_session(
-    stage: Stage, body: bytes
+    attacked: ServiceUnderAttack, body: bytes
 ) -> None:
-    if stage.bad_polling is None:
-        stage.bad_polling = PollingSession(stage.stand.service.url)
-        await stage.bad_polling.open()
-    status = await stage.bad_polling.post(body)
+    if attacked.bad_polling is None:
+        attacked.bad_polling = PollingSession(attacked.shared.service.url)
+        await attacked.bad_polling.open()
+    status = await attacked.bad_polling.post(body)
     packets = body.split(SEPARATOR.encode())
     if status == 400:
-        assert (await stage.bad_polling.http.fetch(stage.bad_polling.url)).status == 400
-        stage.bad_polling.http.close()
-        stage.bad_polling = None
+        assert (await attacked.bad_polling.http.fetch(attacked.bad_polling.url)).status == 400
+        attacked.bad_polling.http.close()
+        attacked.bad_polling = None
     elif any(packet.startswith((b"1", b"41")) for packet in packets):  # CLOSE, DISCONNECT
-        stage.bad_polling.http.close()
-        stage.bad_polling = None
+        attacked.bad_polling.http.close()
+        attacked.bad_polling = None
     else:
         assert status in (200, 413)
         try:
-            await stage.bad_polling.probe(next(stage.probes))
+            await attacked.bad_polling.probe(next(attacked.probes))
         except BaseException:
-            stage.bad_polling.http.close()
-            stage.bad_polling = None
+            attacked.bad_polling.http.close()
+            attacked.bad_polling = None
             raise
-    await stage.check_alive()
+    await attacked.check_alive()

@@ -1,8 +1,8 @@
 """One path for every update: REST, WebSocket and long polling give the same verdict, row and broadcast.
 
-Every case of cases/balance_update.json goes over each transport, on one connection. A refused one is told to its
-sender in the case's own words, stores nothing, shows nothing to anybody and leaves the connection as it was; a
-good one is stored once, and the event, the list, the single read and SQL agree to the last digit.
+Every case of cases/balance_update.json goes over each transport, on one connection. A bad one is
+refused with the text of the case, is not stored and not broadcast, and leaves the connection usable. A good one is
+stored once, and the event, the list, the single read and SQL agree to the last digit.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ FRACTION = re.compile(r"\.([0-9]+)")
 class RestSender:
     """Sends updates over one HTTP connection."""
 
-    async def open(self, stand: SharedService) -> None:
-        self._connection = await Connection.open(stand.service.port)
+    async def open(self, shared: SharedService) -> None:
+        self._connection = await Connection.open(shared.service.port)
 
     async def save(self, body: bytes) -> dict[str, Any]:
-        """Send an update that is good; return its acknowledgement, in the socket's words."""
+        """Send a good update; return its acknowledgement in the shape of Socket.IO."""
         reply = await self._connection.ask("POST", SNAPSHOTS, body)
         assert reply.status == 201, reply
         assert reply.headers["Location"] == f"{SNAPSHOTS}/{reply.body['data']['id']}"
         return {"success": True, "id": reply.body["data"]["id"], "timestamp": reply.body["data"]["timestamp"]}
 
     async def send_bad(self, body: bytes) -> dict[str, Any]:
-        """Send an update that is bad; return the refusal."""
+        """Send a bad update; return the refusal."""
         reply = await self._connection.ask("POST", SNAPSHOTS, body)
         assert reply.status == protocol.ERRORS[reply.body["code"]].status, reply
         return reply.body
@@ -59,19 +59,19 @@ class SocketSender:
     def __init__(self, kind: type[SocketClient | PollingClient]) -> None:
         self._kind = kind
 
-    async def open(self, stand: SharedService) -> None:
-        self._client = await self._kind.connect(stand.service.url)
+    async def open(self, shared: SharedService) -> None:
+        self._client = await self._kind.connect(shared.service.url)
 
     async def save(self, body: bytes) -> dict[str, Any]:
         ack_id, answer = self._client.new_id()
         await self._send(body, str(ack_id))
         ack = await self._client.expect("balance:ack")
         assert await answer == [ack]
-        assert (await self._client.expect("balance:snapshot"))["id"] == ack["id"], "the sender watches too"
+        assert (await self._client.expect("balance:snapshot"))["id"] == ack["id"], "the sender is a watcher too"
         return ack
 
     async def send_bad(self, body: bytes) -> dict[str, Any]:
-        """Send it without and with an acknowledgement id; all three answers must be the same."""
+        """Send it without and with an acknowledgement id. All three answers must be the same."""
         await self._send(body)
         refusal = await self._client.expect("balance:error")
         ack_id, answer = self._client.new_id()
@@ -88,19 +88,19 @@ class SocketSender:
         await self._client.close()
 
 
-class Stage:
-    """A service, one sender that is used for every case, and two who watch."""
+class SenderAndWatchers:
+    """A service, one sender for all cases, and two watchers."""
 
-    def __init__(self, stand: SharedService, sender: RestSender | SocketSender) -> None:
-        self.stand = stand
+    def __init__(self, shared: SharedService, sender: RestSender | SocketSender) -> None:
+        self.shared = shared
         self.sender = sender
 
     async def open(self) -> None:
-        await self.sender.open(self.stand)
-        self._watchers = [await kind.connect(self.stand.service.url) for kind in (SocketClient, PollingClient)]
+        await self.sender.open(self.shared)
+        self._watchers = [await kind.connect(self.shared.service.url) for kind in (SocketClient, PollingClient)]
 
     async def seen(self) -> str:
-        """The next thing that the watchers see: a snapshot, as its JSON text."""
+        """Read the next event of both watchers, which must be the same snapshot; return its JSON text."""
         one, other = [str(await watcher.next_frame()) for watcher in self._watchers]
         assert one == other
         head = '42["balance:snapshot",'
@@ -114,47 +114,47 @@ class Stage:
 
 
 @pytest.fixture(scope="module", params=["rest", "websocket", "polling"])
-def stage(request: pytest.FixtureRequest, postgres: str, template: str) -> Iterator[Stage]:
-    """One service and one connection for all cases of a transport."""
+def clients(request: pytest.FixtureRequest, postgres: str, template: str) -> Iterator[SenderAndWatchers]:
+    """Start one service and one connection for all cases of a transport."""
     senders = {
         "rest": RestSender(),
         "websocket": SocketSender(SocketClient),
         "polling": SocketSender(PollingClient),
     }
-    with shared_service(postgres, template) as stand:
-        one = Stage(stand, senders[request.param])
-        stand.run(one.open())
+    with shared_service(postgres, template) as shared:
+        one = SenderAndWatchers(shared, senders[request.param])
+        shared.run(one.open())
         yield one
-        stand.run(one.close())
+        shared.run(one.close())
 
 
 def check_same(texts: dict[str, str], expected: dict[str, Any]) -> None:
-    """Check that all these texts of one snapshot are the same bytes and hold what was expected."""
+    """Check that all texts of one snapshot are the same bytes and have the expected fields."""
     assert len(set(texts.values())) == 1, texts
-    told = json.loads(next(iter(texts.values())), parse_float=Decimal, parse_int=Decimal)
-    assert {field: told[field] for field in expected} == expected
+    snapshot = json.loads(next(iter(texts.values())), parse_float=Decimal, parse_int=Decimal)
+    assert {field: snapshot[field] for field in expected} == expected
 
 
-def spell(amount: Any) -> str:
-    """An amount as PostgreSQL writes it: all digits, no exponent, no sign."""
+def format_amount(amount: Any) -> str:
+    """Return an amount as PostgreSQL writes it: all digits, no exponent, no sign."""
     number = Decimal(amount).copy_abs()
-    places = number.as_tuple().exponent
-    return "0" if not number and (places > 0 or places < -30) else f"{number:f}"
+    exponent = number.as_tuple().exponent
+    return "0" if not number and (exponent > 0 or exponent < -30) else f"{number:f}"
 
 
 def expected_ledger(ledger: dict[str, Any]) -> dict[str, str]:
-    return {asset: spell(amount) for asset, amount in ledger.items()}
+    return {asset: format_amount(amount) for asset, amount in ledger.items()}
 
 
 def expected_ts(text: str) -> datetime:
-    """The moment that RFC 3339 text names, cut to whole microseconds, by other means than the service's."""
+    """Return the time of an RFC 3339 text, truncated to microseconds, without using code of the service."""
     text = text.upper().replace("Z", "+00:00")
     fraction = FRACTION.search(text)
     whole = datetime.strptime(FRACTION.sub("", text), "%Y-%m-%dT%H:%M:%S%z")
     return whole.astimezone(UTC) + timedelta(microseconds=int(fraction[1][:6].ljust(6, "0")) if fraction else 0)
 
 
-def test_the_cases_are_many_and_name_an_id_once() -> None:
+def test_there_are_many_cases_and_no_two_have_one_id() -> None:
     assert len(CASES) >= 60
     assert len({case["description"] for case in CASES}) == len(CASES)
     ids = [json.loads(body_of(case)).get("id") for case in GOOD]
@@ -162,40 +162,46 @@ def test_the_cases_are_many_and_name_an_id_once() -> None:
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case["description"])
-def test_a_bad_update_is_refused_in_the_same_words_and_leaves_no_trace(stage: Stage, case: dict[str, Any]) -> None:
-    if case.get("rest_only") and not isinstance(stage.sender, RestSender):
-        return  # a WebSocket is closed by such bytes: see test_properties
-    before = stage.stand.stored()
+def test_a_bad_update_is_refused_with_the_same_text_and_leaves_no_trace(
+    clients: SenderAndWatchers, case: dict[str, Any]
+) -> None:
+    if case.get("rest_only") and not isinstance(clients.sender, RestSender):
+        return  # such bytes close a WebSocket: see test_properties
+    before = clients.shared.stored()
 
     async def scene() -> tuple[dict[str, Any], dict[str, Any], str]:
-        refusal = await stage.sender.send_bad(body_of(case))
-        assert stage.stand.stored() == before, "something was stored"
-        return refusal, await stage.sender.save(SENTINEL), await stage.seen()
+        refusal = await clients.sender.send_bad(body_of(case))
+        assert clients.shared.stored() == before, "something was stored"
+        return refusal, await clients.sender.save(SENTINEL), await clients.seen()
 
-    refusal, ack, seen = stage.stand.run(scene())
+    refusal, ack, seen = clients.shared.run(scene())
     id_ = refusal.pop("id", None)
     assert refusal == {"success": False, "error": case["error"], "code": case["code"]}
     assert id_ is None or id_ == case["data"]["id"]
     snapshot = json.loads(seen)
-    assert (snapshot["id"], snapshot["seq"]) == (ack["id"], before[1] + 1), "a watcher heard something else first"
+    assert (snapshot["id"], snapshot["seq"]) == (ack["id"], before[1] + 1), "a watcher received something else first"
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case["description"])
-def test_a_good_update_is_stored_shown_and_read_back_the_same(stage: Stage, case: dict[str, Any]) -> None:
-    update = json.loads(body_of(case), parse_float=protocol.loads)  # exact, see test_codec; has 0e-99999999999999999999
-    stand = stage.stand
-    count, seq = stand.stored()
+def test_a_good_update_is_stored_broadcast_and_read_back_the_same(
+    clients: SenderAndWatchers, case: dict[str, Any]
+) -> None:
+    update = json.loads(
+        body_of(case), parse_float=protocol.loads
+    )  # exact, see test_codec; one case has 0e-99999999999999999999
+    shared = clients.shared
+    count, seq = shared.stored()
     began = datetime.now(UTC)
 
     async def scene() -> tuple[dict[str, Any], dict[str, str]]:
-        ack = await stage.sender.save(body_of(case))
-        shown = await stage.seen()
+        ack = await clients.sender.save(body_of(case))
+        shown = await clients.seen()
         moment = datetime.fromisoformat(ack["timestamp"])
         query = f"?limit=1&from={quote(moment.isoformat())}"
         if (behind := moment + timedelta(microseconds=1)).year < 3000:
             query += f"&to={quote(behind.isoformat())}"
-        page = await stand.service.get(query)
-        one = await stand.service.get(f"/{ack['id']}")
+        page = await shared.service.get(query)
+        one = await shared.service.get(f"/{ack['id']}")
         texts = {
             "event": shown,
             "list": page.raw.decode().removeprefix('{"success":true,"data":[').partition('],"pagination"')[0],
@@ -203,10 +209,10 @@ def test_a_good_update_is_stored_shown_and_read_back_the_same(stage: Stage, case
         }
         return ack, texts
 
-    ack, texts = stand.run(scene())
-    assert stand.stored() == (count + 1, seq + 1)
+    ack, texts = shared.run(scene())
+    assert shared.stored() == (count + 1, seq + 1)
     assert set(ack) == {"success", "id", "timestamp"}
-    (row,) = stand.rows(
+    (row,) = shared.rows(
         "SELECT id::text, seq, ts, pid, onchain::text, onsite::text FROM balance_snapshot WHERE seq = %s",
         (seq + 1,),
     )
@@ -215,7 +221,7 @@ def test_a_good_update_is_stored_shown_and_read_back_the_same(stage: Stage, case
     if update.get("ts"):
         assert row["ts"] == expected_ts(update["ts"])
     else:
-        assert began - timedelta(milliseconds=1) < row["ts"] <= datetime.now(UTC), "cut to whole milliseconds"
+        assert began - timedelta(milliseconds=1) < row["ts"] <= datetime.now(UTC), "truncated to milliseconds"
     assert row["pid"] == update.get("pid")
     for ledger in ("onchain", "onsite"):
         stored = json.loads(row[ledger], parse_float=str, parse_int=str)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import protocol
-from balance.feed.pending import Saving
+from balance.feed.pending import PendingSave
 from balance.service import Service
 from tests.support.http_client import Connection, request_bytes
 from tests.support.payloads import CASES, UPDATE, body_of
@@ -76,7 +76,7 @@ NOT_SERVED = "Host: 'elsewhere.example' is none of this server's hosts; see --ho
 NO_PAGE = "Origin: pages of this origin may not call; see --cors-origins"
 NO_TYPE = "Content-Type: must be application/json"
 TOO_LARGE = "payload: is larger than 16384 bytes"
-METHOD = "This address does not take this method"
+METHOD = protocol.MethodNotAllowed.message()
 REJECTED = {
     "small letters": (PLAIN.replace(b"POST", b"post"), "method_not_allowed", METHOD),
     "PUT": (PLAIN.replace(b"POST", b"PUT"), "method_not_allowed", METHOD),
@@ -254,10 +254,10 @@ def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error
     status: int,
     origin: dict[str, str],
 ) -> None:
-    def finish(self: Service, update: Any, saving: Saving) -> Any:
+    def finish(self: Service, pending: PendingSave) -> Any:
         raise error
 
-    monkeypatch.setattr(Service, "finish", finish)
+    monkeypatch.setattr(Service, "finish_save", finish)
     reply = stand.exchange(save(**origin))
     assert (reply.status, reply.headers.get("Retry-After")) == (status, "1" if status == 503 else None)
     assert reply.headers.get("Access-Control-Allow-Origin") == origin.get("Origin")
@@ -269,17 +269,17 @@ async def test_the_update_of_a_client_that_leaves_before_its_answer_is_kept(
     make_service: MakeService, database: Database
 ) -> None:
     service = await make_service()
-    saving: list[Saving] = []
-    begin = service.app.service.begin
+    pending: list[PendingSave] = []
+    begin = service.app.service.begin_save
 
-    def noted(update: Any) -> Saving:
-        saving.append(begin(update))
-        return saving[-1]
+    def noted(update: Any) -> PendingSave:
+        pending.append(begin(update))
+        return pending[-1]
 
-    service.app.service.begin = noted  # type: ignore[method-assign]
+    service.app.service.begin_save = noted  # type: ignore[method-assign]
     async with Connection.to(service.port) as one:
         await one.send(PLAIN)
-        await until(lambda: bool(saving))
-    await until(lambda: not saving[0].is_open)
+        await until(lambda: bool(pending))
+    await until(pending[0].done)
     assert database.count() == 1
     assert (await service.post(UPDATE)).status == 201, "the next client is served"

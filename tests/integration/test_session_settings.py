@@ -1,7 +1,7 @@
-"""Whatever a database or a role carries as settings, what is saved and what is returned stay the same to the byte.
+"""No setting of a database or a role changes a byte of what is saved and returned.
 
-Each case sets one setting by ALTER DATABASE, opens the store anew, saves, sends again, lists and finds. All rows are
-read once more with the defaults at the end: what was written under any setting reads the same.
+Each case sets one setting by ALTER DATABASE, opens the store again, saves, sends again, lists and finds. At the end all
+rows are read with the defaults: rows written under any setting read the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from balance.storage.store import Store
 from tests.support.payloads import snapshot
 from tests.support.service import Database, MakeService
 
-# Values of strings, which have no range; and such as are in no range of the catalogue but odd.
+# Values of strings, which have no range in the catalogue, and further unusual values.
 ODD = {
     "DateStyle": ["German", "SQL, DMY", "Postgres, YMD"],
     "TimeZone": ["Asia/Kathmandu", "America/New_York"],
@@ -47,7 +47,7 @@ ODD = {
     "transaction_timeout": ["10ms"],
     "role": ["none"],
 }
-# The server waits for that long before it lets anybody in.
+# Makes the server wait before each start of a session.
 NO_CASE = ("post_auth_delay",)
 CHOSEN = (
     "DateStyle", "TimeZone", "client_encoding", "extra_float_digits", "search_path", "standard_conforming_strings",
@@ -56,8 +56,8 @@ CHOSEN = (
 )  # fmt: skip
 
 
-class Carrier:
-    """A database that carries settings, and what was read from it with the defaults."""
+class ConfiguredDatabase:
+    """A database with settings of its own, and what was read from it with the defaults."""
 
     def __init__(self, database: Database) -> None:
         self.url = database.url
@@ -70,7 +70,7 @@ class Carrier:
         self.first = snapshot()
         with self.opened() as store:
             store.append([self.first])
-            self.shown = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1)}
+            self.shown = {entry.seq: bytes(entry.json) for entry in store.page(limit=1)}
             self.found = found(store, self.first.id)
         assert b'"onchain": ' not in self.shown[1]
 
@@ -101,16 +101,16 @@ class Carrier:
         """Save and read with one setting; return what went wrong."""
         try:
             self._set(name, value)
-        except psycopg.Error:  # no such value on this machine
+        except psycopg.Error:  # the machine does not have this value
             return None
         one = snapshot()
         try:
             with self.opened() as store:
-                (stored,) = store.append([one]).snapshots
-                again = store.append([self.first])
-                page = {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)}
+                stored = store.append([one]).saved[0].snapshot
+                (again,) = store.append([self.first]).saved
+                page = {entry.seq: bytes(entry.json) for entry in store.page(limit=1000)}
                 assert found(store, self.first.id) == self.found
-                assert not again.fresh
+                assert again.duplicate
                 assert self.shown.items() <= page.items()
                 self.shown[stored.seq] = page[stored.seq]
         except Exception as error:
@@ -120,10 +120,10 @@ class Carrier:
         return None
 
     def _set(self, name: str, value: str | None) -> None:
-        # The same for all values: a list such as that of search_path is not quoted as one name.
+        # One form for all values: a list such as that of search_path must not be quoted as one name.
         words = sql.SQL(", ").join(sql.Literal(part.strip()) for part in (value or "").split(",")) if value else None
         to = sql.SQL("SET {} = {}").format(sql.Identifier(name), words or sql.Literal(""))
-        what = sql.SQL("RESET ALL") if value is None else to  # RESET alone refuses some that SET takes
+        what = sql.SQL("RESET ALL") if value is None else to  # RESET alone refuses some settings that SET accepts
         with psycopg.connect(self.url, dbname="postgres", autocommit=True) as connection:
             connection.execute(sql.SQL("ALTER DATABASE {} {}").format(self.name, what))
 
@@ -133,7 +133,7 @@ class Carrier:
         assert not wrong, "\n".join(wrong)
         assert len(cases) > 30
         with self.opened() as store:
-            assert {entry.seq: bytes(entry.shown) for entry in store.page(limit=1000)} == self.shown
+            assert {entry.seq: bytes(entry.json) for entry in store.page(limit=1000)} == self.shown
 
 
 def found(store: Store, id_: str) -> bytes:
@@ -143,17 +143,17 @@ def found(store: Store, id_: str) -> bytes:
 
 
 @pytest.fixture
-def carrier(database: Database) -> Carrier:
-    return Carrier(database)
+def configured(database: Database) -> ConfiguredDatabase:
+    return ConfiguredDatabase(database)
 
 
-def test_no_setting_of_the_database_that_could_matter_changes_a_byte(carrier: Carrier) -> None:
-    carrier.check_all(CHOSEN)
+def test_no_setting_of_the_database_that_could_matter_changes_a_byte(configured: ConfiguredDatabase) -> None:
+    configured.check_all(CHOSEN)
 
 
 @pytest.mark.slow
-def test_no_setting_at_all_of_the_database_changes_a_byte(carrier: Carrier) -> None:
-    carrier.check_all(None)
+def test_no_setting_at_all_of_the_database_changes_a_byte(configured: ConfiguredDatabase) -> None:
+    configured.check_all(None)
 
 
 async def test_a_german_date_style_of_the_role_changes_no_answer(
@@ -182,7 +182,7 @@ async def test_a_german_date_style_of_the_role_changes_no_answer(
             admin.execute(f"DROP ROLE {role}".encode())
 
 
-def test_a_migration_makes_the_same_tables_whatever_the_database_carries(postgres: str, database: Database) -> None:
+def test_a_migration_makes_the_same_tables_under_any_setting(postgres: str, database: Database) -> None:
     name = f"balance_odd_{uuid.uuid4().hex}"
     url = make_conninfo(postgres, dbname=name)
     odd = (
@@ -207,7 +207,7 @@ def test_a_migration_makes_the_same_tables_whatever_the_database_carries(postgre
 
 
 def made(url: str) -> list[tuple[Any, ...]]:
-    """Say what the migrations have made: constraints and functions as PostgreSQL writes them, and columns."""
+    """Return what the migrations have made: constraints and functions as PostgreSQL writes them, and columns."""
     with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(
             """

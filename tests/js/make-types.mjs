@@ -31,7 +31,7 @@ function prepare(schema) {
 
 for (const [title, schema] of Object.entries(JSON.parse(readFileSync(0, 'utf8')))) {
   const anything = Object.keys(schema).every((key) => ANNOTATIONS.has(key));
-  // The library makes an interface of a schema that allows anything, and null is none.
+  // The library makes an interface of a schema that permits anything, and that excludes null.
   const prepared = anything ? { ...schema, tsType: 'unknown' } : prepare(schema);
   process.stdout.write(`${(await compile(prepared, title, OPTIONS)).trim()}\n\n`);
 }

@@ -1,8 +1,8 @@
-// What pages of several origins can do to a service, in a real browser; prints it as one line of JSON.
+// Tries in a real browser what pages of several origins can do with a service; prints the results as one line of JSON.
 //
 //     node pages.mjs PORT
 //
-// Every name leads to 127.0.0.1. The service must name http://dashboard.example:* in --cors-origins.
+// Every host name resolves to 127.0.0.1. The service must have http://dashboard.example:* in --cors-origins.
 
 import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';
@@ -20,7 +20,7 @@ const pages = createServer((request, response) => {
 });
 await new Promise((listening) => pages.listen(0, '127.0.0.1', listening));
 
-// Runs inside of a page: asks by every road, and returns for each what the page was given.
+// Runs in a page: tries every kind of request, and returns the result of each.
 async function attempt(service) {
   const update = '{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}';
   const json = { 'Content-Type': 'application/json' };

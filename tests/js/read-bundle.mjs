@@ -1,4 +1,4 @@
-// Reads the bundle with what reads JSON Schema beside Ajv's default; prints as JSON the verdict of each validator on each
+// Reads the bundle with further implementations of JSON Schema; prints as JSON the verdict of each validator on each
 // payload, and the names that json-schema-to-typescript declares. Reads {"bundle": BUNDLE, "payloads": [[NAME, PAYLOAD]…]}
 // from standard input.
 import { createRequire } from 'node:module';

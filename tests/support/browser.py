@@ -10,7 +10,7 @@ from typing import Any
 from tests.support.node import FOLDER, run_node
 
 BROWSE_S_MAX = 60
-# The package's own list names fixed folders, whatever TMPDIR is; and a browser that finds no font at all dies.
+# The package's own list names fixed folders and ignores TMPDIR; a browser that finds no font at all crashes.
 FONTS = "<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>"
 
 
@@ -21,11 +21,11 @@ def prepare(folder: Path) -> None:
 
 async def run_in_browser(script: str, *args: str, folder: Path) -> dict[str, Any]:
     """Run a script of tests/js that drives the browser; return the line of JSON that it prints."""
-    # By the name of that runtime the package lays the libraries beside its browser that a bare machine has not got.
-    places = dict.fromkeys(("TMPDIR", "HOME", "FONTCONFIG_PATH"), str(folder))
-    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **places}
+    # For that runtime the package unpacks the libraries that a bare machine lacks beside its browser.
+    folders = dict.fromkeys(("TMPDIR", "HOME", "FONTCONFIG_PATH"), str(folder))
+    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **folders}
     async with run_node(FOLDER / script, *args, env=environment) as process:
         out, err = await asyncio.wait_for(process.communicate(), BROWSE_S_MAX)
     assert process.returncode == 0, err.decode()
-    seen: dict[str, Any] = json.loads(out)
-    return seen
+    result: dict[str, Any] = json.loads(out)
+    return result

@@ -1,4 +1,4 @@
-"""`server.py`, held to the contract (see `contract`): what the tests start as a process of its own."""
+"""`server.py` under the contract watcher (see `contract`): the process that tests start."""
 
 import sys
 from pathlib import Path

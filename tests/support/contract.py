@@ -1,9 +1,9 @@
-"""Holds every word that passes between a server and its clients to the contract, in whatever test it passes.
+"""The contract watcher: checks all traffic between a server and its clients against the contract, in every test.
 
-`install` puts a look into the doors of the service: each HTTP request and answer, each Socket.IO packet in and out.
-What is not as the tables and schemas of `protocol` have it is logged as an error, which fails the test (see the
-fixture `silence`, and `Process` for a server in a process of its own). Replies and events are open, so that they may
-grow; here they are closed: a field that no schema names is against the contract too.
+`install` wraps the entries and exits of the service: each HTTP request and reply, each Socket.IO packet in and out. A
+deviation from the tables and schemas of `protocol` is logged as an error, which fails the test (see the fixture
+`silence`, and `Process` for a server in a process of its own). Schemas of replies and events are open, so that fields
+can be added; here they are closed: a field that no schema names is a deviation too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from urllib.parse import parse_qsl, unquote
 from weakref import WeakKeyDictionary
 
 import jsonschema_rs
+from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE
 from tornado.httputil import HTTPHeaders
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.events import Realtime
-from balance.realtime.send_queue import Outbox, Parcel
+from balance.realtime.events import EventHandlers
+from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.server import SocketServer
+from balance.realtime.session import Session
 from balance.web.base import JsonHandler
 from balance.web.save import SaveRequest
 from protocol import events, operations, registry
@@ -34,12 +36,12 @@ from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.contract")
 
-AGAINST = "against the contract"  # what each complaint begins with
+AGAINST = "against the contract"  # the start of each log line
 PACKET = re.compile(r"([0-6])(?:[0-9]+-)?(?:(/[^,]*),?)?([0-9]{0,100})(.*)", re.DOTALL)
-# By what an update that fits its schema may still be refused.
+# The codes with which an update that is valid by its schema may still be refused.
 BEYOND_THE_SCHEMA = {"conflict", "payload_too_large", "busy", "unavailable", "internal_error"}
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
-# What may be told where no operation is, and what at the path of Socket.IO beside the errors of the handshake.
+# The codes where there is no operation, and those at the path of Socket.IO.
 NOWHERE = {"not_found", "method_not_allowed", "forbidden", "misdirected_request", "busy"}
 ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
     *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
@@ -76,7 +78,7 @@ def _validators() -> dict[str, jsonschema_rs.Draft7Validator]:
 
 
 def errors(name: str, payload: object) -> list[str]:
-    """Say what is wrong with something that the server sends under this schema."""
+    """Return what is wrong with a payload that the server sends under this schema."""
     validator = _validators()[name]
     if validator.is_valid(payload):
         return []
@@ -87,7 +89,7 @@ def errors(name: str, payload: object) -> list[str]:
 
 
 def fits(name: str, payload: object) -> bool:
-    """Tell whether something that a client sent fits its schema, by the validator that `check` asks second."""
+    """Return whether a payload of a client is valid, by the validator that `check` uses second."""
     return next(registry.slow_validator(name).iter_errors(payload), None) is None
 
 
@@ -97,34 +99,34 @@ def fits(name: str, payload: object) -> bool:
 def check_answer(
     method: str, target: str, body: bytes, status: int, headers: Mapping[str, str], answer: bytes
 ) -> Iterator[str]:
-    """Yield what is wrong with an answer of the server."""
+    """Yield what is wrong with a reply of the server."""
     path, _, query = target.partition("?")
     operation = operation_of(method, path)
     yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
         code = protocol.loads(answer).get("code")
-        if operation is not None and code in BY_THE_SCHEMA and _asks_well(operation, path, query, body):
-            yield f"what fits its schema was refused by {code}"
+        if operation is not None and code in BY_THE_SCHEMA and _is_valid_request(operation, path, query, body):
+            yield f"a valid request was refused by {code}"
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
-            yield f"there is no operation, and yet it was answered by {status}"
+            yield f"there is no operation, but the status is {status}"
     elif status not in operation.responses:
         yield f"{status} is not among its replies"
     else:
         yield from _check_reply(operation.responses[status], headers, answer)
         if operation.body and ("duplicate" in protocol.loads(answer)) != (status == 200):
-            yield f"duplicate stands where it should not, or is missing, at {status}"
-        if not _asks_well(operation, path, query, body):
-            yield "took what does not fit its schema"
+            yield f"duplicate is missing or unexpected at {status}"
+        if not _is_valid_request(operation, path, query, body):
+            yield "an invalid request was accepted"
 
 
 def _is_good(name: str, headers: Mapping[str, str]) -> bool:
     return re.fullmatch(HEADERS[name], headers[name]) is not None
 
 
-def _asks_well(operation: protocol.Operation, path: str, query: str, body: bytes) -> bool:
-    """Tell whether the parameters and the body of a request fit their schemas."""
+def _is_valid_request(operation: protocol.Operation, path: str, query: str, body: bytes) -> bool:
+    """Return whether the parameters and the body of a request are valid."""
     try:
         if operation.body:
             return fits(operation.body, protocol.loads(body))
@@ -168,13 +170,13 @@ def _check_refusal(
     if error.code not in may:
         yield f"{error.code} is not among its errors"
     if error.temporary != ("Retry-After" in headers):
-        yield "Retry-After stands where it should not, or is missing"
+        yield "Retry-After is missing or unexpected"
     if (status == 405) != ("Allow" in headers):
-        yield "Allow stands where it should not, or is missing"
+        yield "Allow is missing or unexpected"
 
 
 def operation_of(method: str, path: str) -> protocol.Operation | None:
-    """Find the operation that a request asks for."""
+    """Return the operation that a request calls, if there is one."""
     path = path.rstrip("/") if path == operations.CONTRACT else path
     found = [
         operation
@@ -188,56 +190,56 @@ def operation_of(method: str, path: str) -> protocol.Operation | None:
 # Socket.IO
 
 
-@lru_cache(4096)  # a broadcast is the same text for everybody
+@lru_cache(4096)  # a broadcast is the same text for all clients
 def check_event(text: str) -> tuple[str, ...]:
-    """Say what is wrong with the text of an event that the server sends: `["name",payload]`."""
+    """Return what is wrong with the text of an event that the server sends: `["name",payload]`."""
     name, *payloads = protocol.loads(text)
     event = protocol.EVENTS.get(name)
     if event is None or event.direction != "server_to_client":
-        return (f"{name} is no event of the server's",)
+        return (f"{name} is not an event of the server",)
     if len(payloads) != 1:
         return (f"{name} has {len(payloads)} payloads",)
     return tuple(errors(event.schema, payloads[0]))
 
 
 class Conversation:
-    """What a server has heard of one client, and what it may therefore say to it."""
+    """What a server received from one client, and what it may therefore send to it."""
 
     def __init__(self) -> None:
         self._asked: dict[str, list[tuple[protocol.Event | None, bool]]] = {}  # by acknowledgement id
         self._auth_fits = True
-        self._left: Counter[str] = Counter()  # of answers that may come still
+        self._left: Counter[str] = Counter()  # of answers that may still come
 
-    def hear(self, packet: Any) -> None:
-        """Note a packet of the client."""
+    def note_received(self, packet: Any) -> None:
+        """Note a packet that the client sent."""
         kind, namespace, id_, text = _parts(packet)
         if kind == "0":
             payload = _loaded(text) if text else None
             self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
         else:
-            said = _loaded(text) if kind == "2" else None
-            name, *payloads = said if isinstance(said, list) and said else [None]
+            content = _loaded(text) if kind == "2" else None
+            name, *payloads = content if isinstance(content, list) and content else [None]
             event = protocol.EVENTS.get(name) if isinstance(name, str) else None
             if event is not None and event.direction == "client_to_server":
                 valid = name == protocol.PING or (len(payloads) == 1 and fits(event.schema, payloads[0]))
-                self.hear_event(event, valid, id_)
+                self.note_event(event, valid, id_)
             else:
-                self.hear_event(None, False, id_)
+                self.note_event(None, False, id_)
 
-    def hear_event(self, event: protocol.Event | None, valid: bool, id_: str) -> None:
-        """Note an event; None is one that there is not."""
+    def note_event(self, event: protocol.Event | None, valid: bool, id_: str) -> None:
+        """Note an event that the client sent; None is an unknown one."""
         if event is not None and valid:
             self._left[event.name] += 1
         if id_:
             self._asked.setdefault(str(int(id_)), []).append((event, valid))
 
-    def say(self, packet: Any) -> Iterator[str]:
+    def check_sent(self, packet: Any) -> Iterator[str]:
         """Yield what is wrong with a packet that the server sends."""
         kind, _, id_, text = _parts(packet)
         match kind:
             case "0":
                 if not self._auth_fits:
-                    yield "a CONNECT that does not fit was accepted"
+                    yield "an invalid CONNECT was accepted"
             case "2":
                 yield from check_event(text)
                 yield from self._check_was_asked(*protocol.loads(text)[:2])
@@ -254,12 +256,12 @@ class Conversation:
     def _check_acknowledgement(
         self, asked: list[tuple[protocol.Event | None, bool]], payloads: list[Any]
     ) -> Iterator[str]:
-        """Take what this answers off what was asked under its id, and yield what is wrong with it.
+        """Remove the event that this answers from those sent under its id, and yield what is wrong with the answer.
 
-        A client that gives one id to several events is answered as each is done: a refusal comes before what is saved.
+        A client that gives one id to several events gets each answer when it is ready: a refusal comes before a save.
         """
         if not asked:
-            yield "an acknowledgement that nobody asked for"
+            yield "an acknowledgement without an event"
             return
         refused = isinstance(payloads, list) and any(isinstance(one, dict) and "code" in one for one in payloads)
         wrong = [list(check_acknowledgement(*one, payloads)) for one in asked]
@@ -268,13 +270,13 @@ class Conversation:
         yield from wrong[nearest]
 
     def _check_was_asked(self, name: str, payload: Any = None) -> Iterator[str]:
-        """Yield if an answer was not due: an update that does not fit was taken."""
+        """Yield if an answer was not due: an invalid update was accepted."""
         due = {protocol.BALANCE_ACK: protocol.BALANCE_UPDATE, protocol.PONG: protocol.PING}.get(name)
         if name == protocol.BALANCE_ERROR and isinstance(payload, dict) and payload.get("code") not in BY_EVENT:
             yield f"balance:error has the code {payload.get('code')!r}"
         if due is not None:
             if not self._left[due]:
-                yield f"{name} says what does not answer anything that was sent"
+                yield f"{name} does not answer anything that was sent"
             else:
                 self._left[due] -= 1
 
@@ -284,7 +286,9 @@ def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payload
     if not isinstance(payloads, list) or len(payloads) != 1:
         yield f"an acknowledgement is not one payload but {payloads!r}"
         return
-    names = event.answered_by if event else (protocol.BALANCE_ERROR, protocol.PONG)  # where we read it otherwise
+    names = (
+        event.answered_by if event else (protocol.BALANCE_ERROR, protocol.PONG)
+    )  # of an event that is not in the table
     wrong = [errors(protocol.EVENTS[name].schema, payloads[0]) for name in names]
     if all(wrong):
         yield from min(wrong, key=len)
@@ -293,9 +297,9 @@ def check_acknowledgement(event: protocol.Event | None, was_valid: bool, payload
         if event is not None and protocol.ERRORS[code] not in event.errors:
             yield f"{code} is not among the errors of {event.name}"
         if was_valid and event is protocol.EVENTS[protocol.BALANCE_UPDATE] and code not in BEYOND_THE_SCHEMA:
-            yield f"a payload that fits its schema was refused by {code}"
+            yield f"a valid payload was refused by {code}"
     elif not was_valid:
-        yield "a payload that does not fit its schema was taken"
+        yield "an invalid payload was accepted"
 
 
 def _loaded(text: str) -> Any:
@@ -306,61 +310,60 @@ def _loaded(text: str) -> Any:
 
 
 def _parts(packet: Any) -> tuple[str, str, str, str]:
-    """Take a Socket.IO packet apart: its type, namespace, acknowledgement id and the JSON after them."""
+    """Parse a Socket.IO packet: its type, namespace, acknowledgement id and the JSON after them."""
     found = PACKET.fullmatch(packet) if isinstance(packet, str) else None
     return found.groups(default="") if found else ("", "", "", "")  # type: ignore[return-value]
 
 
-# The doors
+# The entries and exits of the service
 
 
 @cache
 def install() -> None:
-    """Look at everything that passes through a service of this process, from now on."""
-    conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
-    deliver, broadcast = Engine.deliver, Engine.broadcast
-    hear, finish = SocketServer.receive, JsonHandler.finish
-    on_update, write = Realtime.on_update, SaveRequest.write
-    being_heard: set[str] = set()  # of whom a packet goes the long way
+    """Check the traffic of every service of this process from now on."""
+    conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
+    send_packets, broadcast = Engine.send_packets, Engine.broadcast
+    receive, finish = SocketServer.receive, JsonHandler.finish
+    on_update, write = EventHandlers.on_update, SaveRequest.write
+    in_slow_path: set[Session] = set()  # those with a packet in the slow path
 
-    def with_client(engine: Engine, sid: str) -> Conversation:
-        return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
+    def conversation(session: Session) -> Conversation:
+        return conversations.setdefault(session.socket, Conversation())
 
-    def look_at(engine: Engine, sid: str, parcel: Parcel) -> None:
-        for packet in parcel.packets:
-            if packet.packet_type == MESSAGE and sid in engine.sockets:  # to who has gone nothing is sent
-                _report(with_client(engine, sid).say(packet.data), packet.data)
+    def check_packets(session: Session, packets: EncodedPackets) -> None:
+        for packet in packets.packets:
+            if packet.packet_type == MESSAGE and not session.has_ended:
+                _report(conversation(session).check_sent(packet.data), packet.data)
 
-    @wraps(deliver)
-    def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
-        look_at(self, sid, parcel)
-        deliver(self, sid, parcel)
+    @wraps(send_packets)
+    def checked_send(self: Engine, session: Session, packets: EncodedPackets) -> None:
+        check_packets(session, packets)
+        send_packets(self, session, packets)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
-        for sid in outboxes:
-            look_at(self, sid, parcel)
-        broadcast(self, outboxes, parcel)
+    def checked_broadcast(self: Engine, packets: EncodedPackets) -> None:
+        for session in self.sessions.values():
+            if session.has_joined:
+                check_packets(session, packets)
+        broadcast(self, packets)
 
-    @wraps(hear)
-    async def checked_hear(self: SocketServer, eio_sid: str, data: Any) -> None:
-        with_client(self.eio, eio_sid).hear(data)
-        being_heard.add(eio_sid)
+    @wraps(receive)
+    async def checked_receive(self: SocketServer, session: Session, data: Any) -> None:
+        conversation(session).note_received(data)
+        in_slow_path.add(session)
         try:
-            await hear(self, eio_sid, data)
+            await receive(self, session, data)
         finally:
-            being_heard.discard(eio_sid)
+            in_slow_path.discard(session)
 
     @wraps(on_update)
-    def checked_update(self: Realtime, eio_sid: str, ack_id: int | None, payloads: Any, done: Any) -> None:
-        if eio_sid not in being_heard:
+    def checked_update(self: EventHandlers, session: Session, ack_id: int | None, payloads: Any) -> None:
+        if session not in in_slow_path:
             (update,) = payloads
             event = protocol.EVENTS[protocol.BALANCE_UPDATE]
             id_ = "" if ack_id is None else str(ack_id)
-            with_client(self._server.eio, eio_sid).hear_event(
-                event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
-            )
-        on_update(self, eio_sid, ack_id, payloads, done)
+            conversation(session).note_event(event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_)
+        on_update(self, session, ack_id, payloads)
 
     @wraps(finish)
     def checked_finish(self: JsonHandler, chunk: Any = None) -> Any:
@@ -382,9 +385,9 @@ def install() -> None:
         _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
     SaveRequest.write = checked_write  # type: ignore[method-assign]
-    Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
-    SocketServer.receive = checked_hear  # type: ignore[method-assign]
-    Realtime.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
+    Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
+    SocketServer.receive = checked_receive  # type: ignore[method-assign]
+    EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

@@ -1,7 +1,7 @@
-"""`server.py`, which counts itself when it gets SIGUSR1: what a soak compares, and no one outside can see.
+"""`server.py` with counters that a soak compares and that are not visible from outside.
 
-Prints one line of JSON for each: asyncio's tasks, Engine.IO's sessions, the objects that the garbage collector knows
-once it has collected, and the entries of the dicts, lists and sets among them.
+Prints one line of JSON at each SIGUSR1: asyncio's tasks, Engine.IO's sessions, the objects that the garbage collector
+tracks after a collection, and the entries of the dicts, lists and sets among them.
 """
 
 import asyncio

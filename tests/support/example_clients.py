@@ -1,4 +1,4 @@
-"""The example clients as tests run them, and a cable between them and the server that can lose an answer."""
+"""The example clients as processes, and a TCP proxy between them and the server that can lose an answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ExampleProcess:
         self.lines: list[str] = []
 
     async def line(self, *parts: str) -> str:
-        """Read on to the first line that has all of `parts` in it."""
+        """Read up to the first line that contains all of `parts`, and return it."""
         async with asyncio.timeout(LINE_S_MAX):
             async for raw in self._stdout:
                 self.lines.append(raw.decode().rstrip("\n"))
@@ -39,7 +39,7 @@ class ExampleProcess:
         raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
 
     async def end(self) -> int:
-        """Read all that is left and return the exit status; nothing may have come on stderr."""
+        """Read the rest of its output and return the exit status; stderr must be empty."""
         async with asyncio.timeout(LINE_S_MAX):
             self.lines += (await self._stdout.read()).decode().splitlines()
             assert await self._stderr.read() == b"", self.lines
@@ -47,7 +47,7 @@ class ExampleProcess:
 
     @property
     def saved(self) -> list[str]:
-        """The ids of which it said that they are saved."""
+        """The ids of the updates that it printed as saved."""
         return [line.split()[1] for line in self.lines if line.startswith("saved ")]
 
 
@@ -85,40 +85,40 @@ async def run_python(script: Path, *args: str, env: dict[str, str]) -> AsyncIter
 
 
 class TcpProxy:
-    """A TCP relay from a fixed address to the server of the moment; it can lose an answer on the way."""
+    """A TCP proxy with a fixed address for a server that changes its own; it can lose an acknowledgement."""
 
     def __init__(self, lost_ack: int) -> None:
-        """With `lost_ack` n, the n-th `balance:ack` does not get through, nor does anything after it."""
+        """With `lost_ack` n, the n-th `balance:ack` and everything after it is not delivered."""
         self.url = ""
         self.lost = asyncio.Event()
         self._lost_ack = lost_ack
         self._acks = 0
         self._target: tuple[str | None, int | None] | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> TcpProxy:
-        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
 
-    def lead_to(self, url: str) -> None:
-        """Lead every connection from now on to this server, and lose nothing more."""
+    def connect_to(self, url: str) -> None:
+        """Connect to this server from now on, and lose nothing more."""
         if self.lost.is_set():
             self.lost.clear()
             self._lost_ack = 0
         parts = urlsplit(url)
         self._target = (parts.hostname, parts.port)
 
-    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        call = asyncio.ensure_future(self._relay(reader, writer))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.ensure_future(self._relay(reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
@@ -128,22 +128,24 @@ class TcpProxy:
                     return
                 answers, requests = await asyncio.open_connection(*self._target)
                 writers.append(requests)
-                there, back = self._pass(reader, requests), self._pass(answers, writer, is_answer=True)
-                ways = [asyncio.ensure_future(way) for way in (there, back)]
+                directions = [
+                    asyncio.ensure_future(self._copy(reader, requests)),
+                    asyncio.ensure_future(self._copy(answers, writer, is_answer=True)),
+                ]
                 try:
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    for way in ways:
-                        way.cancel()
-                    await asyncio.gather(*ways, return_exceptions=True)
+                    for direction in directions:
+                        direction.cancel()
+                    await asyncio.gather(*directions, return_exceptions=True)
             finally:
                 for one in writers:
                     one.close()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool = False) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool = False) -> None:
         while chunk := await reader.read(65536):
             if is_answer:
-                self._acks += chunk.count(b'"balance:ack"')  # from the server it comes unmasked and uncompressed
+                self._acks += chunk.count(b'"balance:ack"')  # a server does not mask, and this one does not compress
                 if self._lost_ack and self._acks >= self._lost_ack:
                     self.lost.set()
                     continue

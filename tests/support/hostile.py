@@ -1,7 +1,7 @@
 """Clients that cost the service as much as they can: `python -m tests.support.hostile <port> <connections> <kind> …`.
 
-All of them come from 127.0.0.1. Each connection sends as fast as the service reads, and reads what it answers unless
-its kind says otherwise. Prints a line as soon as every connection has begun to send, and goes on until it is killed.
+All of them connect from 127.0.0.1. Each connection sends as fast as the service reads, and reads the answers, except
+for the kind `unread`. Prints a line as soon as every connection has begun to send, and continues until it is killed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ BAD_NAMES = update(*[f'"a {n}":1' for n in range(330)])
 TEXTS = update(*[f'"a{n}":"1"' for n in range(1_200)])
 SPACES = f"Content-Type: application/json; charset={' ' * 2_000};"
 HEAD = "".join(f"h{n}:v\r\n" for n in range(1_700))
-PACKETS = {"packets": "4no packet", "pong packets": "3"}  # of each thousands in one polling request
+PACKETS = {"packets": "4no packet", "pong packets": "3"}  # thousands of each in one polling request
 
-# What one connection sends over and over, on a WebSocket that has joined.
+# What one connection sends again and again on a WebSocket, after CONNECT.
 FRAMES = {
     "bad names": text_frame(event(BAD_NAMES)) * 10,
     "texts": text_frame(event(TEXTS)) * 3,
@@ -52,7 +52,7 @@ FRAMES = {
     "fragments": (frame(TEXT, b"4") + frame(CONTINUATION, b"") * 500 + frame(FINAL | CONTINUATION, b"")),
     "large frames": text_frame("4" + "x" * 900_000),
 }
-# What one connection sends over and over by HTTP.
+# What one connection sends again and again by HTTP.
 REQUESTS = {
     "charset": post(SNAPSHOTS, b"{}", SPACES) * 5,
     "bad posts": post(SNAPSHOTS, BAD_NAMES, JSON) * 10,
@@ -103,7 +103,7 @@ async def packets(kind: str, port: int, begun: asyncio.Event) -> None:
     sid = (await reader.readuntil(b"}")).rpartition(b'"sid":"')[2].partition(b'"')[0].decode()
     target = f"{PATH}polling&sid={sid}"
     body = "\x1e".join([PACKETS[kind]] * 16_000).encode()
-    polling = asyncio.ensure_future(poll(port, target))  # the answers, without which no more packets are taken
+    polling = asyncio.ensure_future(poll(port, target))  # reads the answers; without that no more packets are accepted
     try:
         await send_and_read(reader, writer, post(target, b"40") + post(target, body), begun)
     finally:
@@ -120,7 +120,7 @@ async def poll(port: int, target: str) -> None:
 
 
 async def unread(port: int, begun: asyncio.Event) -> None:
-    """Ask for large pages, and read none."""
+    """Request large pages and read none."""
     while True:
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(f"GET {SNAPSHOTS}?limit=1000 HTTP/1.1\r\n{HOST}\r\n".encode())
@@ -133,7 +133,7 @@ KINDS = [*FRAMES, *REQUESTS, *PACKETS, "unread"]
 
 
 async def attack(kind: str, port: int, begun: asyncio.Event) -> None:
-    """Use one connection until it ends."""
+    """Use one connection until it is closed."""
     if kind in FRAMES:
         await websocket(kind, port, begun)
     elif kind in REQUESTS:
@@ -145,7 +145,7 @@ async def attack(kind: str, port: int, begun: asyncio.Event) -> None:
 
 
 async def again(kind: str, port: int, begun: asyncio.Event) -> None:
-    """Use one connection after the other."""
+    """Use one connection after another."""
     while True:
         with suppress(OSError, asyncio.IncompleteReadError):
             await attack(kind, port, begun)

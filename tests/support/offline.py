@@ -1,4 +1,4 @@
-"""Runs a tool where it can reach nobody: in a network namespace of its own, with only a loopback device in it."""
+"""Runs a tool without a network: in a network namespace of its own that has only a loopback device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# Tools send word of their use, and look for newer versions of themselves, unless one of these says not to.
+# Tools report their use, and check for newer versions of themselves, unless one of these is set.
 QUIET = {
     "CI": "1",
     "DO_NOT_TRACK": "1",
@@ -50,6 +50,6 @@ def run_offline(
 def _unavailable() -> str:
     for program in ("unshare", "ip"):
         if not shutil.which(program):
-            return f"there is no program {program} to cut a tool off from the network with"
+            return f"there is no program {program} to run a tool without a network"
     done = subprocess.run([*ISOLATED, "sh", "-c", SETUP, "sh", "true"], capture_output=True, text=True, check=False)
     return f"no network namespace can be made: {done.stderr.strip()}" if done.returncode else ""

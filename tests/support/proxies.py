@@ -1,4 +1,4 @@
-"""nginx and HAProxy before a service, on free ports of loopback, with all their files in a folder of their own."""
+"""nginx and HAProxy in front of a service, on free loopback ports, with all their files in one folder."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Proxy:
 
 
 def from_readme() -> tuple[str, str]:
-    """What README.md tells nginx: the location, and what stands outside of the server."""
+    """Return the nginx configuration of README.md: the location, and the directive outside of the server."""
     text = (ROOT / "README.md").read_text()
     location, outside = re.search(r"```nginx\n(.*?)```", text, re.DOTALL), re.search(r"`(map .*?)`", text)
     assert location
@@ -93,9 +93,9 @@ def make_certificate(folder: Path) -> Path:
 
 @asynccontextmanager
 async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> AsyncIterator[Proxy]:
-    """Run nginx as README.md says, or with another location."""
-    told, outside = from_readme()
-    location = (location or told).replace("127.0.0.1:3000", f"127.0.0.1:{upstream}")
+    """Run nginx with the configuration of README.md, or with another location."""
+    documented, outside = from_readme()
+    location = (location or documented).replace("127.0.0.1:3000", f"127.0.0.1:{upstream}")
     proxy = Proxy(free_port(), free_port(), make_certificate(folder))
     (folder / "nginx.conf").write_text(
         NGINX.format(folder=folder, outside=outside, location=location, **vars(proxy)), "utf-8"
@@ -107,7 +107,7 @@ async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> 
 
 @asynccontextmanager
 async def haproxy(folder: Path, upstream: int) -> AsyncIterator[Proxy]:
-    """Run HAProxy, which looks after the service by its own health check."""
+    """Run HAProxy with its own health check of the service."""
     proxy = Proxy(free_port(), free_port(), make_certificate(folder))
     (folder / "haproxy.cfg").write_text(HAPROXY.format(upstream=upstream, **vars(proxy)), "utf-8")
     async with _running(proxy, program("haproxy"), "-db", "-q", "-f", folder / "haproxy.cfg"):
@@ -123,14 +123,14 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
         return port
 
 
 @asynccontextmanager
 async def _running(proxy: Proxy, *command: str | Path) -> AsyncIterator[None]:
-    """Run a proxy from when it accepts connections until the end of the block."""
+    """Run a proxy until the end of the block, which begins once it accepts connections."""
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(START_S_MAX):

@@ -1,8 +1,8 @@
-"""Raw Socket.IO clients for tests: Engine.IO 4 and Socket.IO 5 frames, with no client library between.
+"""Raw Socket.IO clients for tests: Engine.IO 4 and Socket.IO 5 frames, without a client library.
 
 A *frame* is one Engine.IO packet as text: `42["ping"]` is packet type 4 (message) holding Socket.IO type 2
 (event). `SocketClient` carries frames over a WebSocket, `PollingClient` over HTTP long polling; both answer the
-server's heartbeat by themselves and hand over everything else in the order it came. Every wait has a bound.
+server's heartbeat by themselves and return everything else in the order of arrival. Every wait is bounded.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.support.http_client import HttpClient, Reply
 
 PATH = "/api/socket.io"
 SEPARATOR = "\x1e"  # between the frames of one polling body
-WAIT_S = 15.0  # long, for a machine that does much else; who waits in vain fails anyway
+WAIT_S = 15.0  # long, since other processes use the machine too
 
 
 class Dropped(Exception):
-    """The connection ended while something was awaited; `code` is the close code, None if none was sent."""
+    """The connection ended during a wait; `code` is the close code, None if none was sent."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"the connection was closed with code {code}")
@@ -33,7 +33,7 @@ class Dropped(Exception):
 
 
 class Refused(Exception):
-    """The server answered CONNECT with CONNECT_ERROR; `payload` is what it said."""
+    """The server answered CONNECT with CONNECT_ERROR, which has this payload."""
 
     def __init__(self, payload: Any) -> None:
         super().__init__(f"the connection was refused: {payload}")
@@ -41,7 +41,7 @@ class Refused(Exception):
 
 
 class _Client:
-    """What both transports share: the handshake, events, acknowledgements and the frames not yet taken."""
+    """What both transports share: the handshake, events, acknowledgements and the frames not yet read."""
 
     def __init__(self, answer_pings: bool = True) -> None:
         self.answer_pings = answer_pings
@@ -55,7 +55,7 @@ class _Client:
 
     @classmethod
     async def open(cls, base_url: str, **options: Any) -> Self:
-        """Make an Engine.IO session and send nothing on it."""
+        """Open an Engine.IO session and send nothing on it."""
         raise NotImplementedError
 
     @classmethod
@@ -77,7 +77,7 @@ class _Client:
         return client
 
     async def take_connect(self) -> None:
-        """Take the server's answer to CONNECT, which must be the next frame."""
+        """Read the server's answer to CONNECT, which must be the next frame. Raises Refused on a CONNECT_ERROR."""
         frame = str(await self.next_frame())
         if frame.startswith("44"):
             raise Refused(loads(frame[2:]))
@@ -85,11 +85,11 @@ class _Client:
         self.sid = loads(frame[2:])["sid"]
 
     async def send_raw(self, frame: str | bytes) -> None:
-        """Send one frame as it stands; bytes are a binary attachment."""
+        """Send one frame unchanged; bytes are a binary attachment."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """End the connection and leave nothing running. May be called twice."""
+        """Close the connection and leave nothing running. May be called twice."""
         raise NotImplementedError
 
     async def emit(self, event: str, *args: Any) -> None:
@@ -109,13 +109,13 @@ class _Client:
             return await answer
 
     def new_id(self) -> tuple[int, asyncio.Future[list[Any]]]:
-        """Make an acknowledgement id for a hand-made frame, and the future of its answer."""
+        """Make an acknowledgement id for a frame that the test writes, and the future of its answer."""
         self._last_id += 1
         self._answers[self._last_id] = asyncio.get_running_loop().create_future()
         return self._last_id, self._answers[self._last_id]
 
     async def next_frame(self, timeout: float = WAIT_S) -> str | bytes:
-        """Return the next frame that is neither heartbeat nor acknowledgement. Raises Dropped, TimeoutError."""
+        """Return the next frame that is not a heartbeat or an acknowledgement. Raises Dropped, TimeoutError."""
         try:
             async with asyncio.timeout(timeout):
                 frame = await self._frames.get()
@@ -146,11 +146,11 @@ class _Client:
             return await asyncio.shield(self.closed)
 
     def waiting(self) -> int:
-        """How many frames have come and were not taken yet; after the end of the connection one more."""
+        """Return how many frames have arrived and were not read; after the end of the connection, one more."""
         return self._frames.qsize()
 
     async def expect_silence(self, seconds: float) -> None:
-        """Check that no frame comes for so long and that the connection stays open."""
+        """Check that no frame comes within this time and that the connection stays open."""
         with suppress(TimeoutError):
             frame = await self.next_frame(seconds)
             raise AssertionError(f"expected silence, got {frame[:200]!r}")
@@ -163,7 +163,7 @@ class _Client:
             digits = frame[2 : frame.index("[")]
             answer = self._answers.pop(int(digits), None)
             if answer is None:
-                self._frames.put_nowait(frame)  # nobody asked for it: whoever expects an event will see it
+                self._frames.put_nowait(frame)  # not asked for: the next read of an event fails on it
             elif not answer.done():
                 answer.set_result(loads(frame[2 + len(digits) :]))
         elif frame != "6":  # NOOP only ends a poll
@@ -177,7 +177,7 @@ class _Client:
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(Dropped(code))
-                answer.exception()  # whoever awaits it still hears; nobody need
+                answer.exception()  # marks it as retrieved, for a caller that no longer waits
 
 
 class SocketClient(_Client):
@@ -197,7 +197,7 @@ class SocketClient(_Client):
         headers: dict[str, str] | None = None,
         answer_pings: bool = True,
     ) -> Self:
-        """Make an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused."""
+        """Open an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused."""
         client = cls(answer_pings)
         client._connection = await open_websocket(base_url, path=path, query=query, headers=headers)
         assert client._connection.protocol is not None
@@ -220,7 +220,7 @@ class SocketClient(_Client):
             raise Dropped(self._connection.close_code) from None
 
     async def stop_reading(self) -> None:
-        """Take nothing more from the network, so that what the server sends piles up on its side."""
+        """Read nothing more, so that the server's backlog grows."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
 
@@ -237,13 +237,13 @@ class SocketClient(_Client):
         await asyncio.wait([self._reader])
 
     def drop(self) -> None:
-        """Cut the TCP connection without a word, as a client that loses its network."""
+        """Close the TCP connection without a close frame, as a client that loses its network."""
         self._stream.close()
         if self._connection.protocol is not None:
-            self._connection.protocol.client_terminated = True  # so that Tornado's reader takes no more of its buffer
-        while self._connection.read_queue.qsize():  # it may wait for room in this
+            self._connection.protocol.client_terminated = True  # so that Tornado's reader reads no more of its buffer
+        while self._connection.read_queue.qsize():  # it may wait for space in this queue
             self._connection.read_queue.get_nowait()
-        self._connection.close()  # a second word to Tornado, whose client warns of connections left open
+        self._connection.close()  # for Tornado, whose client warns of connections left open
         self._end(None)
 
     async def _read(self) -> None:
@@ -257,7 +257,7 @@ class SocketClient(_Client):
 
 
 class PollingClient(_Client):
-    """A client over HTTP long polling: one GET always waiting, one POST at a time."""
+    """A client over HTTP long polling: always one GET in flight, and one POST at a time."""
 
     def __init__(self, base_url: str, path: str, headers: dict[str, str] | None, answer_pings: bool) -> None:
         super().__init__(answer_pings)
@@ -278,7 +278,7 @@ class PollingClient(_Client):
         answer_pings: bool = True,
         poll: bool = True,
     ) -> Self:
-        """Make an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused.
+        """Open an Engine.IO session and send nothing on it. Raises HTTPClientError if it is refused.
 
         With `poll` False the caller polls, by `poll` or `start_polling`.
         """
@@ -300,11 +300,11 @@ class PollingClient(_Client):
         return client
 
     def start_polling(self) -> None:
-        """Keep one GET waiting from now on."""
+        """Keep one GET in flight from now on."""
         self._reader = asyncio.create_task(self._read())
 
     async def poll(self) -> None:
-        """Send one GET and take what it brings. Raises HTTPClientError."""
+        """Send one GET and handle the frames of its reply. Raises HTTPClientError."""
         reply = await self.http.fetch(self.url, timeout=60)
         _check_ok(reply)
         self.polls += 1
@@ -330,13 +330,13 @@ class PollingClient(_Client):
         self._end(None)
         self.http.close()
         if self._reader:
-            # Its request fails by the cut; cancelled before, Tornado would log that nobody heard the failure.
+            # Its request fails by the close; after a cancellation Tornado would log an unretrieved failure.
             await asyncio.wait([self._reader], timeout=1)
         if self._pong:
             await asyncio.wait([self._pong], timeout=1)
 
     async def _receive(self, frame: str | bytes) -> None:
-        if frame == "2" and self.answer_pings:  # a poll never waits for a request that is under way
+        if frame == "2" and self.answer_pings:  # sent by a task of its own, since a poll must not wait for it
             self._pong = asyncio.create_task(self._send_pong())
         else:
             await super()._receive(frame)
@@ -366,7 +366,7 @@ async def open_websocket(
     headers: dict[str, str] | None = None,
     compression_options: dict[str, Any] | None = None,
 ) -> WebSocketClientConnection:
-    """Open a WebSocket at the Socket.IO path; `.headers` are those of the answer. Raises HTTPClientError."""
+    """Open a WebSocket at the Socket.IO path; `.headers` are those of the reply. Raises HTTPClientError."""
     url = f"ws{base_url.removeprefix('http')}{path}/?{query}"
     request = HTTPRequest(url, headers=headers or {}, connect_timeout=WAIT_S, request_timeout=WAIT_S)
     return await websocket_connect(request, compression_options=compression_options)

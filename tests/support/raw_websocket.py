@@ -1,4 +1,4 @@
-"""A WebSocket of which a test writes each byte, for frames that no client library would send (RFC 6455)."""
+"""A WebSocket for which a test writes each byte, for frames that no client library would send (RFC 6455)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HANDSHAKE = (
 
 
 def frame(head: int, data: bytes, mask: bytes | None = MASK) -> bytes:
-    """Make a frame (RFC 6455, section 5.2); without a mask it is one that only a server may send."""
+    """Make a frame (RFC 6455, section 5.2). Only a server may send one without a mask."""
     flag = 0x80 if mask else 0
     if len(data) < 126:
         size = bytes([flag | len(data)])
@@ -38,7 +38,7 @@ def text_frame(message: str | bytes) -> bytes:
 
 
 class RawSocket:
-    """One connection after the WebSocket handshake; each wait is bounded, by ANSWER_S_MAX unless a test says more."""
+    """One connection after the WebSocket handshake; each wait is bounded, by default by ANSWER_S_MAX."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -62,7 +62,7 @@ class RawSocket:
 
     @classmethod
     async def join(cls, base_url: str, *, read_ahead: int = 65_536) -> Self:
-        """Connect, to the main namespace too."""
+        """Connect, and connect to the main namespace."""
         client = await cls.open(base_url, read_ahead=read_ahead)
         await client.send(text_frame("40"))
         assert (await client.read_text()).startswith("40{")
@@ -77,7 +77,7 @@ class RawSocket:
             await self._writer.drain()
 
     async def read(self, seconds: float = ANSWER_S_MAX) -> tuple[int, bytes]:
-        """Read one frame: its opcode and its payload."""
+        """Read one frame; return its opcode and its payload."""
         async with asyncio.timeout(seconds):
             head, size = await self._reader.readexactly(2)
             if size >= 126:
@@ -100,13 +100,13 @@ class RawSocket:
             await self.send(text_frame("3"))
 
     async def read_close(self, seconds: float = ANSWER_S_MAX) -> tuple[int, str]:
-        """Read the close frame, which must be the next one: its code and its reason."""
+        """Read the close frame, which must be the next frame; return its code and its reason."""
         opcode, data = await self.read(seconds)
         assert opcode == CLOSE, (opcode, data)
         return int.from_bytes(data[:2], "big"), data[2:].decode()
 
     async def read_close_after(self, packet: str) -> int:
-        """Read to the close frame and return its code; before it this packet may stand, and no other."""
+        """Read up to the close frame and return its code; only this packet may come before it."""
         opcode, data = await self.read()
         if opcode == TEXT:
             assert data.decode() == packet
@@ -114,7 +114,7 @@ class RawSocket:
         return int.from_bytes(data[:2], "big")
 
     async def read_end(self) -> bytes:
-        """Read until the server has closed its side."""
+        """Read until the server has closed its side; return the bytes."""
         async with asyncio.timeout(ANSWER_S_MAX):
             return await self._reader.read()
 

@@ -1,4 +1,4 @@
-"""The service as tests meet it: in this process (`Service`) or as a process of its own (`Process`)."""
+"""The service under test: in this process (`Service`) or as a process of its own (`Process`)."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ REFUSED_S_MAX = 10.0  # most of it is Python's own start, on a machine that othe
 
 
 class Database:
-    """A database, and what stands in it."""
+    """A database, and queries of its content."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def rows(self, sql: str = "SELECT * FROM balance_snapshot ORDER BY seq", *parameters: Any) -> list[dict[str, Any]]:
-        """Run one statement; amounts come as they are stored, to the last digit."""
+        """Run one statement and return its rows; amounts are exact to the last digit."""
         with psycopg.connect(self.url, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:
             psycopg.types.json.set_json_loads(protocol.loads, connection)
             cursor = connection.execute(sql, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def count(self) -> int:
-        """How many snapshots are stored."""
+        """Return how many snapshots are stored."""
         return int(self.rows("SELECT count(*) AS n FROM balance_snapshot")[0]["n"])
 
     def seqs(self) -> list[int]:
-        """The seq of every snapshot stored, in order."""
+        """Return the `seq` of every snapshot stored, in order."""
         return [row["seq"] for row in self.rows("SELECT seq FROM balance_snapshot ORDER BY seq")]
 
 
 class Service:
-    """A service in this process, on a free port of the loopback address."""
+    """A service in this process, on a free loopback port."""
 
     def __init__(self, app: App, port: int) -> None:
         self.app = app
@@ -74,7 +74,7 @@ class Service:
             await self.app.stop()
 
     async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        """Send one HTTP request; `body` is bytes as they are, or a value to be written as JSON."""
+        """Send one HTTP request; `body` is bytes, or a value to be written as JSON."""
         return await request(self.url, method, path, body, **headers)
 
     async def post(self, update: Any) -> Reply:
@@ -87,7 +87,7 @@ class Service:
 class Process:
     """`python server.py …` as a process of its own, in a session of its own.
 
-    It is held to the contract, unless `script` names server.py itself, or `program` another executable file.
+    The contract watcher checks it, unless `script` names server.py itself, or `program` another executable file.
     """
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
@@ -119,11 +119,11 @@ class Process:
             lines.append(line.rstrip("\n"))
             if line.startswith("listening on "):
                 self._listening.set()
-        self._listening.set()  # at the end of the stream too: it will never listen
+        self._listening.set()  # also at the end of the stream, after which it cannot listen any more
         stream.close()
 
     def url(self) -> str:
-        """Wait until it listens, and say where."""
+        """Wait until it listens; return its URL."""
         assert self._listening.wait(START_S_MAX), f"does not start: {self.stdout} {self.stderr}"
         found = re.search(r"listening on (\S+)", "\n".join(self.stdout))
         assert found, f"did not start: {self.stdout} {self.stderr}"
@@ -131,7 +131,7 @@ class Process:
 
     @property
     def complaints(self) -> list[str]:
-        """Its stderr without the warning that root opened pytest's private folders to the embedded PostgreSQL."""
+        """Its stderr without the warning that PostgreSQL gets access to pytest's folders, which comes as root."""
         return [line for line in self.stderr if "balance.embedded.account" not in line]
 
     def terminate(self, number: int = signal.SIGTERM) -> int:
@@ -149,7 +149,7 @@ class Process:
         return status
 
     def kill(self) -> None:
-        """Kill it, as a loss of power would."""
+        """Kill it with SIGKILL if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
         self.wait()

@@ -1,8 +1,7 @@
-"""A service that stands for a whole module, and HTTP to it byte for byte.
+"""One service for all tests of a module.
 
-`Standing` owns an event loop, so that plain tests (many cases, many generated examples) share one service; the
-loop runs only inside `run`. `Connection` is one TCP connection that is kept as long as the server keeps it,
-unlike those of Tornado's client, which asks for one per request.
+`SharedService` owns an event loop, so that plain tests (many cases, many generated examples) share one service. The
+loop runs only inside `run`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class SharedService:
     """A service, its database and the event loop they run on."""
 
     def __init__(self, database: Database, settings: dict[str, Any]) -> None:
-        # With a factory the runner leaves the thread's current loop alone, which is pytest-tornado's.
+        # With a factory the runner does not replace the thread's current loop, which is pytest-tornado's.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._sql = psycopg.connect(database.url, autocommit=True, row_factory=dict_row)
         self.database = database
@@ -57,11 +56,11 @@ class SharedService:
         return self._runner.run(asyncio.wait_for(work, seconds))
 
     def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Run one statement, planned anew, on a connection that stays open."""
+        """Run one statement, planned again each time, on a connection that stays open."""
         return self._sql.execute(sql, parameters, prepare=False).fetchall()
 
     def stored(self) -> tuple[int, int]:
-        """How many snapshots are stored, and the last seq that was given out."""
+        """Return how many snapshots are stored, and the last `seq` that was assigned."""
         (row,) = self.rows("SELECT last_seq, (SELECT count(*) FROM balance_snapshot) AS n FROM balance_feed")
         return row["n"], row["last_seq"]
 
@@ -70,7 +69,7 @@ class SharedService:
         return self.exchange(request_bytes(method, target, body, **headers), method)
 
     def exchange(self, data: bytes, method: str = "GET") -> Reply:
-        """Send bytes on a connection of its own, and read one answer."""
+        """Send bytes on a connection of its own, and read one reply."""
 
         async def scene() -> Reply:
             async with Connection.to(self.service.port) as one:
@@ -87,7 +86,7 @@ class SharedService:
 
 
 class Noise(logging.Handler):
-    """Collects what is logged from WARNING on, so that a test can look after each step."""
+    """Collects the records from WARNING on, so that a test can check them after each step."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,8 +1,8 @@
-"""Connect with python-socketio's synchronous client, save an update, and print what comes as lines of JSON.
+"""Connect with python-socketio's synchronous client, save an update, and print the results as lines of JSON.
 
     python socketio_client_script.py URL TRANSPORT[,TRANSPORT] [CERTIFICATE]
 
-Every name leads to 127.0.0.1, as one may in a file of hosts. It runs on python-socketio 5.0 and newer by themselves.
+Every host name resolves to 127.0.0.1. It runs on python-socketio 5.0 and newer, without the other modules of the tests.
 """
 
 import json
@@ -17,7 +17,7 @@ UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 resolve = socket.getaddrinfo
 
 
-def say(*words):
+def report(*words):
     print(json.dumps(words), flush=True)
 
 
@@ -31,18 +31,18 @@ def main(url, transports, certificate=None):
 
     @client.on("connected")
     def on_connected(payload):
-        say("connected", payload)
+        report("connected", payload)
         connected.set()
 
     try:
         client.connect(url, transports=transports.split(","), socketio_path="/api/socket.io")
     except socketio.exceptions.ConnectionError as error:
-        say("refused", str(error))
+        report("refused", str(error))
         return
     try:
-        assert connected.wait(15), "nothing said that it is connected"  # `connect` of 5.0 returns before
-        say("saved", client.call("balance:update", UPDATE, timeout=15))
-        say("transport", client.transport())
+        assert connected.wait(15), "the event `connected` did not come"  # `connect` of 5.0 returns before
+        report("saved", client.call("balance:update", UPDATE, timeout=15))
+        report("transport", client.transport())
     finally:
         client.disconnect()
 

@@ -1,8 +1,7 @@
-"""What the trap tests share: the stock server, which falls into the traps, and helpers to look for them.
+"""A server of the unmodified libraries, which has the pitfalls of docs/library-pitfalls.md.
 
-The traps are properties of python-socketio, python-engineio and Tornado as they come. Each has at least two
-tests: one that shows it on the stock server, so that we hear when a library mends it, and one that shows that
-the service does not fall into it.
+The pitfalls are behaviour of python-socketio, python-engineio and Tornado. Each has at least two tests: one shows it
+on the stock server, and fails when a library repairs it, and one shows that the service does not have it.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from tornado.web import Application
 
 from tests.support.raw_clients import PATH
 
-LOGGER = logging.getLogger("stock")  # of the libraries in the stock server; kept like Tornado's and asyncio's
+LOGGER = logging.getLogger("stock")  # of the libraries in the stock server; collected like Tornado's and asyncio's
 
 
 @dataclass
 class Stock:
-    """A server made of the libraries as they come, running on the loop of the test."""
+    """A server of the unmodified libraries, on the event loop of the test."""
 
     url: str
     sio: socketio.AsyncServer
     http: HTTPServer
-    handlers: list[Any]  # Tornado's, one a request, as they came
-    log: list[logging.LogRecord]  # what it, Tornado and asyncio complained of
+    handlers: list[Any]  # Tornado's, one for each request, in the order of arrival
+    log: list[logging.LogRecord]  # what it, Tornado and asyncio logged
 
     def one_engine_socket(self) -> Any:
         """Return the only Engine.IO session."""
@@ -78,7 +77,7 @@ async def stock(
 
 
 async def _end(server: Stock, before: set[asyncio.Task[Any]]) -> None:
-    """Stop all that the stock server leaves running; it can not do so by itself (T7, T8)."""
+    """Stop everything that the stock server leaves running; it cannot do so by itself (T7, T8)."""
     server.http.stop()
     for handler in server.handlers:
         if getattr(handler, "ws_connection", None):
@@ -107,7 +106,7 @@ def _handle_events(sio: socketio.AsyncServer) -> None:
 
 @contextmanager
 def _as_shipped() -> Iterator[None]:
-    """Undo, for a while, what a service in the same process may have set on the libraries' classes."""
+    """Undo within the block what a service in the same process may have set on the libraries' classes."""
     with (
         patch.object(engineio.packet.Packet, "json", engineio.json),
         patch.object(socketio.packet.Packet, "json", engineio.json),
@@ -118,7 +117,7 @@ def _as_shipped() -> Iterator[None]:
 
 @contextmanager
 def records_of(*names: str, level: int = logging.WARNING) -> Iterator[list[logging.LogRecord]]:
-    """Collect what these loggers and those below them write, and keep it from everyone else."""
+    """Collect the records of these loggers and of those below them; no other handler gets them."""
     kept: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = kept.append  # type: ignore[method-assign]
@@ -128,5 +127,5 @@ def records_of(*names: str, level: int = logging.WARNING) -> Iterator[list[loggi
             stack.enter_context(patch.multiple(logger, propagate=False, handlers=[handler]))
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(level)
-        stack.callback(gc.collect)  # a task's exception that nobody retrieved is reported when it is collected
+        stack.callback(gc.collect)  # an exception of a task that was not retrieved is logged at collection
         yield kept

@@ -1,8 +1,8 @@
-"""What the fault tests share: bots that send until they are acknowledged, watchers, and the law of what is stored.
+"""Bots that send until they are acknowledged, watchers, and checks of what is stored and broadcast.
 
-A `Bot` does what README tells a client to do: it gives each update an id and sends it again under that id after a
-refusal, a silence or a lost connection, until it is acknowledged. Whatever is refused must be a temporary error in
-its one shape, in bounded time; a bot fails on anything else. Everything random comes from a seeded `Random`.
+A `Bot` follows the README: it gives each update an id, and sends it again under that id after a refusal, a timeout or
+a lost connection, until it is acknowledged. A refusal must be a temporary error, in bounded time; a bot fails on
+anything else. Random values come from a seeded `Random`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.support.payloads import updates
 from tests.support.raw_clients import Dropped, PollingClient, SocketClient
 from tests.support.service import SNAPSHOTS, Database
 
-ANSWER_S_MAX = 8.0  # over every bound of the service at its defaults: what takes longer hangs
-LOST = (Dropped, HTTPClientError, OSError)  # what a client sees of a server that goes away
+ANSWER_S_MAX = 8.0  # longer than every limit of the service at its defaults
+LOST = (Dropped, HTTPClientError, OSError)  # what a client gets when a server goes away
 TEMPORARY = {"unavailable", "busy"}
 FindServer = Callable[[], Awaitable[str]]
 
 
 def check_stored(database: Database, acknowledged: list[dict[str, Any]], sent: dict[str, dict[str, Any]]) -> None:
-    """Check that each acknowledged update is stored as sent, seq is 1..n, no id stands twice, and nothing else."""
+    """Check that each acknowledged update is stored as sent, `seq` is 1 … n, and each id was sent and stored once."""
     rows = database.rows()
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
     assert database.rows("SELECT last_seq FROM balance_feed") == [{"last_seq": len(rows)}]
@@ -46,7 +46,7 @@ def check_stored(database: Database, acknowledged: list[dict[str, Any]], sent: d
 
 @dataclass
 class SendLog:
-    """What all bots of a test did; `acknowledged` only grows, and `reached` wakes who waits for it to."""
+    """What all bots of a test sent, and the answers."""
 
     sent: dict[str, dict[str, Any]] = field(default_factory=dict)
     acknowledged: list[dict[str, Any]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class SendLog:
     resent: int = 0
     duplicates: int = 0
     slowest_s: float = 0.0
-    failure: BaseException | None = None  # of a bot: what it was told is against the contract
+    failure: BaseException | None = None  # the first of a bot: an answer against the contract
     _grown: asyncio.Event = field(default_factory=asyncio.Event)
 
     def fail(self, failure: BaseException | None) -> None:
@@ -76,23 +76,23 @@ class SendLog:
         self.refused.append(answer["code"])
         self._grown.set()
 
-    async def until(self, true: Callable[[SendLog], bool], seconds: float = 15.0) -> None:
-        """Wait until something is so. Raises what a bot failed with."""
+    async def until(self, condition: Callable[[SendLog], bool], seconds: float = 15.0) -> None:
+        """Wait until the condition is true. Raises the failure of a bot."""
         async with asyncio.timeout(seconds):
-            while not true(self):
+            while not condition(self):
                 self._grown.clear()
                 await self._grown.wait()
                 if self.failure is not None:
                     raise self.failure
 
     async def more(self, number: int, seconds: float = 15.0) -> None:
-        """Wait until so many more updates are acknowledged."""
+        """Wait until this number of further updates is acknowledged."""
         wanted = len(self.acknowledged) + number
         await self.until(lambda log: len(log.acknowledged) >= wanted, seconds)
 
 
 class Bot:
-    """Sends one update after another, each until it is acknowledged, to wherever the server is at the time."""
+    """Sends one update after another, each until it is acknowledged, to the present address of the server."""
 
     def __init__(self, find_server: FindServer, random: Random, log: SendLog) -> None:
         self._find_server = find_server
@@ -103,15 +103,15 @@ class Bot:
         self._task.add_done_callback(lambda task: None if task.cancelled() else log.fail(task.exception()))
 
     async def stop(self) -> None:
-        """Finish the update at hand, and raise what went wrong."""
+        """Finish the present update. Raises the failure of the bot."""
         self._stopping = True
         async with asyncio.timeout(2 * ANSWER_S_MAX):
             await self._task
 
     async def kill(self) -> None:
-        """Stop at once, whatever it is doing."""
+        """Stop at once, also during a request."""
         self._killed = True
-        await self.close()  # a request fails by that; cancelled, Tornado would log that nobody heard it fail
+        await self.close()  # the request fails by that; if it were cancelled, Tornado would log an unretrieved failure
         await asyncio.wait([self._task], timeout=0.2)
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -134,14 +134,14 @@ class Bot:
                 return await self._send(update)
         except LOST:
             await self.close()
-            await asyncio.sleep(0.01)  # nothing tells that a server which is being killed is gone
+            await asyncio.sleep(0.01)  # there is no event for the end of a server that is being killed
             return False
         finally:
             took = asyncio.get_running_loop().time() - began
             self._log.slowest_s = max(self._log.slowest_s, took)
 
     async def _send(self, update: dict[str, Any]) -> bool:
-        """Send it once; return whether it was acknowledged."""
+        """Send an update once; return whether it was acknowledged."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -173,7 +173,7 @@ class RestBot(Bot):
 
 
 class SocketBot(Bot):
-    """A bot that emits `balance:update` and takes the acknowledgement, over a WebSocket."""
+    """A bot that emits `balance:update` with an acknowledgement callback, over a WebSocket."""
 
     transport: ClassVar[type[SocketClient | PollingClient]] = SocketClient
     _client: SocketClient | PollingClient | None = None
@@ -198,7 +198,7 @@ class SocketBot(Bot):
 
 @asynccontextmanager
 async def sending(bots: Iterable[Bot]) -> AsyncIterator[None]:
-    """Let bots send while this lasts; at its end each gets its last answer, and none is left whatever happens."""
+    """Let bots send within the block; at its end each waits for its last answer, and all are stopped in any case."""
     try:
         yield
         for bot in bots:
@@ -215,7 +215,7 @@ class PollingBot(SocketBot):
 
 
 class Watcher:
-    """A client that only watches: notes each snapshot and that it is the next one, until it is closed or dropped."""
+    """A client that only watches: records each snapshot and checks that it is the next, until it is closed."""
 
     def __init__(self, client: SocketClient | PollingClient) -> None:
         self.client = client
@@ -230,11 +230,11 @@ class Watcher:
 
     @property
     def seq(self) -> int:
-        """The last one seen."""
+        """The last `seq` received."""
         return self.snapshots[-1]["seq"] if self.snapshots else self.began
 
     async def until(self, seq: int, seconds: float = 15.0) -> None:
-        """Wait until the snapshot of that seq has come. Raises what went wrong."""
+        """Wait until the snapshot of that `seq` has arrived. Raises the failure of the watcher."""
         async with asyncio.timeout(seconds):
             while self.seq < seq and not self._task.done():
                 self._grown.clear()
@@ -244,7 +244,7 @@ class Watcher:
         assert self.seq >= seq, "the connection ended before"
 
     async def close(self) -> None:
-        """End it. Raises AssertionError when a snapshot came out of turn."""
+        """Close the connection. Raises AssertionError if a snapshot came out of order."""
         await self.client.close()
         async with asyncio.timeout(5):
             await self._task
@@ -264,7 +264,7 @@ class Watcher:
 
 
 def check_seen(watcher: Watcher, database: Database) -> None:
-    """Check that the watcher saw all that was stored since it came, in order, as it is stored."""
+    """Check that the watcher received all that was stored since it connected, in order, as stored."""
     rows = database.rows("SELECT * FROM balance_snapshot WHERE seq > %s ORDER BY seq", watcher.began)
     assert [one["seq"] for one in watcher.snapshots] == [row["seq"] for row in rows]
     for one, row in zip(watcher.snapshots, rows, strict=True):

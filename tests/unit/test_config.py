@@ -1,4 +1,4 @@
-"""Settings: a flag beats the environment, which beats the default; each is checked, and a refusal is one line."""
+"""Settings: a flag precedes a variable, a variable precedes the default; each is checked, with an error of one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBERS = [one for one in fields(Config) if isinstance(one.default, int)]
 
 
 def refusal(*argv: str, **env: str) -> str:
-    """The one line that these settings are refused with."""
+    """Return the line with which these settings are refused."""
     with pytest.raises(ConfigError) as caught:
         Config.read(argv, env)
     assert "\n" not in str(caught.value)
@@ -24,12 +24,12 @@ def test_without_flags_and_variables_every_setting_has_its_default() -> None:
     assert Config.read([], {}) == Config()
 
 
-def test_a_flag_beats_the_environment_and_that_beats_the_default() -> None:
+def test_a_flag_precedes_a_variable_and_that_precedes_the_default() -> None:
     assert Config.read([], {"BALANCE_PORT": "4000"}).port == 4000
     assert Config.read(["--port", "5000"], {"BALANCE_PORT": "4000"}).port == 5000
 
 
-def test_an_empty_variable_is_no_setting() -> None:
+def test_an_empty_variable_is_ignored() -> None:
     assert Config.read([], {"BALANCE_PORT": "", "DATABASE_URL": ""}) == Config()
 
 
@@ -50,23 +50,23 @@ def test_a_number_out_of_its_range_is_refused_by_flag_and_by_variable(one) -> No
 
 
 @pytest.mark.parametrize("one", NUMBERS, ids=lambda one: one.name)
-def test_a_number_at_each_end_of_its_range_is_taken(one) -> None:
+def test_a_number_at_each_end_of_its_range_is_accepted(one) -> None:
     for value in (one.metadata["low"], one.metadata["high"]):
         assert getattr(Config.read([flag(one), str(value)], {}), one.name) == value
 
 
 @pytest.mark.parametrize("text", ["abc", "1.5", "1e3", " 7", "٣", "9" * 30])
-def test_what_is_no_whole_number_is_refused(text: str) -> None:
+def test_a_value_that_is_not_a_whole_number_is_refused(text: str) -> None:
     assert refusal("--port", text) == f"--port: {text!r} is not a whole number"
 
 
 @pytest.mark.parametrize("origin", ["dashboard.example", "https://a.example/page", "ftp://a.example", "null"])
-def test_what_is_no_origin_is_refused(origin: str) -> None:
+def test_a_value_that_is_not_an_origin_is_refused(origin: str) -> None:
     assert refusal("--cors-origins", origin).startswith(f"--cors-origins: {origin!r} is not an origin")
 
 
 @pytest.mark.parametrize("argv", [["--nix", "1"], ["--por", "1"], ["--port"], ["serve"]])
-def test_what_is_no_setting_is_refused(argv: list[str]) -> None:
+def test_an_unknown_setting_is_refused(argv: list[str]) -> None:
     assert refusal(*argv)
 
 

@@ -1,4 +1,4 @@
-"""What the log holds when clients or the database cause the same line again and again."""
+"""The log when clients or the database cause the same line again and again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from balance.process.log_limit import LimitedHandler
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What a handler of our own has written; a second lasts 50 ms."""
+    """Return the lines of a handler with the limit; a second is shortened to 50 ms."""
     monkeypatch.setattr(log_limit, "LINE_S", 0.05)
     stream = io.StringIO()
     handler = LimitedHandler(stream)
@@ -25,7 +25,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     handler.close()
 
 
-log = logging.Logger("limited")  # of no tree: what it is given is for our handler alone
+log = logging.Logger("limited")  # outside of the tree of loggers: its records go to this handler alone
 
 
 def warn(number: int) -> None:
@@ -39,7 +39,7 @@ def fail(error: Exception) -> None:
         log.exception("an update\nwas not saved")
 
 
-def test_a_thousand_faults_of_one_kind_in_a_moment_are_two_lines(written: io.StringIO) -> None:
+def test_a_thousand_faults_of_one_kind_at_once_are_two_lines(written: io.StringIO) -> None:
     for number in range(1000):
         warn(number)
     assert written.getvalue() == "client 0 left\n"
@@ -47,7 +47,7 @@ def test_a_thousand_faults_of_one_kind_in_a_moment_are_two_lines(written: io.Str
     assert written.getvalue() == "client 0 left\nclient 999 left (and 998 more of this kind)\n"
 
 
-def test_what_is_withheld_when_the_process_ends_is_written(written: io.StringIO) -> None:
+def test_withheld_lines_are_written_at_the_end_of_the_process(written: io.StringIO) -> None:
     for number in range(3):
         warn(number)
     log.handlers[0].close()
@@ -64,7 +64,7 @@ def test_a_fault_of_another_kind_is_written_at_once(written: io.StringIO) -> Non
     assert "KeyError: 'two'" in written.getvalue()
 
 
-def test_a_traceback_that_repeats_is_one_line_until_the_minute_is_over(written: io.StringIO) -> None:
+def test_a_repeated_traceback_is_one_line_until_the_minute_is_over(written: io.StringIO) -> None:
     for number in range(3):
         fail(ValueError(f"no {number}\nand more"))
     first = written.getvalue()
@@ -73,7 +73,7 @@ def test_a_traceback_that_repeats_is_one_line_until_the_minute_is_over(written: 
     assert written.getvalue() == f"{first}an update: ValueError: no 2 (and 1 more of this kind)\n"
 
 
-def test_threads_that_log_at_once_lose_no_count(written: io.StringIO) -> None:
+def test_threads_that_log_at_once_are_all_counted(written: io.StringIO) -> None:
     threads = [threading.Thread(target=lambda: [warn(number) for number in range(100)]) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -85,7 +85,7 @@ def test_threads_that_log_at_once_lose_no_count(written: io.StringIO) -> None:
 
 
 def await_timer() -> None:
-    """Wait until no second is being waited for."""
+    """Wait until the timer of the second has ended."""
     handler = log.handlers[0]
     assert isinstance(handler, LimitedHandler)
     while (timer := handler._timer) is not None:

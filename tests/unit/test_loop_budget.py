@@ -15,9 +15,8 @@ from tornado.http1connection import HTTP1ServerConnection
 from tornado.web import RequestHandler
 
 from balance.aio.addresses import to_address
-from balance.aio.limiter import Places
+from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.aio.loop_budget import TURN_S, WAKEUPS_MAX, LoopBudget
-from protocol import Busy
 
 
 def spin(seconds: float) -> None:
@@ -154,15 +153,15 @@ async def test_a_network_of_64_bits_is_one_client(one: str, other: str, is_one: 
 
 
 async def test_an_address_may_hold_as_many_places_as_it_leaves_free() -> None:
-    places, held = Places(64, "reads"), Counter[int]()
+    limiter, held = CapacityLimiter(64, "reads"), Counter[int]()
     with ExitStack() as stack:
         for number in range(5):
-            with suppress(Busy):
+            with suppress(LimitExceeded):
                 for _ in range(65):
-                    stack.enter_context(places.take(f"10.0.0.{number}"))
+                    stack.enter_context(limiter.slot(f"10.0.0.{number}"))
                     held[number] += 1
     assert list(held.values()) == [32, 16, 8, 4, 2]
-    with Places(1, "reads").take("10.0.0.1"):
+    with CapacityLimiter(1, "reads").slot("10.0.0.1"):
         pass
 
 

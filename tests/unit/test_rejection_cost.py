@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 import protocol
-from balance.service import new_id, now
+from balance.ids import uuid7
+from balance.service import now
 from balance.snapshot import Snapshot
 
 BYTES_MAX = 16_384
@@ -86,7 +87,7 @@ COSTLY = {
 def accept(text: str) -> None:
     update = protocol.decode_update(text)
     protocol.check("balance_update", update)
-    protocol.encode(Snapshot.from_update(update, now(), new_id()).to_wire())
+    protocol.encode(Snapshot.from_update(update, now(), uuid7()).to_wire())
 
 
 def reject(text: str) -> None:

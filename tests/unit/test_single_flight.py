@@ -1,14 +1,14 @@
-"""A shared read shows whoever asked all that was so before he asked; there are no more than two of one question."""
+"""A shared read shows each caller all that was saved before its call; there are at most two reads of one thing."""
 
 from __future__ import annotations
 
 import asyncio
 
-from balance.aio.single_flight import Shared
+from balance.aio.single_flight import SingleFlight
 
 
 class Source:
-    """Something that changes, and whose reads take until they are let go on."""
+    """A value that changes, and whose reads wait until they are let go on."""
 
     def __init__(self) -> None:
         self.value = 0
@@ -28,17 +28,17 @@ class Source:
 
 
 async def turn() -> None:
-    """Let everything run until it waits for something."""
+    """Let every task run until it waits."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_who_asks_during_a_read_gets_the_next_one_which_sees_what_was_changed_meanwhile() -> None:
-    source, shared = Source(), Shared[int]()
-    first = asyncio.ensure_future(shared.get("newest", source.read))
+async def test_callers_during_a_read_share_the_next_one_which_sees_what_was_changed_meanwhile() -> None:
+    source, flight = Source(), SingleFlight[int]()
+    first = asyncio.ensure_future(flight.run("newest", source.read))
     await turn()
     source.value = 1
-    others = [asyncio.ensure_future(shared.get("newest", source.read)) for _ in range(100)]
+    others = [asyncio.ensure_future(flight.run("newest", source.read)) for _ in range(100)]
     await turn()
     assert source.reads == 1
     source.let_go_on()
@@ -47,45 +47,45 @@ async def test_who_asks_during_a_read_gets_the_next_one_which_sees_what_was_chan
     assert source.reads == 2
 
 
-async def test_another_question_is_not_waited_for() -> None:
-    source, other, shared = Source(), Source(), Shared[int]()
-    first = asyncio.ensure_future(shared.get("newest", source.read))
+async def test_a_read_of_another_key_does_not_wait() -> None:
+    source, other, flight = Source(), Source(), SingleFlight[int]()
+    first = asyncio.ensure_future(flight.run("newest", source.read))
     await turn()
     other.let_go_on()
-    assert await shared.get("oldest", other.read) == 0
+    assert await flight.run("oldest", other.read) == 0
     assert not first.done()
     source.let_go_on()
     await first
 
 
-async def test_what_a_read_raises_is_told_to_all_who_share_it_and_the_next_is_read_anew() -> None:
-    source, shared = Source(), Shared[int]()
+async def test_an_exception_is_raised_to_all_callers_and_the_next_call_reads_again() -> None:
+    source, flight = Source(), SingleFlight[int]()
     source.value = -1
-    asking = [asyncio.ensure_future(shared.get("newest", source.read)) for _ in range(3)]
+    calls = [asyncio.ensure_future(flight.run("newest", source.read)) for _ in range(3)]
     await turn()
     source.let_go_on()
-    for outcome in await asyncio.gather(*asking, return_exceptions=True):
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
         assert isinstance(outcome, LookupError)
     source.value = 5
-    assert await shared.get("newest", source.read) == 5
+    assert await flight.run("newest", source.read) == 5
 
 
-async def test_who_gives_up_does_not_end_the_read_for_the_others() -> None:
-    source, shared = Source(), Shared[int]()
-    impatient, patient = (asyncio.ensure_future(shared.get("newest", source.read)) for _ in range(2))
+async def test_a_caller_that_is_cancelled_does_not_end_the_read_for_the_others() -> None:
+    source, flight = Source(), SingleFlight[int]()
+    cancelled, waiting = (asyncio.ensure_future(flight.run("newest", source.read)) for _ in range(2))
     await turn()
-    impatient.cancel()
+    cancelled.cancel()
     await turn()
     source.let_go_on()
-    assert await patient == 0
+    assert await waiting == 0
     assert source.reads == 1
 
 
-async def test_nothing_is_kept_of_a_question_that_has_been_answered() -> None:
-    source, shared = Source(), Shared[int]()
+async def test_nothing_is_kept_of_a_read_that_is_over() -> None:
+    source, flight = Source(), SingleFlight[int]()
     source.let_go_on()
-    for question in range(10):
-        await asyncio.gather(*(shared.get(question, source.read) for _ in range(3)))
+    for key in range(10):
+        await asyncio.gather(*(flight.run(key, source.read) for _ in range(3)))
     await turn()
-    assert not shared._reading
-    assert not shared._next
+    assert not flight._running
+    assert not flight._queued

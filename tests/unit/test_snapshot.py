@@ -1,15 +1,15 @@
-"""The value: what becomes of an update's fields, and that it reads the same wherever it is written."""
+"""The snapshot of an update: its fields, their text in each shape, what a resend may change; and cursors of lists."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from uuid import UUID
 
+import msgspec
 import pytest
 
 import protocol
-from balance.service import Place, from_cursor, new_id, to_cursor
+from balance.service import Cursor, decode_cursor, encode_cursor
 from balance.snapshot import Snapshot, format_ts, parse_ts
 
 NOW = datetime(2025, 11, 7, 0, 45, 8, 603000, tzinfo=UTC)
@@ -36,7 +36,7 @@ def snapshot(amount: str = "1", **fields: object) -> Snapshot:
         ("2999-12-31T23:59:59.999-12:00", "3000-01-01T11:59:59.999Z"),
     ],
 )
-def test_a_moment_is_written_as_utc_to_the_microsecond(text: str, written: str) -> None:
+def test_a_moment_is_formatted_as_utc_to_the_microsecond(text: str, written: str) -> None:
     assert format_ts(parse_ts(text)) == written
 
 
@@ -57,13 +57,13 @@ def test_a_moment_is_written_as_utc_to_the_microsecond(text: str, written: str) 
         ("0." + "123456789" * 5, "0." + "123456789" * 5),
     ],
 )
-def test_an_amount_is_written_as_the_database_will_write_it(amount: str, written: str) -> None:
+def test_an_amount_is_formatted_as_the_database_returns_it(amount: str, written: str) -> None:
     text = protocol.dumps(snapshot(amount).onchain)
     assert text == f'{{"rlb":{written},"usdt":2}}'
     assert Decimal(protocol.loads(text)["rlb"]) == Decimal(amount)
 
 
-def test_what_an_update_leaves_out_the_server_adds() -> None:
+def test_the_server_adds_the_fields_that_an_update_leaves_out() -> None:
     assert (snapshot().id, snapshot().ts, snapshot().pid) == (ID, NOW, None)
     assert snapshot(ts=None, pid=None, id=None) == snapshot()
 
@@ -72,37 +72,52 @@ def test_a_process_id_written_with_a_point_is_an_integer() -> None:
     assert isinstance(snapshot(pid=Decimal("7.0")).pid, int)
 
 
-def test_the_same_holdings_in_another_spelling_say_the_same() -> None:
-    assert snapshot("1.50", ts="2025-11-07T00:45:08Z").says_the_same(snapshot("1.5", ts="2025-11-07T01:45:08+01:00"))
-    assert not snapshot("1.50").says_the_same(snapshot("1.51"))
-    assert not snapshot(pid=1).says_the_same(snapshot())
+TS = "2025-11-07T00:45:08Z"
+OTHER_TS = "2025-11-07T00:45:09Z"
+
+
+@pytest.mark.parametrize(
+    ("amount", "fields", "same"),
+    [
+        ("1.5", {"ts": TS, "pid": 1}, True),
+        ("1.50", {"ts": "2025-11-07T01:45:08.000+01:00", "pid": 1}, True),
+        ("1.5", {"pid": 1}, True),  # without ts: the same moment, sent again
+        ("1.51", {"ts": TS, "pid": 1}, False),
+        ("1.51", {"pid": 1}, False),
+        ("1.5", {"ts": OTHER_TS, "pid": 1}, False),
+        ("1.5", {"ts": TS, "pid": 2}, False),
+        ("1.5", {"ts": TS}, False),
+        ("1.5", {"ts": format_ts(NOW), "pid": 1}, False),  # the same moment at which it is received, but given
+    ],
+)
+def test_a_resend_has_the_same_content_in_any_spelling(amount: str, fields: dict[str, object], same: bool) -> None:
+    assert snapshot("1.5", ts=TS, pid=1).has_same_content(snapshot(amount, **fields)) is same
+
+
+def test_a_resend_must_have_the_same_amounts_in_both_ledgers() -> None:
+    stored = snapshot()
+    for ledger in ("onchain", "onsite"):
+        changed = msgspec.structs.replace(stored, **{ledger: protocol.Encoded('{"rlb":9}')})
+        assert not stored.has_same_content(changed)
 
 
 def test_every_shape_fits_its_schema() -> None:
-    saved = snapshot("0.1", pid=1).at(7)
+    saved = snapshot("0.1", pid=1).with_seq(7)
     protocol.check("snapshot", protocol.loads(protocol.dumps(saved.to_wire())))
     protocol.check("balance_snapshot", protocol.loads(protocol.dumps(saved.to_wire())))
     protocol.check("balance_ack", protocol.loads(protocol.dumps(saved.to_ack())))
 
 
-def test_new_ids_are_of_version_7_and_grow_with_time() -> None:
-    ids = [UUID(new_id()) for _ in range(100)]
-    assert {id_.version for id_ in ids} == {7}
-    assert {id_.variant for id_ in ids} == {UUID(ID).variant}
-    assert [id_.int >> 80 for id_ in ids] == sorted(id_.int >> 80 for id_ in ids)
-    assert len(set(ids)) == 100
-
-
-def test_a_cursor_names_the_place_of_its_snapshot() -> None:
+def test_a_cursor_is_decoded_to_what_was_encoded() -> None:
     for ts in (None, NOW, NOW + timedelta(microseconds=1), datetime(999, 12, 31, 10, tzinfo=UTC)):
-        cursor = to_cursor(Place(ts, 5))
+        cursor = encode_cursor(Cursor(ts, 5))
         protocol.check("list_query", {"cursor": cursor})
-        assert from_cursor(cursor) == Place(ts, 5)
+        assert decode_cursor(cursor) == Cursor(ts, 5)
 
 
 @pytest.mark.parametrize("cursor", ["0_0", "99999999999999999_999999999999999999"])
-def test_whatever_looks_like_a_cursor_names_a_place_that_postgresql_can_hold(cursor: str) -> None:
+def test_any_text_that_fits_the_schema_is_a_cursor_that_postgresql_can_compare(cursor: str) -> None:
     protocol.check("list_query", {"cursor": cursor})
-    ts, seq = from_cursor(cursor)
+    ts, seq = decode_cursor(cursor)
     assert ts is None or 1 <= ts.year < 294_276
     assert 0 <= seq < 2**63

@@ -6,10 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.repository import ROOT
+from tests.support.repository import ROOT, text_files
 
 KINDS = {"unit", "integration", "faults", "contract", "browser"}
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "tests").rglob("*.py"))}
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in text_files(ROOT / "tests") if path.suffix == ".py"}
 TESTS = {path: tree for path, tree in TREES.items() if path.name.startswith("test_")}
 # Modules of support that start a service or a database, and fixtures of conftest that do.
 STARTS_SOMETHING = {"tests.support.service", "tests.support.shared_service", "tests.support.postgres"}

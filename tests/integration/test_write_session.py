@@ -1,0 +1,148 @@
+"""The session of the write thread: its settings, its prepared statement, and when another one takes over."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from balance.storage.outage import READ
+from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.store import Store
+from tests.support.feed import snapshot
+from tests.support.outages import OUTAGE
+from tests.support.service import Database
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[Store]:
+    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
+    store.open()
+    yield store
+    store.close()
+
+
+def backend_of(store: Store) -> int:
+    """Return the process id of the write session's backend."""
+    with store._pool.write_connection(READ) as session:
+        assert session.execute("SELECT pg_backend_pid()").fetchone() == (session.backend,)
+        return session.backend
+
+
+def append(store: Store, count: int = 1) -> list[int]:
+    return [one.snapshot.seq for one in store.append([snapshot() for _ in range(count)]).saved]
+
+
+# Durability --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["off", "local", "remote_write", "on", "remote_apply"])
+@pytest.mark.parametrize("owner", ["DATABASE", "ROLE"])
+def test_no_setting_of_a_database_or_role_makes_a_commit_less_durable(
+    database: Database, owner: str, level: str
+) -> None:
+    """An update is acknowledged when it is on disk, also if a role has `synchronous_commit` off."""
+    parts = conninfo_to_dict(database.url)
+    name = sql.Identifier(str(parts["dbname" if owner == "DATABASE" else "user"]))
+    scope = (
+        sql.SQL("") if owner == "DATABASE" else sql.SQL("IN DATABASE {}").format(sql.Identifier(str(parts["dbname"])))
+    )
+    change = sql.SQL("ALTER {} {} {} SET synchronous_commit = {}").format(
+        sql.SQL(owner), name, scope, sql.Literal(level)
+    )
+    with psycopg.connect(database.url, autocommit=True) as admin:
+        admin.execute(change)
+    with psycopg.connect(database.url, autocommit=True) as plain:
+        assert plain.execute("SHOW synchronous_commit").fetchone() == (level,)
+    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
+    store.open()
+    with store._pool.write_connection() as session:
+        assert session.execute("SHOW synchronous_commit").fetchone() == (
+            "remote_apply" if level == "remote_apply" else "on",
+        )
+    store.close()
+
+
+# The statement -----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_one_statement_that_is_prepared_once(store: Store) -> None:
+    assert append(store) == [1]
+    assert append(store, 3) == [2, 3, 4]
+    with store._pool.write_connection(READ) as session:
+        prepared = session.execute(
+            "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE name = 'insert'"
+        ).fetchall()
+    assert prepared == [("insert", 2)]
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_a_statement_that_was_deallocated_is_prepared_again_in_a_new_session(store: Store) -> None:
+    append(store)
+    before = backend_of(store)
+    with store._pool.write_connection() as session:
+        session.execute("DEALLOCATE ALL")
+    with pytest.raises(StoreUnavailable):
+        append(store)
+    assert append(store) == [2]
+    assert backend_of(store) != before
+
+
+# The session -------------------------------------------------------------------------------------------------
+
+
+def test_the_session_is_kept_and_is_none_of_those_that_read(store: Store) -> None:
+    first = backend_of(store)
+    for _ in range(3):
+        append(store)
+        store.feed(0, 10, 10)
+        store.feed_end()
+        with store._pool.connection() as reading:
+            assert reading.backend != first
+    assert backend_of(store) == first
+
+
+def test_a_session_that_ended_while_idle_costs_no_save(store: Store, database: Database) -> None:
+    for seq in range(1, 4):
+        before = backend_of(store)
+        with psycopg.connect(database.url, autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 5000)", [before])
+        assert append(store) == [seq]
+        assert backend_of(store) != before
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_a_session_that_ended_in_a_save_leaves_its_backend_in_doubt_until_it_is_gone(store: Store) -> None:
+    append(store)
+    with pytest.raises(StoreUnavailable), store._pool.write_connection() as session:  # noqa: PT012
+        backend = session.backend
+        session.abort()
+        session.execute("SELECT 1")
+    assert list(store._pool._in_doubt) == [backend]
+    for _ in range(100):
+        if not store.feed_end().in_doubt:
+            break
+    assert store._pool._in_doubt == {}
+    assert append(store) == [2]
+
+
+def test_a_session_is_not_trusted_after_another_one_hung(store: Store) -> None:
+    before = backend_of(store)
+    store._pool._write_session_is_suspect = True
+    assert append(store) == [1]
+    after = backend_of(store)
+    assert after != before
+    assert append(store) == [2]
+    assert backend_of(store) == after
+
+
+def test_ids_are_stored_once_in_one_batch_and_over_batches(store: Store) -> None:
+    same, other = str(uuid.uuid4()), str(uuid.uuid4())
+    first = store.append([snapshot(same), snapshot(other), snapshot(same)])
+    assert [(one.snapshot.seq, one.duplicate) for one in first.saved] == [(1, False), (2, False), (1, True)]
+    again = store.append([snapshot(other), snapshot()])
+    assert [(one.snapshot.seq, one.duplicate) for one in again.saved] == [(2, True), (3, False)]

@@ -1,0 +1,184 @@
+"""Batches: their size, their order, when the thread cuts the next one, and a save that the database refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from balance.feed.batcher import BATCH_MIN, Batch, Batcher
+from balance.feed.pending import PendingSave
+from balance.snapshot import Snapshot
+from balance.storage.pool import StoreUnavailable
+from tests.support.feed import Rig, feed_rig, result_of, snapshot
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with feed_rig() as rig:
+        yield rig
+
+
+async def test_what_arrives_during_an_append_goes_into_one_next_batch(rig: Rig) -> None:
+    writer = rig.writer()
+    saves = await rig.hold(writer, behind=BATCH_MIN)
+    rig.store.go.set()
+    assert [(await result_of(save)).snapshot.seq for save in saves] == list(range(1, BATCH_MIN + 2))
+    assert rig.store.batches == [1, BATCH_MIN]
+
+
+async def test_half_of_all_that_are_pending_is_appended_while_the_other_half_sends_again(rig: Rig) -> None:
+    writer = rig.writer(batch_max=1000)
+    half, is_over = 3 * BATCH_MIN, False
+
+    def send(_done: PendingSave | None = None) -> None:
+        if not is_over:
+            writer.submit(snapshot()).add_done_callback(send)
+
+    rig.store.go.clear()
+    rig.store.after = rig.store.go.clear
+    writer.submit(snapshot())
+    await rig.until(lambda: len(rig.store.batches) == 1)
+    for _ in range(2 * half):
+        send()
+    for batches in range(2, 8):
+        rig.store.go.set()
+        await rig.until(lambda batches=batches: len(rig.store.batches) >= batches)  # type: ignore[misc]
+        await rig.until(lambda: len(rig.published) >= sum(rig.store.batches[:-1]))
+    # A little more or less where the thread cuts a batch while the one before it is being acknowledged.
+    assert all(half * 2 // 3 < size < half * 3 // 2 for size in rig.store.batches[1:])
+    is_over = True
+    rig.store.after = lambda: None
+    rig.store.go.set()
+    await writer.drain(5)
+    assert rig.published == list(range(1, len(rig.store.rows) + 1))
+
+
+async def test_the_thread_appends_one_batch_more_without_the_event_loop_if_enough_wait(rig: Rig) -> None:
+    writer = rig.writer(batch_max=BATCH_MIN)
+    saves = await rig.hold(writer, behind=3 * BATCH_MIN)
+    for _ in range(4):
+        rig.finish_submitted()
+    assert rig.store.batches == [1, BATCH_MIN]
+    assert not any(save.done() for save in saves), "the event loop was blocked"
+    await writer.drain(5)
+    assert rig.store.batches == [1, *[BATCH_MIN] * 3]
+    assert rig.published == list(range(1, 3 * BATCH_MIN + 2))
+
+
+async def test_few_wait_until_the_batch_before_them_is_acknowledged(rig: Rig) -> None:
+    writer = rig.writer()
+    first, *few = await rig.hold(writer, behind=BATCH_MIN - 1)
+    rig.finish_submitted()
+    assert rig.store.batches == [1]
+    await result_of(first)
+    assert [(await result_of(save)).snapshot.seq for save in few] == list(range(2, BATCH_MIN + 1))
+    assert rig.store.batches == [1, BATCH_MIN - 1]
+
+
+async def test_few_share_a_batch_with_what_is_sent_in_the_turn_after_an_acknowledgement(rig: Rig) -> None:
+    writer = rig.writer()
+    first, *_few = await rig.hold(writer, behind=3)
+    loop = asyncio.get_running_loop()
+    first.add_done_callback(lambda _: loop.call_soon(writer.submit, snapshot()))
+    rig.store.go.set()
+    await rig.until(lambda: len(rig.store.rows) == 5)
+    assert rig.store.batches == [1, 4]
+
+
+async def test_a_batch_is_no_larger_than_its_limit(rig: Rig) -> None:
+    writer = rig.writer(batch_max=20)
+    rig.store.go.clear()
+    saves = [writer.submit(snapshot()) for _ in range(50)]
+    rig.store.go.set()
+    for save in saves:
+        await result_of(save)
+    assert sum(rig.store.batches) == 50
+    assert max(rig.store.batches) == 20
+
+
+async def test_one_that_the_database_refuses_fails_alone(rig: Rig) -> None:
+    writer = rig.writer(batch_max=BATCH_MIN)
+    refused = snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if refused.id in [one.id for one in snapshots]:
+            raise ValueError("not for this table")
+
+    rig.store.before = refuse
+    first, *batch = [snapshot() for _ in range(BATCH_MIN)]
+    behind = [snapshot() for _ in range(BATCH_MIN)]
+    rig.store.go.clear()
+    saves = [writer.submit(first)]
+    await rig.until(lambda: len(rig.store.batches) == 1)
+    saves += [writer.submit(one) for one in (*batch, refused, *behind)]
+    rig.store.go.set()
+    await writer.drain(5)
+    with pytest.raises(ValueError, match="not for this table"):
+        saves[BATCH_MIN].result()
+    assert [row.id for row in rig.store.rows] == [one.id for one in (first, *batch, *behind)]
+    assert rig.published == list(range(1, 2 * BATCH_MIN + 1))
+    assert rig.store.batches == [1, BATCH_MIN, *[1] * BATCH_MIN, BATCH_MIN]
+
+
+async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_stored(rig: Rig) -> None:
+    writer = rig.writer()
+    refused = snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if refused.id in [one.id for one in snapshots]:
+            raise ValueError("not for this table")
+
+    rig.store.before = refuse
+    (held, first, second) = await rig.hold(writer, behind=2)
+    last = writer.submit(refused)
+    rig.store.after = rig.store.go.clear
+    rig.store.go.set()
+    await result_of(held)
+    rig.store.go.set()  # of the batch of three, which fails, and of the first one alone
+    assert (await result_of(first)).snapshot.seq == 2
+    assert not second.done()
+    assert not last.done()
+    rig.store.go.set()
+    assert (await result_of(second)).snapshot.seq == 3
+    rig.store.go.set()
+    with pytest.raises(ValueError, match="not for this table"):
+        await result_of(last)
+
+
+async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) -> None:
+    batches: list[Batch] = []
+    batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
+    rig.worker.start()
+    done, pending = PendingSave(snapshot(), 0), PendingSave(snapshot(), 0)
+    cutting = threading.Event()
+
+    class Watched(deque[PendingSave]):
+        def popleft(self) -> PendingSave:
+            if threading.current_thread() is threading.main_thread():
+                rig.worker.submit(batcher._append_next)
+                assert not cutting.wait(0.05)
+            return super().popleft()
+
+    rig.store.before = lambda snapshots: cutting.set()
+    batcher._is_idle = False  # until the thread is asked above
+    batcher._queue = Watched()
+    for save in (done, pending):
+        batcher.submit(save)
+    done.set_exception(StoreUnavailable("late"))
+    batcher.discard_done()
+    await rig.until(lambda: bool(batches))
+    assert batches[0].saves == [pending]
+    assert list(batcher.pending) == [pending]
+
+
+async def test_a_wake_up_is_not_lost_between_the_thread_and_the_event_loop(rig: Rig) -> None:
+    """Each save arrives while the thread finds its queue empty, at one moment or another."""
+    writer = rig.writer()
+    for _ in range(2_000):
+        async with asyncio.timeout(5):
+            await result_of(writer.submit(snapshot()))
+    assert rig.store.batches == [1] * 2_000
