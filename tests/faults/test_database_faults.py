@@ -587,7 +587,7 @@ def test_a_later_session_with_the_same_process_id_is_not_in_doubt(database: Data
     pool.open()
     with psycopg.connect(database.url) as session:
         for lost_before_s, in_doubt in ((0, True), (60, False)):
-            pool._in_doubt = {session.info.backend_pid: time.monotonic() - lost_before_s}
+            pool._in_doubt.add(session.info.backend_pid, time.monotonic() - lost_before_s)
             assert pool.has_in_doubt() is in_doubt
     pool.close()
 
