@@ -1,7 +1,8 @@
 """The fixtures of every test: a real PostgreSQL, a database of its own, a running service, and an empty log.
 
-`TEST_DATABASE_URL` names a server to test on (its role must be allowed to create databases); without it the
-embedded PostgreSQL is started once for the whole run.
+By default a PostgreSQL of the wheel is started once for the whole run. `TEST_POSTGRES_PROGRAMS` is the folder of the
+programs of another installation to use instead, such as /usr/lib/postgresql/15/bin, also as root. `TEST_DATABASE_URL`
+names a running server instead; its role must be allowed to create databases.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tornado.ioloop import IOLoop
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from tests.support import browser, contract
+from tests.support.embedded import start_postgres
 from tests.support.packages import Environment, build_wheel
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process, Service
@@ -64,7 +66,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
-    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"))
+    server = start_postgres(tmp_path_factory.mktemp("postgres"))
     yield server.url
     server.stop()
 

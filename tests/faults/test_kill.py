@@ -123,7 +123,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
     EmbeddedPostgres.start(tmp_path / "data").stop()
 
 
-async def test_the_embedded_database_survives_a_kill_of_the_server_and_recovers_from_its_own(
+async def test_the_embedded_database_survives_a_kill_of_the_server_and_its_own(
     processes: Processes, data: Path
 ) -> None:
     seen: list[int] = []

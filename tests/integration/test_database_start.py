@@ -32,6 +32,7 @@ from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
+from tests.support.embedded import start_postgres
 from tests.support.http_client import request
 from tests.support.raw_clients import SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
@@ -54,7 +55,7 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="there is no pgbo
 @pytest.fixture(scope="module")
 def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """Start a server of which the folder is known, for the tests of this module."""
-    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("pooled"))
+    server = start_postgres(tmp_path_factory.mktemp("pooled"))
     with psycopg.connect(server.url, autocommit=True) as admin:
         admin.execute("CREATE DATABASE shared ENCODING 'UTF8' TEMPLATE template0")
     migrate(make_conninfo(server.url, dbname="shared"))

@@ -28,7 +28,7 @@ from tornado.httpclient import HTTPClientError
 from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
-from tests.support.embedded import is_running, processes_of
+from tests.support.embedded import is_running, processes_of, start_postgres
 from tests.support.http_client import request
 from tests.support.payloads import updates
 from tests.support.postgres import LOCK_FEED
@@ -136,7 +136,7 @@ async def test_a_stop_under_load_loses_no_acknowledged_update(processes: Process
 async def test_the_stop_is_bounded_with_a_hung_database_and_a_client_that_reads_nothing(
     processes: Processes, tmp_path: Path
 ) -> None:
-    with EmbeddedPostgres.start(tmp_path / "own") as postgres:
+    with start_postgres(tmp_path / "own") as postgres:
         assert cli.main(["migrate", f"--database-url={postgres.url}"]) == 0
         process = processes("--port=0", "--shutdown-ms-max=1000", DATABASE_URL=postgres.url)
         url = await asyncio.to_thread(process.url)
@@ -269,7 +269,7 @@ def test_a_database_that_can_never_be_reached_is_named_in_the_error(
 
 
 def test_a_wrong_password_is_refused(processes: Processes, tmp_path: Path) -> None:
-    with EmbeddedPostgres.start(tmp_path / "own") as own:
+    with start_postgres(tmp_path / "own") as own:
         with psycopg.connect(own.url, autocommit=True) as admin:
             admin.execute("CREATE ROLE bot LOGIN PASSWORD 'right'")
             rules = tmp_path / "own" / "postgresql" / "pg_hba.conf"

@@ -14,8 +14,7 @@ import base64
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
@@ -26,11 +25,11 @@ from hypothesis import HealthCheck, configuration, given, settings
 from hypothesis import strategies as st
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError
 
-import protocol
 from tests.support.http_client import Connection, HttpClient, request_bytes
 from tests.support.raw_clients import PATH, SEPARATOR, SocketClient, open_websocket
 from tests.support.service import SNAPSHOTS
 from tests.support.shared_service import SharedService, shared_service
+from tests.support.strategies import ValidUpdate, valid_updates
 
 # The connection pool uses `random` in a thread of its own, which hypothesis reports as use by a strategy.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -108,83 +107,12 @@ def holds(
     return decorate
 
 
-@st.composite
-def amounts(draw: st.DrawFn) -> str:
-    """Draw the JSON text of an amount, in any spelling."""
-    digits = draw(st.integers(1, 45))
-    number = Decimal(draw(st.integers(0, 10**digits - 1))).scaleb(-draw(st.integers(0, 60)))
-    if number and not Decimal("1e-30") <= number <= Decimal("1e30"):
-        number = number.scaleb(-number.adjusted())
-    spelling = draw(st.sampled_from(["f", "e", "E", "negative zero"]))
-    if spelling == "negative zero":
-        return f"{number:f}" if number else f"-{number:f}"
-    return f"{number:{spelling}}"
-
-
-@st.composite
-def ledgers(draw: st.DrawFn, *required: str) -> dict[str, str]:
-    names = st.from_regex(protocol.schema("asset_name")["pattern"].strip("^$"), fullmatch=True)
-    further = draw(st.lists(names, max_size=6, unique=True))
-    return {asset: draw(amounts()) for asset in draw(st.permutations(list(dict.fromkeys([*required, *further]))))}
-
-
-@dataclass(frozen=True)
-class Update:
-    """A valid update as text, and what must be read back; it is sent under another id each time."""
-
-    text: str
-    has_id: bool
-    ts: datetime | None
-    pid: int | None
-    onchain: dict[str, Decimal]
-    onsite: dict[str, Decimal]
-
-
-@st.composite
-def updates(draw: st.DrawFn) -> Update:
-    """Draw a valid update (protocol/schemas/balance_update.json)."""
-    ledger = {"onchain": draw(ledgers("rlb", "usdt")), "onsite": draw(ledgers("rlb", "usd"))}
-    fields = {
-        name: "{" + ",".join(f'"{asset}":{amount}' for asset, amount in one.items()) + "}"
-        for name, one in ledger.items()
-    }
-    if has_id := draw(st.booleans()):
-        fields["id"] = draw(st.sampled_from(['"<id>"', '"<ID>"']))
-    pid = draw(st.none() | st.integers(0, 2**53 - 1))
-    if pid is not None:
-        fields["pid"] = draw(st.sampled_from([f"{pid}", f"{pid}.0", f"{pid}e0"]))
-    ts, text = draw(st.just((None, "")) | moments())
-    if ts is not None:
-        fields["ts"] = json.dumps(text)
-    for name in ("id", "pid", "ts"):
-        if name not in fields and draw(st.booleans()):
-            fields[name] = "null"
-    space = draw(st.sampled_from(["", " ", "\n\t"]))
-    body = ",".join(f'{space}"{name}"{space}:{fields[name]}' for name in draw(st.permutations(list(fields))))
-    exact = {name: {asset: Decimal(amount) for asset, amount in one.items()} for name, one in ledger.items()}
-    return Update(f"{{{body}}}", has_id, ts, pid, exact["onchain"], exact["onsite"])
-
-
-@st.composite
-def moments(draw: st.DrawFn) -> tuple[datetime, str]:
-    """Draw a time and an RFC 3339 text of it."""
-    local = draw(st.datetimes(datetime(1000, 1, 1), datetime(2999, 12, 31, 23, 59, 59))).replace(microsecond=0)
-    fraction = draw(st.text("0123456789", max_size=9))
-    minutes = draw(st.integers(-1439, 1439))
-    zone = f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
-    if minutes == 0:
-        zone = draw(st.sampled_from(["Z", "z", "+00:00", "-00:00"]))
-    text = f"{local:%Y-%m-%d}{draw(st.sampled_from('Tt'))}{local:%H:%M:%S}{'.' if fraction else ''}{fraction}{zone}"
-    moment = local.replace(tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
-    return moment + timedelta(microseconds=int(fraction[:6].ljust(6, "0"))), text
-
-
 def exact(text: str) -> Any:
     """Decode JSON with every number as a Decimal."""
     return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
-def check_read(snapshot: dict[str, Any], update: Update) -> None:
+def check_read(snapshot: dict[str, Any], update: ValidUpdate) -> None:
     """Check the snapshot that one reader received of an update."""
     assert snapshot["onchain"] == update.onchain
     assert snapshot["onsite"] == update.onsite
@@ -192,8 +120,8 @@ def check_read(snapshot: dict[str, Any], update: Update) -> None:
     assert moment == (update.ts or moment)
 
 
-@holds(updates(), 120)
-async def test_any_valid_update_comes_back_to_the_last_digit(attacked: ServiceUnderAttack, update: Update) -> None:
+@holds(valid_updates(), 120)
+async def test_any_valid_update_comes_back_to_the_last_digit(attacked: ServiceUnderAttack, update: ValidUpdate) -> None:
     id_ = str(uuid.uuid4())
     saved = await attacked.good.ask(
         "POST", SNAPSHOTS, update.text.replace("<id>", id_).replace("<ID>", id_.upper()).encode()

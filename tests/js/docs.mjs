@@ -14,10 +14,10 @@ tab.on('console', (message) => ['error', 'warn'].includes(message.type()) && see
 tab.on('pageerror', (error) => seen.problems.push(String(error)));
 tab.on('requestfailed', (request) => seen.problems.push(`${request.url()} ${request.failure()?.errorText}`));
 tab.on('request', (request) => seen.requests.push(request.url()));
-await tab.exposeFunction('sayViolation', (text) => seen.problems.push(text));
+await tab.exposeFunction('reportViolation', (text) => seen.problems.push(text));
 await tab.evaluateOnNewDocument(() => {
   addEventListener('securitypolicyviolation', ({ violatedDirective, blockedURI, sourceFile, lineNumber }) => {
-    window.sayViolation(`${violatedDirective} forbids ${blockedURI}: ${sourceFile}:${lineNumber}`);
+    window.reportViolation(`${violatedDirective} forbids ${blockedURI}: ${sourceFile}:${lineNumber}`);
   });
 });
 

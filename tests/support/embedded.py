@@ -12,9 +12,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from balance.storage.embedded import EmbeddedPostgres
 from tests.support.repository import ROOT
 from tests.support.waiting import wait_until
 
+# The folder of the programs of another installation of PostgreSQL, for the tests of the service; the tests of the
+# embedded PostgreSQL always use those of the wheel.
+PROGRAMS = Path(os.environ["TEST_POSTGRES_PROGRAMS"]) if "TEST_POSTGRES_PROGRAMS" in os.environ else None
 WAIT_S = 30
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -72,6 +76,11 @@ class Owner:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate(timeout=WAIT_S)
+
+
+def start_postgres(data: Path) -> EmbeddedPostgres:
+    """Start a PostgreSQL for tests of the service, with the programs of TEST_POSTGRES_PROGRAMS if that is set."""
+    return EmbeddedPostgres.start(data, PROGRAMS)
 
 
 def postmaster(data: Path) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from balance.storage.embedded import EmbeddedPostgres
-from tests.support.embedded import is_running, postmaster, processes_of
+from tests.support.embedded import is_running, postmaster, processes_of, start_postgres
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
@@ -28,14 +27,14 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._server = EmbeddedPostgres.start(folder)
+        self._server = start_postgres(folder)
         self.url = self._server.url
 
     def stop(self) -> None:
         self._server.stop()
 
     def start(self) -> None:
-        self._server = EmbeddedPostgres.start(self.folder)
+        self._server = start_postgres(self.folder)
 
     def restart(self) -> None:
         self.stop()
