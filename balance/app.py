@@ -24,7 +24,7 @@ from balance.config import Config
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
-from balance.realtime import EngineHandler, Realtime, ShortWay, SocketServer, Watchers
+from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.outage import Outage
@@ -68,8 +68,8 @@ class App:
         self._write_thread = WorkerThread("balance-write")
         self._read_executor = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
         self._budget = LoopBudget()
-        self.server = _socket_server(config)
-        self.watchers = Watchers(self.server.eio)
+        engine = _engine(config)
+        self.watchers = Watchers(engine)
         tail = Tail(self.store, self._write_thread, self.watchers.publish)
         self.writer = Writer(
             self.store,
@@ -88,7 +88,7 @@ class App:
             read_ms_max=config.read_ms_max,
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
-        self.realtime = Realtime(self.server, self.watchers, self.service)
+        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
         # Served too is the address that the start line has.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
         # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
@@ -125,9 +125,6 @@ class App:
             "is_ready": lambda: self.service.life is Life.RUNNING,
             "watchers_max": self._config.watchers_max,
             "body_bytes_max": self._config.frame_bytes_max,
-            "take_update": ShortWay(
-                self.server, self.watchers, self.realtime, body_bytes_max=self._config.body_bytes_max
-            ).take,
         }
         limits = Limits(
             update_bytes_max=self._config.body_bytes_max,
@@ -229,18 +226,13 @@ class App:
         self._read_executor.shutdown(wait=True)
 
 
-def _socket_server(config: Config) -> SocketServer:
-    return SocketServer(
-        events=[event.name for event in protocol.EVENTS.values() if event.direction == "client_to_server"],
-        body_bytes_max=config.body_bytes_max,
-        updates_in_flight_max=config.updates_in_flight_max,
+def _engine(config: Config) -> Engine:
+    return Engine(
         watcher_unsent_bytes_max=config.watcher_unsent_bytes_max,
         connect_ms_max=config.connect_ms_max,
         async_mode="tornado",
+        async_handlers=False,  # the packets of a client are handled in order
         json=protocol,  # exact numbers, and no NaN
-        async_handlers=True,  # an update that waits for its commit must not hold up the next one, nor the heartbeat
-        always_connect=False,  # the first word to a client is whether it is let in
-        namespaces=[protocol.NAMESPACE],
         ping_interval=config.ping_interval_s,
         ping_timeout=config.ping_timeout_s,
         max_http_buffer_size=config.frame_bytes_max,
@@ -252,5 +244,17 @@ def _socket_server(config: Config) -> SocketServer:
         cors_credentials=False,
         monitor_clients=False,  # `Engine` has a sweep of its own
         logger=library_log,
-        engineio_logger=library_log,
+    )
+
+
+def _socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> SocketServer:
+    return SocketServer(
+        engine,
+        handlers,
+        body_bytes_max=config.body_bytes_max,
+        updates_in_flight_max=config.updates_in_flight_max,
+        json=protocol,
+        always_connect=False,  # the first packet to a client accepts or refuses its CONNECT
+        namespaces=[protocol.NAMESPACE],
+        logger=library_log,
     )

@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from balance.realtime.send_queue import to_frame
+from balance.realtime.frames import to_frame
 from bench.clients import make_update
 
 STORED = {"id": "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51", "seq": 1, "ts": "2025-11-07T00:45:08.603Z"}

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 log = logging.getLogger("balance.aio")
 
 T = TypeVar("T")
-WAKEUPS_MAX = 4096  # that one read takes from a pipe
 
 
 def run_in_thread(executor: Executor, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
@@ -56,7 +55,7 @@ class WorkerThread:
         self._loop = asyncio.get_running_loop()
         self._pipes = (*os.pipe(), *os.pipe())
         self._calls_reader, self._calls_writer, self._deliveries_reader, self._deliveries_writer = self._pipes
-        self._loop.add_reader(self._deliveries_reader, self._make_deliveries)
+        self._loop.add_reader(self._deliveries_reader, self._deliver_one)
         self._thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
@@ -97,24 +96,19 @@ class WorkerThread:
             os.close(descriptor)
 
     def _run(self) -> None:
-        while os.read(self._calls_reader, WAKEUPS_MAX):
-            while self._calls:
-                if self._is_stopping:
-                    return
-                try:
-                    self._calls.popleft()()
-                except Exception:
-                    log.exception("a call in thread %s failed", self._thread.name)
-            if self._is_stopping:
-                return
-
-    def _make_deliveries(self) -> None:
-        os.read(self._deliveries_reader, WAKEUPS_MAX)
-        while self._deliveries:
+        while os.read(self._calls_reader, 1) and not self._is_stopping:
             try:
-                self._deliveries.popleft()()
+                self._calls.popleft()()
             except Exception:
-                log.exception("a delivery of thread %s failed", self._thread.name)
+                log.exception("a call in thread %s failed", self._thread.name)
+
+    def _deliver_one(self) -> None:
+        """Make one delivery: those behind it come in the next turns of the event loop."""
+        os.read(self._deliveries_reader, 1)
+        try:
+            self._deliveries.popleft()()
+        except Exception:
+            log.exception("a delivery of thread %s failed", self._thread.name)
 
 
 def _run(

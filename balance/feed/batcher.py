@@ -1,13 +1,13 @@
 """Cuts pending saves into batches, and appends one batch after the other in the write thread.
 
 One batch is appended at a time; what arrives meanwhile goes into the next. Where BATCH_MIN saves or more wait, the
-write thread cuts the next batch itself, so the database does not wait for the event loop; fewer wait until the batch is
-acknowledged, and share a commit with what its senders send next. A batch holds at most half of what is pending:
+write thread cuts one batch more by itself, so the database does not wait for the event loop; fewer wait until the batch
+is acknowledged, and share a commit with what its senders send next. A batch holds at most half of what is pending:
 while one half is appended, the other is acknowledged and its senders send again. All of them together would leave idle
 first the event loop, then the database.
 
 Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
-write thread. The lock guards what both change: `_queue`, `_singles_left` and `_is_idle`.
+write thread. The lock guards what both change: `_queue`, `_singles_left`, `_is_idle` and `_in_flight`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from balance.storage.pool import StoreUnavailable
 from balance.storage.store import Appended
 
 BATCH_MIN = 32  # a batch of this size shares a commit well enough
+IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads allows for two
 
 
 class AppendStore(Protocol):
@@ -56,6 +57,7 @@ class Batcher:
         self._queue: deque[PendingSave] = deque()  # those of them that are in no batch yet
         self._singles_left = 0  # as many at the front of the queue are appended one by one
         self._is_idle = True  # whether the write thread has no batch of ours, and was not asked to cut one
+        self._in_flight = 0  # batches that `on_batch` has not been called with
         self._lock = threading.Lock()
 
     def submit(self, save: PendingSave) -> None:
@@ -66,15 +68,13 @@ class Batcher:
         self.start_next()
 
     def start_next(self) -> None:
-        """Have the write thread cut the next batch, if it is idle, and all that is pending or BATCH_MIN saves wait.
-
-        From any thread.
-        """
+        """Have the write thread cut the next batch, if it is idle and enough saves wait; from any thread."""
         with self._lock:
             waiting = len(self._queue)
-            if not self._is_idle or not waiting or waiting < min(BATCH_MIN, len(self.pending)):
+            if not self._is_idle or waiting < (BATCH_MIN if self._in_flight else 1) or self._in_flight >= IN_FLIGHT_MAX:
                 return
             self._is_idle = False
+            self._in_flight += 1
         self._worker.submit(self._append_next)
 
     def discard_done(self) -> None:
@@ -89,11 +89,19 @@ class Batcher:
     def _append_next(self) -> None:
         batch = self._append([save for save in self._cut() if not save.done()])
         # Not a loop: other calls to the write thread have their turn between two batches.
-        self._is_idle = True
+        with self._lock:
+            self._is_idle = True
+            if batch is None:
+                self._in_flight -= 1
         self.start_next()
         # Last, so that the event loop wakes up when this thread releases the interpreter's lock.
         if batch is not None:
-            self._worker.deliver(partial(self._on_batch, batch))
+            self._worker.deliver(partial(self._pass_on, batch))
+
+    def _pass_on(self, batch: Batch) -> None:
+        with self._lock:
+            self._in_flight -= 1
+        self._on_batch(batch)
 
     def _append(self, saves: list[PendingSave]) -> Batch | None:
         if not saves:

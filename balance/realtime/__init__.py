@@ -1,17 +1,18 @@
-"""Socket.IO: events in, publish out.
+"""Socket.IO: events come in, snapshots go out.
 
-The rooms, from the wire inwards: `handler` (the HTTP path), `engine` (Engine.IO sessions), `outbox` (what waits for
-each), `server` (Socket.IO packets), `events` (what is answered), `watchers` (who is shown what); `short` is the short
-way of a plain update, from its frame to `events`. All of it runs on the event loop.
+The modules, from the socket inwards: `handler` (the HTTP path, with `handshake` and `polling`), `frames` and
+`connection` (a WebSocket), `transport` and `engine` (Engine.IO sessions), `session` (the state of one client), `server`
+(Socket.IO packets), `events` (how each event is answered), `watchers` (what is sent to those that have joined).
+`fast_update` is the fast path of a plain update, from its frame to `events`. All of it runs on the event loop.
 
-python-socketio and its Tornado integration do the protocol. What they leave open (they accept before they refuse,
-queue without a bound, and let some errors end in silence) is closed here, by overriding just that.
+python-engineio, python-socketio and Tornado implement the protocols. What they leave open (they accept before they
+reject, queue without a limit, and let some errors end in silence) is closed here, by overriding just that.
 """
 
-from balance.realtime.events import Realtime
-from balance.realtime.fast_update import ShortWay
+from balance.realtime.engine import Engine
+from balance.realtime.events import EventHandlers
 from balance.realtime.handler import EngineHandler
 from balance.realtime.server import SocketServer
 from balance.realtime.watchers import Watchers
 
-__all__ = ["EngineHandler", "Realtime", "ShortWay", "SocketServer", "Watchers"]
+__all__ = ["Engine", "EngineHandler", "EventHandlers", "SocketServer", "Watchers"]

@@ -1,102 +1,41 @@
-"""Engine.IO: sessions, what waits to be sent to each, and the end of those that are gone.
+"""Engine.IO sessions: what is sent to them, their heartbeats, and their end.
 
-Of python-engineio's `AsyncServer` this overrides what has no bound or no end; the protocol stays the library's.
-Each session has an outbox with a bound in bytes, and who does not read is cut off; a session that never becomes
-a client, or does not answer the heartbeat, is ended by one sweep for all.
+Of python-engineio's `AsyncServer` this overrides what has no limit or no end; the protocol is the library's. Each
+session has a send queue with a limit in bytes, and a client that does not read is disconnected. One sweep ends the
+sessions that do not send CONNECT in time or do not answer the heartbeat.
 
-Relied on inside python-engineio 4.15, each pinned by a test in tests/integration/test_library_*.py:
-`AsyncServer.sockets`, `._async`, `._log_error_once`;
-`AsyncSocket.queue`, `.closed`, `.closing`, `.upgraded`, `.upgrading`, `.last_ping`, `.receive`,
-`._send_ping`; `WebSocket.tornado_handler`, `.handler`; that of a handshake's environ no more than `tornado.handler` is
-used once the WebSocket is handed over, and that an OSError of `WebSocket.wait` is the end. That a session is given up
-when its reader or its writer has had nothing to do for a heartbeat and its timeout,
-tests/integration/test_fast_update_parity.py pins.
+Threads: the event loop only.
+Life cycle: `start` starts the sweep; `close` ends every session.
+
+tests/unit/test_library_internals.py lists the private names of python-engineio that this relies on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import engineio
-from engineio.async_drivers import tornado as driver
 from engineio.async_socket import AsyncSocket
-from engineio.exceptions import EngineIOError
-from engineio.packet import NOOP, PING, Packet
-from tornado.iostream import IOStream, StreamClosedError
+from engineio.packet import PING, Packet
 
+from balance.realtime.connection import Connection
 from balance.realtime.frames import GOING_AWAY, POLICY
-from balance.realtime.send_queue import Outbox, Parcel, to_frame
-
-if TYPE_CHECKING:
-    from balance.realtime.handler import EngineHandler
+from balance.realtime.send_queue import EncodedPackets, SendQueue
+from balance.realtime.session import Session
+from balance.realtime.transport import NO_PONG, Transport
 
 log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
-NOOP_TEXT = Packet(NOOP).encode()
-PING_PARCEL = Parcel(Packet(PING).encode().encode())
-GOODBYE_S_MAX = 1  # for a client to take the last answers at a stop
-NO_PONG = (POLICY, "no answer to the heartbeat came in time")
-
-
-class Transport(driver.WebSocket):
-    """One WebSocket under Engine.IO, whose `send` waits until the operating system has taken the bytes.
-
-    It writes frames of its own: Tornado's `write_message` makes a task for each.
-    """
-
-    def __init__(self, handler: Any, server: Any) -> None:
-        super().__init__(handler, server)
-        self._engine: Engine = server
-        self._client: AsyncSocket = handler.__self__
-
-    async def __call__(self, environ: dict[str, Any]) -> None:
-        handler: EngineHandler = environ["tornado.handler"]
-        handler.forget_request()
-        environ.clear()  # the library's copy of it
-        environ["tornado.handler"] = handler
-        handler.client = self._client
-        self._engine.websockets[self._client.sid] = handler
-        self.tornado_handler: Any = handler  # as the library names it
-        await self.handler(self)
-
-    def wait(self) -> asyncio.Future[str | bytes]:
-        """Give the next frame. It raises OSError, as the library knows it, when there will be none."""
-        frame: asyncio.Future[str | bytes] = self.tornado_handler.get_next_message()
-        return frame
-
-    async def close(self) -> None:
-        """Close a connection whose reader has had no frame for a heartbeat and its timeout."""
-        self.tornado_handler.close(*NO_PONG)
-
-    async def send(self, message: str) -> None:
-        """Send one frame. Raises EngineIOError when the client is gone."""
-        if self._client.upgraded and message == NOOP_TEXT:
-            self._client.queue.taken(len(message))  # it only woke the writer
-            return
-        stream = self.tornado_handler.iostream
-        try:
-            if self.tornado_handler.ws_connection is None:  # closing: no data may follow the close frame
-                raise StreamClosedError
-            written = stream.write(to_frame(message.encode()))
-            if stream.writing():
-                await written
-        except StreamClosedError as error:
-            if self._client.upgraded:
-                raise EngineIOError from error
-            return  # the answer to a probe: it broke off, and its session goes on polling
-        if self._client.upgraded:  # what answers a probe was not queued
-            self._client.queue.taken(len(message))
+PING_PACKET = EncodedPackets(Packet(PING).encode().encode())
+GOODBYE_S_MAX = 1  # for a client to receive the last answers at a stop
 
 
 class Engine(engineio.AsyncServer):
-    """Engine.IO, with an outbox that has a bound and sessions that end."""
+    """Engine.IO with send queues that have a limit and sessions that end."""
 
     def __init__(self, *, watcher_unsent_bytes_max: int, connect_ms_max: int, **options: Any) -> None:
         super().__init__(**options)
@@ -106,252 +45,252 @@ class Engine(engineio.AsyncServer):
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
         self._ending: set[asyncio.Task[None]] = set()
-        self.websockets: dict[str, EngineHandler] = {}  # by session
-        # By session, all of the clock that nobody sets: when the next heartbeat is due, or since when an answer to the
-        # last one is awaited; and since when it has been without CONNECT.
-        self._next_ping: dict[str, float] = {}
-        self._unanswered: dict[str, float] = {}
-        self._nameless: dict[str, float] = {}
-        self._to_flush: list[AsyncSocket] = []  # for whom `_flush` has something
-        self._polling: set[tuple[str, str]] = set()  # polling requests under way, by session and method
-        self.evictions = 0
+        self._to_flush: list[Session] = []  # those for which something was buffered in this turn of the event loop
+        self.sessions: dict[str, Session] = {}
+        self.slow_disconnects = 0
 
-    def create_queue(self, *args: Any, **kwargs: Any) -> Outbox:
-        """Make the outbox of a new session."""
-        return Outbox()
+    # Sessions
 
-    async def send_packet(self, sid: str, pkt: Packet) -> None:
-        """Send as the library does, by the one way out."""
-        self.deliver(sid, Parcel(pkt.encode().encode()))
+    @property
+    def connections(self) -> list[Connection]:
+        """The WebSockets of all sessions."""
+        return [session.connection for session in self.sessions.values() if session.connection is not None]
 
-    def deliver(self, sid: str, parcel: Parcel) -> None:
-        """Send packets to a client, or cut it off if it has left too much unread. Never waits.
+    def create_queue(self, *args: Any, **kwargs: Any) -> SendQueue:
+        """Make the send queue of a new session."""
+        return SendQueue()
 
-        Where nothing is before them they go past the queue, at the end of this turn of the event loop or with a
-        `broadcast` that comes before it: by the queue there would be a future, a turn of the writer's task and another
-        future for each client and packet.
-        """
-        client = self.sockets.get(sid)
-        if client is None or client.closed or client.closing:
-            return
-        if client.queue.has_at_once:
-            client.queue.add_at_once(parcel.frames)
-        elif client.upgraded and client.queue.is_clear():
-            if not self._to_flush:
-                asyncio.get_running_loop().call_soon(self._flush)
-            self._to_flush.append(client)
-            client.queue.add_at_once(parcel.frames)
-        else:
-            self._put(client, parcel)
+    def open_session(self, session_id: str) -> Session:
+        """Make the session of a client that the library has accepted; it must send CONNECT in time."""
+        session = Session(self.sockets[session_id], time.monotonic() + self._connect_s_max)
+        self.sessions[session_id] = session
+        return session
 
-    def broadcast(self, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
-        """Send the same packets to many sessions. Never waits.
+    def await_connect(self, session: Session) -> None:
+        """End a session unless it sends CONNECT in time."""
+        session.connect_by = time.monotonic() + self._connect_s_max
 
-        Who is being answered in this turn of the event loop comes first, and gets both in one.
-        """
-        frames, done = parcel.frames, set()
-        for client in self._to_flush:
-            if client.sid in outboxes and client.queue.has_at_once:
-                client.queue.add_at_once(frames)
-                done.add(client.sid)
-        self._flush()
-        # Nothing but `send` between two of them: the system's part leaves the processor's caches cold, and whatever
-        # else is touched for each watcher comes from memory.
-        ways, size = [outbox.way for outbox in outboxes.values()], len(frames)
-        begun = []
-        for sid, way in zip(outboxes, ways, strict=True):
-            try:
-                sent = way(frames) if way is not None else 0
-            except OSError:
-                sent = 0
-            if sent != size:
-                begun.append((sid, sent))
-        for sid, sent in begun:
-            client = self.sockets.get(sid)
-            if client is not None and not client.closed and not client.closing and sid not in done:
-                self._begin_way(client, parcel, sent)
-
-    def _begin_way(self, client: AsyncSocket, parcel: Parcel, sent: int) -> None:
-        """Send what a broadcast could not, past the queue if nothing is before it: then the next goes straight out.
-
-        Of what went in part the rest never comes to the queue: it had a `way`, so nothing was before it, nor is now.
-        """
-        stream = self._stream(client) if client.upgraded and client.queue.is_clear() else None
-        if stream is None or stream.writing():
-            self._put(client, parcel)
-        else:
-            client.queue.way = stream.socket.send
-            self._write(client, parcel.frames, sent)
-
-    def _put(self, client: AsyncSocket, parcel: Parcel) -> None:
-        """Queue packets for a client, or cut it off."""
-        if not client.queue.begin_group(len(parcel.frames), self._unsent_bytes_max):
-            self.evictions += 1
-            log.warning("cut off client %s: %d bytes unread", client.sid, client.queue.unsent_bytes)
-            self.end(client)
-            return
-        for packet in parcel.packets:
-            client.queue.put_nowait(packet)
-
-    def _flush(self) -> None:
-        """Send what this turn of the event loop has left for each client."""
-        clients, self._to_flush = self._to_flush, []
-        for client in clients:
-            if client.queue.has_at_once:
-                self._write(client, client.queue.take_at_once())
-
-    def _stream(self, client: AsyncSocket) -> IOStream | None:
-        """Find the connection under a client's WebSocket; None when it is gone."""
-        handler = self.websockets.get(client.sid)
-        stream = handler.iostream if handler is not None and handler.ws_connection is not None else None
-        return stream if stream is not None and stream.socket is not None else None
-
-    def _write(self, client: AsyncSocket, frames: bytes, sent: int = 0) -> None:
-        """Hand frames, of which so many bytes are sent already, to the operating system.
-
-        An IOStream makes a future for each write, so it gets only what there is no room for.
-        """
-        stream = self._stream(client)
-        if stream is None:
-            return
-        if not sent and not stream.writing():
-            with suppress(OSError):  # there is no room, or it is gone: the stream finds out which
-                sent = stream.socket.send(frames)
-                if sent == len(frames):
-                    return
-        client.queue.begin_group(len(frames), self._unsent_bytes_max)
-        client.queue.add_unsent(len(frames) - sent)
-        rest = stream.write(memoryview(frames)[sent:])
-        rest.add_done_callback(lambda _: client.queue.taken(len(frames) - sent))
-
-    async def disconnect(self, sid: str | None = None) -> None:
-        """End a client's session; never waits for it to take what is queued, as the library would."""
-        if sid in self.sockets:
-            self.end(self.sockets[sid])
-
-    def end(
-        self, client: AsyncSocket, reason: str = "transport close", *, close: tuple[int, str] | None = None
+    def abort_session(
+        self, session: Session, reason: str = "transport close", *, close: tuple[int, str] | None = None
     ) -> None:
         """End a session at once, whatever its transport is doing.
 
-        `close` is the code and the reason to close its WebSocket with; without it the connection is cut, which frees
-        what a client has not read.
+        `close` is the code and the reason to close its WebSocket with. Without it the stream is closed, which frees
+        what the client has not read.
         """
-        client.queue.end()
-        handler = self.websockets.get(client.sid) if client.upgraded else None
-        if handler is not None and close is None:
-            handler.abort()  # its reader ends the session
+        session.send_queue.close()
+        connection = session.connection if session.is_upgraded else None
+        if connection is not None and close is None:
+            connection.abort()  # its reader ends the session
             return
-        if handler is not None and close is not None:
-            handler.close(*close)
-        task = asyncio.ensure_future(client.close(wait=False, abort=True, reason=reason))
+        if connection is not None and close is not None:
+            connection.close(*close)
+        task = asyncio.ensure_future(session.socket.close(wait=False, abort=True, reason=reason))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    async def wait_for_polls(self, client: AsyncSocket) -> bool:
-        """Wait until polls have left half of what a client may leave unread, or less; return False if none comes."""
-        is_polling: bool = await client.queue.wait_for_polls(self._unsent_bytes_max // 2)
-        return is_polling
+    def end_session(self, session: Session) -> None:
+        """Discard a session that the library has ended, and end its poll and its probe."""
+        session.has_joined = False
+        session.resume_reader()
+        self.sockets.pop(session.id, None)
+        if not session.is_upgraded:
+            session.send_queue.close()
+            if session.connection is not None:
+                session.connection.close(POLICY, "the session of this upgrade has ended")
+        self._discard_session(session)
 
-    def acquire_polling(self, sid: str, method: str) -> bool:
-        """Note that a polling request of a session is under way; return False if one of this method is already."""
-        if (sid, method) in self._polling:
-            return False
-        self._polling.add((sid, method))
-        return True
+    def end_connection(self, session: Session, connection: Connection) -> None:
+        """Note that a WebSocket is closed; a session that was not upgraded goes on polling."""
+        session.socket.upgrading = False  # a probe that broke off must not stop the polling
+        if session.connection is connection:
+            session.connection = None
+        self._discard_session(session)
 
-    def release_polling(self, sid: str, method: str) -> None:
-        """Note that the polling request is over for which `acquire_polling` returned True."""
-        self._polling.discard((sid, method))
+    def _discard_session(self, session: Session) -> None:
+        if session.connection is None and session.id not in self.sockets:
+            self.sessions.pop(session.id, None)
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        """End a client's session; never wait for the client to accept what is queued, as the library would."""
+        if sid in self.sessions:
+            self.abort_session(self.sessions[sid])
+
+    # Sending
+
+    async def send_packet(self, sid: str, pkt: Packet) -> None:
+        """Send a packet of the library's."""
+        if sid in self.sessions:
+            self.send_packets(self.sessions[sid], EncodedPackets(pkt.encode().encode()))
+
+    def send_packets(self, session: Session, packets: EncodedPackets) -> None:
+        """Send packets to one client without waiting; disconnect it if its backlog is over the limit.
+
+        On an idle connection, packets of the same turn of the event loop are coalesced into one write that bypasses the
+        queue: the queue costs a future, a turn of the writer's task and another future for each client and packet.
+        """
+        queue = session.send_queue
+        if session.has_ended:
+            return
+        if queue.has_buffered:
+            queue.add_buffered(packets.frames)
+        elif session.is_upgraded and queue.can_bypass():
+            if not self._to_flush:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._to_flush.append(session)
+            queue.add_buffered(packets.frames)
+        else:
+            self._enqueue(session, packets)
+
+    def broadcast(self, packets: EncodedPackets) -> None:
+        """Send the same packets to every session that has joined, without waiting.
+
+        Clients with a buffered acknowledgement come first and get both in one write.
+        """
+        frames, size = packets.frames, len(packets.frames)
+        sessions = [session for session in self.sessions.values() if session.has_joined]
+        queues = [session.send_queue for session in sessions]
+        sends = [None if queue.unsent_bytes else queue.direct_send for queue in queues]
+        answered = {session for session in self._to_flush if session.has_joined and session.send_queue.has_buffered}
+        for session in answered:
+            session.send_queue.add_buffered(frames)
+        self._flush()
+        # The loop body is `send` alone. The system call leaves the caches of the processor cold, so that each further
+        # object of a watcher that is touched here comes from memory.
+        unfinished = []
+        for session, send in zip(sessions, sends, strict=True):
+            try:
+                sent = send(frames) if send is not None else 0
+            except OSError:
+                sent = 0
+            if sent != size:
+                unfinished.append((session, sent))
+        for session, sent in unfinished:
+            if session not in answered and not session.has_ended:
+                self._send_rest(session, packets, sent)
+
+    def _send_rest(self, session: Session, packets: EncodedPackets, sent: int) -> None:
+        """Send what a broadcast could not. If nothing is before it, it bypasses the queue, as the next one will.
+
+        A part was sent only while nothing was before it, so the rest of it never comes to the queue.
+        """
+        connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
+        if connection is None or not connection.is_idle:
+            self._enqueue(session, packets)
+        else:
+            session.send_queue.direct_send = connection.stream.socket.send
+            connection.write(packets.frames, sent)
+
+    def _enqueue(self, session: Session, packets: EncodedPackets) -> None:
+        """Queue packets for a client, or disconnect it."""
+        queue = session.send_queue
+        if not queue.admit(len(packets.frames), self._unsent_bytes_max):
+            self.slow_disconnects += 1
+            log.warning("disconnected slow client %s: %d bytes unread", session.id, queue.unsent_bytes)
+            self.abort_session(session)
+            return
+        for packet in packets.packets:
+            queue.put_nowait(packet)
+
+    def _flush(self) -> None:
+        """Send what this turn of the event loop has buffered for each client."""
+        sessions, self._to_flush = self._to_flush, []
+        for session in sessions:
+            if session.send_queue.has_buffered:
+                frames = session.send_queue.pop_buffered()
+                if session.connection is not None and session.connection.is_open:
+                    session.connection.write(frames)
+
+    async def wait_for_polls(self, session: Session) -> bool:
+        """Wait until polls have left at most half of the limit unread; return False if no poll comes."""
+        return await session.send_queue.wait_for_polls(self._unsent_bytes_max // 2)
+
+    # Heartbeats
 
     def start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Start a task as the library asks, but for the next heartbeat, which the sweep sends.
 
-        The library would have a task per client sleep towards it, and sleep on when the client has gone.
+        The library would have a task for each client sleep until then, and sleep on when the client has gone.
         """
         if getattr(target, "__func__", None) is not AsyncSocket._send_ping:
             return super().start_background_task(target, *args, **kwargs)
-        sid = target.__self__.sid
-        self._unanswered.pop(sid, None)
-        self._next_ping[sid] = time.monotonic() + self.ping_interval
+        session = self.sessions.get(target.__self__.sid)
+        if session is not None:
+            session.awaits_pong = False
+            session.heartbeat_at = time.monotonic() + self.ping_interval
         return None
 
-    def note_alive(self, sid: str) -> None:
-        """Take what a client has sent for a sign of life: the answer to a heartbeat may wait behind it."""
-        if sid in self._unanswered:
-            self._unanswered[sid] = time.monotonic()
+    def touch(self, session: Session) -> None:
+        """Note that a client has sent something: its answer to a heartbeat may come after it."""
+        if session.awaits_pong:
+            session.heartbeat_at = time.monotonic() + self.ping_timeout
 
-    def await_name(self, sid: str) -> None:
-        """End a session if it does not send CONNECT in time."""
-        self._nameless[sid] = time.monotonic()
-
-    def note_named(self, sid: str) -> None:
-        """Note that a session has sent CONNECT."""
-        self._nameless.pop(sid, None)
-
-    def forget(self, sid: str) -> None:
-        """Drop what is kept for a session that has ended, and end its poll."""
-        if sid in self.sockets and not self.sockets[sid].upgraded:
-            self.sockets[sid].queue.end()
-            if sid in self.websockets:
-                self.websockets[sid].close(POLICY, "the session of this upgrade has ended")
-        for times in (self._nameless, self._next_ping, self._unanswered):
-            times.pop(sid, None)
-
-    def _log_error_once(self, message: str, message_key: str) -> None:
-        log.debug("%s", message)  # what clients do wrong they are told; the library would log the first as an error
+    def _end_heartbeat(self, session: Session) -> None:
+        """Send the next ping, or end a session whose pong has not come."""
+        if session.awaits_pong:
+            self.abort_session(session, self.reason.PING_TIMEOUT, close=NO_PONG)
+            return
+        session.awaits_pong = True
+        session.heartbeat_at = time.monotonic() + self.ping_timeout
+        session.socket.last_ping = time.time()  # without it the library would ignore the pong
+        self.send_packets(session, PING_PACKET)
 
     def start(self) -> None:
-        """Begin to end the sessions of clients that are gone or never became one."""
+        """Start the sweep."""
         self._sweep_due = time.monotonic() + SWEEP_S
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        # In place of the library's own monitor, which wakes up once per client and knows no time to connect.
+        # In place of the library's own monitor, which wakes up once for each client and has no limit for CONNECT.
         now = time.monotonic()
-        blocked = now - self._sweep_due
-        if blocked > SWEEP_S:  # nobody was heard meanwhile, so it counts for nobody
-            for times in (self._nameless, self._unanswered):
-                times.update({sid: since + blocked for sid, since in times.items()})
+        blocked_s = now - self._sweep_due
+        if blocked_s > SWEEP_S:  # nothing was read meanwhile, so it counts for no client
+            self._postpone(blocked_s)
         self.start()
-        for sid, client in list(self.sockets.items()):
-            if client.closed:
-                self.sockets.pop(sid, None)
-            elif now - self._unanswered.get(sid, now) > self.ping_timeout:
-                self.end(client, self.reason.PING_TIMEOUT, close=NO_PONG)
-            elif now - self._nameless.get(sid, now) > self._connect_s_max:
-                self.end(client, close=(POLICY, f"no CONNECT came within {self._connect_s_max:g} s"))
-            else:
-                if client.upgraded:
-                    client.queue.wake(self.ping_interval)
-                if now >= self._next_ping.get(sid, math.inf):
-                    del self._next_ping[sid]
-                    self._unanswered[sid] = now
-                    client.last_ping = time.time()  # without it the library would take no answer
-                    self.deliver(sid, PING_PARCEL)
+        for session in list(self.sessions.values()):
+            if session.has_ended:
+                continue
+            if session.is_upgraded:
+                session.send_queue.keep_writer_alive(self.ping_interval)
+            if now > session.connect_by:
+                self.abort_session(session, close=(POLICY, f"no CONNECT came within {self._connect_s_max:g} s"))
+            elif now > session.heartbeat_at:
+                self._end_heartbeat(session)
+
+    def _postpone(self, seconds: float) -> None:
+        for session in self.sessions.values():
+            session.connect_by += seconds
+            if session.awaits_pong:
+                session.heartbeat_at += seconds
+
+    # The end
 
     async def close(self, seconds_max: float) -> None:
         """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         deadline = time.monotonic() + seconds_max
-        clients = [client for client in self.sockets.values() if not client.closed]
-        patience = min(deadline, time.monotonic() + GOODBYE_S_MAX)
-        while any(client.queue.unsent_bytes for client in clients if not client.closed):
-            if time.monotonic() > patience:
-                break
-            await asyncio.sleep(0.01)
-        for client in clients:
-            if client.sid in self.websockets and client.upgraded:
-                self.websockets[client.sid].close(GOING_AWAY, "the server is stopping")
-            else:
-                self.end(client, self.reason.SERVER_DISCONNECT)
+        await self._sent(min(deadline, time.monotonic() + GOODBYE_S_MAX))
+        for session in list(self.sessions.values()):
+            if session.connection is not None and session.is_upgraded:
+                session.connection.close(GOING_AWAY, "the server is stopping")
+            elif not session.has_ended:
+                self.abort_session(session, self.reason.SERVER_DISCONNECT)
         await self._ended(max(0.2, deadline - time.monotonic()))
-        for handler in list(self.websockets.values()):  # it does not answer the close frame
-            handler.abort()
+        for connection in self.connections:  # those whose clients do not answer the close frame
+            connection.abort()
         await self._ended(1)
 
+    async def _sent(self, until: float) -> None:
+        """Wait until no session has a backlog, or until this moment."""
+        while time.monotonic() < until and any(session.send_queue.unsent_bytes for session in self.sessions.values()):
+            await asyncio.sleep(0.01)
+
     async def _ended(self, seconds_max: float) -> None:
-        tasks = [*self._ending, *(one.reader for one in self.websockets.values() if one.reader is not None)]
+        """Wait until every session and every WebSocket has ended, or for this long."""
+        tasks = [*self._ending, *(one.serving for one in self.connections if one.serving is not None)]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds_max)
+
+    def _log_error_once(self, message: str, message_key: str) -> None:
+        log.debug("%s", message)  # a fault of a client is answered; the library would log the first as an error

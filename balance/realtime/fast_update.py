@@ -1,12 +1,12 @@
-"""The short way of an update: from its frame to the service, past the tasks that python-socketio makes for an event.
+"""Fast path for an update: from its frame to `EventHandlers`, past the task in which python-engineio reads frames.
 
-It takes the plain case only, one `balance:update` with one payload of a client that is connected and has nothing else
-before it, and answers as the long way does, to the last byte: a property test holds the two together. Whatever is not
-plain it leaves to `server` and `events`: another event, other arguments, what is large, what is no JSON.
+It handles the plain case only: one `balance:update` with one payload, of a client that is connected and has nothing
+else before it. It answers as the slow path does, to the last byte; a property test holds the two together. Everything
+else is left to `server`: another event, other arguments, what is large, what is not JSON. Both paths reach
+`EventHandlers.on_update`, which authorizes the update.
 
-Relied on inside python-socketio 5, beside what `server` names: that packets of one client are handled one at a time, so
-that no packet is before this one while the library waits for the next.
-tests/integration/test_fast_update_parity.py pins it.
+Relied on inside python-engineio: packets of one client are handled one at a time, so that none is before this one while
+the library waits for the next. tests/integration/test_fast_update_parity.py shows it.
 """
 
 from __future__ import annotations
@@ -15,39 +15,34 @@ import re
 from typing import Any
 
 import protocol
-from balance.realtime.events import Realtime
-from balance.realtime.server import SocketServer
-from balance.realtime.watchers import Watchers
+from balance.realtime.events import EventHandlers
+from balance.realtime.session import Session
 
 PLAIN = re.compile(r'42([0-9]{0,15})\["' + re.escape(protocol.BALANCE_UPDATE) + r'",')
 
 
-class ShortWay:
-    """Takes updates out of frames."""
+class UpdateFastPath:
+    """Handles updates in frames."""
 
-    def __init__(self, server: SocketServer, watchers: Watchers, events: Realtime, *, body_bytes_max: int) -> None:
-        self._server = server
-        self._watchers = watchers
-        self._events = events
-        self._length_max = body_bytes_max // 4  # in characters: UTF-8 takes at most four bytes for each
+    def __init__(self, handlers: EventHandlers, *, body_bytes_max: int, updates_in_flight_max: int) -> None:
+        self._handlers = handlers
+        self._length_max = body_bytes_max // 4  # in characters: UTF-8 has at most four bytes for each
+        self._in_flight_max = updates_in_flight_max
 
-    def take(self, eio_sid: str, frame: str) -> bool:
-        """Save the update that a frame holds, and answer it; say whether it was one to be taken here."""
+    def try_handle(self, session: Session, frame: str) -> bool:
+        """Save the update that a frame holds, and answer it; return False if the slow path must handle the frame."""
         found = PLAIN.match(frame)
         if (
             found is None
             or len(frame) > self._length_max
             or frame[-1] != "]"
-            or eio_sid not in self._watchers
-            or not self._server.has_room(eio_sid)
+            or not session.has_joined
+            or session.in_flight >= self._in_flight_max
         ):
             return False
         try:
             update: Any = protocol.decode_update(frame[found.end() : -1])
-        except protocol.MalformedJson:  # no JSON, or more than one payload
+        except protocol.MalformedJson:  # not JSON, or more than one payload
             return False
-        self._server.begin(eio_sid)
-        self._events.on_update(
-            eio_sid, int(found[1]) if found[1] else None, [update], lambda: self._server.end_one(eio_sid)
-        )
+        self._handlers.on_update(session, int(found[1]) if found[1] else None, [update])
         return True

@@ -1,34 +1,31 @@
-"""WebSocket frames as they arrive: many in one read, where Tornado would read each in four steps.
+"""WebSocket frames: read many from what arrives at once, check them, and write them.
 
-A frame is plain if it holds a whole text and has come whole. Every other frame is read by Tornado's own reader, from
-the bytes that were read here, after its head was checked: Tornado accepts an unmasked frame, and drops the connection
-without a close frame for most violations of RFC 6455.
+Tornado reads each frame in four steps, accepts an unmasked frame, and drops the connection without a close frame for
+most violations of RFC 6455. Here a frame is plain if it holds a whole text and has arrived whole. Every other frame is
+checked, and then read by Tornado's own reader from the bytes that were read here.
 
-Relied on inside Tornado 6.6, pinned by tests/unit/test_frames.py: that `WebSocketProtocol13._receive_frame` reads one
-frame by `_read_bytes` and passes it to `_handle_message`, is called until the connection ends, and keeps in
-`_fragmented_message_buffer` what it has of a fragmented message; that `_handle_message` returns a future if the next
-frame must wait; that `_write_frame` writes every frame that Tornado sends of its own accord.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+import struct
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketProtocol13
 
-READ_BYTES_MAX = 32_768  # at once: a hundred updates or more
+READ_BYTES_MAX = 32_768  # in one read: a hundred updates or more
 # RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 OPCODE_BITS, RESERVED_BITS, FINAL = 0x0F, 0x70, 0x80
 FINAL_TEXT = FINAL | TEXT  # the first byte
 MASKED = 0x80
 CONTROL_BYTES_MAX = 125
-TWO_BYTES_OF_LENGTH = 126
+TWO_BYTES_OF_LENGTH, EIGHT_BYTES_OF_LENGTH = 126, 127
 HEAD_BYTES, MASK_BYTES = 2, 4
 # RFC 6455, section 7.4.1
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA = 1000, 1001, 1002, 1003
@@ -36,39 +33,44 @@ NOT_UTF8, POLICY, TOO_LARGE = 1007, 1008, 1009
 CLOSE_CODES = frozenset([*range(1000, 1004), *range(1007, 1015)])  # of those below 3000 that a frame may have
 
 
+class FrameOwner(Protocol):
+    """What a `FrameReader` needs of the handler of its WebSocket."""
+
+    def is_turn_over(self) -> bool:
+        """Return whether other clients must have their turn now."""
+
+    def write_frame(self, frame: bytes) -> asyncio.Future[None] | None:
+        """Send a frame; return a future unless the operating system has accepted it. Raises StreamClosedError."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """Close the WebSocket for a fault of its client."""
+
+    def linger(self, connection: socket.socket) -> None:
+        """Close a socket after its client has closed its side."""
+
+
 class FrameReader(WebSocketProtocol13):
     """Tornado's WebSocket, which reads as much as there is."""
 
-    # Beside Tornado's own attributes, whose dict would grow by a kilobyte with these in it.
-    __slots__ = ("_arrived", "_is_over", "_linger", "_message_bytes_max", "_on_fault", "_on_write", "_taken")
+    # Beside Tornado's own attributes: with these in it, their dict would be a kilobyte larger.
+    __slots__ = ("_arrived", "_consumed", "_message_bytes_max", "_owner")
 
-    def __init__(
-        self,
-        *arguments: Any,
-        is_over: Callable[[], bool],
-        on_fault: Callable[[int, str], None],
-        on_write: Callable[[], None],
-        linger: Callable[[socket.socket], None],
-    ) -> None:
-        """`is_over()` tells whether others must have their turn; `on_fault(code, reason)` must close the connection;
-        `on_write` is called before Tornado writes a frame; `linger(connection)` must close it when its client has."""
-        super().__init__(*arguments)
+    def __init__(self, owner: FrameOwner, *arguments: Any) -> None:
+        """`owner` is also the handler that Tornado calls; `arguments` are the others of WebSocketProtocol13."""
+        super().__init__(owner, *arguments)  # type: ignore[arg-type]
+        self._owner = owner
         self._message_bytes_max = self.params.max_message_size
         # Tornado would count a control frame as a part of the fragmented message around it (RFC 6455, section 5.4).
         self.params.max_message_size += CONTROL_BYTES_MAX
-        self._is_over = is_over
-        self._on_fault = on_fault
-        self._on_write = on_write
-        self._linger = linger
         self._arrived = b""
-        self._taken = 0  # bytes of it
+        self._consumed = 0  # bytes of it
 
     async def _receive_frame(self) -> None:
-        if self._is_over():
+        if self._owner.is_turn_over():
             await asyncio.sleep(0)
-        if self._taken == len(self._arrived):
+        if self._consumed == len(self._arrived):
             await self._read_more()
-        if await self._take_plain():
+        if await self._handle_plain():
             return
         fault = await self._next_fault()
         if fault is None:
@@ -77,18 +79,24 @@ class FrameReader(WebSocketProtocol13):
             await self._fail(*fault)
 
     def _write_frame(self, fin: bool, opcode: int, data: bytes, flags: int = 0) -> asyncio.Future[None]:
-        self._on_write()
-        return super()._write_frame(fin, opcode, data, flags)
+        """Send a frame of Tornado's own, a pong or a close, by the writer of all other frames."""
+        written = self._owner.write_frame(to_frame(data, opcode))
+        if written is None:
+            written = asyncio.get_running_loop().create_future()
+            written.set_result(None)
+        return written
 
     def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[None] | None:
+        if opcode == CLOSE:
+            return self._handle_close(data)
+        if self.server_terminated:
+            return None  # after our own close frame only the client's counts (RFC 6455, section 1.4)
         if opcode == TEXT:
             try:
                 text = data.decode()
             except UnicodeDecodeError:
                 return asyncio.ensure_future(self._fail(NOT_UTF8, "a text message must be UTF-8"))
             return self._run_callback(self.handler.on_message, text)
-        if opcode == CLOSE:
-            return self._handle_close(data)
         return super()._handle_message(opcode, data)
 
     def _handle_close(self, data: bytes) -> asyncio.Future[None] | None:
@@ -97,17 +105,17 @@ class FrameReader(WebSocketProtocol13):
         if not self.stream.closed():
             connection = self.stream.socket.dup()
             super()._handle_message(CLOSE, data)  # which answers and closes the stream
-            self._linger(connection)  # python-socketio's Client sends three more frames behind its close
+            self._owner.linger(connection)  # python-socketio's Client sends three more frames after its close
         return None
 
     async def _fail(self, code: int, reason: str) -> None:
-        """Fail the connection: close it, and take nothing more from it (RFC 6455, section 7.1.7).
+        """Fail the connection: close it, and accept nothing more from it (RFC 6455, section 7.1.7).
 
         What still arrives is read and dropped, until the client closes its side or the time ends that Tornado gives a
         close (5 s). To close a socket with unread bytes in it would reset the connection, and lose the close frame.
         """
-        self._on_fault(code, reason)
-        await self.stream.write(b"")  # done when the close frame is
+        self._owner.fail(code, reason)
+        await self.stream.write(b"")  # no byte: done when the close frame has left the stream
         if not self.stream.closed():
             with suppress(OSError):  # the client was faster
                 self.stream.socket.shutdown(socket.SHUT_WR)
@@ -117,7 +125,7 @@ class FrameReader(WebSocketProtocol13):
     async def _next_fault(self) -> tuple[int, str] | None:
         """Return the close code and the reason if the next frame breaks the protocol or is too large."""
         await self._wait_for_bytes(HEAD_BYTES)
-        first, second = self._arrived[self._taken : self._taken + HEAD_BYTES]
+        first, second = self._arrived[self._consumed : self._consumed + HEAD_BYTES]
         reason = head_fault(first, second, is_continued=self._fragmented_message_buffer is not None)
         if reason is not None:
             return PROTOCOL_ERROR, reason
@@ -125,44 +133,44 @@ class FrameReader(WebSocketProtocol13):
         if size >= TWO_BYTES_OF_LENGTH:
             end = HEAD_BYTES + (2 if size == TWO_BYTES_OF_LENGTH else 8)
             await self._wait_for_bytes(end)
-            size = int.from_bytes(self._arrived[self._taken + HEAD_BYTES : self._taken + end], "big")
-        if first & OPCODE_BITS < CLOSE:  # a control frame is no part of the message that it comes between
+            size = int.from_bytes(self._arrived[self._consumed + HEAD_BYTES : self._consumed + end], "big")
+        if first & OPCODE_BITS < CLOSE:  # a control frame does not belong to the message around it
             size += len(self._fragmented_message_buffer or b"")
             if size > self._message_bytes_max:
                 return TOO_LARGE, f"a message may have {self._message_bytes_max} bytes"
         return None
 
     async def _wait_for_bytes(self, count: int) -> None:
-        """Read until so many bytes have arrived and are not taken."""
-        while len(self._arrived) - self._taken < count:
+        """Read until this many bytes have arrived and are not consumed."""
+        while len(self._arrived) - self._consumed < count:
             await self._read_more()
 
     async def _read_bytes(self, n: int) -> bytes:
         await self._wait_for_bytes(n)
-        self._taken += n
-        return self._arrived[self._taken - n : self._taken]
+        self._consumed += n
+        return self._arrived[self._consumed - n : self._consumed]
 
     async def _read_more(self) -> None:
-        rest = self._arrived[self._taken :]
-        self._arrived, self._taken = b"", 0  # held by nobody while nothing comes
+        rest = self._arrived[self._consumed :]
+        self._arrived, self._consumed = b"", 0  # an idle connection holds no buffer
         arrived = await self.stream.read_bytes(READ_BYTES_MAX, partial=True)
         self._wire_bytes_in += len(arrived)
         self._arrived = rest + arrived
 
-    async def _take_plain(self) -> bool:
-        """Take the plain frames that come next, and say whether there was one."""
-        has_taken = False
+    async def _handle_plain(self) -> bool:
+        """Handle the plain frames that come next; return whether there was one."""
+        was_plain = False
         while not self.client_terminated and (text := self._next_plain()) is not None:
             handled = self._handle_message(TEXT, text)
             if handled is not None:
                 await handled
-            has_taken = True
-            if self._is_over():
+            was_plain = True
+            if self._owner.is_turn_over():
                 break
-        return has_taken
+        return was_plain
 
     def _next_plain(self) -> bytes | None:
-        data, at = self._arrived, self._taken
+        data, at = self._arrived, self._consumed
         if len(data) - at < HEAD_BYTES or data[at] != FINAL_TEXT or self._fragmented_message_buffer is not None:
             return None
         size = data[at + 1] - MASKED
@@ -175,8 +183,19 @@ class FrameReader(WebSocketProtocol13):
         end = start + MASK_BYTES + size
         if end > len(data) or size > self._message_bytes_max:
             return None
-        self._taken = end
+        self._consumed = end
         return _websocket_mask(data[start : start + MASK_BYTES], data[start + MASK_BYTES : end])
+
+
+def to_frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """Return a frame as a server sends it: final, unmasked, not compressed (RFC 6455, section 5.2)."""
+    size = len(payload)
+    first = FINAL | opcode
+    if size < TWO_BYTES_OF_LENGTH:
+        return b"%c%c%b" % (first, size, payload)
+    if size < 65_536:
+        return struct.pack("!BBH", first, TWO_BYTES_OF_LENGTH, size) + payload
+    return struct.pack("!BBQ", first, EIGHT_BYTES_OF_LENGTH, size) + payload
 
 
 def head_fault(first: int, second: int, *, is_continued: bool) -> str | None:

@@ -1,6 +1,6 @@
-"""What a client has sent and the library has not taken yet: bounded, so that TCP holds back a sender that floods.
+"""Frames of a WebSocket that have arrived and that python-engineio has not read yet.
 
-There is one for each WebSocket, and nearly all are empty: an asyncio.Queue would be three kilobytes.
+There is one queue for each WebSocket, and nearly all are empty: an asyncio.Queue would use three kilobytes.
 """
 
 from __future__ import annotations
@@ -8,69 +8,75 @@ from __future__ import annotations
 import asyncio
 import time
 
-FRAMES_MAX = 64  # read ahead of the one being handled
-LENGTH_MAX = 1_048_576  # characters or bytes in them
+FRAMES_HIGH_WATER = 64  # read ahead of the frame that is handled; reading resumes at half of it
+LENGTH_HIGH_WATER = 1_048_576  # characters or bytes in these frames; reading resumes at half of it
 
 
-class Inbox:
-    """The frames of one client, in order."""
+class ReceiveQueue:
+    """The frames of one client, in order.
 
-    __slots__ = ("_ended", "_frames", "_getter", "_length", "_room", "_waiting_since")
+    At the high-water mark `put` makes Tornado wait before it reads the next frame, so that TCP holds back a client
+    that floods.
+    """
+
+    __slots__ = ("_frames", "_getter", "_is_closed", "_length", "_resume_reading", "_waiting_since")
 
     def __init__(self) -> None:
-        self._frames: list[str | bytes] = []
+        self._frames: list[str | bytes] | tuple[()] = ()
         self._length = 0
-        self._ended = False
+        self._is_closed = False
         self._getter: asyncio.Future[str | bytes] | None = None
         self._waiting_since = 0.0
-        self._room: asyncio.Future[None] | None = None
+        self._resume_reading: asyncio.Future[None] | None = None
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether the library waits for the next frame, having handled all before it."""
+    def reader_is_idle(self) -> bool:
+        """Whether python-engineio waits for the next frame; it has then handled every frame before it."""
         return self._getter is not None and not self._getter.done()
 
     @property
-    def awaited_s(self) -> float:
-        """For how long it has waited."""
+    def idle_s(self) -> float:
+        """The seconds for which the reader has waited."""
         return time.monotonic() - self._waiting_since
 
     def put(self, frame: str | bytes) -> asyncio.Future[None] | None:
-        """Add a frame; when there are too many, give a future that is done when there is room for the next."""
+        """Add a frame; at the high-water mark, return a future that is done when the next frame may be read."""
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(frame)
             return None
+        self._frames = self._frames or []
         self._frames.append(frame)
         self._length += len(frame)
-        if len(self._frames) < FRAMES_MAX and self._length < LENGTH_MAX:
+        if len(self._frames) < FRAMES_HIGH_WATER and self._length < LENGTH_HIGH_WATER:
             return None
-        self._room = asyncio.get_running_loop().create_future()
-        return self._room
+        self._resume_reading = asyncio.get_running_loop().create_future()
+        return self._resume_reading
 
     def get(self) -> asyncio.Future[str | bytes]:
-        """Give the next frame when there is one, or OSError when there will be none."""
+        """Return a future for the next frame. It raises OSError after the last one, as the library expects."""
         getter: asyncio.Future[str | bytes] = asyncio.get_running_loop().create_future()
         if self._frames:
             frame = self._frames.pop(0)
+            self._frames = self._frames or ()
             self._length -= len(frame)
             getter.set_result(frame)
-            if len(self._frames) <= FRAMES_MAX // 2 and self._length <= LENGTH_MAX // 2:
-                self._make_room()
-        elif self._ended:
+            if len(self._frames) <= FRAMES_HIGH_WATER // 2 and self._length <= LENGTH_HIGH_WATER // 2:
+                self._resume()
+        elif self._is_closed:
             getter.set_exception(OSError())
         else:
             self._getter = getter
             self._waiting_since = time.monotonic()
         return getter
 
-    def end(self) -> None:
-        """Let there be no more after what has come, and nobody wait for room."""
-        self._ended = True
+    def close(self) -> None:
+        """Let the reader end after the frames that have arrived."""
+        self._is_closed = True
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(OSError())
-        self._make_room()
+        self._resume()
 
-    def _make_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-        self._room = None
+    def _resume(self) -> None:
+        if self._resume_reading is not None and not self._resume_reading.done():
+            self._resume_reading.set_result(None)
+        self._resume_reading = None

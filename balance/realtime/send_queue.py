@@ -1,12 +1,12 @@
-"""What waits to be sent to one client, and how many bytes that is; and what is sent together, framed once for all.
+"""What waits to be sent to one client, counted in bytes; and packets that are encoded once for all their receivers.
 
-The queue of a python-engineio session, with a bound. `engine` decides what goes by it and what goes past it.
+`SendQueue` is the queue of a python-engineio session, with a limit. The engine decides what goes through the queue and
+what bypasses it; everything that waits is counted here, wherever it waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,47 +14,49 @@ from functools import cached_property
 
 from engineio.packet import NOOP, Packet
 
+from balance.realtime.frames import to_frame
+
 POLL_S_MAX = 2  # between two polls of a client that polls
 
 
-class Outbox:
-    """What waits to be sent to one client, and how many bytes that is.
+class SendQueue:
+    """The backlog of one client.
 
-    Has those methods of asyncio.Queue that the library calls. `get` gives a future, since for a coroutine the
-    library's `wait_for` would make a task for each client and packet.
+    Has the methods of asyncio.Queue that the library calls. `get` returns a future: of a coroutine, `wait_for` in the
+    library would make a task for each client and packet.
     """
 
     __slots__ = (
-        "_at_once",
-        "_ended",
+        "_buffered",
         "_getter",
-        "_largest",
+        "_largest_batch",
         "_packets",
         "_polled",
         "_waiting_since",
+        "direct_send",
+        "is_closed",
         "unsent_bytes",
-        "way",
     )
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
-        self.way: Callable[[bytes], int] | None = None
-        """Hands bytes to the operating system, while nothing is before them: forgotten whenever anything else is."""
+        """Bytes that wait: in the queue, in the buffer, and in the stream of a WebSocket."""
+        self.direct_send: Callable[[bytes], int] | None = None
+        """`send` of the client's socket, from the first broadcast to the close frame; valid while nothing is unsent."""
+        self.is_closed = False
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
-        self._at_once: list[bytes] = []
+        self._buffered: list[bytes] | tuple[()] = ()
         self._getter: asyncio.Future[Packet | None] | None = None
-        self._polled: asyncio.Future[None] | None = None  # done when a poll has taken packets
-        self._largest = 0
+        self._polled: asyncio.Future[None] | None = None  # done when a poll has removed packets
+        self._largest_batch = 0
         self._waiting_since = 0.0
-        self._ended = False
 
     def put_nowait(self, packet: Packet | None) -> None:
-        """Add a packet; None ends the writer of a WebSocket. After the end nothing is added."""
-        if self._ended:
+        """Add a packet, unless the queue is closed; None ends the writer of a WebSocket."""
+        if self.is_closed:
             return
-        self.way = None
         if packet is not None:
-            self.add_unsent(len(packet.encode()))
+            self.unsent_bytes += len(packet.encode())
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(packet)
         else:
@@ -66,9 +68,9 @@ class Outbox:
         self.put_nowait(packet)
 
     def get(self) -> asyncio.Future[Packet | None]:
-        """Give the next packet when there is one, or TimeoutError, as the library knows it, when there will be none."""
+        """Return a future for the next packet. It raises TimeoutError once closed, as the library expects."""
         getter: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
-        if self._ended:
+        if self.is_closed:
             getter.set_exception(TimeoutError())
         elif self._packets:
             getter.set_result(self.get_nowait())
@@ -77,35 +79,39 @@ class Outbox:
             self._waiting_since = time.monotonic()
         return getter
 
-    def wake(self, waited_s_max: float) -> None:
-        """Let the writer that has waited so long go round once: the library takes a longer wait for a lost client.
-
-        What goes past the queue it does not see.
-        """
-        if self.is_idle() and time.monotonic() - self._waiting_since > waited_s_max:
-            self.put_nowait(Packet(NOOP))
-
     def get_nowait(self) -> Packet | None:
-        """Give the next packet. Raises asyncio.QueueEmpty."""
+        """Return the next packet. Raises asyncio.QueueEmpty."""
         if not self._packets:
             raise asyncio.QueueEmpty
         packet = self._packets.popleft()
         self._packets = self._packets or ()
         return packet
 
-    async def take(self, count_max: int) -> list[Packet]:
-        """Wait for packets, and take what there is up to `count_max`. Raises TimeoutError after the end."""
-        taken = [await self.get()]
-        while self._packets and len(taken) < count_max:
-            taken.append(self.get_nowait())
-        packets = [packet for packet in taken if packet is not None]
-        self.taken(sum([len(packet.encode()) for packet in packets]))
+    def task_done(self) -> None:
+        """Do nothing: no caller waits for the end of all tasks."""
+
+    def keep_writer_alive(self, idle_s_max: float) -> None:
+        """Send a NOOP to a writer that has been idle for longer than this.
+
+        python-engineio drops a client whose writer has been idle for a heartbeat and its timeout, and does not see what
+        bypasses the queue.
+        """
+        if self.is_idle() and time.monotonic() - self._waiting_since > idle_s_max:
+            self.put_nowait(Packet(NOOP))
+
+    async def get_batch(self, count_max: int) -> list[Packet]:
+        """Wait for packets; return those that there are, at most `count_max`. Raises TimeoutError once closed."""
+        found = [await self.get()]
+        while self._packets and len(found) < count_max:
+            found.append(self.get_nowait())
+        packets = [packet for packet in found if packet is not None]
+        self.note_written(sum([len(packet.encode()) for packet in packets]))
         self._note_polled()
         return packets
 
     async def wait_for_polls(self, bytes_max: int) -> bool:
-        """Wait until polls have left no more than `bytes_max`, or until the end; return False if no poll comes."""
-        while self.unsent_bytes > bytes_max:  # 0 after the end
+        """Wait until polls have left at most `bytes_max`, or until the end; return False if no poll comes."""
+        while self.unsent_bytes > bytes_max:  # 0 once closed
             self._polled = self._polled or asyncio.get_running_loop().create_future()
             try:
                 await asyncio.wait_for(self._polled, POLL_S_MAX)
@@ -119,76 +125,73 @@ class Outbox:
             self._polled.set_result(None)
         self._polled = None
 
-    def task_done(self) -> None:
-        """Nobody waits for it."""
+    def close(self) -> None:
+        """Discard the backlog and accept nothing more.
 
-    def end(self) -> None:
-        """Forget what waits, and end the poll that waits for more.
-
-        It is answered by an error, so that every client knows its session to be lost and makes a new one.
+        A poll that waits is answered by an error, so that every client sees that its session is lost and makes another.
         """
-        self._ended = True
-        self.way = None
+        self.is_closed = True
         self._packets = ()
-        self._at_once.clear()
+        self._buffered = ()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_exception(TimeoutError())
         self._note_polled()
 
-    def begin_group(self, size: int, bytes_max: int) -> bool:
-        """Begin a group of so many bytes; tell whether what waits is within its bound, beside the largest group in it.
+    def admit(self, size: int, bytes_max: int) -> bool:
+        """Admit a batch of `size` bytes if the backlog is within the limit.
 
-        That one does not count: who reads is not to be cut off because a group is larger than the bound.
+        The largest queued batch is exempt, so that a client that reads is not disconnected by one oversized batch.
         """
-        if not self.unsent_bytes:
-            self._largest = 0
-        fits = self.unsent_bytes <= bytes_max + self._largest
-        self._largest = max(size, self._largest)
+        fits = self.unsent_bytes <= bytes_max + self._largest_batch
+        self._note_batch(size)
         return fits
 
+    def _note_batch(self, size: int) -> None:
+        self._largest_batch = max(size, self._largest_batch) if self.unsent_bytes else size
+
     def is_idle(self) -> bool:
-        """Tell whether nothing waits and the writer of the WebSocket waits for more."""
+        """Return whether nothing is queued and the library waits for more."""
         return self._getter is not None and not self._getter.done()
 
-    def is_clear(self) -> bool:
-        """Tell whether nothing is on its way to the client, so that something may go past the queue."""
+    def can_bypass(self) -> bool:
+        """Return whether nothing is on its way to the client, so that something may bypass the queue."""
         return not self.unsent_bytes and self.is_idle()
 
     @property
-    def has_at_once(self) -> bool:
-        """Whether there is something that goes out past the queue, at the end of this turn of the event loop."""
-        return bool(self._at_once)
+    def has_buffered(self) -> bool:
+        """Whether something is buffered for the end of this turn of the event loop."""
+        return bool(self._buffered)
 
-    def add_at_once(self, frames: bytes) -> None:
-        """Add to what goes out past the queue."""
-        self.way = None
-        self._at_once.append(frames)
+    def add_buffered(self, frames: bytes) -> None:
+        """Add to what bypasses the queue at the end of this turn of the event loop."""
+        self._buffered = self._buffered or []
+        self._buffered.append(frames)
         self.unsent_bytes += len(frames)
 
-    def take_at_once(self) -> bytes:
-        """Give what goes out past the queue, in one piece."""
-        frames = self._at_once[0] if len(self._at_once) == 1 else b"".join(self._at_once)
-        self._at_once.clear()
+    def pop_buffered(self) -> bytes:
+        """Remove and return what is buffered, as one piece."""
+        frames = b"".join(self._buffered)  # a single one is not copied
+        self._buffered = ()
         self.unsent_bytes -= len(frames)
         return frames
 
-    def add_unsent(self, count: int) -> None:
-        """Note that so many bytes wait for the client's side to take them."""
-        self.way = None
+    def note_unsent(self, count: int, batch: int) -> None:
+        """Count bytes of a batch that the operating system has not accepted."""
+        self._note_batch(batch)
         self.unsent_bytes += count
 
-    def taken(self, count: int) -> None:
-        """Note that the client's side has taken so many bytes."""
-        self.unsent_bytes = max(0, self.unsent_bytes - count)  # the end has set it to 0
+    def note_written(self, count: int) -> None:
+        """Count bytes that the operating system, or a poll, has accepted."""
+        self.unsent_bytes = max(0, self.unsent_bytes - count)  # `close` has set it to 0
 
-    def settle(self) -> None:
-        """Count anew, after the library has taken packets for the answer to a handshake."""
+    def recount(self) -> None:
+        """Count again, after the library has removed packets for the answer to a handshake."""
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
 
 
-class Parcel:
-    """Engine.IO packets that are sent together, in order: encoded and framed once, for however many get them."""
+class EncodedPackets:
+    """Engine.IO packets that are sent together, in order: encoded and framed once, for however many receive them."""
 
     def __init__(self, *encoded: bytes) -> None:
         self._encoded = encoded
@@ -196,15 +199,5 @@ class Parcel:
 
     @cached_property
     def packets(self) -> list[Packet]:
-        """The same for a queue; made once for all of them."""
+        """The same packets for a queue; made once for all of them."""
         return [Packet(int(one[:1]), one[1:].decode()) for one in self._encoded]
-
-
-def to_frame(text: bytes) -> bytes:
-    """Frame a text as a server sends it: final, unmasked, not compressed (RFC 6455, section 5.2)."""
-    size = len(text)
-    if size < 126:
-        return b"\x81%c%b" % (size, text)
-    if size < 65_536:
-        return struct.pack("!BBH", 0x81, 126, size) + text
-    return struct.pack("!BBQ", 0x81, 127, size) + text

@@ -1,4 +1,4 @@
-"""The clients that have joined, and the way to them. Nothing here waits for a client."""
+"""The clients that have joined, and what is sent to them. Nothing here waits for a client."""
 
 from __future__ import annotations
 
@@ -9,56 +9,44 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.send_queue import Outbox, Parcel
+from balance.realtime.send_queue import EncodedPackets
+from balance.realtime.session import Session
 from balance.snapshot import Snapshot
 
-# How a packet begins. They are encoded by hand: the library's would first walk through a payload in search of bytes.
+# How a packet begins. The packets are encoded here: the library would first search each payload for bytes.
 EVENT, ACK = (f"{MESSAGE}{packet_type}".encode() for packet_type in (sio_packet.EVENT, sio_packet.ACK))
 
 
 class Watchers:
-    """The clients that have joined, by their Engine.IO session."""
+    """The clients that have joined."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._joined: dict[str, Outbox] = {}
 
     def __len__(self) -> int:
-        return len(self._joined)
+        return sum([session.has_joined for session in self._engine.sessions.values()])
 
-    def __contains__(self, eio_sid: object) -> bool:
-        return eio_sid in self._joined
-
-    def add(self, eio_sid: str) -> None:
-        """Show a client every snapshot that is published from now on."""
-        self._joined[eio_sid] = self._engine.sockets[eio_sid].queue
-
-    def discard(self, eio_sid: str) -> None:
-        """Show a client no more."""
-        self._joined.pop(eio_sid, None)
-
-    def send(self, eio_sid: str, event: str, payload: object) -> None:
+    def send(self, session: Session, event: str, payload: object) -> None:
         """Send one event to one client."""
-        self._engine.deliver(eio_sid, Parcel(_event(event, payload)))
+        self._engine.send_packets(session, EncodedPackets(_event(event, payload)))
 
-    def answer(self, eio_sid: str, event: str, payload: object, ack_id: int | None) -> None:
+    def answer(self, session: Session, event: str, payload: object, ack_id: int | None) -> None:
         """Answer what a client sent by an event, and by the acknowledgement if it asked for one.
 
-        Not if it has not joined, or has left: then no event is meant for it.
+        A client that has not joined, or has left, is sent no event.
         """
-        if eio_sid not in self._joined:
+        if not session.has_joined:
             return
         packets = [_event(event, payload)]
         if ack_id is not None:
             packets.append(b"%b%d%b" % (ACK, ack_id, protocol.encode([payload])))
-        self._engine.deliver(eio_sid, Parcel(*packets))
+        self._engine.send_packets(session, EncodedPackets(*packets))
 
     def publish(self, snapshots: Sequence[Snapshot]) -> None:
-        """Send `balance:snapshot` for each, in this order, to everyone who has joined."""
-        if not self._joined:
-            return
-        parcel = Parcel(*[_event(protocol.BALANCE_SNAPSHOT, one.to_wire()) for one in snapshots])
-        self._engine.broadcast(self._joined, parcel)
+        """Send `balance:snapshot` for each, in this order, to every client that has joined."""
+        if any(session.has_joined for session in self._engine.sessions.values()):
+            events = [_event(protocol.BALANCE_SNAPSHOT, snapshot.to_wire()) for snapshot in snapshots]
+            self._engine.broadcast(EncodedPackets(*events))
 
 
 def _event(event: str, payload: object) -> bytes:

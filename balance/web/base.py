@@ -3,9 +3,8 @@
 `JsonHandler` is mixed into both kinds of handlers, REST (`snapshots`) and Socket.IO (`realtime.handler`). `save`, which
 answers POST without a handler, uses the functions of this module.
 
-Relied on inside Tornado 6, pinned by tests/unit/test_loop_budget.py: that `RequestHandler._execute` is the coroutine of
-a request, and of all that is read from a WebSocket. That `RequestHandler.clear` sets `_headers`, `_write_buffer` and
-the status, and nothing else.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on. `RequestHandler.clear` sets
+`_headers`, `_write_buffer` and the status, and nothing else.
 """
 
 from __future__ import annotations

@@ -6,9 +6,7 @@ closes while input is unread. This one replaces it; Tornado still parses heads a
 Promised: a client that sends anything gets a whole response, unless it speaks TLS (it could not read one), or sends for
 longer than `lingering_close.LINGER_S`. Nothing is logged for a fault of a client.
 
-Relied on inside Tornado 6, pinned by tests/integration/test_http_connection.py: the private names of `HTTP1Connection`
-and `HTTP1ServerConnection` that are used below, and of `IOStream` `_find_read_pos`, `_read_buffer`, `_read_buffer_size`
-and `_read_regex`.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
 Tornado times each wait for a request by a timer, and each wait for a body by a task as well, which costs a small
 request a fifth of its time. Here one sweep checks all connections.
 
-Relied on inside Tornado 6, pinned by tests/integration/test_listener.py: `HTTPServer.conn_params`,
-`HTTPServer._connections` and `_HTTPRequestContext` with `_apply_xheaders` and `_orig_remote_ip`; of `HTTP1Connection`,
-`_request_start_line`, which is set when the head has arrived, and `_read_finished`, when the body has.
+tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
 
 from __future__ import annotations

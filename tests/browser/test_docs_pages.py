@@ -1,4 +1,4 @@
-"""The pages of /api/docs, as a browser shows them under their own policy: all is there, works, and comes from here."""
+"""The pages of /api/docs in a browser: they are complete and work under their own policy, with files of this server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MEDIA_TYPES = {
 
 
 async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
-    """Read and try a page; return what was seen.
+    """Read and use a page; return what it shows.
 
     Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
     """
@@ -52,7 +52,7 @@ async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
 
 
 async def fetch(service: Service, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
-    """Ask for one of the documents, which need not be JSON; any status is an answer."""
+    """Request a document, which need not be JSON; return the response, also with an error status."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return await AsyncHTTPClient().fetch(
         service.url + path, method=method, headers=names, raise_error=False, decompress_response=False
@@ -60,7 +60,7 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_the_first_page_shows_every_operation_and_tries_them_to_the_last_digit(
+async def test_the_page_of_rest_shows_and_calls_every_operation(
     service: Service, database: Database, browser_folder: Path
 ) -> None:
     seen = await browse("rest", service, browser_folder)
@@ -73,23 +73,23 @@ async def test_the_first_page_shows_every_operation_and_tries_them_to_the_last_d
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_the_page_of_events_shows_every_event_and_talks_to_the_server_to_the_last_digit(
+async def test_the_page_of_events_shows_and_sends_every_event(
     service: Service, database: Database, browser_folder: Path
 ) -> None:
     seen = await browse("events", service, browser_folder)
     assert seen["events"] == [*protocol.EVENTS, "connect_error"]
     assert seen["errors"] == [*protocol.ERRORS]
     assert protocol.loads(seen["example"].encode()) == protocol.schema("balance_update")["examples"][0]
-    heard = {name: text for direction, name, text in seen["log"] if direction == "in"}
+    received = {name: text for direction, name, text in seen["log"] if direction == "in"}
     for name in (protocol.CONNECTED, protocol.BALANCE_ACK, protocol.BALANCE_SNAPSHOT, protocol.PONG):
-        protocol.check(protocol.EVENTS[name].schema, protocol.loads(heard[name].encode()))
-    assert f'"rlb":{AMOUNT},' in heard[protocol.BALANCE_SNAPSHOT]
-    assert heard["acknowledgement 1"] == heard[protocol.BALANCE_ACK]
+        protocol.check(protocol.EVENTS[name].schema, protocol.loads(received[name].encode()))
+    assert f'"rlb":{AMOUNT},' in received[protocol.BALANCE_SNAPSHOT]
+    assert received["acknowledgement 1"] == received[protocol.BALANCE_ACK]
     assert [name for direction, name, _ in seen["log"] if direction == "wrong"] == ["not sent"]
     assert database.count() == 1
 
 
-async def test_each_document_is_sent_with_its_type_and_the_policy_that_forbids_all_else(service: Service) -> None:
+async def test_each_file_has_its_type_and_the_policy(service: Service) -> None:
     for path, media_type in MEDIA_TYPES.items():
         answer = await fetch(service, DOCS + path)
         assert (path, answer.code, answer.headers["Content-Type"]) == (path, 200, media_type)
@@ -98,7 +98,7 @@ async def test_each_document_is_sent_with_its_type_and_the_policy_that_forbids_a
         assert answer.headers["Referrer-Policy"] == "same-origin"
 
 
-async def test_a_page_that_has_not_changed_is_not_sent_again(service: Service) -> None:
+async def test_an_unchanged_page_is_not_sent_again(service: Service) -> None:
     whole = await fetch(service, DOCS)
     head = await fetch(service, DOCS, "HEAD")
     again = await fetch(service, DOCS, If_None_Match=whole.headers["ETag"])
@@ -107,7 +107,7 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(service: Service) -
     assert again.code == 304
 
 
-async def test_what_is_not_there_is_not_found(service: Service) -> None:
+async def test_an_unknown_file_is_not_found(service: Service) -> None:
     for path in ("/events.html", "/__init__.py", "/../app.py", "/swagger-ui-bundle.js.map"):
         answer = await service.request("GET", DOCS + path)
         assert (path, answer.status) == (path, 404)

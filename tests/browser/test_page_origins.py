@@ -1,4 +1,4 @@
-"""What web pages of several origins can do, in a real browser: the rules of the service beside those of the browser."""
+"""What web pages of several origins can do in a real browser, by the rules of the service and of the browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAILURES = {"unreadable", "refused"}
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_a_page_reads_saves_and_connects_only_from_where_it_may(
+async def test_a_page_reads_saves_and_connects_only_from_allowed_origins(
     make_service: MakeService, database: Database, browser_folder: Path
 ) -> None:
     service = await make_service(cors_origins=("http://dashboard.example:*",))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from decimal import Decimal
 from functools import cache
@@ -26,6 +26,7 @@ from protocol.limits import DEFAULT
 from tests.support.node import FOLDER, ask_node, node, node_modules
 from tests.support.offline import run_offline
 from tests.support.payloads import CASES, body_of
+from tests.support.strategies import mutations
 
 BUNDLE: dict[str, Any] = json.loads(protocol.dumps(bundle()))  # as a client reads it
 SCHEMAS: dict[str, Any] = BUNDLE["definitions"]
@@ -61,20 +62,6 @@ def as_doubles(value: Any) -> Any:
     return value
 
 
-def mutated(value: Any) -> Iterator[Any]:
-    """Yield copies of a value with one part of it replaced, removed or extended."""
-    yield from REPLACEMENTS
-    if isinstance(value, dict):
-        yield {**value, "later": 1}
-        for key, item in value.items():
-            yield {other: value[other] for other in value if other != key}
-            yield from ({**value, key: inner} for inner in mutated(item))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield value[:index] + value[index + 1 :]
-            yield from ([*value[:index], inner, *value[index + 1 :]] for inner in mutated(item))
-
-
 @cache
 def payloads() -> list[tuple[str, Any]]:
     """Return every payload to validate, each with the name of its schema."""
@@ -82,7 +69,7 @@ def payloads() -> list[tuple[str, Any]]:
         (name, payload)
         for name, schema in SCHEMAS.items()
         for example in schema["examples"]
-        for payload in (example, *mutated(example))
+        for payload in (example, *mutations(example, REPLACEMENTS, "later"))
     ]
 
 

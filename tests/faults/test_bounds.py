@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from balance.realtime.handler import PACKETS_MAX
+from balance.realtime.polling import PACKETS_MAX
 from tests.support.payloads import LARGE_ROWS, UPDATE
 from tests.support.raw_clients import PollingClient, Refused, SocketClient, open_websocket
 from tests.support.refusals import check_error
@@ -25,7 +25,7 @@ async def test_a_probe_that_never_ends_is_closed_with_its_session(make_service: 
     async with asyncio.timeout(15):
         assert await probe.read_message() is None
     probe.close()
-    await until(lambda: not service.app.server.eio.websockets)
+    await until(lambda: not service.app.server.eio.connections)
     await client.close()
 
 
@@ -37,7 +37,7 @@ async def test_a_probe_that_breaks_off_while_it_is_answered_leaves_its_session_p
         probe.close()
         while await probe.read_message() is not None:
             pass
-        await until(lambda: not service.app.server.eio.websockets)
+        await until(lambda: not service.app.server.eio.connections)
     (answer,) = await client.call("balance:update", UPDATE)
     assert answer["success"]
     await client.close()
@@ -84,13 +84,16 @@ async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
     await client.close()
 
 
-async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_others_their_turn(service: Service) -> None:
+async def test_thousands_of_packets_in_one_request_leave_others_their_turn(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, turn, taken = await PollingClient.connect(service.url), 0, Counter[int]()
-    refuse = service.app.server.on_refused
+    handlers = service.app.server.event_handlers
+    reject = handlers.on_rejected
 
     def count(*arguments: Any) -> None:
         taken[turn] += 1
-        refuse(*arguments)
+        reject(*arguments)
 
     async def others() -> None:
         nonlocal turn
@@ -98,7 +101,7 @@ async def test_whoever_sends_thousands_of_packets_in_one_request_leaves_the_othe
             await asyncio.sleep(0)
             turn += 1
 
-    service.app.server.on_refused = count
+    monkeypatch.setattr(handlers, "on_rejected", count)
     other = asyncio.ensure_future(others())
     assert (await client.post(*["4no packet"] * 3000)).status == 200
     other.cancel()
@@ -156,7 +159,7 @@ async def test_leaving_a_namespace_that_it_never_joined_is_answered_and_ends_not
     await client.close()
 
 
-async def test_a_page_that_is_not_read_holds_its_place_no_longer_than_a_read_may_take(
+async def test_a_page_that_is_not_read_holds_its_slot_no_longer_than_a_read_may_take(
     make_service: MakeService, database: Database
 ) -> None:
     database.rows(LARGE_ROWS)

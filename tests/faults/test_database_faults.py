@@ -1,12 +1,12 @@
-"""A database that fails is told as `unavailable` or `busy`, in bounded time, and never costs what was acknowledged.
+"""A failure of the database is answered with `unavailable` or `busy` in bounded time, and loses nothing acknowledged.
 
 Whatever happens to PostgreSQL: every sender is answered in bounded time (REST 503 with Retry-After, on the socket
-`balance:error` with retryAfter), `ping` is answered meanwhile, within one second of the database being back the
-service saves again by itself, nothing acknowledged is lost, and watchers see every committed snapshot in `seq`
-order without gap or duplicate, also one whose sender was told `unavailable`.
+`balance:error` with retryAfter), `ping` is answered meanwhile, the service saves again by itself within one second
+after the database is back, nothing acknowledged is lost, and watchers receive every committed snapshot in `seq` order
+without gap or duplicate, also one whose sender received `unavailable`.
 
-Each fault is met twice: by bots that keep sending through it (`ride`), and where the refusal itself is to be seen,
-by `check_refused`. The database is one of these tests' own, since it is stopped, frozen and restarted.
+Each fault is tested twice: with bots that keep sending through it (`ride`), and by `check_rejected`, which looks at the
+rejection itself. The tests have a PostgreSQL of their own, since they stop, freeze and restart it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SEED = 7
 QUICK = {
     "save_ms_max": 400, "read_ms_max": 400, "pool_wait_ms_max": 200, "statement_ms_max": 300, "shutdown_ms_max": 2000,
 }  # fmt: skip
-REFUSED_S_MAX = 2.0  # with the settings above, on a machine that does other things too
+REJECTED_S_MAX = 2.0  # with the settings above, on a machine that does other things too
 PONG_S_MAX = 1.0
 
 
@@ -64,7 +64,7 @@ def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postg
 
 @pytest.fixture
 def database(private_postgres: Postgres) -> Iterator[Database]:
-    """A migrated database on a server of our own, of a role that is no superuser."""
+    """A migrated database on a server of our own, of a role that is not a superuser."""
     name, role = (f"{kind}_{uuid.uuid4().hex}" for kind in ("faults", "bot"))
     execute(
         private_postgres.url, f"CREATE ROLE {role} LOGIN", f"CREATE DATABASE {name} OWNER {role} TEMPLATE template0"
@@ -75,43 +75,43 @@ def database(private_postgres: Postgres) -> Iterator[Database]:
     execute(private_postgres.url, f"DROP DATABASE {name} WITH (FORCE)", f"DROP ROLE {role}")
 
 
-# What the assertions are -----------------------------------------------------------------------------------
+# The assertions ---------------------------------------------------------------------------------------------
 
 
-async def check_refused(
-    service: Service, client: SocketClient, codes: tuple[str, ...] = ("unavailable",), seconds: float = REFUSED_S_MAX
+async def check_rejected(
+    service: Service, client: SocketClient, codes: tuple[str, ...] = ("unavailable",), seconds: float = REJECTED_S_MAX
 ) -> None:
-    """Check that a save is refused on both transports, and a list too where it must be, while `ping` is answered."""
+    """Check that a save is rejected on both transports, while `ping` is answered."""
     clock = asyncio.get_running_loop().time
     began = clock()
-    rest, told = next(updates(Random(began))), next(updates(Random(began + 1)))
-    answering = asyncio.gather(service.post(rest), client.call("balance:update", told, timeout=10))
+    by_post, by_event = next(updates(Random(began))), next(updates(Random(began + 1)))
+    answering = asyncio.gather(service.post(by_post), client.call("balance:update", by_event, timeout=10))
     while not answering.done():
         asked = clock()
         assert (await client.call("ping"))[0].keys() == {"timestamp"}
-        assert clock() - asked < PONG_S_MAX, "the event loop was held up"
+        assert clock() - asked < PONG_S_MAX, "the event loop was blocked"
         await asyncio.wait([answering], timeout=0.02)
-    answer, (refusal,) = await answering
+    answer, (rejection,) = await answering
     assert clock() - began < seconds
     assert answer.status == 503
     assert answer.body["code"] in codes
     assert answer.headers["Retry-After"] == "1"
-    assert refusal["code"] in codes
-    assert (refusal["success"], refusal["id"], refusal["retryAfter"]) == (False, told["id"], 1)
+    assert rejection["code"] in codes
+    assert (rejection["success"], rejection["id"], rejection["retryAfter"]) == (False, by_event["id"], 1)
 
 
-async def check_reads_refused(service: Service, codes: tuple[str, ...] = ("unavailable",)) -> None:
-    """Check that list and get are refused in bounded time."""
+async def check_reads_rejected(service: Service, codes: tuple[str, ...] = ("unavailable",)) -> None:
+    """Check that list and get are rejected in bounded time."""
     began = asyncio.get_running_loop().time()
     for answer in await asyncio.gather(service.get(), service.request("GET", f"{SNAPSHOTS}/{uuid.UUID(int=1)}")):
         assert (answer.status, answer.headers.get("Retry-After")) == (503, "1"), answer
         assert answer.body["code"] in codes
-    assert asyncio.get_running_loop().time() - began < REFUSED_S_MAX
+    assert asyncio.get_running_loop().time() - began < REJECTED_S_MAX
 
 
 @dataclass
 class Ride:
-    """Bots that send, and watchers that see, through whatever `fault` does."""
+    """What bots sent and how fast pings were answered while a fault happened."""
 
     send_log: SendLog
     slowest_pong_s: float = 0.0
@@ -120,7 +120,7 @@ class Ride:
 Fault = Callable[[SendLog], Awaitable[None]]
 
 
-async def ride(service: Service, database: Database, fault: Fault, answer_s_max: float = REFUSED_S_MAX) -> Ride:
+async def ride(service: Service, database: Database, fault: Fault, answer_s_max: float = REJECTED_S_MAX) -> Ride:
     """Keep bots sending while `fault` happens, and check all that the module promises.
 
     `fault` returns at the moment at which the database is back.
@@ -170,7 +170,7 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 # Backends terminated ---------------------------------------------------------------------------------------
 
 
-async def test_a_backend_terminated_between_saves_costs_no_refusal(
+async def test_a_backend_terminated_between_saves_costs_no_rejection(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
@@ -197,7 +197,7 @@ async def test_backends_terminated_during_saves_cost_nothing_acknowledged(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_save_whose_backend_is_terminated_while_it_waits_for_its_turn_is_refused_and_can_be_sent_again(
+async def test_a_save_whose_backend_is_terminated_in_its_statement_can_be_sent_again(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
@@ -239,15 +239,15 @@ async def test_a_crash_of_the_database_is_survived(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_back_it_is_saved(
+async def test_while_the_database_is_down_all_is_rejected_and_then_saved_again(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
     async with private_postgres.stopped():
         for _ in range(3):  # the first meets a connection that has just died, the others none
-            await check_refused(service, client)
-            await check_reads_refused(service)
+            await check_rejected(service, client)
+            await check_reads_rejected(service)
         watcher = await Watcher.connect(service.url)  # the feed is known, so a watcher may come
     await check_back(service)
     await watcher.until(1)
@@ -257,15 +257,15 @@ async def test_while_the_database_is_down_everything_is_refused_and_once_it_is_b
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on(
+async def test_a_hung_database_blocks_no_client_and_is_used_again_when_it_goes_on(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
     with private_postgres.frozen():
         for _ in range(2):
-            await check_refused(service, client)
-            await check_reads_refused(service)
+            await check_rejected(service, client)
+            await check_reads_rejected(service)
     await check_back(service)
     await client.close()
 
@@ -278,13 +278,13 @@ async def test_a_hung_database_holds_nobody_up_and_is_used_again_when_it_goes_on
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
+async def test_with_the_defaults_a_hung_database_is_answered_within_six_seconds(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service()
     client = await SocketClient.connect(service.url)
     with private_postgres.frozen():
-        await check_refused(service, client, seconds=6)
+        await check_rejected(service, client, seconds=6)
     await check_back(service)
     await client.close()
 
@@ -293,13 +293,13 @@ async def test_with_the_defaults_a_hung_database_is_told_within_six_seconds(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go(
+async def test_a_feed_that_another_session_locks_is_unavailable_until_it_is_released(
     database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
     client = await SocketClient.connect(service.url)
     with locked(database, LOCK_FEED):
-        await check_refused(service, client)
+        await check_rejected(service, client)
         assert (await service.get()).status == 200, "who only reads need not wait for it"
     await check_back(service)
     await client.close()
@@ -316,16 +316,16 @@ async def test_a_feed_that_another_session_holds_is_unavailable_until_it_lets_go
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_when_every_connection_is_stuck_saves_and_reads_are_refused_in_time(
+async def test_when_every_connection_is_blocked_saves_and_reads_are_rejected_in_time(
     database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK, pool_max=3)
     client = await SocketClient.connect(service.url)
     with locked(database, LOCK_TABLES):
         stuck = asyncio.gather(*(service.get() for _ in range(10)))
-        await check_refused(service, client)
+        await check_rejected(service, client)
         assert {answer.status for answer in await stuck} == {503}
-        await check_reads_refused(service)
+        await check_reads_rejected(service)
     await check_back(service)
     await client.close()
 
@@ -350,7 +350,7 @@ async def test_a_machine_without_descriptors_costs_the_service_no_connection(
     assert database.count() == 3
 
 
-async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
+async def test_over_the_limits_of_pending_saves_and_reads_there_is_busy_at_once(
     database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(saves_pending_max=4, reads_in_flight_max=6)  # one address: 3
@@ -362,8 +362,8 @@ async def test_over_the_bounds_on_what_waits_there_is_busy_at_once(
         await until(lambda: is_waited_for(database))
         await until(lambda: service.app.service.read_limiter._in_use.total() == 3)
         await until(lambda: len(service.app.writer._pending) == 4)
-        await check_refused(service, client, ("busy",), seconds=0.5)
-        await check_reads_refused(service, ("busy",))
+        await check_rejected(service, client, ("busy",), seconds=0.5)
+        await check_reads_rejected(service, ("busy",))
     assert {answer.status for answer in await asyncio.gather(*waiting)} == {201}
     assert {answer.status for answer in await asyncio.gather(*reading)} == {200}
     await client.close()
@@ -378,15 +378,15 @@ async def test_too_many_connections_are_temporary(
     role = part_of_url(database, "user")
     execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT 0")
     private_postgres.terminate_sessions(database)
-    await check_refused(service, client)
-    await check_reads_refused(service)
+    await check_rejected(service, client)
+    await check_reads_rejected(service)
     execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
     await check_back(service)
     await client.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_database_that_became_read_only_is_unavailable_and_its_connections_are_given_up(
+async def test_a_database_that_became_read_only_is_unavailable_and_gets_new_connections(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     service = await make_service(**QUICK)
@@ -401,7 +401,7 @@ async def test_a_database_that_became_read_only_is_unavailable_and_its_connectio
         "CREATE TRIGGER refuse BEFORE INSERT ON balance_snapshot EXECUTE FUNCTION refuse()",
     )
     for _ in range(3):
-        await check_refused(service, client)
+        await check_rejected(service, client)
     assert (await service.get()).status == 200
     assert not sessions & {row["pid"] for row in database.rows(SESSIONS)}
     execute(database.url, "DROP FUNCTION refuse CASCADE")
@@ -413,14 +413,14 @@ async def test_a_database_that_became_read_only_is_unavailable_and_its_connectio
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_database_that_is_down_at_the_start_is_waited_for_while_everyone_is_answered(
+async def test_a_database_that_is_down_at_the_start_is_awaited_while_all_are_answered(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     async with private_postgres.stopped():
         service = await make_service(**QUICK)
         answer = await service.post(next(updates(Random(SEED))))
         assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "1")
-        await check_reads_refused(service)
+        await check_reads_rejected(service)
         for transport in (SocketClient, PollingClient):
             with pytest.raises(HTTPClientError) as refused:
                 await transport.connect(service.url)
@@ -443,7 +443,7 @@ async def test_a_service_can_be_stopped_while_it_waits_for_its_database(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_role_that_may_have_no_more_connections_at_the_start_is_waited_for(
+async def test_a_role_over_its_connection_limit_at_the_start_is_awaited(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:
     role = part_of_url(database, "user")
@@ -460,19 +460,19 @@ async def test_a_role_that_may_have_no_more_connections_at_the_start_is_waited_f
 SAVES = re.compile(rb"INSERT INTO balance_snapshot|\0insert\0")  # the text, or the name of the prepared statement
 
 
-class Line:
-    """The line between a service and its database, over TCP, that can be cut where it hurts most."""
+class Link:
+    """The TCP connections between a service and its database, which can lose an answer or go silent."""
 
     def __init__(self, database: Database) -> None:
         self._url = database.url
         self._path = f"{part_of_url(database, 'host')}/.s.PGSQL.{part_of_url(database, 'port')}"
         self._carrying: set[asyncio.Task[None]] = set()
         self.swallows_next_answer_to_save = False
-        self.silences: set[asyncio.StreamReader] = set()  # what these ends say goes nowhere, and nobody is told
-        self.ends: list[asyncio.StreamReader] = []  # every end that there ever was
+        self.silent: set[asyncio.StreamReader] = set()  # what arrives from these ends is dropped
+        self.ends: list[asyncio.StreamReader] = []  # of all connections
 
     async def __aenter__(self) -> str:
-        """Listen, and return the URL of the database over this line."""
+        """Listen, and return the URL of the database over this link."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
         return make_conninfo(self._url, host="127.0.0.1", port=str(port))
@@ -485,9 +485,9 @@ class Line:
             await asyncio.wait(self._carrying)
         await self._server.wait_closed()
 
-    def go_dead(self) -> None:
-        """Let the connections of now stand, and nothing pass on them any more; new ones work."""
-        self.silences.update(self.ends)
+    def go_silent(self) -> None:
+        """Keep the present connections open and pass nothing on them; new ones work."""
+        self.silent.update(self.ends)
 
     def _accept(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._carry(from_service, to_service))
@@ -504,36 +504,36 @@ class Line:
             while data := await from_service.read(65536):
                 if self.swallows_next_answer_to_save and SAVES.search(data):
                     self.swallows_next_answer_to_save, is_saving = False, True
-                if from_service not in self.silences:
+                if from_service not in self.silent:
                     to_database.write(data)
 
         async def back() -> None:
             while (data := await from_database.read(65536)) and not is_saving:
-                if from_database not in self.silences:
+                if from_database not in self.silent:
                     to_service.write(data)
 
-        ways = [asyncio.create_task(way()) for way in (forth, back)]
+        directions = [asyncio.create_task(direction()) for direction in (forth, back)]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
             for end in (to_service, to_database):
                 end.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailable_reaches_every_watcher(
+async def test_a_snapshot_committed_without_an_answer_reaches_every_watcher(
     database: Database, make_service: MakeService
 ) -> None:
-    line, source = Line(database), updates(Random(SEED))
-    async with line as url:
+    link, source = Link(database), updates(Random(SEED))
+    async with link as url:
         service = await make_service(**QUICK, database_url=url)
         watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]
         assert (await service.post(next(source))).status == 201
         for seq in (2, 4):
-            line.swallows_next_answer_to_save = True
+            link.swallows_next_answer_to_save = True
             unknown = next(source)
             answer = await service.post(unknown)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
@@ -551,7 +551,7 @@ async def test_a_snapshot_that_was_committed_although_its_sender_heard_unavailab
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavailable_reaches_every_watcher(
+async def test_a_snapshot_committed_long_after_its_rejection_reaches_every_watcher(
     database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = updates(Random(SEED + 2))
@@ -582,7 +582,7 @@ async def test_a_snapshot_that_is_committed_long_after_its_sender_heard_unavaila
     await until(lambda: not looks[-1])
 
 
-def test_a_session_that_began_after_one_was_given_up_is_not_taken_for_it(database: Database) -> None:
+def test_a_later_session_with_the_same_process_id_is_not_in_doubt(database: Database) -> None:
     pool = Pool(database.url, pool_max=1, pool_wait_ms_max=1000, statement_ms_max=1000)
     pool.open()
     with psycopg.connect(database.url) as session:
@@ -593,17 +593,15 @@ def test_a_session_that_began_after_one_was_given_up_is_not_taken_for_it(databas
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_line_that_went_dead_without_a_word_is_given_up_for_a_new_one(
-    database: Database, make_service: MakeService
-) -> None:
-    """A firewall that forgot the connection: what is sent on it is never answered, while a new one would work."""
-    line = Line(database)
-    async with line as url:
+async def test_a_connection_that_went_silent_is_replaced(database: Database, make_service: MakeService) -> None:
+    """A firewall forgot the connection: what is sent on it is never answered, while a new one would work."""
+    link = Link(database)
+    async with link as url:
         service = await make_service(**QUICK, database_url=url)
         client = await SocketClient.connect(service.url)
         assert (await service.post(next(updates(Random(SEED + 1))))).status == 201
-        line.go_dead()
-        await check_refused(service, client)
+        link.go_silent()
+        await check_rejected(service, client)
         await check_back(service)
         await client.close()
         await service.stop()

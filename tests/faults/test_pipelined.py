@@ -1,8 +1,8 @@
 """Ten thousand updates at once from one client: all acknowledged, in order, stored in that order, memory bounded.
 
-The client writes every update before it reads any answer. The server reads no faster than it answers, so what is
-not yet taken in waits in TCP, not in the server's memory; heartbeat and `ping` of others go on meanwhile. A client
-that never reads is cut off at watcher_unsent_bytes_max, is logged once, and does not slow anyone else down.
+The client writes every update before it reads any answer. The server reads no faster than it answers, so what it has
+not read waits in TCP, not in the server's memory; heartbeat and `ping` of others go on meanwhile. A client that never
+reads is disconnected at watcher_unsent_bytes_max, is logged once, and does not slow down other clients.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAVE_S_MAX = 2.0  # likewise; behind a client that never reads it would be for e
 
 
 def enlarged(update: dict[str, Any], size: int) -> dict[str, Any]:
-    """Add assets of 250 digits to an update until it has about so many bytes."""
+    """Add assets of 250 digits to an update until it has about `size` bytes."""
     amount = protocol.loads("0." + "1" * 248)
     more = {f"asset{n}": amount for n in range(size // 260)}
     return {**update, "onchain": {**update["onchain"], **more}}
@@ -50,7 +50,7 @@ async def beating(url: str) -> AsyncIterator[None]:
         while True:
             asked = clock()
             await client.call("ping", timeout=10)
-            assert clock() - asked < PONG_S_MAX, "the event loop was held up"
+            assert clock() - asked < PONG_S_MAX, "the event loop was blocked"
             await asyncio.sleep(0.02)
 
     task = asyncio.create_task(beat())
@@ -67,7 +67,7 @@ async def beating(url: str) -> AsyncIterator[None]:
 async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_in_order_in_bounded_memory(
     processes: Processes, database: Database
 ) -> None:
-    # Who reads nothing until all is written must be granted what is said to it meanwhile.
+    # A client that reads nothing until it has written all must have room for the answers.
     process = processes(
         "--port=0", "--watcher-unsent-bytes-max=16777216", "--ping-interval-s=1", DATABASE_URL=database.url
     )
@@ -76,15 +76,15 @@ async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_
     sent = list(islice(updates(Random(SEED)), MANY))
     frames = [text_frame(f"42{n}{protocol.dumps(['balance:update', update])}") for n, update in enumerate(sent)]
     before = memory_kb(process.pid, "VmRSS")
-    said: list[str] = []
+    received: list[str] = []
     acknowledged = 0
     async with beating(url):
         await client.send(b"".join(frames))
-        while acknowledged < MANY or '"seq":10000,' not in said[-1]:
-            said.append(await client.next_message())
-            acknowledged += said[-1].startswith("43")
+        while acknowledged < MANY or '"seq":10000,' not in received[-1]:
+            received.append(await client.next_message())
+            acknowledged += received[-1].startswith("43")
     assert memory_kb(process.pid, "VmHWM") - before < GROWTH_KB_MAX
-    check_answers(said, sent)
+    check_answers(received, sent)
     check_order(database, sent)
     await client.close()
     assert await asyncio.to_thread(process.terminate) == 0
@@ -120,43 +120,44 @@ async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_
     assert not process.stderr
 
 
-@pytest.mark.expects_log("cut off client")
-async def test_who_sends_and_never_reads_is_cut_off_at_the_bound_and_slows_nobody_down(
+@pytest.mark.expects_log("disconnected slow client")
+async def test_a_client_that_never_reads_is_disconnected_at_its_limit_and_slows_no_other(
     make_service: MakeService, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Few in flight, so that what the others wait for is the one commit before theirs.
     service = await make_service(updates_in_flight_max=32)
-    deaf, other = await SocketClient.connect(service.url), await SocketClient.connect(service.url)
-    await deaf.stop_reading()
+    silent, other = await SocketClient.connect(service.url), await SocketClient.connect(service.url)
+    await silent.stop_reading()
     clock, slowest, source = asyncio.get_running_loop().time, 0.0, updates(Random(SEED))
     async with asyncio.timeout(40), beating(service.url):
-        while not service.app.server.eio.evictions:
+        while not service.app.server.eio.slow_disconnects:
             for _ in range(20):
                 with suppress(Dropped):
-                    await deaf.emit("balance:update", enlarged(next(source), 6_000))
+                    await silent.emit("balance:update", enlarged(next(source), 6_000))
             asked = clock()
             await other.call("balance:update", next(source))
             slowest = max(slowest, clock() - asked)
     assert slowest < SAVE_S_MAX
-    deaf.resume_reading()
-    assert await deaf.await_closed() is None  # the line was cut, there was no room for a word
-    assert [record.getMessage().split(":")[0] for record in caplog.records if "cut off" in record.getMessage()] == [
-        f"cut off client {deaf.handshake['sid']}"
+    silent.resume_reading()
+    assert await silent.await_closed() is None  # aborted: there was no room for a close frame
+    logged = [record.getMessage().split(":")[0] for record in caplog.records]
+    assert [line for line in logged if "disconnected" in line] == [
+        f"disconnected slow client {silent.handshake['sid']}"
     ]
     (answer,) = await other.call("balance:update", next(source))
     assert answer["success"]
     await until(lambda: len(service.app.server.eio.sockets) == 1)  # what it had sent is saved first
-    for client in (deaf, other):
+    for client in (silent, other):
         await client.close()
 
 
-async def test_who_reads_is_not_cut_off_by_a_batch_that_is_larger_than_the_bound(
+async def test_a_client_that_reads_is_not_disconnected_by_a_batch_over_its_limit(
     make_service: MakeService, database: Database
 ) -> None:
     """At the defaults one transaction may hold 256 updates of 16 kB, four times watcher_unsent_bytes_max.
 
-    Here the first group is one update, the next 60, and the rest comes at once behind them: 93 at most are before the
-    last group, which the bound and the largest group allow also to who had no time to read.
+    Here the first batch is one update, the next 60, and the rest follows at once: at most 93 are before the last batch,
+    which the limit and the largest batch allow also to a client that had no time to read.
     """
     service = await make_service(watcher_unsent_bytes_max=600_000)
     watchers = [await Watcher.connect(service.url, kind) for kind in (SocketClient, PollingClient)]

@@ -212,7 +212,7 @@ async def soak(processes: Processes, database: Database, *, seconds: float, roun
     for watcher in stay:
         await watcher.close()
     assert await asyncio.to_thread(server.process.terminate) == 0
-    assert not [line for line in server.process.stderr if "cut off client" not in line]
+    assert not [line for line in server.process.stderr if "disconnected slow client" not in line]
 
 
 async def visit(url: str, random: Random, visits: int, stay: list[Watcher], database: Database) -> set[str]:

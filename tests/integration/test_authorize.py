@@ -73,7 +73,7 @@ def reason(operation: Operation) -> str:
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     """One service with one snapshot."""
     with shared_service(postgres, template) as one:
         assert one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode()).status == 201
@@ -94,8 +94,8 @@ def routes(service: Service) -> Application:
     return router.application
 
 
-def test_the_tables_name_every_route_and_every_event(stand: SharedService) -> None:
-    rules = routes(stand.service).wildcard_router.rules
+def test_the_tables_name_every_route_and_every_event(shared: SharedService) -> None:
+    rules = routes(shared.service).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern for rule in rules if isinstance(rule.matcher, PathMatches)]
     assert {pattern.removesuffix("$") for pattern in patterns} == REQUESTS.keys() | NO_REQUESTS
     assert len(rules) == len(patterns) + 1, "one more rejects what is for another host"
@@ -116,29 +116,29 @@ def test_the_tables_name_every_route_and_every_event(stand: SharedService) -> No
     ids=str,
 )
 def test_a_request_that_is_not_permitted_is_refused(
-    stand: SharedService, method: str, target: str, operation: Operation
+    shared: SharedService, method: str, target: str, operation: Operation
 ) -> None:
-    before = stand.stored()
-    reply = stand.ask(method, target, b"{" if method == "POST" else None)  # a fault would be found later
+    before = shared.stored()
+    reply = shared.ask(method, target, b"{" if method == "POST" else None)  # a fault would be found later
     if method == "HEAD":
         assert reply.status == 403
     else:
         check_refused(reply, "forbidden", reason(operation))
-    assert stand.stored() == before
+    assert shared.stored() == before
 
 
 @UNLISTED
 @pytest.mark.usefixtures("no_permissions")
-def test_a_good_update_that_is_not_permitted_is_not_saved(stand: SharedService) -> None:
-    before = stand.stored()
-    check_refused(stand.ask("POST", SNAPSHOTS, UPDATE), "forbidden", reason(Operation.SAVE))
-    assert stand.stored() == before
+def test_a_good_update_that_is_not_permitted_is_not_saved(shared: SharedService) -> None:
+    before = shared.stored()
+    check_refused(shared.ask("POST", SNAPSHOTS, UPDATE), "forbidden", reason(Operation.SAVE))
+    assert shared.stored() == before
 
 
 @pytest.mark.usefixtures("no_permissions")
 @pytest.mark.parametrize("target", [SNAPSHOTS, f"{SNAPSHOTS}/{ID}", CONTRACT, DOCS, "*"])
-def test_options_are_answered_without_permission(stand: SharedService, target: str) -> None:
-    assert stand.ask("OPTIONS", target).status == 204
+def test_options_are_answered_without_permission(shared: SharedService, target: str) -> None:
+    assert shared.ask("OPTIONS", target).status == 204
 
 
 @UNLISTED

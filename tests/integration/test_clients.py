@@ -43,13 +43,13 @@ async def lines_of(script: str, *args: str, packages: Path = FOLDER) -> list[Any
 async def check_six(service: Service, database: Database, package: str, transports: str, packages: Path) -> None:
     """Check that a client saves six updates at once, sees each snapshot, and ends when it closes."""
     seq = database.count()
-    said = await lines_of("save-six.js", package, service.url, transports, packages=packages)
-    assert said.pop() == ["disconnect", "io client disconnect"]
-    what, transport = said.pop()
+    lines = await lines_of("save-six.js", package, service.url, transports, packages=packages)
+    assert lines.pop() == ["disconnect", "io client disconnect"]
+    what, transport = lines.pop()
     assert (what, transport in transports.split(",")) == ("transport", True)
-    assert [payload["success"] for what, payload in said if what == "saved"] == [True] * 6
-    assert [payload for what, payload in said if what == "snapshot"] == list(range(seq + 1, seq + 7))
-    assert len(said) == 12
+    assert [payload["success"] for what, payload in lines if what == "saved"] == [True] * 6
+    assert [payload for what, payload in lines if what == "snapshot"] == list(range(seq + 1, seq + 7))
+    assert len(lines) == 12
     await until(lambda: not service.app.server.eio.sockets)
 
 
@@ -71,7 +71,7 @@ async def test_each_version_of_the_official_client_saves_by_each_transport(
 
 
 @pytest.mark.usefixtures("clients")
-async def test_a_msgpack_client_hears_at_once_that_it_is_not_spoken_here(service: Service) -> None:
+async def test_a_msgpack_client_gets_an_error_at_once(service: Service) -> None:
     ((_, _, code, reason),) = await lines_of("foreign-parser.js", service.url, "websocket", packages=CLIENTS)
     assert (code, reason) == (1003, "payload: the first packet must be CONNECT, as text")
     ((_, reason, status, _),) = await lines_of("foreign-parser.js", service.url, "polling", packages=CLIENTS)

@@ -1,4 +1,4 @@
-"""Which web pages may call, and what a browser is sent about it (Fetch standard, CORS protocol)."""
+"""Which web pages may call, and the headers by which a browser learns it (Fetch standard, CORS protocol)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ALLOWED = [
     ("http://203.0.113.7:3000", "203.0.113.7:3000"),
     ("http://[2001:db8::1]:3000", "[2001:DB8:0::1]:3000"),
     ("http://localhost:3000", "localhost:3000"),
-    # A program of the same machine, as this service listens for that only.
+    # A program of the same machine, because this service listens for its own machine only.
     ("http://localhost:5173", LOCAL),
     ("http://127.0.0.1", LOCAL),
     ("http://[::1]:8080", "localhost:3000"),
@@ -82,8 +82,8 @@ FOREIGN = [
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
-    """One service, by address for its own machine and by name for others."""
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
+    """One service that listens for its own machine and is known by a registered name too."""
     with shared_service(postgres, template, hosts=("snapshots.example",), cors_origins=(DASHBOARD,)) as one:
         yield one
 
@@ -96,27 +96,27 @@ def network(postgres: str, template: str) -> Iterator[SharedService]:
 
 
 def cors(reply: Reply) -> dict[str, str]:
-    """The headers of an answer by which a browser decides, without the prefix of their names."""
+    """Return the headers by which a browser decides, without the prefix of their names."""
     prefix = "Access-Control-"
     return {name.removeprefix(prefix): value for name, value in reply.headers.items() if name.startswith(prefix)}
 
 
 @pytest.mark.parametrize(("origin", "host"), ALLOWED)
-def test_a_page_that_may_call_gets_its_answers(stand: SharedService, origin: str, host: str) -> None:
+def test_a_page_that_may_call_can_read_the_responses(shared: SharedService, origin: str, host: str) -> None:
     for path, methods in ((SNAPSHOTS, LISTS), (f"{SNAPSHOTS}/{ID}", READS)):
-        before = stand.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT)
+        before = shared.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT)
         assert (before.status, before.raw) == (204, b"")
         assert before.headers["Access-Control-Allow-Methods"] == methods
         assert before.headers["Access-Control-Allow-Headers"] == "content-type"
         assert int(before.headers["Access-Control-Max-Age"]) > 0
         for answer in (
             before,
-            stand.ask("GET", path, Origin=origin, Host=host),
-            stand.ask("PUT", path, Origin=origin, Host=host),
-            stand.ask("GET", "/nothing", Origin=origin, Host=host),
-            stand.ask("GET", HANDSHAKE, Origin=origin, Host=host),
-            stand.ask("GET", f"{HANDSHAKE}&sid=unknown", Origin=origin, Host=host),
-            stand.ask("GET", DOCUMENT, Origin=origin, Host=host),
+            shared.ask("GET", path, Origin=origin, Host=host),
+            shared.ask("PUT", path, Origin=origin, Host=host),
+            shared.ask("GET", "/nothing", Origin=origin, Host=host),
+            shared.ask("GET", HANDSHAKE, Origin=origin, Host=host),
+            shared.ask("GET", f"{HANDSHAKE}&sid=unknown", Origin=origin, Host=host),
+            shared.ask("GET", DOCUMENT, Origin=origin, Host=host),
         ):
             assert answer.headers["Access-Control-Allow-Origin"] == origin
             assert answer.headers["Access-Control-Allow-Credentials"] == "true"
@@ -125,35 +125,35 @@ def test_a_page_that_may_call_gets_its_answers(stand: SharedService, origin: str
 
 
 @pytest.mark.parametrize(("origin", "host"), FOREIGN)
-def test_a_foreign_page_may_not_call(stand: SharedService, origin: str, host: str) -> None:
-    before = stand.stored()
+def test_a_foreign_page_may_not_call(shared: SharedService, origin: str, host: str) -> None:
+    before = shared.stored()
     for path in (SNAPSHOTS, f"{SNAPSHOTS}/{ID}", "/nothing", HANDSHAKE, f"{HANDSHAKE}&sid=unknown"):
         for reply in (
-            stand.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT),
-            stand.ask("GET", path, Origin=origin, Host=host),
-            stand.ask("POST", path, UPDATE, Origin=origin, Host=host),
-            stand.ask("PUT", path, Origin=origin, Host=host),
+            shared.ask("OPTIONS", path, Origin=origin, Host=host, **PREFLIGHT),
+            shared.ask("GET", path, Origin=origin, Host=host),
+            shared.ask("POST", path, UPDATE, Origin=origin, Host=host),
+            shared.ask("PUT", path, Origin=origin, Host=host),
         ):
             check_refused(reply, "forbidden", REFUSAL)
             assert cors(reply) == {}
             assert reply.headers["Vary"] == "Origin"
-    assert stand.stored() == before
+    assert shared.stored() == before
 
 
-def test_a_page_of_an_allowed_origin_may_send_credentials_and_headers_of_its_own(stand: SharedService) -> None:
+def test_a_page_of_an_allowed_origin_may_send_credentials_and_any_headers(shared: SharedService) -> None:
     wanted = "authorization,content-type,traceparent,x-request-id"
     asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": wanted}
     for path in (SNAPSHOTS, f"{SNAPSHOTS}/{ID}", HANDSHAKE, DOCUMENT):
-        allowed = cors(stand.ask("OPTIONS", path, Origin=DASHBOARD, **asked))
+        allowed = cors(shared.ask("OPTIONS", path, Origin=DASHBOARD, **asked))
         assert allowed["Allow-Credentials"] == "true"
         assert allowed["Allow-Headers"] == wanted
         assert "Allow-Private-Network" not in allowed
         near = cors(
-            stand.ask("OPTIONS", path, Origin=DASHBOARD, **asked, Access_Control_Request_Private_Network="true")
+            shared.ask("OPTIONS", path, Origin=DASHBOARD, **asked, Access_Control_Request_Private_Network="true")
         )
         assert near["Allow-Private-Network"] == "true"
     sent = {"Authorization": "Bearer x", "X_Request_Id": "1", "Cookie": "a=b"}
-    saved = stand.ask("POST", SNAPSHOTS, UPDATE, Origin=DASHBOARD, **sent)
+    saved = shared.ask("POST", SNAPSHOTS, UPDATE, Origin=DASHBOARD, **sent)
     assert saved.status == 201
     assert cors(saved) == {
         "Allow-Origin": DASHBOARD,
@@ -162,12 +162,12 @@ def test_a_page_of_an_allowed_origin_may_send_credentials_and_headers_of_its_own
     }
 
 
-def test_a_page_that_asks_for_no_headers_is_told_the_usual_ones(stand: SharedService) -> None:
-    reply = stand.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, Access_Control_Request_Method="GET")
+def test_a_page_that_requests_no_headers_may_send_the_usual_ones(shared: SharedService) -> None:
+    reply = shared.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, Access_Control_Request_Method="GET")
     assert reply.headers["Access-Control-Allow-Headers"] == "Content-Type"
 
 
-def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: SharedService) -> None:
+def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedService) -> None:
     asked = {
         **PREFLIGHT,
         "Access_Control_Request_Headers": "authorization",
@@ -189,13 +189,13 @@ def test_a_page_that_only_the_star_lets_in_gets_no_credentials(network: SharedSe
         ):
             assert cors(answer) == {"Allow-Origin": "*", "Expose-Headers": "Location, Retry-After"}
             assert answer.headers["Vary"] == "Origin"
-    assert cors(network.ask("GET", SNAPSHOTS)) == {}, "without Origin it is no page"
+    assert cors(network.ask("GET", SNAPSHOTS)) == {}, "a request without Origin is not from a page"
     named = cors(network.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, **asked))
     assert (named["Allow-Origin"], named["Allow-Credentials"]) == (DASHBOARD, "true")
     assert named["Allow-Headers"] == "authorization"
 
 
-def test_a_page_of_localhost_may_call_only_a_service_of_its_own_machine(postgres: str, template: str) -> None:
+def test_a_page_of_localhost_may_call_only_a_service_of_its_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
     for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
         with shared_service(postgres, template, **settings) as one:
@@ -205,8 +205,8 @@ def test_a_page_of_localhost_may_call_only_a_service_of_its_own_machine(postgres
         assert one.ask("GET", SNAPSHOTS, **page).status == 200
 
 
-def test_any_page_may_read_the_documents_but_not_with_credentials(stand: SharedService) -> None:
-    for reply in (stand.ask("GET", DOCUMENT, Origin="https://evil.example"), stand.ask("GET", DOCUMENT)):
+def test_any_page_may_read_the_documents_but_not_with_credentials(shared: SharedService) -> None:
+    for reply in (shared.ask("GET", DOCUMENT, Origin="https://evil.example"), shared.ask("GET", DOCUMENT)):
         assert cors(reply) == {"Allow-Origin": "*", "Expose-Headers": "ETag, Retry-After"}
         assert reply.headers["Vary"] == "Accept-Encoding, Origin"
 
@@ -309,7 +309,7 @@ def test_a_value_of_cors_origins_is_normalised(value: str, trusted: list[str], r
         ("capacitor://*", "a scheme and a host"),
     ],
 )
-def test_a_value_of_cors_origins_that_could_never_match_is_refused_at_the_start(value: str, reason: str) -> None:
+def test_a_value_of_cors_origins_that_could_never_match_stops_the_start(value: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.read(["--cors-origins", f"https://good.example,{value}"], {})
     assert str(caught.value).startswith(f"--cors-origins: {value!r} is not an origin ")

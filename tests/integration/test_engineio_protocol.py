@@ -1,6 +1,6 @@
 """Engine.IO 4, exchange by exchange, as its protocol's own test suite (socketio/engine.io-protocol) goes through it.
 
-Written anew: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds. README.md
+Rewritten: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds. README.md
 lists where the service deviates, each with its reason.
 """
 
@@ -54,10 +54,15 @@ class Polling:
         return poll
 
     async def check_ended(self) -> None:
-        """Check that the session is no more, and that this is said in words."""
+        """Check that the session has ended, and that the error has a reason."""
         status, body = await self.get()
         assert status == 400
         check_error(body, "invalid_payload")
+
+
+def is_polling(service: Service) -> bool:
+    """Return whether a polling request of any session is under way."""
+    return any(session.is_polling for session in service.app.server.eio.sessions.values())
 
 
 @asynccontextmanager
@@ -185,7 +190,7 @@ async def test_two_posts_of_one_session_at_once_end_it(service: Service) -> None
     async with polling(service) as session, Connection.to(service.port) as slow:
         head = f"POST {PATH}/?{POLLING}&sid={session.sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n"
         await slow.send(head.encode() + b"4")
-        await until(lambda: bool(service.app.server.eio._polling))
+        await until(lambda: is_polling(service))
         poll = await session.start_poll()
         status, body = await session.post("40")
         assert status == 400
@@ -194,7 +199,7 @@ async def test_two_posts_of_one_session_at_once_end_it(service: Service) -> None
         await slow.send(b"0")
         assert (await slow.read_reply()).status == 400
         await session.check_ended()
-    await until(lambda: not service.app.server.eio._polling)
+    await until(lambda: not is_polling(service))
 
 
 async def test_a_poll_that_breaks_off_ends_its_session_and_is_forgotten(service: Service) -> None:
@@ -202,7 +207,7 @@ async def test_a_poll_that_breaks_off_ends_its_session_and_is_forgotten(service:
         poll = await session.start_poll()
     with pytest.raises(HTTPClientError):
         await poll
-    await until(lambda: not service.app.server.eio._polling)
+    await until(lambda: not is_polling(service))
     await until(lambda: not service.app.server.eio.sockets)
 
 
@@ -211,8 +216,8 @@ async def test_a_post_that_breaks_off_leaves_its_session_to_the_next_one(service
         async with Connection.to(service.port) as broken:
             head = f"POST {PATH}/?{POLLING}&sid={session.sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n"
             await broken.send(head.encode() + b"4")
-            await until(lambda: bool(service.app.server.eio._polling))
-        await until(lambda: not service.app.server.eio._polling)
+            await until(lambda: is_polling(service))
+        await until(lambda: not is_polling(service))
         assert await session.post("40") == (200, b"ok")
 
 
@@ -236,7 +241,7 @@ async def test_a_poll_brings_sixteen_packets_and_the_next_one_the_rest_at_once(s
 
 async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_service: MakeService) -> None:
     service = await make_service(ping_interval_s=1, ping_timeout_s=1)
-    socket, deaf = await RawSocket.open(service.url), await RawSocket.join(service.url)
+    socket, silent_socket = await RawSocket.open(service.url), await RawSocket.join(service.url)
     async with polling(service) as session, polling(service) as silent:
         pinged = asyncio.ensure_future(silent.get())
         for _ in range(2):
@@ -247,10 +252,10 @@ async def test_the_server_pings_and_ends_a_session_that_does_not_answer(make_ser
         assert await pinged == (200, b"2")
         await until(lambda: silent.sid not in service.app.server.eio.sockets)
         await silent.check_ended()
-        assert await deaf.read_text(WAIT_S) == "2"
-        assert await deaf.read_close(WAIT_S) == (1008, "no answer to the heartbeat came in time")
+        assert await silent_socket.read_text(WAIT_S) == "2"
+        assert await silent_socket.read_close(WAIT_S) == (1008, "no answer to the heartbeat came in time")
         assert await session.get() == (200, b"2")
-    for client in (socket, deaf):
+    for client in (socket, silent_socket):
         await client.close()
 
 

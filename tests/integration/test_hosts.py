@@ -1,5 +1,5 @@
-"""Which hosts are served: a request by a name that a stranger could have registered is refused with 421, whatever it
-asks, because that is all that shows DNS rebinding. `--hosts` names the others.
+"""Which hosts are served: every request for a name that a stranger could have registered is rejected with 421, because
+DNS rebinding shows in nothing else. `--hosts` names the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 EVIL = "evil.example:3000"
 SOCKET = "/api/socket.io/?EIO=4&transport="
 REFUSAL = f"Host: {EVIL!r} is none of this server's hosts; see --hosts"
-# At least one address of each route, and some where there is none.
+# At least one address of each route, and some without a route.
 TARGETS = [
     SNAPSHOTS,
     f"{SNAPSHOTS}?limit=1",
@@ -41,7 +41,7 @@ TARGETS = [
     "/",
     "/nothing",
 ]
-SERVER = "*"  # may be asked by OPTIONS only (RFC 9112, section 3.2.4)
+SERVER = "*"  # has OPTIONS only (RFC 9112, section 3.2.4)
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -99,20 +99,20 @@ MISDIRECTED = [
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     with shared_service(postgres, template, hosts=("snapshots.example", "*.trade.example:3000")) as one:
         yield one
 
 
-def application(stand: SharedService) -> Application:
-    """The routes of a service."""
-    found = stand.service.app._http.request_callback.application
+def application(shared: SharedService) -> Application:
+    """Return the routes of a service."""
+    found = shared.service.app._http.request_callback.application
     assert isinstance(found, Application)
     return found
 
 
-def test_the_addresses_asked_here_reach_every_route(stand: SharedService) -> None:
-    (_, *routes) = application(stand).wildcard_router.rules
+def test_the_addresses_of_this_file_reach_every_route(shared: SharedService) -> None:
+    (_, *routes) = application(shared).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern for rule in routes]
     assert len(patterns) >= 7
     paths = {target.partition("?")[0] for target in (*TARGETS, SERVER)}
@@ -121,39 +121,39 @@ def test_the_addresses_asked_here_reach_every_route(stand: SharedService) -> Non
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_request_by_a_name_that_a_stranger_could_own_is_refused_everywhere(stand: SharedService, target: str) -> None:
-    before = stand.stored()
+def test_a_request_for_a_name_that_can_be_registered_is_rejected(shared: SharedService, target: str) -> None:
+    before = shared.stored()
     for method, body in (("GET", None), ("POST", UPDATE), ("OPTIONS", None), ("PUT", b"{}"), ("BREW", None)):
-        check_refused(stand.ask(method, target, body, Host=EVIL), "misdirected_request", REFUSAL)
-    check_refused(stand.ask("GET", target, Host=EVIL, **UPGRADE), "misdirected_request", REFUSAL)
-    check_refused(stand.ask("GET", target, Host=EVIL, Origin=f"http://{EVIL}"), "misdirected_request", REFUSAL)
-    check_refused(stand.ask("OPTIONS", SERVER, Host=EVIL), "misdirected_request", REFUSAL)
-    head = stand.ask("HEAD", target, Host=EVIL)
+        check_refused(shared.ask(method, target, body, Host=EVIL), "misdirected_request", REFUSAL)
+    check_refused(shared.ask("GET", target, Host=EVIL, **UPGRADE), "misdirected_request", REFUSAL)
+    check_refused(shared.ask("GET", target, Host=EVIL, Origin=f"http://{EVIL}"), "misdirected_request", REFUSAL)
+    check_refused(shared.ask("OPTIONS", SERVER, Host=EVIL), "misdirected_request", REFUSAL)
+    head = shared.ask("HEAD", target, Host=EVIL)
     assert (head.status, head.raw, head.headers["Vary"]) == (421, b"", "Origin")
-    assert stand.stored() == before
+    assert shared.stored() == before
 
 
 @pytest.mark.parametrize("host", SERVED)
-def test_a_host_that_nobody_can_register_is_served(stand: SharedService, host: str) -> None:
-    assert stand.ask("GET", f"{SNAPSHOTS}?limit=1", Host=host).status == 200
-    assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
+def test_a_host_that_nobody_can_register_is_served(shared: SharedService, host: str) -> None:
+    assert shared.ask("GET", f"{SNAPSHOTS}?limit=1", Host=host).status == 200
+    assert shared.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
 
 
 @pytest.mark.parametrize("host", MISDIRECTED, ids=lambda host: host[:30] or "empty")
-def test_any_other_host_is_refused_by_both_ways_of_a_post(stand: SharedService, host: str) -> None:
+def test_a_post_for_any_other_host_is_rejected(shared: SharedService, host: str) -> None:
     refusal = f"Host: {host[:100]!r} is none of this server's hosts; see --hosts"
-    check_refused(stand.ask("POST", SNAPSHOTS, UPDATE, Host=host), "misdirected_request", refusal)
-    check_refused(stand.ask("POST", SNAPSHOTS, UPDATE, Host=host, Accept="*/*"), "misdirected_request", refusal)
+    check_refused(shared.ask("POST", SNAPSHOTS, UPDATE, Host=host), "misdirected_request", refusal)
+    check_refused(shared.ask("POST", SNAPSHOTS, UPDATE, Host=host, Accept="*/*"), "misdirected_request", refusal)
 
 
-def test_an_old_client_that_names_no_host_is_served(stand: SharedService) -> None:
-    reply = stand.exchange(f"GET {SNAPSHOTS}?limit=1 HTTP/1.0\r\n\r\n".encode())  # as HAProxy's health checks
+def test_an_old_client_without_a_host_is_served(shared: SharedService) -> None:
+    reply = shared.exchange(f"GET {SNAPSHOTS}?limit=1 HTTP/1.0\r\n\r\n".encode())  # as HAProxy's health checks
     assert reply.status == 200
 
 
-def test_a_name_in_the_setting_is_served(stand: SharedService) -> None:
+def test_a_name_in_the_setting_is_served(shared: SharedService) -> None:
     for host in ("snapshots.example", "Snapshots.Example.:8080", "a.trade.example:3000", "a.b.trade.example:3000"):
-        assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
+        assert shared.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
     for host in (
         "a.snapshots.example",
         "trade.example:3000",
@@ -161,21 +161,21 @@ def test_a_name_in_the_setting_is_served(stand: SharedService) -> None:
         "a.trade.example",
         "xtrade.example",
     ):
-        assert stand.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 421
+        assert shared.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 421
 
 
-def test_after_the_refusal_the_connection_serves_the_next_request(stand: SharedService) -> None:
+def test_after_the_rejection_the_connection_serves_the_next_request(shared: SharedService) -> None:
     async def scene() -> list[Reply]:
-        async with Connection.to(stand.service.port) as one:
+        async with Connection.to(shared.service.port) as one:
             await one.send(
                 request_bytes("POST", SNAPSHOTS, UPDATE, Host=EVIL) + request_bytes("POST", SNAPSHOTS, UPDATE)
             )
             return [await one.read_reply(), await one.read_reply()]
 
-    assert [reply.status for reply in stand.run(scene())] == [421, 201]
+    assert [reply.status for reply in shared.run(scene())] == [421, 201]
 
 
-def test_a_web_page_that_may_call_can_read_why_it_was_refused(postgres: str, template: str) -> None:
+def test_a_web_page_that_may_call_can_read_the_rejection(postgres: str, template: str) -> None:
     page = "https://dashboard.example"
     with shared_service(postgres, template, cors_origins=(page,)) as one:
         refused = one.ask("GET", SNAPSHOTS, Host=EVIL, Origin=page)
@@ -186,7 +186,7 @@ def test_a_web_page_that_may_call_can_read_why_it_was_refused(postgres: str, tem
         )
 
 
-def test_the_name_at_which_the_service_listens_is_served(postgres: str, template: str) -> None:
+def test_the_name_that_the_service_listens_on_is_served(postgres: str, template: str) -> None:
     with shared_service(postgres, template, host="Listens.Example.") as one:
         for host in ("listens.example", f"listens.example:{one.service.port}"):
             assert one.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
@@ -204,7 +204,7 @@ def test_the_name_at_which_the_service_listens_is_served(postgres: str, template
         ("balance.example:443", ["balance.example", "balance.example:443"], ["balance.example:80"]),
         ("balance.example:*", ["balance.example:1"], []),
         ("bücher.example", ["xn--bcher-kva.example"], ["bucher.example"]),
-        ("straße.example", ["xn--strae-oqa.example"], ["strasse.example"]),  # as browsers have it, not Python's codec
+        ("straße.example", ["xn--strae-oqa.example"], ["strasse.example"]),  # as in browsers; Python's codec differs
         ("*.example.com", ["a.example.com", "a.b.example.com:8"], ["example.com", "evil-example.com"]),
         ("*.example.com", [], ["example.com.evil.net", "*.example.com", ".example.com"]),
         ("*.Bücher.example:80", ["a.xn--bcher-kva.example"], ["a.xn--bcher-kva.example:81"]),
@@ -229,14 +229,14 @@ def test_a_value_of_hosts_is_normalised(value: str, served: list[str], refused: 
         *("a" * 64, "a." * 127 + "example"),
     ],
 )  # fmt: skip
-def test_a_value_of_hosts_that_could_never_match_is_refused_at_the_start(value: str) -> None:
+def test_a_value_of_hosts_that_could_never_match_stops_the_start(value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.read(["--hosts", f"good.example,{value}"], {})
     assert str(caught.value).startswith(f"--hosts: {value!r} is not a host such as balance.example: ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_loopback_host_is_known_in_every_form() -> None:
+def test_a_loopback_host_is_recognised_in_every_form() -> None:
     for host in (
         "127.0.0.1",
         "127.9.9.9",

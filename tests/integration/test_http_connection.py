@@ -1,6 +1,6 @@
-"""A request that cannot be read as HTTP/1.1 is answered like any other, and its client reads the answer.
+"""A request that is not HTTP/1.1 is answered with a JSON error, and its client can read the response.
 
-Byte for byte over real sockets, and with the clients that people have: curl, http.client, urllib3's way of sending.
+Byte for byte over real sockets, and with the clients that people have: curl, http.client, and senders like urllib3.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tornado.iostream import IOStream
 import protocol
 from balance.web.http_connection import FIRST_BYTES, HEAD_BYTES_MAX, Exchange
 from tests.support.http_client import Connection, Reply
-from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, ONE_SPACE, POST, REFUSED, UPDATE, get
+from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, MALFORMED, ONE_SPACE, POST, UPDATE, get
 from tests.support.service import SNAPSHOTS, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 from tests.support.waiting import until
@@ -33,27 +33,27 @@ CURL = shutil.which("curl")
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     with shared_service(postgres, template) as one:
         yield one
 
 
 def parse(answer: bytes) -> Reply:
-    """Read what is the only answer on its connection."""
+    """Parse the only response on a connection."""
     head, _, body = answer.partition(b"\r\n\r\n")
     line, _, lines = head.decode("latin1").partition("\r\n")
     return Reply(int(line.split()[1]), HTTPHeaders.parse(lines), body)
 
 
 async def last_answer(port: int, data: bytes) -> bytes:
-    """Send bytes, and read until the server closes; the answer must come although the client goes on sending."""
+    """Send bytes, and read until the server closes; the response must come although the client continues to send."""
     async with Connection.to(port) as one:
         await one.send(data)
         return await one.read_rest()
 
 
 async def swept_answer(service: Service, data: bytes) -> bytes:
-    """Send bytes, and read until the server closes; as soon as any have arrived, it looks for what is late."""
+    """Send bytes, and read until the server closes; sweep all the time, as soon as any bytes have arrived."""
     http = service.app._http
 
     def has_begun() -> bool:
@@ -65,12 +65,12 @@ async def swept_answer(service: Service, data: bytes) -> bytes:
     while not answer.done():
         assert http._sweep_timer
         http._sweep_timer.cancel()
-        http._sweep()  # as it would go on once a second
+        http._sweep()  # which the service does once a second
         await asyncio.wait([answer], timeout=0.02)
     return await answer
 
 
-def check_refusal(reply: Reply, status: int, error: str) -> None:
+def check_rejection(reply: Reply, status: int, error: str) -> None:
     code = {400: "invalid_payload", 408: "request_timeout", 413: "payload_too_large", 431: "headers_too_large"}[status]
     assert (reply.status, reply.body) == (status, {"success": False, "error": error, "code": code})
     assert ("Retry-After" in reply.headers) == protocol.ERRORS[code].temporary
@@ -82,47 +82,47 @@ def check_refusal(reply: Reply, status: int, error: str) -> None:
     assert reply.headers["Content-Length"] == str(len(reply.raw))
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_http_is_refused_in_words_and_the_connection_closed(stand: SharedService, name: str) -> None:
-    data, status, error = REFUSED[name]
-    before = stand.stored()
-    check_refusal(parse(stand.run(last_answer(stand.service.port, data))), status, error)
-    assert stand.stored() == before
-    assert not stand.noise.records
-    assert stand.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200, "the next client is served"
+@pytest.mark.parametrize("name", MALFORMED)
+def test_bytes_that_are_not_http_get_an_error_and_a_closed_connection(shared: SharedService, name: str) -> None:
+    data, status, error = MALFORMED[name]
+    before = shared.stored()
+    check_rejection(parse(shared.run(last_answer(shared.service.port, data))), status, error)
+    assert shared.stored() == before
+    assert not shared.noise.records
+    assert shared.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200, "the next client is served"
 
 
 @pytest.mark.parametrize("method", [b"HEAD", b"OPTIONS", b"DELETE"])
-def test_any_method_gets_the_status_and_head_gets_no_body(stand: SharedService, method: bytes) -> None:
-    reply = parse(stand.run(last_answer(stand.service.port, get(b"Host: a b\r\n", method=method))))
+def test_every_method_gets_the_status_and_head_gets_no_body(shared: SharedService, method: bytes) -> None:
+    reply = parse(shared.run(last_answer(shared.service.port, get(b"Host: a b\r\n", method=method))))
     assert reply.status == 400
     assert reply.headers["Access-Control-Allow-Origin"] == "*", "a page that may not read an error cannot act on it"
     if method == b"HEAD":
         assert (reply.raw, int(reply.headers["Content-Length"]) > 0) == (b"", True)
     else:
-        check_refusal(reply, 400, f"Host: {HOST_SHAPE}")
+        check_rejection(reply, 400, f"Host: {HOST_SHAPE}")
 
 
-def test_a_refused_preflight_says_why(stand: SharedService) -> None:
+def test_a_rejected_preflight_has_a_reason(shared: SharedService) -> None:
     data = get(b"Origin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n", method=b"OPTIONS")
-    reply = parse(stand.run(last_answer(stand.service.port, data)))
-    check_refusal(reply, 400, "Host: is required (RFC 9112, section 3.2)")
+    reply = parse(shared.run(last_answer(shared.service.port, data)))
+    check_rejection(reply, 400, "Host: is required (RFC 9112, section 3.2)")
 
 
-def test_a_head_of_16_kib_is_served(stand: SharedService) -> None:
+def test_a_head_of_16_kib_is_served(shared: SharedService) -> None:
     bare = get(HOST + b"X: \r\n", target=SNAPSHOTS.encode() + b"?limit=1")
     data = bare.replace(b"X: ", b"X: " + b"a" * (HEAD_BYTES_MAX - len(bare)))
     assert len(data) == HEAD_BYTES_MAX
-    assert stand.exchange(data).status == 200
+    assert shared.exchange(data).status == 200
 
 
 @pytest.mark.parametrize("first", [byte for byte in range(256) if byte not in FIRST_BYTES and byte != 0x16])
-def test_what_cannot_begin_a_request_is_answered_at_its_first_byte(stand: SharedService, first: int) -> None:
-    check_refusal(parse(stand.run(last_answer(stand.service.port, bytes([first])))), 400, f"{LINE}: {ONE_SPACE}")
+def test_a_byte_that_cannot_begin_a_request_is_answered_at_once(shared: SharedService, first: int) -> None:
+    check_rejection(parse(shared.run(last_answer(shared.service.port, bytes([first])))), 400, f"{LINE}: {ONE_SPACE}")
 
 
-def test_a_client_that_speaks_tls_is_closed_at_once(stand: SharedService) -> None:
-    assert stand.run(last_answer(stand.service.port, b"\x16\x03\x01\x02\x00\x01\x00")) == b""
+def test_a_client_that_speaks_tls_is_closed_at_once(shared: SharedService) -> None:
+    assert shared.run(last_answer(shared.service.port, b"\x16\x03\x01\x02\x00\x01\x00")) == b""
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -141,12 +141,12 @@ def test_a_client_that_speaks_tls_is_closed_at_once(stand: SharedService) -> Non
     ],
     ids=["https", "http2", "tunnel", "no host", "large head", "large body"],
 )
-def test_curl_gets_an_answer_at_once(stand: SharedService, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
+def test_curl_gets_a_response_at_once(shared: SharedService, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "body"
     if "@{file}" in arguments:
         with file.open("wb") as body:
             body.truncate(BODY_MAX + 1_000_000)
-    address = f"127.0.0.1:{stand.service.port}"
+    address = f"127.0.0.1:{shared.service.port}"
     words = [word.replace("{}", address).replace("{file}", str(file)) for word in arguments]
 
     async def scene() -> tuple[bytes, bytes]:
@@ -155,15 +155,15 @@ def test_curl_gets_an_answer_at_once(stand: SharedService, tmp_path, arguments: 
         )
         return await process.communicate()
 
-    stdout, stderr = stand.run(scene())
+    stdout, stderr = shared.run(scene())
     assert stdout.decode().startswith(printed)
     assert bool(stdout) == bool(printed)
     assert b"timed out" not in stderr
     assert printed or stderr
 
 
-async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(service: Service) -> None:
-    """As http.client does, and all that is built on it: all of the body goes out before the answer is read."""
+async def test_a_client_that_sends_a_large_body_first_reads_the_error(service: Service) -> None:
+    """As http.client does, and all that uses it: it sends the whole body before it reads the response."""
 
     def send(method: str, size: int, sent: int) -> tuple[int, bytes]:
         with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=15)) as connection:
@@ -182,7 +182,7 @@ async def test_a_client_that_sends_a_large_body_first_reads_why_it_was_refused(s
     await until(lambda: not service.app._http._closer._tasks)
 
 
-async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
+async def test_a_client_that_never_stops_sending_is_disconnected(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("balance.web.lingering_close.LINGER_S", 0.3)
@@ -198,7 +198,7 @@ async def test_a_client_that_never_stops_sending_is_closed_all_the_same(
     writer.close()
 
 
-async def test_a_stop_does_not_wait_for_clients_that_were_refused(make_service: MakeService) -> None:
+async def test_a_stop_does_not_wait_for_clients_that_were_rejected(make_service: MakeService) -> None:
     service = await make_service()
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"nonsense\r\n\r\n")
@@ -226,7 +226,7 @@ async def test_a_request_that_does_not_arrive_is_answered_408(service: Service, 
     http = service.app._http
     http.head_s_max, http.body_s_max = (0.0, 30.0) if error.startswith("head") else (30.0, 0.0)
     reply = parse(await swept_answer(service, begun))
-    check_refusal(reply, 408, error)
+    check_rejection(reply, 408, error)
 
 
 async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(service: Service) -> None:
@@ -252,53 +252,55 @@ async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(serv
     ],
     ids=["extension", "quoted extension", "trailers", "one byte each"],
 )
-def test_chunk_extensions_and_trailers_are_read_and_ignored(stand: SharedService, body: bytes) -> None:
+def test_chunk_extensions_and_trailers_are_read_and_ignored(shared: SharedService, body: bytes) -> None:
     async def scene() -> list[int]:
-        async with Connection.to(stand.service.port) as one:
+        async with Connection.to(shared.service.port) as one:
             await one.send((CHUNKED + body) * 2 + get(target=b"/nope"))
             return [(await one.read_reply()).status for _ in range(3)]
 
-    assert stand.run(scene()) == [201, 201, 404], "each request ends where it should"
+    assert shared.run(scene()) == [201, 201, 404], "each request ends where it should"
 
 
-def test_a_trailer_is_no_header(stand: SharedService) -> None:
+def test_a_trailer_is_not_a_header(shared: SharedService) -> None:
     body = b"%x\r\n%s\r\n0\r\nContent-Type: text/plain\r\nOrigin: http://evil.example\r\nHost: a b\r\n\r\n"
-    assert stand.exchange(CHUNKED + body % (len(UPDATE), UPDATE)).status == 201
+    assert shared.exchange(CHUNKED + body % (len(UPDATE), UPDATE)).status == 201
 
 
 def test_a_bug_in_a_delegate_is_answered_500_and_logged_once(
-    stand: SharedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shared: SharedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("ours")
 
     monkeypatch.setattr("balance.web.save.is_save", fail)
     with caplog.at_level(logging.CRITICAL, "balance.web"):
-        reply = parse(stand.run(last_answer(stand.service.port, get())))
+        reply = parse(shared.run(last_answer(shared.service.port, get())))
     assert (reply.status, reply.body["code"]) == (500, "internal_error")
-    assert len(stand.noise.records) == 0
+    assert len(shared.noise.records) == 0
 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_no_bytes_at_all_leave_a_connection_silent_or_hurt_the_next(stand: SharedService, data: st.DataObject) -> None:
+def test_no_bytes_leave_a_connection_unanswered_or_break_the_next(shared: SharedService, data: st.DataObject) -> None:
     sent = data.draw(
         st.one_of(
             st.binary(min_size=1, max_size=300),
-            st.tuples(st.sampled_from([data for data, _, _ in REFUSED.values()]), st.binary(max_size=20)).map(b"".join),
+            st.tuples(st.sampled_from([data for data, _, _ in MALFORMED.values()]), st.binary(max_size=20)).map(
+                b"".join
+            ),
             st.lists(
                 st.sampled_from([b"GET / HTTP/1.1", b"\r\n", b"\n", b":", b" ", b"Host: x", b"\0", b"0", b";"])
             ).map(b"".join),
         )
     )
 
-    http = stand.service.app._http
+    http = shared.service.app._http
     http.head_s_max = http.body_s_max = 0.0
-    answer = stand.run(swept_answer(stand.service, sent or b"x"))
+    answer = shared.run(swept_answer(shared.service, sent or b"x"))
     assert answer.startswith(b"HTTP/1.1 ") or sent[:1] == b"\x16"
     http.head_s_max = http.body_s_max = 30.0
-    assert not stand.noise.records
-    assert stand.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200
+    assert not shared.noise.records
+    assert shared.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200
 
 
 def test_tornado_still_has_the_private_names_that_are_relied_on() -> None:

@@ -1,4 +1,4 @@
-"""Traps in what a client sends: T10, T16, T17 and T26. Every event is answered; what is no packet ends at once."""
+"""Pitfalls in what a client sends: T10, T16, T17 and T26. Every event is answered."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NO_PACKETS = ["x", "", "9", "\x00", " 42", "é"]
 
 
 @pytest.mark.parametrize("frame", NO_PACKETS)
-async def test_t10_stock_keeps_a_zombie_after_a_frame_that_is_no_packet(frame):
+async def test_t10_stock_keeps_a_zombie_after_a_frame_without_a_packet(frame):
     async with stock() as server:
         client = await SocketClient.connect(server.url, await_connected=False)
         await client.send_raw(frame)
         await client.emit("ping")
         if frame == "9":
-            await client.expect("pong")  # an unknown type is passed over; only what is no digit kills the reader
+            await client.expect("pong")  # an unknown type is ignored; only a type that is not a digit ends the reader
         else:
             await client.expect_silence(0.1)
         assert not client.closed.done()
@@ -33,7 +33,7 @@ async def test_t10_stock_keeps_a_zombie_after_a_frame_that_is_no_packet(frame):
 
 
 @pytest.mark.parametrize("frame", NO_PACKETS)
-async def test_t10_a_frame_that_is_no_packet_ends_the_connection_at_once(make_service, frame):
+async def test_t10_a_frame_without_a_packet_ends_the_connection_at_once(make_service, frame):
     service = await make_service()
     client = await SocketClient.connect(service.url)
     await client.send_raw(frame)
@@ -93,7 +93,7 @@ UNANSWERABLE = {
     "number-as-name": "[5]",
     "null-as-name": "[null,{}]",
     "array-as-name": "[[]]",
-    "cut-off": '["balance:update"',
+    "truncated": '["balance:update"',
     "nothing": "",
     "trailing": '["ping"]]',
     "deep": "[" * 10_000,
@@ -101,7 +101,7 @@ UNANSWERABLE = {
 
 
 @pytest.mark.parametrize("event", UNANSWERABLE.values(), ids=UNANSWERABLE)
-async def test_t17_stock_says_nothing_to_an_event_it_can_not_handle(event):
+async def test_t17_stock_does_not_answer_an_event_that_it_cannot_handle(event):
     async with stock() as server:
         client = await SocketClient.connect(server.url, await_connected=False)
         id_, acknowledged = client.new_id()
@@ -113,7 +113,7 @@ async def test_t17_stock_says_nothing_to_an_event_it_can_not_handle(event):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("event", UNANSWERABLE.values(), ids=UNANSWERABLE)
-async def test_t17_an_event_that_can_not_be_handled_is_answered_and_acknowledged(make_service, kind, event):
+async def test_t17_an_event_that_cannot_be_handled_is_answered_and_acknowledged(make_service, kind, event):
     service = await make_service()
     client = await kind.connect(service.url)
     id_, acknowledged = client.new_id()

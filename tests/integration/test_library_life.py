@@ -33,14 +33,14 @@ async def test_t8_a_stop_closes_each_websocket_with_1001_and_ends_each_poll(make
     service = await make_service()
     sockets = [await SocketClient.connect(service.url) for _ in range(5)]
     polling = await PollingClient.connect(service.url)
-    nameless = await SocketClient.open(service.url)
+    unconnected = await SocketClient.open(service.url)
     began = time.monotonic()
     await service.stop()
     assert time.monotonic() - began < 2
-    for client in [*sockets, nameless]:
+    for client in [*sockets, unconnected]:
         assert await client.await_closed() == 1001
     await polling.await_closed()
-    for client in [*sockets, nameless, polling]:
+    for client in [*sockets, unconnected, polling]:
         await client.close()
 
 

@@ -29,7 +29,7 @@ def bodies() -> dict[str, bytes]:
 # T5 ------------------------------------------------------------------------------------------------------
 
 
-async def test_t5_stock_says_ok_to_seventeen_packets_and_drops_them():
+async def test_t5_stock_answers_ok_to_seventeen_packets_and_drops_them():
     async with stock() as server:
         client = await PollingClient.connect(server.url, await_connected=False)
         response = await client.post(*[PING] * 17)
@@ -39,7 +39,7 @@ async def test_t5_stock_says_ok_to_seventeen_packets_and_drops_them():
 
 
 @pytest.mark.parametrize("body", bodies().values(), ids=bodies())
-async def test_t5_stock_says_ok_to_what_is_no_list_of_packets(body):
+async def test_t5_stock_answers_ok_to_a_body_without_packets(body):
     async with stock() as server:
         client = await PollingClient.connect(server.url, await_connected=False)
         response = await client.http.fetch(client.url, "POST", body)
@@ -58,7 +58,7 @@ async def test_t5_a_request_of_many_packets_is_handled_whole(make_service):
 
 
 @pytest.mark.parametrize("body", bodies().values(), ids=bodies())
-async def test_t5_a_request_that_is_no_list_of_packets_is_refused(make_service, body):
+async def test_t5_a_body_without_packets_is_rejected(make_service, body):
     service = await make_service()
     client = await PollingClient.connect(service.url)
     response = await client.http.fetch(client.url, "POST", body)
@@ -80,7 +80,7 @@ async def post_chunked(client: PollingClient, *chunks: bytes) -> int:
     return (await client.http.fetch(client.url, "POST", body_producer=produce)).status
 
 
-async def test_t6_stock_ignores_a_chunked_request_and_says_ok():
+async def test_t6_stock_ignores_a_chunked_request_and_answers_ok():
     async with stock() as server:
         client = await PollingClient.connect(server.url, await_connected=False)
         assert await post_chunked(client, PING.encode()) == 200
@@ -176,7 +176,7 @@ async def test_t29_a_poll_is_answered_when_its_client_leaves(make_service):
 
 
 async def break_off_a_poll(client: PollingClient) -> None:
-    """Send a poll that is cut while it waits, as a network that changes does."""
+    """Send a poll whose connection is closed while it waits, as when a network changes."""
     gone = HttpClient()
     with pytest.raises(Exception, match="Timeout"):
         await gone.fetch(client.url, timeout=0.1)

@@ -1,4 +1,4 @@
-"""Traps at the door: T1, T3, T4, T15, T18, T19 and T21. What is refused is told so, alike on both transports."""
+"""Pitfalls of connecting: T1, T3, T4, T15, T18, T19 and T21. A rejection is the same on both transports."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ async def test_t1_stock_leaves_a_refused_websocket_open_and_hoards_what_it_sends
 @pytest.mark.parametrize(("query", "headers", "status"), UNACCEPTABLE.values(), ids=UNACCEPTABLE)
 async def test_t1_a_refused_websocket_gets_an_http_status_and_the_error_body(make_service, query, headers, status):
     service = await make_service()
-    told, body = await refusal_of_websocket(service.url, query=query, headers=headers)
-    assert told == status
+    received, body = await refusal_of_websocket(service.url, query=query, headers=headers)
+    assert received == status
     check_error(body)
 
 
@@ -172,7 +172,7 @@ async def test_t4_stock_keeps_a_client_whose_connect_handler_failed():
 
 @pytest.mark.parametrize("connect", ["", '40{"surprise":1}'], ids=["not-connected", "refused"])
 @pytest.mark.parametrize("kind", [SocketClient, PollingClient])
-async def test_t4_who_is_not_connected_hears_no_broadcast(make_service, kind, connect):
+async def test_t4_a_client_that_is_not_connected_gets_no_broadcast(make_service, kind, connect):
     service = await make_service()
     outsider = await kind.open(service.url)
     if connect:
@@ -214,7 +214,7 @@ async def test_t15_stock_leaves_a_version_2_client_without_an_answer(packages):
 
 
 @pytest.mark.parametrize("transports", ["websocket", "polling", "polling,websocket"])
-async def test_t15_a_version_2_client_is_told_that_it_can_not_connect(make_service, packages, transports):
+async def test_t15_a_version_2_client_gets_an_error(make_service, packages, transports):
     service = await make_service()
     ((what, message),) = await talk(service.url, "socket.io-client-2", transports)
     assert what == "connect_error"
@@ -255,8 +255,8 @@ async def test_t18_stock_runs_a_connect_handler_that_raises_type_error_twice():
 @pytest.mark.parametrize(
     "auth", ["[]", '""', "false", " 0", " 1", '"token"', '["token"]', '{"surprise":1}', "NaN", "{"], ids=str
 )
-async def test_t18_a_connect_that_can_not_be_accepted_is_refused_once(make_service, auth):
-    # That a TypeError of ours runs the handler twice can not be provoked from outside: it catches within.
+async def test_t18_a_connect_that_cannot_be_accepted_is_rejected_once(make_service, auth):
+    # A TypeError in a connect handler would run it twice. There is no connect handler.
     service = await make_service()
     client = await SocketClient.open(service.url)
     await client.send_raw("40" + auth)
@@ -288,7 +288,7 @@ async def test_t18_a_connect_without_auth_is_accepted_once(make_service, auth):
     ],
     ids=["unknown", "twice"],
 )
-async def test_a_namespace_that_can_not_be_joined_is_refused_in_words_and_changes_nothing(make_service, connect, error):
+async def test_a_namespace_that_cannot_be_joined_is_rejected_and_changes_nothing(make_service, connect, error):
     # The library would send a bare string, of which socket.io-client makes an error whose message is undefined.
     service = await make_service()
     client = await SocketClient.connect(service.url)

@@ -399,13 +399,9 @@ def held(service: Service) -> dict[str, int]:
     return {
         "descriptors": len(os.listdir("/proc/self/fd")),
         "tasks": len(asyncio.all_tasks()),
-        "sessions": len(realtime.eio.sockets),
-        "websockets": len(realtime.eio.websockets),
-        "nameless": len(realtime.eio._nameless),
-        "watchers": len(service.app.watchers),
+        "sessions": len(realtime.eio.sessions),
+        "sessions of the libraries": len(realtime.eio.sockets) + len(realtime.environ),
         "rooms": len(realtime.manager.rooms.get("/", {})),
-        "in flight": len(realtime._in_flight),
-        "environ": len(realtime.environ),
     }
 
 

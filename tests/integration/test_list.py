@@ -1,5 +1,5 @@
-"""The list: newest moment first and of equal ones the last saved, in pages that neither skip nor repeat while new
-snapshots arrive; each page is read off an index and the total is known, however long the list is.
+"""The list: the newest moment first, of equal moments the last saved. Pages neither skip nor repeat a snapshot while
+new ones arrive. Each page is read from an index, and the total is known without counting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.shared_service import SharedService, shared_service
 
 
 def update(ts: str | None = None, pid: int | None = None, **more: Any) -> dict[str, Any]:
-    """A small update."""
+    """Return a small update."""
     return {"ts": ts, "pid": pid, "onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}, **more}
 
 
@@ -44,18 +44,18 @@ async def test_the_newest_moment_is_first_and_of_equal_ones_the_last_saved(servi
     assert page["pagination"] == {"limit": 100, "offset": 0, "total": 7, "hasMore": False, "next": None}
 
 
-async def test_limit_and_offset_cut_the_same_list(service: Service) -> None:
+async def test_limit_and_offset_select_a_part_of_the_list(service: Service) -> None:
     await save_all(service, [update(second(moment)) for moment in (5, 1, 9, 5, 3)])
     whole = (await service.get()).body["data"]
     for limit in (1, 2, 5, 6):
         for offset in (0, 1, 4, 5, 1_000_000):
             page = (await service.get(f"?limit={limit}&offset={offset}")).body
             assert page["data"] == whole[offset : offset + limit]
-            told = page["pagination"]
-            assert (told["limit"], told["offset"], told["total"]) == (limit, offset, 5)
-            assert told["hasMore"] == (offset + limit < 5) == (told["next"] is not None)
-            if told["next"]:
-                rest = (await service.get(f"?cursor={told['next']}")).body["data"]
+            pagination = page["pagination"]
+            assert (pagination["limit"], pagination["offset"], pagination["total"]) == (limit, offset, 5)
+            assert pagination["hasMore"] == (offset + limit < 5) == (pagination["next"] is not None)
+            if pagination["next"]:
+                rest = (await service.get(f"?cursor={pagination['next']}")).body["data"]
                 assert rest == whole[offset + limit :]
 
 
@@ -65,9 +65,7 @@ async def test_an_empty_list_is_a_list(service: Service) -> None:
 
 
 @pytest.mark.parametrize("moments", ["equal", "rising", "falling"])
-async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arrive(
-    service: Service, moments: str
-) -> None:
+async def test_pages_have_each_snapshot_once_while_new_ones_arrive(service: Service, moments: str) -> None:
     numbers = {"equal": [30] * 30, "rising": [*range(30)], "falling": [*range(59, 29, -1)]}[moments]
     await save_all(service, [update(second(number)) for number in numbers])
     cursor, met = "", []
@@ -82,7 +80,7 @@ async def test_who_walks_the_pages_meets_each_snapshot_once_while_new_ones_arriv
     assert set(met) >= set(range(1, 31))
 
 
-async def test_an_offset_counts_from_the_cursor_where_there_is_one(service: Service) -> None:
+async def test_an_offset_counts_from_the_cursor_if_there_is_one(service: Service) -> None:
     await save_all(service, [update(second(number)) for number in range(6)])
     cursor = (await service.get("?limit=2")).body["pagination"]["next"]
     page = (await service.get(f"?limit=2&offset=1&cursor={cursor}")).body
@@ -96,7 +94,7 @@ async def test_from_is_inclusive_to_is_not_and_pid_is_exact(service: Service) ->
 
     async def seconds(query: str) -> list[int]:
         body = (await service.get(query)).body
-        assert body["pagination"]["total"] is None, "counting what a filter leaves would read all of it"
+        assert body["pagination"]["total"] is None, "to count what a filter selects would read all of it"
         return [int(one["ts"][17:19]) for one in body["data"]]
 
     assert await seconds(f"?from={second(8)}") == [30, 9, 8]
@@ -118,7 +116,7 @@ async def test_the_total_is_known_and_not_counted(service: Service, database: Da
     assert (await service.get()).body["pagination"]["total"] == 123456
 
 
-async def test_a_bot_whose_clock_is_ahead_does_not_head_a_list_by_seq(service: Service) -> None:
+async def test_a_bot_with_a_fast_clock_is_not_first_in_a_list_by_seq(service: Service) -> None:
     ahead = {**update(), "ts": "2999-01-01T00:00:00Z", "pid": 1}
     await save_all(service, [update(second(1), pid=2), ahead, update(second(5), pid=1), update(second(3), pid=2)])
 
@@ -137,7 +135,7 @@ async def test_a_bot_whose_clock_is_ahead_does_not_head_a_list_by_seq(service: S
 
 
 @pytest.mark.parametrize("order", ["ts", "seq"])
-async def test_a_cursor_goes_on_in_the_order_of_its_page_whatever_else_is_asked(service: Service, order: str) -> None:
+async def test_a_cursor_keeps_the_order_of_its_page(service: Service, order: str) -> None:
     await save_all(service, [update(second(number)) for number in (5, 1, 9, 5, 3)])
     whole = (await service.get(f"?order={order}")).body["data"]
     cursor = (await service.get(f"?order={order}&limit=2")).body["pagination"]["next"]
@@ -157,7 +155,7 @@ async def test_a_cursor_goes_on_in_the_order_of_its_page_whatever_else_is_asked(
         ("order=SEQ", "order: must be one of ts, seq"),
     ],
 )
-async def test_a_query_that_is_not_what_it_seems_is_refused_in_words(service: Service, query: str, error: str) -> None:
+async def test_a_misleading_query_is_rejected_with_a_reason(service: Service, query: str, error: str) -> None:
     assert (await service.get(f"?{query}")).body == {"success": False, "error": error, "code": "invalid_payload"}
     assert (await service.get("?from=2025-11-07T00:00:00%2B01:00")).status == 200
 
@@ -198,7 +196,7 @@ def large(postgres: str, template: str) -> Iterator[SharedService]:
     ],
     ids=lambda value: "+".join(value) or "first" if isinstance(value, dict) else value,
 )
-def test_a_page_is_read_off_its_index(large: SharedService, parameters: dict[str, Any], index: str) -> None:
+def test_a_page_is_read_from_its_index(large: SharedService, parameters: dict[str, Any], index: str) -> None:
     rows = large.rows("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE, FIRST | parameters)
     plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert f"using {index} " in plan, plan
@@ -208,7 +206,7 @@ def test_a_page_is_read_off_its_index(large: SharedService, parameters: dict[str
 
 
 @pytest.mark.parametrize("before", [None, 7200])
-def test_a_page_by_seq_is_read_off_the_primary_key(large: SharedService, before: int | None) -> None:
+def test_a_page_by_seq_is_read_from_the_primary_key(large: SharedService, before: int | None) -> None:
     sql = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + store.PAGE_BY_SEQ
     plan = "\n".join(row["QUERY PLAN"] for row in large.rows(sql, FIRST | {"before_seq": before}))
     assert "Index Scan Backward using balance_snapshot_pkey on balance_snapshot (actual rows=101" in plan, plan
@@ -216,7 +214,7 @@ def test_a_page_by_seq_is_read_off_the_primary_key(large: SharedService, before:
 
 
 @pytest.mark.parametrize("order", ["ts", "seq"])
-def test_a_large_list_is_walked_to_its_end_without_a_double(large: SharedService, order: str) -> None:
+def test_the_pages_of_a_large_list_have_no_duplicate(large: SharedService, order: str) -> None:
     async def scene() -> list[int]:
         seqs: list[int] = []
         async with Connection.to(large.service.port) as one:
@@ -261,10 +259,10 @@ def test_a_large_list_is_compressed_for_a_client_that_accepts_gzip(large: Shared
     assert "ETag" not in plain.headers
 
 
-def test_a_small_list_and_a_refusal_stay_as_they_are(large: SharedService) -> None:
+def test_a_small_list_and_an_error_are_not_compressed(large: SharedService) -> None:
     small = large.ask("GET", f"{SNAPSHOTS}?limit=10", Accept_Encoding="gzip")
     assert "Content-Encoding" not in small.headers
-    assert small.headers["Vary"] == "Origin, Accept-Encoding", "a cache must not give it to others for a larger one"
+    assert small.headers["Vary"] == "Origin, Accept-Encoding", "a cache must not use it for a client without gzip"
     assert large.ask("GET", f"{SNAPSHOTS}?limit=x", Accept_Encoding="gzip").body["code"] == "invalid_payload"
 
 
@@ -287,4 +285,4 @@ def test_clients_that_share_a_read_share_its_compression(large: SharedService, m
 
     assert len(large.run(scene())) == 1
     assert len(threads) <= 4
-    assert all(name.startswith("balance-read") for name in threads), "outside the event loop"
+    assert all(name.startswith("balance-read") for name in threads), "not on the event loop"

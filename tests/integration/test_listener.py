@@ -1,4 +1,4 @@
-"""The HTTP server closes connections that would cost it a descriptor for nothing, and no others."""
+"""The HTTP server closes the connections of clients that send nothing, or too slowly, and no others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POST = (
     [(b"", b""), (b"GET", b"HTTP/1.1 408"), (POST[:-1], b"HTTP/1.1 408"), (GET, b"HTTP/1.1 200")],
     ids=["nothing", "a line", "a body", "one request"],
 )
-async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
+async def test_an_incomplete_request_is_answered_and_closed_in_time(
     make_service: MakeService, begun: bytes, answer: bytes
 ) -> None:
     service = await make_service()
@@ -47,11 +47,11 @@ async def test_who_sends_no_whole_request_is_answered_and_closed_in_time(
     async with asyncio.timeout(15):
         assert (await reader.read())[:12] == answer
     writer.close()
-    await until(lambda: not http._awaited)  # nothing is kept of it
+    await until(lambda: not http._awaited)  # no state is left
     await until(lambda: not http._closer._tasks)
 
 
-async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service: Service) -> None:
+async def test_a_body_has_a_time_limit_of_its_own_after_a_slow_head(service: Service) -> None:
     http = service.app._http
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     await until(lambda: bool(http._awaited))
@@ -67,7 +67,9 @@ async def test_a_body_has_its_own_time_however_long_its_head_was_awaited(service
     writer.close()
 
 
-async def test_who_waits_for_an_answer_is_not_closed(make_service: MakeService, database: Database) -> None:
+async def test_a_client_that_waits_for_its_response_is_not_closed(
+    make_service: MakeService, database: Database
+) -> None:
     service = await make_service()
     watcher = await SocketClient.connect(service.url)
     service.app._http.head_s_max = service.app._http.body_s_max = 0.2
@@ -83,13 +85,13 @@ async def test_who_waits_for_an_answer_is_not_closed(make_service: MakeService, 
     await watcher.close()
 
 
-async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_ones_served(
+async def test_with_few_descriptors_left_only_old_connections_are_served(
     make_service: MakeService,
 ) -> None:
     service = await make_service()
     old = await SocketClient.connect(service.url)
     with closing(socket.socket()) as probe:
-        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are kept back
+        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are reserved
     crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
     async with asyncio.timeout(15):
         assert await crowd[-1][0].read() == b"", "closed at once"
@@ -103,7 +105,7 @@ async def test_when_few_descriptors_are_left_new_connections_are_closed_and_old_
 
 
 async def remote_address(service: Service, peer: str, **headers: str) -> str:
-    """Open a session from a loopback address; return whose it is."""
+    """Open a session from a loopback address; return the address that the service has for it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
     writer.write(request_bytes("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
     async with asyncio.timeout(15):
@@ -114,7 +116,7 @@ async def remote_address(service: Service, peer: str, **headers: str) -> str:
     return address
 
 
-async def test_only_a_trusted_proxy_says_whose_request_it_is_and_only_by_x_forwarded_for(
+async def test_the_client_address_is_read_from_trusted_proxies_only(
     make_service: MakeService,
 ) -> None:
     service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))

@@ -1,4 +1,4 @@
-"""The service behind nginx and HAProxy, with and without TLS, by the names that these pass on or do not."""
+"""The service behind nginx and HAProxy, with and without TLS, and with or without the Host of the client."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Run = Callable[[Path, int], AbstractAsyncContextManager[Proxy]]
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
-    """The JavaScript packages, installed before the clock of a test runs."""
+    """Install the JavaScript packages before the time of a test starts."""
     return node_modules()
 
 
 async def ask(proxy: Proxy, method: str = "GET", path: str = SNAPSHOTS, **headers: str) -> HTTPResponse:
-    """Send a request by TLS; any status is an answer."""
+    """Send a request by TLS; return the response, also with an error status."""
     body = UPDATE if method == "POST" else None
     headers = {name.replace("_", "-"): value for name, value in headers.items()} | {"Content-Type": "application/json"}
     return await AsyncHTTPClient().fetch(
@@ -48,13 +48,13 @@ async def ask(proxy: Proxy, method: str = "GET", path: str = SNAPSHOTS, **header
 
 
 def check_refused(answer: HTTPResponse, code: str, setting: str) -> None:
-    told = json.loads(answer.body)
-    assert told["code"] == code
-    assert setting in told["error"]
+    error = json.loads(answer.body)
+    assert error["code"] == code
+    assert setting in error["error"]
 
 
 async def talk_javascript(url: str, transports: str, certificate: Path) -> list[Any]:
-    """Let the official JavaScript client connect and ping; return the events it heard."""
+    """Let the official JavaScript client connect and ping; return the events that it received."""
     trust = {"NODE_EXTRA_CA_CERTS": str(certificate), "no_proxy": "*"}
     async with run_node(TALK, "socket.io-client", url, transports, env=trust) as process, asyncio.timeout(30):
         output, errors = await process.communicate()
@@ -71,8 +71,8 @@ async def test_every_client_works_through_a_proxy_with_tls(
     async with run(tmp_path, service.port) as proxy:
         assert (await ask(proxy, "POST")).code == 201
         for transports in TRANSPORTS:
-            said = await talk_javascript(f"https://localhost:{proxy.https}", transports, proxy.certificate)
-            assert said == ["connect", "connected", "pong"]
+            received = await talk_javascript(f"https://localhost:{proxy.https}", transports, proxy.certificate)
+            assert received == ["connect", "connected", "pong"]
         certificate = str(proxy.certificate)
         check_saved(
             await run_socketio_client(f"https://balance.internal:{proxy.https}", "polling", certificate), "polling"
@@ -85,7 +85,7 @@ async def test_every_client_works_through_a_proxy_with_tls(
 
 
 @pytest.mark.parametrize("run", [nginx, haproxy])
-async def test_a_proxy_that_passes_the_host_on_lets_no_stranger_in(
+async def test_a_proxy_that_passes_the_host_on_admits_no_stranger(
     make_service: MakeService, tmp_path: Path, run: Run
 ) -> None:
     service = await make_service(hosts=(NAME,), cors_origins=(f"https://{NAME}",))
@@ -100,7 +100,7 @@ async def test_a_proxy_that_passes_the_host_on_lets_no_stranger_in(
         assert (await ask(proxy, "POST", Host="balance.internal", Origin="https://balance.internal")).code == 201
 
 
-async def test_a_proxy_that_passes_no_host_on_needs_no_name_in_hosts(make_service: MakeService, tmp_path: Path) -> None:
+async def test_a_proxy_that_sets_its_own_host_needs_no_name_in_hosts(make_service: MakeService, tmp_path: Path) -> None:
     service = await make_service()
     async with nginx(tmp_path, service.port, location=BARE) as proxy:
         assert (await ask(proxy, Host=NAME)).code == 200
@@ -109,9 +109,7 @@ async def test_a_proxy_that_passes_no_host_on_needs_no_name_in_hosts(make_servic
 
 
 @pytest.mark.slow
-async def test_a_proxy_that_waits_over_a_heartbeat_keeps_quiet_clients(
-    make_service: MakeService, tmp_path: Path
-) -> None:
+async def test_a_proxy_with_a_short_timeout_keeps_quiet_clients(make_service: MakeService, tmp_path: Path) -> None:
     service = await make_service(ping_interval_s=1, ping_timeout_s=2)
     location = f"location / {{ {BARE[12:-2]} proxy_http_version 1.1; proxy_read_timeout 2s; proxy_set_header Upgrade "
     location += "$http_upgrade; proxy_set_header Connection $connection_upgrade; }"

@@ -152,17 +152,17 @@ SENT = [*SAVED.values(), *(data for data, _, _ in REJECTED.values() if len(data)
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     """One service for all requests."""
     with shared_service(postgres, template) as one:
         yield one
 
 
-def exchange(stand: SharedService, *pieces: bytes) -> str:
+def exchange(shared: SharedService, *pieces: bytes) -> str:
     """Send bytes in these pieces, then one more request; return all that is answered until the server closes."""
 
     async def scene() -> str:
-        async with Connection.to(stand.service.port) as one:
+        async with Connection.to(shared.service.port) as one:
             answer = asyncio.ensure_future(one.read_rest())
             with suppress(OSError):  # it has closed already
                 for piece in (*pieces, BYE):
@@ -176,40 +176,40 @@ def exchange(stand: SharedService, *pieces: bytes) -> str:
             except OSError:  # it closed before it had read all
                 return "reset"
 
-    return stand.run(scene())
+    return shared.run(scene())
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_an_update_is_saved_however_its_request_is_written(stand: SharedService, name: str) -> None:
-    before = stand.stored()
-    reply = stand.exchange(SAVED[name])
+def test_an_update_is_saved_however_its_request_is_written(shared: SharedService, name: str) -> None:
+    before = shared.stored()
+    reply = shared.exchange(SAVED[name])
     assert reply.status == 201
     assert reply.headers["Location"] == f"{SNAPSHOTS}/{reply.body['data']['id']}"
     assert ("Access-Control-Allow-Origin" in reply.headers) == (b"Origin" in SAVED[name])
-    assert stand.stored() == (before[0] + 1, before[1] + 1)
+    assert shared.stored() == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.parametrize("name", REJECTED)
-def test_a_request_with_a_fault_is_rejected_for_its_first_fault(stand: SharedService, name: str) -> None:
+def test_a_request_with_a_fault_is_rejected_for_its_first_fault(shared: SharedService, name: str) -> None:
     data, code, error = REJECTED[name]
-    before = stand.stored()
-    reply = stand.exchange(data)
+    before = shared.stored()
+    reply = shared.exchange(data)
     assert reply.body == {"success": False, "error": error, "code": code}
     assert reply.status == protocol.ERRORS[code].status
-    assert stand.stored() == before
+    assert shared.stored() == before
 
 
 @pytest.mark.parametrize("body", [BODY, b"{"], ids=["saved", "rejected"])
-def test_a_body_that_is_awaited_is_answered_by_100_first(stand: SharedService, body: bytes) -> None:
-    answer = exchange(stand, save(body, Expect="100-continue"))
+def test_a_body_that_is_awaited_is_answered_by_100_first(shared: SharedService, body: bytes) -> None:
+    answer = exchange(shared, save(body, Expect="100-continue"))
     first, second, _ = answer.split("HTTP/1.1 ")[1:]
     assert first.startswith("100 Continue")
     assert second.startswith("201 " if body == BODY else "400 ")
 
 
-def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(stand: SharedService) -> None:
+def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(shared: SharedService) -> None:
     for case in CASES:
-        once, again, _ = exchange(stand, save(body_of(case)) * 2).split("HTTP/1.1 ")[1:]
+        once, again, _ = exchange(shared, save(body_of(case)) * 2).split("HTTP/1.1 ")[1:]
         if case["valid"]:
             assert once.startswith("201 ")
             assert again.startswith("200 " if protocol.loads(body_of(case)).get("id") else "201 ")
@@ -220,22 +220,22 @@ def test_every_case_of_the_contract_is_answered_twice_alike_on_one_connection(st
 
 @settings(max_examples=150)
 @given(st.data())
-def test_of_any_bytes_exactly_those_answered_by_201_are_stored(stand: SharedService, data: st.DataObject) -> None:
+def test_of_any_bytes_exactly_those_answered_by_201_are_stored(shared: SharedService, data: st.DataObject) -> None:
     sent = data.draw(st.sampled_from(SENT)).decode("latin1")
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(sent)))
         cut = data.draw(st.integers(0, 3))
         sent = sent[:at] + data.draw(st.text('0123456789[]{}",:/-ab \r\n', max_size=3)) + sent[at + cut :]
     at = data.draw(st.integers(0, len(sent)))
-    before = stand.stored()[0]
-    answer = exchange(stand, sent[:at].encode("latin1"), sent[at:].encode("latin1"))
-    assert answer == "reset" or stand.stored()[0] - before == answer.count("HTTP/1.1 201 ")
-    assert not stand.noise.records
+    before = shared.stored()[0]
+    answer = exchange(shared, sent[:at].encode("latin1"), sent[at:].encode("latin1"))
+    assert answer == "reset" or shared.stored()[0] - before == answer.count("HTTP/1.1 201 ")
+    assert not shared.noise.records
 
 
-def test_an_id_that_was_saved_before_is_answered_by_its_content(stand: SharedService) -> None:
+def test_an_id_that_was_saved_before_is_answered_by_its_content(shared: SharedService) -> None:
     first, other = (save(protocol.dumps({**UPDATE, "id": ID, "pid": pid}).encode()) for pid in (1, 2))
-    assert [stand.exchange(data).status for data in (first, first, other)] == [201, 200, 409]
+    assert [shared.exchange(data).status for data in (first, first, other)] == [201, 200, 409]
 
 
 @pytest.mark.parametrize("origin", [{}, {"Origin": LOCAL}], ids=["program", "page"])
@@ -247,7 +247,7 @@ def test_an_id_that_was_saved_before_is_answered_by_its_content(stand: SharedSer
     ],
 )
 def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error_is_ours(
-    stand: SharedService,
+    shared: SharedService,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -258,11 +258,11 @@ def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error
         raise error
 
     monkeypatch.setattr(Service, "finish_save", finish)
-    reply = stand.exchange(save(**origin))
+    reply = shared.exchange(save(**origin))
     assert (reply.status, reply.headers.get("Retry-After")) == (status, "1" if status == 503 else None)
     assert reply.headers.get("Access-Control-Allow-Origin") == origin.get("Origin")
     assert len(caplog.records) == (status == 500)
-    stand.noise.records.clear()
+    shared.noise.records.clear()
 
 
 async def test_the_update_of_a_client_that_leaves_before_its_answer_is_kept(

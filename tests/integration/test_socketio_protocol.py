@@ -1,6 +1,6 @@
 """Socket.IO 5, exchange by exchange, as its protocol's own test suite (socketio/socket.io-protocol) goes through it.
 
-Written anew, for the one namespace and the events that there are here. README.md lists where the service deviates, each
+Rewritten for the one namespace and the events that there are here. README.md lists where the service deviates, each
 with its reason.
 """
 
@@ -52,7 +52,7 @@ async def test_another_namespace_is_refused_by_connect_error(service: Service, n
         check_error(refusal["data"], "invalid_payload")
 
 
-async def test_a_packet_that_is_no_connect_closes_a_session_that_is_not_connected(service: Service) -> None:
+async def test_any_packet_but_connect_closes_a_session_that_is_not_connected(service: Service) -> None:
     client = await RawSocket.open(service.url)
     await client.send(text_frame("4abc"))
     assert await client.read_close() == (1002, "payload: the first packet must be CONNECT, as text")

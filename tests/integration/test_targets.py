@@ -1,4 +1,4 @@
-"""However a client writes an address, it reaches what is there: absolute, percent-encoded, with a slash at its end."""
+"""Every spelling of an address reaches the same route: absolute, percent-encoded, with a slash at its end."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ UPGRADE = {
 
 
 @pytest.fixture(scope="module")
-def stand(postgres: str, template: str) -> Iterator[SharedService]:
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
     with shared_service(postgres, template) as one:
         one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode())
         yield one
 
 
-def canonical(target: str, method: str = "GET", version: str = "HTTP/1.1", host: str = "x") -> tuple[str, str]:
+def normalise(target: str, method: str = "GET", version: str = "HTTP/1.1", host: str = "x") -> tuple[str, str]:
     headers = HTTPHeaders({"Host": host})
     return normalise_target(RequestStartLine(method, target, version), headers).path, headers["Host"]
 
@@ -59,64 +59,64 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_each_route_is_served_however_its_address_is_written(stand: SharedService, route: str) -> None:
+def test_each_route_is_served_by_every_spelling_of_its_address(shared: SharedService, route: str) -> None:
     path, mark, query = route.partition("?")
     bare = path.removesuffix("/")
-    plain = stand.ask("GET", route)
+    plain = shared.ask("GET", route)
     assert plain.status == 200
     for spelling in (bare, f"{bare}/", bare.replace("a", "%61").replace(".", "%2E")):
         for target in (spelling, f"http://any.internal:80{spelling}", f"HTTP://[::1]{spelling}"):
-            reply = stand.ask("GET", target + mark + query)
+            reply = shared.ask("GET", target + mark + query)
             assert reply.status == 200, target
             assert reply.headers["Content-Type"] == plain.headers["Content-Type"]
             if not path.startswith("/api/socket.io"):
                 assert reply.raw == plain.raw, target
-    assert stand.ask("OPTIONS", f"http://any.internal{bare}/").status == 204
+    assert shared.ask("OPTIONS", f"http://any.internal{bare}/").status == 204
 
 
 @pytest.mark.parametrize(
     "target", [f"{SNAPSHOTS}/", "/api/balance/%73napshot", f"http://x{SNAPSHOTS}", f"http://x{SNAPSHOTS}/"]
 )
-def test_a_snapshot_is_saved_by_any_spelling_of_its_address(stand: SharedService, target: str) -> None:
-    reply = stand.ask("POST", target, UPDATE)
+def test_a_snapshot_is_saved_by_every_spelling_of_its_address(shared: SharedService, target: str) -> None:
+    reply = shared.ask("POST", target, UPDATE)
     assert reply.status == 201
     assert reply.headers["Location"].startswith(f"{SNAPSHOTS}/")
 
 
 @pytest.mark.parametrize("target", ["/api/socket.io", "/api/%73ocket.io/", "http://x.internal/api/socket.io/"])
-def test_a_websocket_is_opened_by_any_spelling_of_its_address(stand: SharedService, target: str) -> None:
+def test_a_websocket_is_opened_by_every_spelling_of_its_address(shared: SharedService, target: str) -> None:
     async def scene() -> bytes:
-        async with Connection.to(stand.service.port) as one:
+        async with Connection.to(shared.service.port) as one:
             await one.send(request_bytes("GET", f"{target}?EIO=4&transport=websocket", **UPGRADE))
             return await one._reader.readuntil(b"\r\n")
 
-    assert stand.run(scene()) == b"HTTP/1.1 101 Switching Protocols\r\n"
+    assert shared.run(scene()) == b"HTTP/1.1 101 Switching Protocols\r\n"
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
 @pytest.mark.parametrize(
     "body", [(), ("-H", "Content-Type: application/json", "-d", UPDATE.decode())], ids=["get", "post"]
 )
-def test_curl_that_takes_the_server_for_a_proxy_is_served(stand: SharedService, body: tuple[str, ...]) -> None:
+def test_curl_is_served_if_it_uses_the_server_as_a_proxy(shared: SharedService, body: tuple[str, ...]) -> None:
     async def scene() -> bytes:
-        address = f"http://127.0.0.1:{stand.service.port}"
+        address = f"http://127.0.0.1:{shared.service.port}"
         words = ("-sS", "--max-time", "10", "-x", address, f"{address}{SNAPSHOTS}", *body)
         process = await asyncio.create_subprocess_exec(str(CURL), *words, stdout=subprocess.PIPE)
         return (await process.communicate())[0]
 
-    assert stand.run(scene()).startswith(b'{"success":true')
+    assert shared.run(scene()).startswith(b'{"success":true')
 
 
-def test_options_for_the_server_as_a_whole_says_that_it_is_there(stand: SharedService) -> None:
-    reply = stand.ask("OPTIONS", "*")
+def test_options_for_the_whole_server_are_answered(shared: SharedService) -> None:
+    reply = shared.ask("OPTIONS", "*")
     assert (reply.status, reply.headers["Allow"], reply.raw) == (204, "OPTIONS", b"")
 
 
 @pytest.mark.parametrize(
     ("target", "error"),
     [
-        ("/api/balance%2Fsnapshot", "not_found"),  # an encoded slash is no separator
-        ("/api/balance/%2573napshot", "not_found"),  # what is encoded twice is decoded once
+        ("/api/balance%2Fsnapshot", "not_found"),  # an encoded slash is not a separator
+        ("/api/balance/%2573napshot", "not_found"),  # two encodings: only one is decoded
         ("/api/balance/snapshot%", "not_found"),
         ("/api/balance/%7znapshot", "not_found"),
         ("/api/balance/./snapshot", "not_found"),
@@ -128,8 +128,8 @@ def test_options_for_the_server_as_a_whole_says_that_it_is_there(stand: SharedSe
         (f"{SNAPSHOTS}/%2e%2e", "invalid_payload"),
     ],
 )
-def test_another_address_stays_another(stand: SharedService, target: str, error: str) -> None:
-    reply = stand.ask("GET", target)
+def test_a_different_address_stays_different(shared: SharedService, target: str, error: str) -> None:
+    reply = shared.ask("GET", target)
     check_refused(reply, error, reply.body["error"])
 
 
@@ -149,13 +149,13 @@ def test_another_address_stays_another(stand: SharedService, target: str, error:
     ],
 )
 def test_a_target_has_one_form(target: str, path: str, host: str) -> None:
-    assert canonical(target) == (path, host)
+    assert normalise(target) == (path, host)
 
 
 @given(st.text("/%?a6F1~z.", max_size=12))
-def test_the_one_form_is_found_in_one_step_and_holds_nothing_to_decode(tail: str) -> None:
-    path, _ = canonical("/" + tail)
-    again, _ = canonical(path)
+def test_the_one_form_is_reached_in_one_step(tail: str) -> None:
+    path, _ = normalise("/" + tail)
+    again, _ = normalise(path)
     assert "%61" not in path.partition("?")[0]
     assert path.startswith("/")
-    assert again == path or path.partition("?")[0].endswith("/"), "of several slashes at the end one goes"
+    assert again == path or path.partition("?")[0].endswith("/"), "one of several slashes at the end is removed"

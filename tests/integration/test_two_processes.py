@@ -1,9 +1,9 @@
 """Two servers on one database keep one feed: `seq` is contiguous and in commit order, an id is stored once.
 
-Both save at once, over REST, WebSocket and polling. A third connection that looks all the while sees at every
-moment max(seq) = count(*) = last_seq: a number that became visible before a smaller one would show as a gap.
-Watchers of each server see the whole feed in order, what the other one saved too. Whichever is killed or frozen,
-even in the middle of a save, does not keep the other from saving.
+Both save at once, over REST, WebSocket and polling. A third connection reads all the time, and finds at every moment
+max(seq) = count(*) = last_seq: a number that became visible before a smaller one would show as a gap. Watchers of each
+server receive the whole feed in order, also what the other one saved. A server that is killed or frozen, even in the
+middle of a save, does not keep the other from saving.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order
     await stop_both(both)
 
 
-async def test_an_id_sent_to_both_at_once_is_stored_once_and_the_other_is_told_duplicate(
+async def test_an_id_sent_to_both_at_once_is_stored_once_and_is_a_duplicate_for_one(
     processes: Processes, database: Database
 ) -> None:
     both, urls = await start_both(processes, database)

@@ -19,14 +19,16 @@ from urllib.parse import parse_qsl, unquote
 from weakref import WeakKeyDictionary
 
 import jsonschema_rs
+from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE
 from tornado.httputil import HTTPHeaders
 
 import protocol
 from balance.realtime.engine import Engine
-from balance.realtime.events import Realtime
-from balance.realtime.send_queue import Outbox, Parcel
+from balance.realtime.events import EventHandlers
+from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.server import SocketServer
+from balance.realtime.session import Session
 from balance.web.base import JsonHandler
 from balance.web.save import SaveRequest
 from protocol import events, operations, registry
@@ -319,50 +321,49 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
 @cache
 def install() -> None:
     """Check the traffic of every service of this process from now on."""
-    conversations: WeakKeyDictionary[Engine, dict[str, Conversation]] = WeakKeyDictionary()
-    deliver, broadcast = Engine.deliver, Engine.broadcast
+    conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
+    send_packets, broadcast = Engine.send_packets, Engine.broadcast
     receive, finish = SocketServer.receive, JsonHandler.finish
-    on_update, write = Realtime.on_update, SaveRequest.write
-    in_slow_path: set[str] = set()  # clients with a packet in the slow path
+    on_update, write = EventHandlers.on_update, SaveRequest.write
+    in_slow_path: set[Session] = set()  # those with a packet in the slow path
 
-    def conversation(engine: Engine, sid: str) -> Conversation:
-        return conversations.setdefault(engine, {}).setdefault(sid, Conversation())
+    def conversation(session: Session) -> Conversation:
+        return conversations.setdefault(session.socket, Conversation())
 
-    def check_packets(engine: Engine, sid: str, parcel: Parcel) -> None:
-        for packet in parcel.packets:
-            if packet.packet_type == MESSAGE and sid in engine.sockets:  # nothing is sent to a client that has gone
-                _report(conversation(engine, sid).check_sent(packet.data), packet.data)
+    def check_packets(session: Session, packets: EncodedPackets) -> None:
+        for packet in packets.packets:
+            if packet.packet_type == MESSAGE and not session.has_ended:
+                _report(conversation(session).check_sent(packet.data), packet.data)
 
-    @wraps(deliver)
-    def checked_deliver(self: Engine, sid: str, parcel: Parcel) -> None:
-        check_packets(self, sid, parcel)
-        deliver(self, sid, parcel)
+    @wraps(send_packets)
+    def checked_send(self: Engine, session: Session, packets: EncodedPackets) -> None:
+        check_packets(session, packets)
+        send_packets(self, session, packets)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, outboxes: Mapping[str, Outbox], parcel: Parcel) -> None:
-        for sid in outboxes:
-            check_packets(self, sid, parcel)
-        broadcast(self, outboxes, parcel)
+    def checked_broadcast(self: Engine, packets: EncodedPackets) -> None:
+        for session in self.sessions.values():
+            if session.has_joined:
+                check_packets(session, packets)
+        broadcast(self, packets)
 
     @wraps(receive)
-    async def checked_receive(self: SocketServer, eio_sid: str, data: Any) -> None:
-        conversation(self.eio, eio_sid).note_received(data)
-        in_slow_path.add(eio_sid)
+    async def checked_receive(self: SocketServer, session: Session, data: Any) -> None:
+        conversation(session).note_received(data)
+        in_slow_path.add(session)
         try:
-            await receive(self, eio_sid, data)
+            await receive(self, session, data)
         finally:
-            in_slow_path.discard(eio_sid)
+            in_slow_path.discard(session)
 
     @wraps(on_update)
-    def checked_update(self: Realtime, eio_sid: str, ack_id: int | None, payloads: Any, done: Any) -> None:
-        if eio_sid not in in_slow_path:
+    def checked_update(self: EventHandlers, session: Session, ack_id: int | None, payloads: Any) -> None:
+        if session not in in_slow_path:
             (update,) = payloads
             event = protocol.EVENTS[protocol.BALANCE_UPDATE]
             id_ = "" if ack_id is None else str(ack_id)
-            conversation(self._server.eio, eio_sid).note_event(
-                event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_
-            )
-        on_update(self, eio_sid, ack_id, payloads, done)
+            conversation(session).note_event(event, fits(event.schema, protocol.loads(protocol.dumps(update))), id_)
+        on_update(self, session, ack_id, payloads)
 
     @wraps(finish)
     def checked_finish(self: JsonHandler, chunk: Any = None) -> Any:
@@ -384,9 +385,9 @@ def install() -> None:
         _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
     SaveRequest.write = checked_write  # type: ignore[method-assign]
-    Engine.deliver, Engine.broadcast = checked_deliver, checked_broadcast  # type: ignore[method-assign]
+    Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_receive  # type: ignore[method-assign]
-    Realtime.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
+    EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

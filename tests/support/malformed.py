@@ -23,7 +23,7 @@ def get(rest: bytes = HOST, target: bytes = SNAPSHOTS.encode(), method: bytes = 
     return method + b" " + target + b" HTTP/1.1\r\n" + rest + b"\r\n"
 
 
-REFUSED: dict[str, tuple[bytes, int, str]] = {
+MALFORMED: dict[str, tuple[bytes, int, str]] = {
     # The request line
     "no line": (b"\r\n\r\n", 400, f"{LINE}: {ONE_SPACE}"),
     "two words": (b"GET /\r\n" + HOST + b"\r\n", 400, f"{LINE}: {ONE_SPACE}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -132,3 +133,18 @@ def times(draw: st.DrawFn) -> tuple[datetime, str]:
     text = f"{local:%Y-%m-%d}{draw(st.sampled_from('Tt'))}{local:%H:%M:%S}{'.' if fraction else ''}{fraction}{zone}"
     time = local.replace(tzinfo=timezone(timedelta(minutes=minutes))).astimezone(UTC)
     return time + timedelta(microseconds=int(fraction[:6].ljust(6, "0"))), text
+
+
+def mutations(value: Any, replacements: Sequence[Any], field: str) -> Iterator[Any]:
+    """Yield copies of a value with one part replaced, one part removed, or `field` added to one object."""
+    yield from replacements
+    if isinstance(value, dict):
+        yield {**value, field: 1}
+        for key, item in value.items():
+            yield {other: value[other] for other in value if other != key}
+            yield from ({**value, key: inner} for inner in mutations(item, replacements, field))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            before, behind = value[:index], value[index + 1 :]
+            yield before + behind
+            yield from ([*before, inner, *behind] for inner in mutations(item, replacements, field))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import protocol
 from protocol import InvalidPayload, check, dumps, loads, registry
-from protocol.check import _suits_fast_validator, to_path
-from protocol.violations import first_violation
+from protocol.check import _explain, _suits_fast_validator, to_path
+from protocol.violations import Violation, first_violation
 from tests.support.repository import ROOT
 from tests.support.strategies import UPDATE, mutated_updates, numbers, values
 
@@ -135,11 +135,37 @@ def test_an_error_deep_in_a_reply_has_its_whole_path():
     assert rejection("list_reply", reply) == "data.0.onchain.rlb: must be a number, not a string"
 
 
-def test_nan_and_infinity_are_not_numbers():
-    for nan in (float("nan"), float("inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity")):
-        assert rejection("balance_update", {**UPDATE, "onchain": {"rlb": nan, "usdt": 1}}).startswith(
-            "onchain.rlb: must be a number, not "
-        )
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), *map(Decimal, ("NaN", "sNaN", "-Infinity"))])
+def test_nan_and_infinity_are_not_numbers(number):
+    update = {**UPDATE, "onchain": {"rlb": number, "usdt": 1}}
+    assert rejection("balance_update", update) == f"onchain.rlb: must be a number, not {str(number).lower()}"
+
+
+def test_a_value_that_json_does_not_have_is_named_by_its_python_type():
+    assert rejection("amount", frozenset()) == "payload: must be a number, not frozenset"
+    assert rejection("amount", ()) == "payload: must be a number, not an array"
+
+
+def test_a_constant_and_an_enumeration_are_listed():
+    ack = {**protocol.schema("balance_ack")["examples"][0], "success": False}
+    assert rejection("balance_ack", ack) == "success: must be true"
+    assert rejection("list_query", {"order": "pid"}) == "order: must be one of ts, seq"
+
+
+@pytest.mark.parametrize(("digits", "shown"), [(38, "1." + "1" * 38), (39, "1." + "1" * 38 + "…")])
+def test_a_number_of_more_than_40_characters_is_shortened(digits, shown):
+    number = Decimal("1." + "1" * digits)
+    assert rejection("balance_update", {**UPDATE, "pid": number}) == f"pid: must be an integer or null, not {shown}"
+
+
+@pytest.mark.parametrize(("length", "end"), [(40, ""), (41, "…")])
+def test_a_name_of_more_than_40_characters_is_shortened(length, end):
+    assert rejection("balance_update", {**UPDATE, " " * length: 1}) == f'"{" " * 40}"{end}: is not a known field'
+
+
+def test_a_keyword_without_a_message_is_an_error_of_the_schemas():
+    with pytest.raises(AssertionError, match="minItems, which has no message here"):
+        _explain(Violation((), "minItems", 1, []))
 
 
 def test_the_same_error_is_reported_in_every_process():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import protocol
 from protocol.compat.diff import diff
+from tests.support.strategies import mutations
 
 SET: dict[str, Any] = {name: protocol.schema(name) for name in protocol.names()}
 SENT = "balance_update"
@@ -73,22 +74,11 @@ def after(schemas: dict[str, Any], edits: list[Any]) -> dict[str, Any]:
     return schemas
 
 
-def mutated(value: Any) -> Iterator[Any]:
-    """Yield a value, and copies of it with one part replaced, removed or added."""
-    yield value
-    yield from VALUES
-    if isinstance(value, dict):
-        yield {**value, "x": 1}
-        for key, item in value.items():
-            yield {other: value[other] for other in value if other != key}
-            yield from ({**value, key: new} for new in mutated(item))
-    elif isinstance(value, list):
-        yield from ([*value[:index], new] for index, item in enumerate(value) for new in mutated(item))
-
-
 @cache
 def payloads(name: str) -> list[Any]:
-    return [payload for example in SET[name]["examples"] for payload in mutated(example)]
+    """Return the examples of a schema and many mutations of them."""
+    examples = SET[name]["examples"]
+    return [*examples, *(payload for example in examples for payload in mutations(example, VALUES, "x"))]
 
 
 def verdicts(schemas: dict[str, Any], name: str) -> list[bool]:

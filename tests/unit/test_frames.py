@@ -20,30 +20,47 @@ MESSAGE_BYTES_MAX = 70_000
 
 
 class Handler:
-    """Notes what a WebSocket's reader tells its handler; lets it wait after every third message."""
+    """Notes what a WebSocket's reader calls it with; lets it wait after every third message.
+
+    It closes for a fault, as the service does, and its turn is over after each frame.
+    """
+
+    websocket: WebSocketProtocol13
 
     def __init__(self) -> None:
-        self.told: list[object] = []
+        self.calls: list[object] = []
+
+    def is_turn_over(self) -> bool:
+        return True
+
+    def write_frame(self, frame: bytes) -> asyncio.Future[None]:
+        return self.websocket.stream.write(frame)
+
+    def fail(self, code: int, reason: str) -> None:
+        self.websocket.close(code, reason)
+
+    def linger(self, connection: socket.socket) -> None:
+        connection.close()
 
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
-        self.told.append(message)
-        if len(self.told) % 3:
+        self.calls.append(message)
+        if len(self.calls) % 3:
             return None
         room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(room.set_result, None)
         return room
 
     def on_ping(self, data: bytes) -> None:
-        self.told.append(("ping", data))
+        self.calls.append(("ping", data))
 
     def on_pong(self, data: bytes) -> None:
-        self.told.append(("pong", data))
+        self.calls.append(("pong", data))
 
     def log_exception(self, *_: object) -> None:
         raise AssertionError("nothing here fails")
 
     def on_ws_connection_close(self, code: int | None, reason: str | None) -> None:
-        self.told.append(("closed", code, reason))
+        self.calls.append(("closed", code, reason))
 
 
 Frame = tuple[int, bytes, bytes | None]  # the arguments of `frame`
@@ -78,16 +95,16 @@ CLOSE_FAULTS = {b"\x03": 1002, b"\x03\xedbye": 1002, b"\x03\xe8\xff": 1007}
 
 
 def first_fault(sent: list[Frame]) -> tuple[int, int] | None:
-    """Find the first frame that breaks RFC 6455: its place, and the close code that it must get."""
+    """Find the first frame that breaks RFC 6455: its index, and the close code that it must get."""
     message: tuple[int, bytes] | None = None  # of a message that has begun: its opcode, and what there is of it
-    for place, (head, data, mask) in enumerate(sent):
+    for index, (head, data, mask) in enumerate(sent):
         is_final, opcode = bool(head & FINAL), head & 0x0F
         is_control = opcode >= CLOSE
         code = None
         if head & 0x70 or opcode in (3, 11) or mask is None or (is_control and (len(data) > 125 or not is_final)):
             code = 1002
         elif opcode == CLOSE:
-            return (place, CLOSE_FAULTS[data]) if data in CLOSE_FAULTS else None
+            return (index, CLOSE_FAULTS[data]) if data in CLOSE_FAULTS else None
         elif not is_control and (message is None) is (opcode == 0):
             code = 1002
         elif not is_control:
@@ -99,7 +116,7 @@ def first_fault(sent: list[Frame]) -> tuple[int, int] | None:
                 code = 1007 if kind == TEXT and not is_utf8(message[1]) else None
                 message = None
         if code is not None:
-            return place, code
+            return index, code
     return None
 
 
@@ -119,28 +136,16 @@ def check_close(answered: bytes, code: int) -> None:
     assert " " in answered[4:].decode()
 
 
-def frame_reader(handler: Any, *arguments: Any, on_write: Callable[[], None] = lambda: None) -> FrameReader:
-    """Make a reader that closes for a fault, as the service does, and whose turn is over after each frame."""
-
-    def close(code: int, reason: str) -> None:
-        reader.close(code, reason)
-
-    reader = FrameReader(
-        handler, *arguments, is_over=lambda: True, on_fault=close, on_write=on_write, linger=socket.socket.close
-    )
-    return reader
-
-
 async def read(
     reader: Callable[[Any, bool, _WebSocketParams], WebSocketProtocol13], pieces: list[bytes]
 ) -> tuple[list[object], bytes]:
-    """Let a WebSocket read what arrives in these pieces; return what its handler was told, and what it answered."""
+    """Let a WebSocket read what arrives in these pieces; return the calls of its handler, and its answer."""
     ours, theirs = socket.socketpair()
     with closing(theirs):
         theirs.setblocking(False)
         handler, stream, loop = Handler(), IOStream(ours), asyncio.get_running_loop()
         parameters = _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX)
-        websocket = reader(handler, False, parameters)
+        websocket = handler.websocket = reader(handler, False, parameters)
         websocket.stream = stream
         reading = asyncio.ensure_future(websocket._receive_frame_loop())
         for piece in pieces:
@@ -160,35 +165,35 @@ async def read(
         try:
             while data := await asyncio.wait_for(loop.sock_recv(theirs, 65_536), 5):
                 answered += data
-        except ConnectionError:  # it was cut off with something unread
+        except ConnectionError:  # it was closed with something unread
             pass
         await asyncio.wait_for(reading, 5)
         if websocket._waiting is not None:
             loop.remove_timeout(websocket._waiting)
         stream.close()
-        return handler.told, answered
+        return handler.calls, answered
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """Cut bytes into pieces; a place counts from the end of the one before."""
+def cut(data: bytes, lengths: list[int]) -> list[bytes]:
+    """Cut bytes into pieces of these lengths, and the rest."""
     pieces = []
-    for place in places:
-        pieces.append(data[:place])
-        data = data[place:]
+    for length in lengths:
+        pieces.append(data[:length])
+        data = data[length:]
     return [piece for piece in [*pieces, data] if piece]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(frames, max_size=12), st.lists(st.integers(1, 200), max_size=12), st.booleans())
 def test_it_reads_what_tornado_reads_and_closes_what_breaks_the_protocol(
-    sent: list[Frame], places: list[int], cut_off: bool
+    sent: list[Frame], lengths: list[int], is_truncated: bool
 ) -> None:
     fault = first_fault(sent)
     whole = [frame(*one) for one in sent]
-    told, answered = asyncio.run(read(frame_reader, cut(b"".join(whole) + b"\x89" * cut_off, places)))
+    calls, answered = asyncio.run(read(FrameReader, cut(b"".join(whole) + b"\x89" * is_truncated, lengths)))
     good = whole if fault is None else whole[: fault[0]]
-    told_by_tornado, answered_by_tornado = asyncio.run(read(WebSocketProtocol13, cut(b"".join(good), places)))
-    assert told == told_by_tornado
+    calls_by_tornado, answered_by_tornado = asyncio.run(read(WebSocketProtocol13, cut(b"".join(good), lengths)))
+    assert calls == calls_by_tornado
     if fault is None:
         assert answered == answered_by_tornado
     else:
@@ -207,20 +212,20 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
             turns += 1
 
     other = asyncio.ensure_future(others())
-    told, _ = await read(frame_reader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
+    calls, _ = await read(FrameReader, [b"".join(frame(FINAL | TEXT, text.encode()) for text in texts)])
     other.cancel()
     await asyncio.wait([other])
-    assert told[:-1] == texts
+    assert calls[:-1] == texts
     assert turns >= count
 
 
 async def test_nothing_is_held_while_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
-    websocket = frame_reader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
+    websocket = FrameReader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
     websocket.stream = IOStream(ours)
     reading = asyncio.ensure_future(websocket._receive_frame_loop())
     theirs.sendall(frame(FINAL | TEXT, b"x" * 10_000))
-    while not websocket.handler.told:  # type: ignore[attr-defined]
+    while not websocket.handler.calls:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert websocket._arrived == b""

@@ -20,7 +20,7 @@ from balance.aio.loop_budget import TURN_S, WAKEUPS_MAX, LoopBudget
 
 
 def spin(seconds: float) -> None:
-    """Use the event loop's time."""
+    """Use time of the event loop."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
@@ -34,7 +34,7 @@ async def steps(note: Callable[[], object], seconds: float, count: int) -> int:
     return count
 
 
-async def test_a_hundred_connections_of_one_address_hold_up_another_no_longer_than_one() -> None:
+async def test_many_connections_delay_another_address_no_longer_than_one() -> None:
     budget, order = LoopBudget(), list[str]()
     crowd = [
         asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: order.append("crowd"), TURN_S, 1))) for _ in range(40)
@@ -46,7 +46,7 @@ async def test_a_hundred_connections_of_one_address_hold_up_another_no_longer_th
     assert order.count("crowd") == 40
 
 
-async def test_within_an_address_no_connection_waits_for_ever() -> None:
+async def test_within_an_address_no_connection_waits_forever() -> None:
     budget, order = LoopBudget(), list[int]()
     greedy = asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: order.append(0), TURN_S, 1000)))
     await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def test_within_an_address_no_connection_waits_for_ever() -> None:
     await asyncio.wait([greedy])
 
 
-async def test_all_are_served_where_more_wait_than_one_round_wakes() -> None:
+async def test_all_are_served_if_more_wait_than_one_round_wakes() -> None:
     budget, order = LoopBudget(), list[int]()
     first = asyncio.ensure_future(budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1)))
     crowd = [
@@ -72,7 +72,7 @@ async def test_all_are_served_where_more_wait_than_one_round_wakes() -> None:
     assert order == list(range(3 * WAKEUPS_MAX)), "first in, first out"
 
 
-async def test_a_long_step_is_told_when_its_turn_is_over() -> None:
+async def test_a_long_step_sees_the_end_of_its_turn() -> None:
     budget = LoopBudget()
 
     async def work() -> tuple[bool, bool]:
@@ -83,7 +83,7 @@ async def test_a_long_step_is_told_when_its_turn_is_over() -> None:
     assert await budget.run("1.1.1.1", work()) == (False, True)
 
 
-async def test_what_a_proxys_connection_does_is_charged_to_its_client() -> None:
+async def test_a_request_through_a_proxy_is_charged_to_its_client() -> None:
     budget = LoopBudget()
 
     async def request(ip: str, seconds: float) -> bool:
@@ -118,7 +118,7 @@ async def test_results_errors_and_cancellation_pass_through() -> None:
     assert ended == ["cancelled"]
 
 
-async def test_one_that_is_cancelled_while_it_waits_for_its_turn_leaves_nothing_behind() -> None:
+async def test_a_coroutine_that_is_cancelled_while_it_waits_leaves_nothing() -> None:
     budget = LoopBudget()
     await budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
     await budget.run("1.1.1.1", steps(lambda: None, TURN_S, 1))
@@ -152,7 +152,7 @@ async def test_a_network_of_64_bits_is_one_client(one: str, other: str, is_one: 
     assert (to_address(one) == to_address(other)) is is_one
 
 
-async def test_an_address_may_hold_as_many_places_as_it_leaves_free() -> None:
+async def test_an_address_may_hold_as_many_slots_as_it_leaves_free() -> None:
     limiter, held = CapacityLimiter(64, "reads"), Counter[int]()
     with ExitStack() as stack:
         for number in range(5):
@@ -165,6 +165,6 @@ async def test_an_address_may_hold_as_many_places_as_it_leaves_free() -> None:
         pass
 
 
-def test_what_is_relied_on_inside_tornado_is_there() -> None:
+def test_tornado_has_the_private_names_that_are_relied_on() -> None:
     assert inspect.iscoroutinefunction(RequestHandler._execute)
     assert inspect.iscoroutinefunction(HTTP1ServerConnection._server_request_loop)

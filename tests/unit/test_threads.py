@@ -80,7 +80,7 @@ async def test_a_worker_thread_makes_calls_and_deliveries_in_their_order(worker:
         made.append(number)
         worker.deliver(partial(delivered.append, number))
 
-    for number in range(5_000):  # more than one read of the pipe takes
+    for number in range(5_000):
         worker.submit(partial(call, number))
     await worker.run(int)
     assert made == delivered == list(range(5_000))

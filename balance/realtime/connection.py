@@ -1,0 +1,75 @@
+"""One WebSocket, and the only writer to it.
+
+Broadcasts, acknowledgements, heartbeats, the packets that python-engineio sends, and the pongs and close frames of
+Tornado all leave by `Connection.write`. One other call sends bytes: the loop of `Engine.broadcast` calls
+`SendQueue.direct_send`, which is `send` of the same socket, while nothing waits; what the operating system does not
+accept is then passed to `write`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from balance.realtime.frames import FrameReader
+from balance.realtime.receive_queue import ReceiveQueue
+from balance.realtime.send_queue import SendQueue
+
+
+class Connection:
+    """One WebSocket, from its upgrade to its end."""
+
+    __slots__ = ("_websocket", "receive_queue", "send_queue", "serving", "stream", "upgrade_frames")
+
+    def __init__(self, websocket: FrameReader, upgrade_frames: tuple[str, ...]) -> None:
+        self._websocket = websocket
+        self.stream: IOStream = websocket.stream
+        self.receive_queue = ReceiveQueue()
+        self.send_queue: SendQueue | None = None
+        """The queue of its session, which counts what waits in the stream; None until there is a session."""
+        self.upgrade_frames = upgrade_frames
+        """The frames that must come next, while the WebSocket is to carry on a session that polls."""
+        self.serving: asyncio.Task[None] | None = None
+        """The task that serves it; it ends after the WebSocket."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames may be sent: none may follow a close frame (RFC 6455, section 5.5.1)."""
+        return not (self._websocket.server_terminated or self.stream.closed())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether frames may be sent and no byte waits in the stream."""
+        return self.is_open and not self.stream.writing()
+
+    def write(self, frames: bytes, sent: int = 0) -> asyncio.Future[None] | None:
+        """Hand frames, of which `sent` bytes have gone, to the operating system.
+
+        An IOStream makes a future for each write, so it gets only what the operating system does not accept at once;
+        that is counted in `send_queue`, and the future is returned. Raises StreamClosedError once closed.
+        """
+        if not self.is_open:
+            raise StreamClosedError
+        if not sent and not self.stream.writing():
+            with suppress(OSError):  # full or gone: the stream finds out which
+                sent = self.stream.socket.send(frames)
+        rest = len(frames) - sent
+        if not rest:
+            return None
+        written = self.stream.write(memoryview(frames)[sent:])
+        if (queue := self.send_queue) is not None:
+            queue.note_unsent(rest, batch=len(frames))
+            written.add_done_callback(lambda _: queue.note_written(rest))
+        return written
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame, unless one was sent; the stream is closed when the client has answered, or after 5 s."""
+        self._websocket.close(code, reason)
+        if self.send_queue is not None:
+            self.send_queue.direct_send = None
+
+    def abort(self) -> None:
+        """Close the stream at once, which frees what the client has not read."""
+        self.stream.close()

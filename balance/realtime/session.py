@@ -1,0 +1,104 @@
+"""All state of one client, in one object."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from engineio.async_socket import AsyncSocket
+
+from balance.realtime.connection import Connection
+from balance.realtime.send_queue import SendQueue
+
+
+class Session:
+    """One client, from its Engine.IO handshake until its session and its WebSocket have both ended.
+
+    The times are those of `time.monotonic`.
+    """
+
+    __slots__ = (
+        "_polling_methods",
+        "_resume_reader",
+        "attachments_awaited",
+        "awaits_pong",
+        "connect_by",
+        "connection",
+        "has_joined",
+        "heartbeat_at",
+        "id",
+        "in_flight",
+        "send_queue",
+        "socket",
+    )
+
+    def __init__(self, socket: AsyncSocket, connect_by: float) -> None:
+        self.id: str = socket.sid
+        self.socket = socket
+        """What python-engineio keeps of it."""
+        self.send_queue: SendQueue = socket.queue
+        self.connection: Connection | None = None
+        """Its WebSocket, or the one that it is about to change to from polling."""
+        self.connect_by = connect_by
+        """When it is ended unless a CONNECT packet has come; infinite once one has."""
+        self.heartbeat_at = math.inf
+        """When the next ping is due, or the pong to the last one."""
+        self.awaits_pong = False
+        self.has_joined = False
+        """Whether it is connected to the namespace, and is sent every snapshot."""
+        self.in_flight = 0
+        """Events of it that are not answered yet."""
+        self.attachments_awaited = 0
+        """Binary packets still to come of an event that was rejected."""
+        self._resume_reader: asyncio.Future[None] | None = None
+        self._polling_methods: tuple[str, ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is sent to it."""
+        return bool(self.send_queue.is_closed or self.socket.closed or self.socket.closing)
+
+    @property
+    def is_upgraded(self) -> bool:
+        """Whether its packets go through a WebSocket, not through polls."""
+        return bool(self.socket.upgraded)
+
+    def mark_connected(self) -> None:
+        """Note that a CONNECT packet has come in time."""
+        self.connect_by = math.inf
+
+    def acquire(self) -> None:
+        """Count an event as in flight, until `release`."""
+        self.in_flight += 1
+
+    def release(self) -> None:
+        """Count an event as answered, and let the reader that waits for it go on."""
+        self.in_flight -= 1
+        self.resume_reader()
+
+    async def wait_for_release(self) -> None:
+        """Wait until an event is answered or the session ends."""
+        self._resume_reader = self._resume_reader or asyncio.get_running_loop().create_future()
+        await self._resume_reader
+
+    def resume_reader(self) -> None:
+        """Let the reader that waits for a release go on."""
+        if self._resume_reader is not None and not self._resume_reader.done():
+            self._resume_reader.set_result(None)
+        self._resume_reader = None
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether a polling request is under way."""
+        return bool(self._polling_methods)
+
+    def begin_polling(self, method: str) -> bool:
+        """Note that a polling request is under way; return False if one of this method already is."""
+        if method in self._polling_methods:
+            return False
+        self._polling_methods += (method,)
+        return True
+
+    def end_polling(self, method: str) -> None:
+        """Note that a polling request is over for which `begin_polling` returned True."""
+        self._polling_methods = tuple(one for one in self._polling_methods if one != method)
