@@ -13,6 +13,7 @@ TREES = {path: ast.parse(path.read_text("utf-8")) for path in text_files(ROOT / 
 TESTS = {path: tree for path, tree in TREES.items() if path.name.startswith("test_")}
 # Modules of support that start a service or a database, and fixtures of conftest that do.
 STARTS_SOMETHING = {"tests.support.service", "tests.support.shared_service", "tests.support.postgres"}
+NAME_MAX = 80
 FIXTURES = {"postgres", "pristine", "template", "database", "make_service", "service", "processes"}
 
 
@@ -45,6 +46,12 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def test_every_test_module_is_in_the_folder_of_its_kind() -> None:
     assert {path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS} == KINDS
+
+
+def test_no_name_of_a_test_is_long() -> None:
+    names = {(path, one.name) for path in TESTS for one in functions(path) if one.name.startswith("test_")}
+    found = [f"{path}: {name}: {len(name)} characters" for path, name in sorted(names) if len(name) > NAME_MAX]
+    assert not found, "\n".join(found)
 
 
 def test_no_test_module_is_imported() -> None:
