@@ -55,13 +55,6 @@ REJECTED_S_MAX = 2.0  # with the settings above, on a machine that does other th
 PONG_S_MAX = 1.0
 
 
-@pytest.fixture(scope="module")
-def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("own"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def database(private_postgres: Postgres) -> Iterator[Database]:
     """A migrated database on a server of our own, of a role that is not a superuser."""
