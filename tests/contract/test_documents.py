@@ -126,7 +126,7 @@ async def test_the_contract_is_served_without_a_database(make_service: MakeServi
 
 async def test_documents_and_snapshots_have_limiters_of_their_own(make_service: MakeService) -> None:
     service = await make_service(reads_in_flight_max=1)
-    with service.app.document_limiter.take("127.0.0.1"):
+    with service.app.document_limiter.slot("127.0.0.1"):
         refused = await service.request("GET", OPENAPI)
         assert (await service.get()).status == 200, "slow readers of documents do not delay readers of snapshots"
     assert (refused.status, refused.body["code"]) == (503, "busy")
