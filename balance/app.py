@@ -254,7 +254,7 @@ def _socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> S
         body_bytes_max=config.body_bytes_max,
         updates_in_flight_max=config.updates_in_flight_max,
         json=protocol,
-        always_connect=False,  # the first packet to a client accepts or rejects it
+        always_connect=False,  # the first packet to a client accepts or refuses its CONNECT
         namespaces=[protocol.NAMESPACE],
         logger=library_log,
     )

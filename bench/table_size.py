@@ -31,7 +31,7 @@ REPORT_READS_MAX = 500
 UNKNOWN = "/00000000-0000-7000-8000-000000000000"  # no snapshot has this id, and no read is cheaper
 
 # One snapshot a second up to now, of fifty bots. Half of the ids are the server's, which grow with time; half are
-# random, as clients may make them, and have their places all over the index.
+# random, as clients may make them, and are spread over the whole index.
 FILL = """
 INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
 SELECT seq, CASE WHEN seq %% 2 = 0 THEN gen_random_uuid() ELSE uuidv7(age) END, now() + age, 1132900 + seq * 7 %% 50,

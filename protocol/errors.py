@@ -124,7 +124,7 @@ class MisdirectedRequest(ServiceError):
 
     code = "misdirected_request"
     status = 421
-    example = ("'snapshots.example' is none of this server's hosts; see --hosts", "Host")
+    example = ("'snapshots.example' is not a host of this server; see --hosts", "Host")
 
 
 class RequestTimeout(ServiceError):

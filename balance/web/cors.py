@@ -114,7 +114,7 @@ def check_host(hosts: HostPolicy, host: str) -> None:
 
 def misdirected(host: str) -> protocol.MisdirectedRequest:
     """Return the error for a request that is for another server's host (RFC 9110, section 15.5.20)."""
-    return protocol.MisdirectedRequest(f"{host[:100]!r} is none of this server's hosts; see --hosts", "Host")
+    return protocol.MisdirectedRequest(f"{host[:100]!r} is not a host of this server; see --hosts", "Host")
 
 
 def check_origin(origins: OriginPolicy, origin: str | None, host: str) -> None:

@@ -1,4 +1,4 @@
-// The Node server that SEED.md describes, written as its author would: Express for REST, socket.io for events, one
+// The Node server that docs/spec.md describes, written as its author would: Express for REST, socket.io for events, one
 // INSERT for each update, the answer after it. Usage: DATABASE_URL=… node server.js; prints `listening on URL`.
 const { createServer } = require('node:http');
 const { randomUUID } = require('node:crypto');

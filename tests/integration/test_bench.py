@@ -1,4 +1,4 @@
-"""The benchmark runs, prints what it measured, and marks missed goals. One short run stands in for the long one."""
+"""The benchmark runs, prints what it measured, and marks missed goals. A short run represents the long one."""
 
 from __future__ import annotations
 

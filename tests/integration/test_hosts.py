@@ -21,7 +21,7 @@ from tests.support.shared_service import SharedService, shared_service
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 EVIL = "evil.example:3000"
 SOCKET = "/api/socket.io/?EIO=4&transport="
-REFUSAL = f"Host: {EVIL!r} is none of this server's hosts; see --hosts"
+REFUSAL = f"Host: {EVIL!r} is not a host of this server; see --hosts"
 # At least one address of each route, and some without a route.
 TARGETS = [
     SNAPSHOTS,
@@ -141,7 +141,7 @@ def test_a_host_that_nobody_can_register_is_served(shared: SharedService, host: 
 
 @pytest.mark.parametrize("host", MISDIRECTED, ids=lambda host: host[:30] or "empty")
 def test_a_post_for_any_other_host_is_rejected(shared: SharedService, host: str) -> None:
-    refusal = f"Host: {host[:100]!r} is none of this server's hosts; see --hosts"
+    refusal = f"Host: {host[:100]!r} is not a host of this server; see --hosts"
     check_refused(shared.ask("POST", SNAPSHOTS, UPDATE, Host=host), "misdirected_request", refusal)
     check_refused(shared.ask("POST", SNAPSHOTS, UPDATE, Host=host, Accept="*/*"), "misdirected_request", refusal)
 

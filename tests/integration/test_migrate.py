@@ -324,7 +324,7 @@ BAD_LEDGERS = {
 }
 
 GOOD_LEDGERS = {
-    "as in SEED.md": GOOD,
+    "as in the specification": GOOD,
     "zero": '{"rlb": 0, "usdt": 0.0, "usd": 0e5}',
     "largest": '{"rlb": 1e30, "usdt": 1, "usd": 1}',
     "smallest": '{"rlb": 1e-30, "usdt": 1, "usd": 1}',

@@ -72,7 +72,7 @@ SAVED = {
 }
 NOT_JSON = "payload: is not valid JSON"
 NO_SHAPE = "Host: must be a host, or a host and a port, such as 127.0.0.1:3000"
-NOT_SERVED = "Host: 'elsewhere.example' is none of this server's hosts; see --hosts"
+NOT_SERVED = "Host: 'elsewhere.example' is not a host of this server; see --hosts"
 NO_PAGE = "Origin: pages of this origin may not call; see --cors-origins"
 NO_TYPE = "Content-Type: must be application/json"
 TOO_LARGE = "payload: is larger than 16384 bytes"

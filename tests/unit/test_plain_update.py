@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import protocol
 from protocol import registry
-from protocol.plain_update import read_plain_update
+from protocol.plain_update import _onchain, _onsite, read_plain_update
 from tests.support.strategies import UPDATE, mutated_updates
 
 
@@ -137,3 +137,8 @@ def test_a_ledger_is_plain_if_it_lists_each_asset_once_in_server_order(ledger, i
     text = f'{{"onchain":{ledger},"onsite":{{"rlb":1,"usd":1}}}}'
     assert (read_plain_update(text) is not None) == is_plain
     assert_same_content(text)
+
+
+@pytest.mark.parametrize(("ledger", "text"), [(_onchain, '{"rlb":1.5,"usdt":0}'), (_onsite, '{"rlb":1.5,"usd":0}')])
+def test_the_required_assets_without_spaces_are_read_by_the_quick_pattern(ledger, text):
+    assert ledger._usual.fullmatch(text.encode())

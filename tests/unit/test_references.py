@@ -70,7 +70,6 @@ def check_none(found: list[str]) -> None:
         pytest.fail(f"{len(found)} references lead nowhere\n" + "\n".join(found), pytrace=False)
 
 
-@pytest.mark.skip(reason="the texts are not rewritten yet")
 def test_each_document_that_is_named_exists() -> None:
     names = {path.rpartition("/")[2] for path in tracked()}
     check_none([
@@ -81,7 +80,6 @@ def test_each_document_that_is_named_exists() -> None:
     ])  # fmt: skip
 
 
-@pytest.mark.skip(reason="the texts are not rewritten yet")
 def test_no_text_refers_to_an_issue() -> None:
     check_none([f"{located(path, line)}: {match[0]}" for path in FILES for line, match in matches(path, ISSUE)])
 
