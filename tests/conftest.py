@@ -29,6 +29,7 @@ from balance.storage.migrate import migrate
 from tests.support import browser, contract
 from tests.support.embedded import start_postgres
 from tests.support.packages import Environment, build_wheel
+from tests.support.postgres import Postgres
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process, Service
 
@@ -68,6 +69,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     server = start_postgres(tmp_path_factory.mktemp("postgres"))
     yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """Start a PostgreSQL for one module, whose tests may stop, kill and freeze it."""
+    server = Postgres(tmp_path_factory.mktemp("private"))
+    yield server
     server.stop()
 
 

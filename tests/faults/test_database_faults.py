@@ -55,13 +55,6 @@ REJECTED_S_MAX = 2.0  # with the settings above, on a machine that does other th
 PONG_S_MAX = 1.0
 
 
-@pytest.fixture(scope="module")
-def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("own"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def database(private_postgres: Postgres) -> Iterator[Database]:
     """A migrated database on a server of our own, of a role that is not a superuser."""
@@ -587,7 +580,7 @@ def test_a_later_session_with_the_same_process_id_is_not_in_doubt(database: Data
     pool.open()
     with psycopg.connect(database.url) as session:
         for lost_before_s, in_doubt in ((0, True), (60, False)):
-            pool._in_doubt = {session.info.backend_pid: time.monotonic() - lost_before_s}
+            pool._in_doubt.add(session.info.backend_pid, time.monotonic() - lost_before_s)
             assert pool.has_in_doubt() is in_doubt
     pool.close()
 

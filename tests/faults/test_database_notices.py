@@ -36,13 +36,6 @@ LOG = "balance.outage"
 SEED = 7
 
 
-@pytest.fixture(scope="module")
-def private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("noticed"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def database(private_postgres: Postgres) -> Iterator[Database]:
     """Make a migrated database on the private server."""

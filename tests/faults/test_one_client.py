@@ -26,14 +26,14 @@ ATTEMPTS = 3  # since other processes take the machine's time as well
 SAVES = 60
 
 
-class Bot:
+class TimedBot:
     """A bot on a WebSocket of its own, from an address of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer, self._saves = reader, writer, 0
 
     @classmethod
-    async def connect(cls, port: int) -> Bot:
+    async def connect(cls, port: int) -> TimedBot:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
         writer.write(hostile.UPGRADE.encode() + text_frame("40"))
         await reader.readuntil(b'42["connected"')
@@ -76,7 +76,7 @@ def attacked(port: int, connections: int, kinds: Sequence[str]) -> Iterator[None
 async def check_served(processes: Any, database: Database, connections: int, kinds: Sequence[str]) -> None:
     """Check that a bot is served while hostile clients are there."""
     port = int(processes("--port", "0", DATABASE_URL=database.url).url().rpartition(":")[2])
-    bot, p99 = await Bot.connect(port), []
+    bot, p99 = await TimedBot.connect(port), []
     with attacked(port, connections, kinds):
         for _ in range(ATTEMPTS):
             p99.append(await bot.p99())

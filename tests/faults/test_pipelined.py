@@ -64,7 +64,7 @@ async def beating(url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_in_order_in_bounded_memory(
+async def test_ten_thousand_updates_at_once_are_saved_in_order_in_bounded_memory(
     processes: Processes, database: Database
 ) -> None:
     # A client that reads nothing until it has written all must have room for the answers.
@@ -91,7 +91,7 @@ async def test_ten_thousand_updates_written_at_once_are_acknowledged_and_stored_
     assert not process.stderr
 
 
-async def test_two_thousand_updates_in_one_polling_request_are_acknowledged_and_stored_in_order(
+async def test_two_thousand_updates_in_one_polling_request_are_saved_in_order(
     processes: Processes, database: Database
 ) -> None:
     process = processes("--port=0", "--ping-interval-s=1", DATABASE_URL=database.url)

@@ -246,7 +246,7 @@ def test_an_id_that_was_saved_before_is_answered_by_its_content(shared: SharedSe
         pytest.param(RuntimeError("ours"), 500, id="unknown", marks=pytest.mark.expects_log(f"POST {SNAPSHOTS}")),
     ],
 )
-def test_a_save_that_fails_once_it_has_begun_is_answered_and_logged_if_the_error_is_ours(
+def test_a_save_that_fails_after_its_start_is_answered_and_internal_errors_logged(
     shared: SharedService,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

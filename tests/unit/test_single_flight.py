@@ -33,7 +33,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def test_callers_during_a_read_share_the_next_one_which_sees_what_was_changed_meanwhile() -> None:
+async def test_callers_during_a_read_share_the_next_one_which_sees_later_changes() -> None:
     source, flight = Source(), SingleFlight[int]()
     first = asyncio.ensure_future(flight.run("newest", source.read))
     await turn()

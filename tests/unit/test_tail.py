@@ -274,7 +274,7 @@ async def test_a_mistake_while_the_table_is_read_is_logged_and_stops_no_save(rig
     assert rig.published == [1, 2]
 
 
-async def test_a_batch_appended_during_a_read_of_the_table_is_acknowledged_before_it_is_published(rig: Rig) -> None:
+async def test_a_batch_appended_during_a_read_is_acknowledged_before_it_is_published(rig: Rig) -> None:
     writer = rig.writer()
     await save_lost(rig, writer)
     feed_end, seen = rig.store.feed_end, list[str]()
