@@ -121,9 +121,12 @@ class Pool:
         self.outage.worked(CONNECTION)
         # They warn once per attempt and connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
-        self._pool.open()
-        if self._watchdog.ident is None:
-            self._watchdog.start()
+        with self._lock:
+            if self._is_closing:  # meanwhile; what is opened now would never be closed
+                raise StoreUnavailable(STOPPING)
+            self._pool.open()
+            if self._watchdog.ident is None:
+                self._watchdog.start()
 
     def close(self) -> None:
         """Close every connection, also one that is in use: its thread gets StoreUnavailable."""
