@@ -229,9 +229,9 @@ class Pool:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
         A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
-        asked, not while it is waited for.
+        that is found dead has all of them thrown out at once. The pool's own checks would send something on each, and
+        wait for the answer without a limit when the server hangs. The wait is in several attempts because the pool
+        makes an attempt to connect when it is asked, not while it is waited for.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -243,7 +243,7 @@ class Pool:
             if session.is_alive():
                 return session
             self._pool.putconn(session)
-            self._pool.check()
+            self._pool.drain()
         if self._connect_error is not None:
             self.outage.failed(CONNECTION, self._connect_error)
             raise StoreUnavailable(UNREACHABLE)

@@ -30,6 +30,7 @@ from tornado.httpclient import HTTPClientError
 
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
+from balance.storage.session import Session
 from tests.support.outages import BACK_S_MAX, OUTAGE, check_back
 from tests.support.payloads import updates
 from tests.support.postgres import (
@@ -605,3 +606,33 @@ async def test_a_connection_that_went_silent_is_replaced(database: Database, mak
         await check_back(service)
         await client.close()
         await service.stop()
+
+
+async def test_a_dead_connection_among_silent_ones_delays_no_read(database: Database) -> None:
+    """A load balancer that fails over resets some connections, and forgets the others."""
+    link = Link(database)
+    async with link as url:
+        pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=300)
+        await asyncio.to_thread(pool.open)
+
+        def check_out_all() -> list[Session]:
+            with pool.connection() as first, pool.connection() as second, pool.connection() as third:
+                return [first, second, third]
+
+        idle = await asyncio.to_thread(check_out_all)
+        link.go_silent()
+        idle[-1].abort()  # the one that was given back first, which is the next one
+
+        def read() -> Any:
+            with pool.connection() as session:
+                return session.execute("SELECT 1").fetchone()
+
+        reading = asyncio.create_task(asyncio.to_thread(read))
+        finished, _ = await asyncio.wait([reading], timeout=REJECTED_S_MAX)
+        for session in idle:
+            session.abort()
+        assert await reading == (1,)
+        assert finished
+        await asyncio.to_thread(pool.close)
+        await until(lambda: not link._carrying)
+        await asyncio.sleep(0)  # the last sockets are closed in a turn of their own
