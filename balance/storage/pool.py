@@ -26,9 +26,10 @@ from balance.storage.connect import DatabaseError, configure_session, error_text
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session import Session
-from balance.storage.startup_check import check_grants, check_session
+from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
+OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
 LOOKS = 8  # of the watchdog, within statement_ms_max
 
@@ -105,7 +106,10 @@ class Pool:
         SchemaError when its tables are not those of this version.
         """
         try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with (
+                psycopg.connect(self._conninfo, autocommit=True) as connection,
+                aborted_after(connection, OPEN_S_MAX),
+            ):
                 check_session(connection, self._conninfo, self._pool_max)
                 configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)

@@ -28,6 +28,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
+from balance.storage import pool as pool_module
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
 from balance.storage.session import Session
@@ -453,6 +454,29 @@ async def test_a_role_over_its_connection_limit_at_the_start_is_awaited(
     assert (await service.get()).status == 503
     execute(private_postgres.url, f"ALTER ROLE {role} CONNECTION LIMIT -1")
     await check_back(service)
+
+
+@pytest.mark.expects_log(*OUTAGE)
+async def test_a_database_that_hangs_while_it_is_checked_at_the_start_does_not_keep_the_service_from_answering(
+    private_postgres: Postgres, database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "OPEN_S_MAX", 0.2)
+    link = Link(database)
+
+    def go_silent(*arguments: Any) -> None:
+        link.go_silent()
+        check_session(*arguments)
+
+    check_session = pool_module.check_session
+    monkeypatch.setattr(pool_module, "check_session", go_silent)
+    async with link as url:
+        async with asyncio.timeout(10):
+            service = await make_service(**QUICK, database_url=url)
+        answer = await service.post(next(updates(Random(SEED))))
+        assert (answer.status, answer.body["code"]) == (503, "unavailable")
+        monkeypatch.setattr(pool_module, "check_session", check_session)
+        await check_back(service)
+        await service.stop()
 
 
 # A commit whose answer is lost -----------------------------------------------------------------------------
