@@ -24,9 +24,10 @@ from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session import Session
-from balance.storage.startup_check import check_grants, check_session
+from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
+OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
 LOOKS = 8  # of the watchdog, within statement_ms_max
 
@@ -136,7 +137,10 @@ class Pool:
         SchemaError when its tables are not those of this version.
         """
         try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with (
+                psycopg.connect(self._conninfo, autocommit=True) as connection,
+                aborted_after(connection, OPEN_S_MAX),
+            ):
                 check_session(connection, self._conninfo, self._pool_max)
                 configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
@@ -152,9 +156,12 @@ class Pool:
         self.outage.worked(CONNECTION)
         # They warn once per attempt and connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
-        self._pool.open()
-        if self._watchdog.ident is None:
-            self._watchdog.start()
+        with self._lock:
+            if self._is_closing:  # meanwhile; what is opened now would never be closed
+                raise StoreUnavailable(STOPPING)
+            self._pool.open()
+            if self._watchdog.ident is None:
+                self._watchdog.start()
 
     def close(self) -> None:
         """Close every connection, also one that is in use: its thread gets StoreUnavailable."""
@@ -240,9 +247,9 @@ class Pool:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
         A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
-        asked, not while it is waited for.
+        that is found dead has all of them thrown out at once. The pool's own checks would send something on each, and
+        wait for the answer without a limit when the server hangs. The wait is in several attempts because the pool
+        makes an attempt to connect when it is asked, not while it is waited for.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -254,7 +261,7 @@ class Pool:
             if session.is_alive():
                 return session
             self._pool.putconn(session)
-            self._pool.check()
+            self._pool.drain()
         if self._connect_error is not None:
             self.outage.failed(CONNECTION, self._connect_error)
             raise StoreUnavailable(UNREACHABLE)
