@@ -72,6 +72,8 @@ DECISIONS = {
     "0A000 result type changed": Decision(errors.FeatureNotSupported("x"), UNABLE, UNABLE, is_given_up=True),
     "53100 disk full": Decision(errors.DiskFull("x"), UNABLE, UNABLE),
     "53200 out of memory": Decision(errors.OutOfMemory("x"), UNABLE, UNABLE),
+    "53300 too many connections": Decision(errors.TooManyConnections("x"), UNABLE, UNABLE),
+    "40001 serialization failure": Decision(errors.SerializationFailure("x"), UNABLE, UNABLE),
     "40P01 deadlock": Decision(errors.DeadlockDetected("x"), UNABLE, UNABLE),
     "42P01 no such table": Decision(errors.UndefinedTable("x"), UNABLE, UNABLE),
     "42501 no privilege": Decision(errors.InsufficientPrivilege("x"), UNABLE, UNABLE),

@@ -87,6 +87,17 @@ async def test_a_save_that_failed_in_time_is_not_stored_later(rig: Rig) -> None:
     assert rig.published == [1, 2], "the first one was in the store already"
 
 
+async def test_a_save_fails_at_its_deadline_and_not_before(rig: Rig) -> None:
+    writer = rig.writer()
+    (save,) = await rig.hold(writer, behind=0)
+    save.deadline = writer._loop.time() + 100
+    writer._expire_overdue()
+    assert not save.done()
+    save.deadline = writer._loop.time()
+    writer._expire_overdue()
+    assert save.done()
+
+
 async def test_the_deadline_timer_is_set_while_a_save_is_pending(rig: Rig) -> None:
     writer = rig.writer()
     (save,) = await rig.hold(writer, behind=0)
