@@ -25,7 +25,7 @@ slow *arguments:
 bench *arguments:
     {{python}} -m bench {{arguments}}
 
-# tests that a change of the code makes a test fail; arguments are groups of tests/mutants.toml; an hour or more
+# mutation tests, which take long: does a test fail when the code is changed? arguments are groups of tests/mutants.toml
 mutants *arguments:
     {{python}} -m tests.support.mutants {{arguments}}
 

@@ -37,7 +37,7 @@ def run_in_thread(executor: Executor, function: Callable[..., T], *arguments: ob
 class WorkerThread:
     """One thread that makes calls in their order, and delivers to the event loop in their order.
 
-    Threads: `deliver` is for the thread itself, `submit` for any, the rest for the event loop.
+    Threads: `deliver` is for the thread itself; `submit`, `stop` and `join` for any, the rest for the event loop.
 
     Life cycle: `start()`, `stop()`, `join()`, `close()`, each once; `join` blocks.
     """
@@ -59,9 +59,10 @@ class WorkerThread:
         self._thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Have the thread make a call."""
-        self._calls.append(call)
-        os.write(self._calls_writer, b"\0")
+        """Have the thread make a call; after `stop` it is not made."""
+        if not self._is_stopping:  # the descriptor is closed soon, and may then be that of a client's connection
+            self._calls.append(call)
+            os.write(self._calls_writer, b"\0")
 
     def deliver(self, call: Callable[[], None]) -> None:
         """Have the event loop make a call."""

@@ -63,8 +63,7 @@ class Batcher:
     def submit(self, save: PendingSave) -> None:
         """Append a save."""
         self.pending.append(save)
-        with self._lock:
-            self._queue.append(save)
+        self._queue.append(save)  # one step of a deque, so without the lock
         self.start_next()
 
     def start_next(self) -> None:

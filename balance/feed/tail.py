@@ -11,7 +11,7 @@ not answered, as soon as the database answers again.
 
 Not promised: that what another process saves is published before this process saves something too.
 
-Life cycle: `start(position)`, `drain()`, each once.
+Life cycle: `start(position)`, `stop_reading()`, `drain()`, each once.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Tail:
         self._repair: asyncio.Task[None] | None = None  # runs while rows are read from the table
         self._timer: asyncio.TimerHandle | None = None  # of the pause before the table is read
         self._read_is_due = False
-        self._is_draining = False
+        self._is_stopping = False
 
     def start(self, position: Position) -> None:
         """Publish what comes after `position`."""
@@ -84,10 +84,13 @@ class Tail:
         """Note that a batch got no answer, and may have been committed."""
         self._set_lag(Lag.UNKNOWN)
 
-    async def drain(self) -> None:
-        """Wait until every batch is published, and read the table for nothing else any more."""
-        self._is_draining = True
+    def stop_reading(self) -> None:
+        """Read the table for nothing but the rows before a batch from now on."""
+        self._is_stopping = True
         self._set_lag(Lag.CAUGHT_UP)
+
+    async def drain(self) -> None:
+        """Wait until every batch is published."""
         if self._repair is not None:
             await asyncio.wait([self._repair])
 
@@ -137,7 +140,7 @@ class Tail:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if lag is not Lag.CAUGHT_UP and not self._is_draining:
+        if lag is not Lag.CAUGHT_UP and not self._is_stopping:
             self._timer = asyncio.get_running_loop().call_later(lag.value, self._make_read_due)
 
     def _make_read_due(self) -> None:

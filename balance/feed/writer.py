@@ -69,6 +69,7 @@ class Writer:
 
     async def drain(self, seconds_max: float) -> None:
         """Wait until all saves are done and published; fail what is not done by then."""
+        self._tail.stop_reading()
         try:
             async with asyncio.timeout(max(0.0, seconds_max)):
                 if self._pending:

@@ -15,20 +15,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import LiteralString
 
 import psycopg
 import psycopg_pool
 
 from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session import Session
-from balance.storage.startup_check import check_grants, check_session
+from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
+OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
 LOOKS = 8  # of the watchdog, within statement_ms_max
 
@@ -53,6 +52,39 @@ class StoreUnavailable(Exception):
 
 class DatabaseFault(Exception):
     """The database is not as it was at the start; raised while a connection is in use, the text is for the log."""
+
+
+class Use:
+    """A session in use, as a context manager.
+
+    A class, since a save enters one: the generator of `contextlib` costs a tenth of the write thread's time.
+    """
+
+    __slots__ = ("_is_borrowed", "_kind", "_pool", "_session")
+
+    def __init__(self, pool: Pool, session: Session, kind: Kind, *, is_borrowed: bool = False) -> None:
+        self._pool = pool
+        self._session = session
+        self._kind = kind
+        self._is_borrowed = is_borrowed
+
+    def __enter__(self) -> Session:
+        try:
+            self._pool.begin_use(self._session)
+        except StoreUnavailable:
+            self._give_back()
+            raise
+        return self._session
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self._pool.end_use(self._session, self._kind, error)
+        finally:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._is_borrowed:
+            self._pool.give_back(self._session)
 
 
 class Pool:
@@ -83,7 +115,7 @@ class Pool:
         self._lock = threading.Lock()  # guards the two below
         self._checked_out: dict[Session, float] = {}  # the sessions in use, and since when
         self._is_closing = False
-        self._in_doubt: dict[int, float] = {}  # backends whose session was lost during a save, and when
+        self._in_doubt = InDoubt()
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
         self._pool = psycopg_pool.ConnectionPool(
@@ -105,7 +137,10 @@ class Pool:
         SchemaError when its tables are not those of this version.
         """
         try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with (
+                psycopg.connect(self._conninfo, autocommit=True) as connection,
+                aborted_after(connection, OPEN_S_MAX),
+            ):
                 check_session(connection, self._conninfo, self._pool_max)
                 configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
@@ -121,9 +156,12 @@ class Pool:
         self.outage.worked(CONNECTION)
         # They warn once per attempt and connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
-        self._pool.open()
-        if self._watchdog.ident is None:
-            self._watchdog.start()
+        with self._lock:
+            if self._is_closing:  # meanwhile; what is opened now would never be closed
+                raise StoreUnavailable(STOPPING)
+            self._pool.open()
+            if self._watchdog.ident is None:
+                self._watchdog.start()
 
     def close(self) -> None:
         """Close every connection, also one that is in use: its thread gets StoreUnavailable."""
@@ -136,22 +174,15 @@ class Pool:
             idle.close()
         self._pool.close(timeout=1)
 
-    @contextmanager
-    def connection(self) -> Iterator[Session]:
-        """Lend a connection to read with. Raises StoreUnavailable.
+    def connection(self) -> Use:
+        """Lend a connection within a block, to read with. Raises StoreUnavailable.
 
         An error that is the caller's own mistake passes as psycopg raised it.
         """
-        session = self._check_out(READ)
-        try:
-            with self._in_use(session, READ):
-                yield session
-        finally:
-            self._pool.putconn(session)
+        return Use(self, self._check_out(READ), READ, is_borrowed=True)
 
-    @contextmanager
-    def write_connection(self, kind: Kind = SAVE) -> Iterator[Session]:
-        """Give the connection of the write thread; of the same kind as what is done with it. Raises StoreUnavailable.
+    def write_connection(self, kind: Kind = SAVE) -> Use:
+        """Give the connection of the write thread for a block of this kind. Raises StoreUnavailable.
 
         An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
         that are saved.
@@ -159,50 +190,40 @@ class Pool:
         session = self._write_session
         if session is None or self._write_session_is_suspect or not session.is_alive():
             session = self._renew_write_session(kind)
-        with self._in_use(session, kind):
-            yield session
+        return Use(self, session, kind)
 
     def has_in_doubt(self) -> bool:
-        """Return whether a save that was lost may still be committed. Write thread only. Raises StoreUnavailable.
-
-        A backend notices a lost client only after its current statement, so until its session is gone the outcome is
-        unknown.
-        """
-        for backend, since in list(self._in_doubt.items()):
+        """Return whether a save that was lost may still be committed. Write thread only. Raises StoreUnavailable."""
+        if self._in_doubt:
             with self.write_connection(READ) as session:
-                parameters = {"pid": backend, "seconds": time.monotonic() - since}
-                try:
-                    found = session.execute(SESSION_ALIVE, parameters).fetchone()
-                except psycopg.errors.InsufficientPrivilege:  # then it stays unknown
-                    found = None
-            if found is None:
-                del self._in_doubt[backend]
+                self._in_doubt.check(session)
         return bool(self._in_doubt)
 
-    @contextmanager
-    def _in_use(self, session: Session, kind: Kind) -> Iterator[None]:
-        """Watch a session while it is used, report how that ends, and raise what the caller is to get."""
+    def begin_use(self, session: Session) -> None:
+        """Watch a session from now on. Raises StoreUnavailable."""
         with self._lock:
             if self._is_closing:
                 raise StoreUnavailable(STOPPING)
             self._checked_out[session] = time.monotonic()
-        try:
-            try:
-                yield
-            finally:
-                with self._lock:
-                    del self._checked_out[session]
+
+    def end_use(self, session: Session, kind: Kind, error: BaseException | None) -> None:
+        """Report how the use of a session ended. Raises StoreUnavailable for a fault of the database."""
+        with self._lock:
+            del self._checked_out[session]
+        if error is None:
             self.outage.worked(kind)
-        except (psycopg.Error, OSError, DatabaseFault) as error:
-            if _is_of_caller(error, kind):
-                raise
+        elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not _is_of_caller(error, kind):
             raise self._fail(session, error, kind) from error
+
+    def give_back(self, session: Session) -> None:
+        """Take back a session that was lent."""
+        self._pool.putconn(session)
 
     def _fail(self, session: Session, error: Exception, kind: Kind) -> StoreUnavailable:
         """Report an error of a session, give the session up if need be, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost and kind is SAVE:
-            self._in_doubt[session.backend] = time.monotonic()
+            self._in_doubt.add(session.backend, time.monotonic())
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
         if self._is_closing:  # by our own hand
@@ -226,9 +247,9 @@ class Pool:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
         A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
-        asked, not while it is waited for.
+        that is found dead has all of them thrown out at once. The pool's own checks would send something on each, and
+        wait for the answer without a limit when the server hangs. The wait is in several attempts because the pool
+        makes an attempt to connect when it is asked, not while it is waited for.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -240,7 +261,7 @@ class Pool:
             if session.is_alive():
                 return session
             self._pool.putconn(session)
-            self._pool.check()
+            self._pool.drain()
         if self._connect_error is not None:
             self.outage.failed(CONNECTION, self._connect_error)
             raise StoreUnavailable(UNREACHABLE)
@@ -283,12 +304,3 @@ def _is_of_caller(error: Exception, kind: Kind) -> bool:
         return True
     refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
     return kind is SAVE and refused and not isinstance(error, psycopg.errors.UniqueViolation)
-
-
-# A backend in doubt may read what it was sent only later, and commit it then. It is done with it when it has ended,
-# or, where a pooler has lent it to another client, when it is idle after a statement that began later. A backend that
-# began later is another one, which has got the same number.
-SESSION_ALIVE: LiteralString = """
-SELECT 1 FROM pg_stat_activity, (SELECT clock_timestamp() - make_interval(secs => %(seconds)s) AS at) AS lost
-WHERE pid = %(pid)s AND backend_start < lost.at AND (state = 'idle' AND query_start > lost.at) IS NOT TRUE
-"""

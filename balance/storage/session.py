@@ -86,11 +86,12 @@ class Session(Connection[TupleRow]):
         """Return whether the server still serves it, without a round trip: a closed one has its end to be read."""
         if self.closed:
             return False
-        with suppress(psycopg.Error, OSError):
+        try:
             self.pgconn.consume_input()  # the server's last message, if there is one
             self.pgconn.consume_input()  # the end itself
-            return self.pgconn.status == pq.ConnStatus.OK
-        return False
+        except (psycopg.Error, OSError):
+            return False
+        return self.pgconn.status == pq.ConnStatus.OK
 
     def execute_prepared(self, name: bytes, sql: LiteralString, *parameters: bytes) -> pq.abc.PGresult:
         """Execute a statement that returns rows; it is prepared under its name at the first call.

@@ -15,7 +15,6 @@ Life cycle: `open()` connects and checks the schema, `close()` ends everything.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
@@ -31,8 +30,7 @@ from balance.storage.session import Session
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A position in a feed: `epoch` names the feed, `seq` the last snapshot in it."""
 
     epoch: str
@@ -184,7 +182,7 @@ def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
     result = session.execute_prepared(b"insert", INSERT, rows, b"%d" % len(snapshots))
     if not result.ntuples:
         return None
-    epoch, seq = (result.get_value(0, column) or b"" for column in range(2))
+    epoch, seq = result.get_value(0, 0) or b"", result.get_value(0, 1) or b""
     return Position(epoch.decode(), int(seq))
 
 

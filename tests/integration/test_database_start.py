@@ -157,7 +157,7 @@ def test_a_commit_in_doubt_is_looked_for_by_the_session_that_the_pooler_assigned
         pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
         pool.open()
         with pool.connection() as connection:
-            pool._in_doubt = {connection.backend: time.monotonic()}
+            pool._in_doubt.add(connection.backend, time.monotonic())
             assert pool.has_in_doubt()
             # The pooler has assigned the session to another connection, which is idle after its own statement.
             deadline = time.monotonic() + 10

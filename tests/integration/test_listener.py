@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from random import Random
 
 import psycopg
@@ -14,7 +14,7 @@ import pytest
 import protocol
 from tests.support.http_client import request_bytes
 from tests.support.payloads import UPDATE, updates
-from tests.support.raw_clients import PATH, SocketClient
+from tests.support.raw_clients import SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.waiting import until
 
@@ -105,20 +105,26 @@ async def test_with_few_descriptors_left_only_old_connections_are_served(
 
 
 async def remote_address(service: Service, peer: str, **headers: str) -> str:
-    """Open a session from a loopback address; return the address that the service has for it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
-    writer.write(request_bytes("GET", f"{PATH}/?EIO=4&transport=polling", **headers))
-    async with asyncio.timeout(15):
-        answer = await reader.readuntil(b"}")
-    writer.close()
-    sid = protocol.loads(answer.rpartition(b"\r\n0")[2])["sid"]
-    address: str = service.app.server.environ[sid]["REMOTE_ADDR"]
+    """Send a request from a loopback address; return the address that it gets a slot for."""
+    limiter, addresses = service.app.service.read_limiter, list[str]()
+    slot = limiter.slot
+
+    def recorded(ip: str) -> AbstractContextManager[None]:
+        addresses.append(ip)
+        return slot(ip)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limiter, "slot", recorded)
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, local_addr=(peer, 0))
+        writer.write(request_bytes("GET", SNAPSHOTS, **headers))
+        async with asyncio.timeout(15):
+            assert await reader.read(12) == b"HTTP/1.1 200"
+        writer.close()
+    (address,) = addresses
     return address
 
 
-async def test_the_client_address_is_read_from_trusted_proxies_only(
-    make_service: MakeService,
-) -> None:
+async def test_the_client_address_is_read_from_trusted_proxies_only(make_service: MakeService) -> None:
     service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))
     forwarded, real = {"X_Forwarded_For": "192.0.2.9, 192.0.2.1"}, {"X_Real_Ip": "192.0.2.2"}
     assert await remote_address(service, "127.0.0.1", **forwarded) == "192.0.2.1"

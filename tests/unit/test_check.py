@@ -90,6 +90,25 @@ def test_jsonschema_rs_alone_would_accept_a_number_above_1e30(number):
     assert rejection("amount", Decimal(number)) == "payload: must be at most 1e30"
 
 
+@pytest.mark.parametrize(
+    ("payload", "suits"),
+    [
+        *((1, True), ("x", True), (None, True), (Decimal("1.5"), True), ({}, True), ([[{"a": ["x"]}]], True)),
+        *((Decimal("1e-9999"), False), ([Decimal("1e-9999")], False), ({"a": 10**30}, False)),
+        *(([1] * 511, True), ([1] * 512, False), ({"a": [1] * 510}, True), ({"a": [1] * 511}, False)),
+        *(([[1] * 254, [1] * 255], True), ([[1] * 255, [1] * 255], False)),
+        *((loads("[" * 8 + "]" * 8), True), (loads("[" * 9 + "]" * 9), False)),
+    ],
+)
+def test_the_fast_validator_gets_small_payloads_with_exact_numbers(payload, suits):
+    assert _suits_fast_validator(payload) == suits
+
+
+def test_a_payload_that_only_the_fast_validator_rejects_is_rejected(monkeypatch):
+    monkeypatch.setattr(registry, "is_valid", lambda validator, payload: False)
+    assert rejection("amount", 1) == "payload: does not fit its schema"
+
+
 # The messages
 
 

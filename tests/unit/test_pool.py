@@ -11,7 +11,7 @@ from psycopg import errors
 
 from balance.storage import pool as pool_module
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
-from balance.storage.pool import STOPPING, TIMED_OUT, UNABLE, UNREACHABLE, DatabaseFault, Pool, StoreUnavailable
+from balance.storage.pool import STOPPING, TIMED_OUT, UNABLE, UNREACHABLE, DatabaseFault, Pool, StoreUnavailable, Use
 
 BACKEND = 7
 
@@ -93,7 +93,7 @@ def make_pool() -> tuple[Pool, NotedOutage]:
 
 
 def use(pool: Pool, kind: Kind, error: Exception | None, session: Any) -> None:
-    with pool._in_use(session, kind):
+    with Use(pool, session, kind):
         assert session in pool._checked_out
         if error is not None:
             raise error
@@ -115,7 +115,7 @@ def test_each_error_is_decided_by_its_sqlstate(name: str, kind: Kind) -> None:
         assert outage.failures == []
     assert outage.successes == []
     assert session.closed is (decision.is_lost or decision.is_given_up)
-    assert list(pool._in_doubt) == ([BACKEND] if decision.is_lost and kind is SAVE else [])
+    assert list(pool._in_doubt._lost) == ([BACKEND] if decision.is_lost and kind is SAVE else [])
     assert pool._checked_out == {}
 
 
@@ -125,7 +125,7 @@ def test_an_error_on_a_session_that_is_closed_means_that_it_is_lost() -> None:
     session.closed = True
     with pytest.raises(StoreUnavailable, match=UNREACHABLE):
         use(pool, SAVE, errors.DiskFull("x"), session)
-    assert list(pool._in_doubt) == [BACKEND]
+    assert list(pool._in_doubt._lost) == [BACKEND]
 
 
 def test_a_use_that_works_is_noted() -> None:
@@ -148,7 +148,7 @@ def test_a_closed_pool_gives_no_session_and_logs_no_outage() -> None:
     session = FakeSession()
 
     def close_in_use() -> None:
-        with pool._in_use(session, SAVE):  # type: ignore[arg-type]
+        with Use(pool, session, SAVE):  # type: ignore[arg-type]
             pool.close()
             assert session.aborts == 1
             raise psycopg.OperationalError("aborted")
@@ -169,9 +169,9 @@ def test_only_sessions_that_are_in_use_for_too_long_are_aborted(monkeypatch: pyt
     early, late = FakeSession(), FakeSession()
     clock = 100.0
     monkeypatch.setattr(pool_module.time, "monotonic", lambda: clock)
-    with pool._in_use(early, SAVE):  # type: ignore[arg-type]
+    with Use(pool, early, SAVE):  # type: ignore[arg-type]
         clock = 105.0
-        with pool._in_use(late, READ):  # type: ignore[arg-type]
+        with Use(pool, late, READ):  # type: ignore[arg-type]
             assert pool._abort(99.9) is False
             assert pool._abort(102.0) is True
     assert (early.aborts, late.aborts) == (1, 0)
@@ -183,7 +183,7 @@ def test_the_watchdog_aborts_a_hung_session_and_distrusts_the_others(monkeypatch
     session, drains = FakeSession(), list[None]()
     monkeypatch.setattr(pool._pool, "drain", lambda: drains.append(None))
     pool._watchdog.start()
-    with pool._in_use(session, SAVE):  # type: ignore[arg-type]
+    with Use(pool, session, SAVE):  # type: ignore[arg-type]
         time.sleep(0.005)
         assert session.aborts == 0, "a statement may run for 10 ms"
         deadline = time.monotonic() + 10

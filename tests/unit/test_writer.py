@@ -170,6 +170,22 @@ async def test_what_is_not_appended_before_the_end_fails_and_is_not_stored_later
     assert [row.id for row in rig.store.rows] == [saves[0].snapshot.id]
 
 
+async def test_a_batch_lost_after_the_end_has_the_table_read_no_more(rig: Rig) -> None:
+    """The thread and its store are closed then."""
+    writer = rig.writer()
+    (held,) = await rig.hold(writer, behind=0)
+
+    def lose() -> None:
+        raise StoreUnavailable("aborted")
+
+    rig.store.after = lose
+    await writer.drain(0.01)
+    rig.finish_submitted()
+    await rig.until(lambda: writer._batcher._in_flight == 0)
+    assert held.done()
+    assert rig.tail._timer is None
+
+
 async def test_the_end_waits_for_what_is_being_published(rig: Rig) -> None:
     writer, feed = rig.writer(), rig.store.feed
 
