@@ -111,7 +111,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         session = self.engine.sessions.get(query["sid"][0])
         if session is None or session.has_ended or not session.socket.connected:
             raise protocol.InvalidPayload(ENDED, "sid")
-        if session.is_upgraded or (transport == "websocket" and session.socket.upgrading):
+        if session.is_upgraded or (transport == "websocket" and session.connection is not None):
             raise protocol.InvalidPayload("this session has a WebSocket already", "sid")
         self.session = session
 
@@ -212,6 +212,8 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         assert isinstance(self.ws_connection, FrameReader)
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
+        if self.session is not None:  # noted before the task runs: a second upgrade may come in the same turn
+            self.session.connection = self.connection
         self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
 
     def release_request(self) -> None:
