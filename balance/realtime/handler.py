@@ -135,10 +135,9 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if session.socket.upgrading:  # the poll that waited was answered when the upgrade began
             packets = [Packet(eio_packet.NOOP)]
         else:
-            try:
-                packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
-            except TimeoutError:
-                raise protocol.InvalidPayload(ENDED, "sid") from None
+            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
+            if not packets:
+                raise protocol.InvalidPayload(ENDED, "sid")
         self._write_text(write_packets(packets))
 
     async def on_post(self) -> None:
