@@ -65,6 +65,10 @@ class FrameReader(WebSocketProtocol13):
         self._arrived = b""
         self._consumed = 0  # bytes of it
 
+    async def _receive_frame_loop(self) -> None:
+        await super()._receive_frame_loop()
+        del self.handler, self._owner  # they refer to this: without the cycle a client is freed when it has gone
+
     async def _receive_frame(self) -> None:
         if self._owner.is_turn_over():
             await asyncio.sleep(0)

@@ -111,7 +111,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         session = self.engine.sessions.get(query["sid"][0])
         if session is None or session.has_ended or not session.socket.connected:
             raise protocol.InvalidPayload(ENDED, "sid")
-        if session.is_upgraded or (transport == "websocket" and session.socket.upgrading):
+        if session.is_upgraded or (transport == "websocket" and session.connection is not None):
             raise protocol.InvalidPayload("this session has a WebSocket already", "sid")
         self.session = session
 
@@ -135,10 +135,9 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if session.socket.upgrading:  # the poll that waited was answered when the upgrade began
             packets = [Packet(eio_packet.NOOP)]
         else:
-            try:
-                packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
-            except TimeoutError:
-                raise protocol.InvalidPayload(ENDED, "sid") from None
+            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
+            if not packets:
+                raise protocol.InvalidPayload(ENDED, "sid")
         self._write_text(write_packets(packets))
 
     async def on_post(self) -> None:
@@ -212,6 +211,8 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         assert isinstance(self.ws_connection, FrameReader)
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
+        if self.session is not None:  # noted before the task runs: a second upgrade may come in the same turn
+            self.session.connection = self.connection
         self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
 
     def release_request(self) -> None:

@@ -62,15 +62,15 @@ class JsonHandler(RequestHandler):
 
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
+        is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
+        if self.operation is not None and not is_preflight:
+            authorize(Role.ANYONE, self.operation)
         self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
-        if self.request.method == "OPTIONS":  # a preflight carries no credentials (Fetch standard) and reads nothing
+        if is_preflight:
             self.answer_preflight()
-            return
-        if self.operation is not None:
-            authorize(Role.ANYONE, self.operation)
-        if self.request.method == "POST":
+        elif self.request.method == "POST":
             await self.on_post()
         else:
             await self.on_get(*path)
