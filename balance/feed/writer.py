@@ -47,7 +47,7 @@ class Writer:
         self._tail = tail
         self._pending_max = pending_max
         self._save_s_max = save_ms_max / 1000
-        self._batcher = Batcher(store, worker, self._settle, batch_max=batch_max)
+        self._batcher = Batcher(store, worker, self._finish_batch, batch_max=batch_max)
         self._pending = self._batcher.pending
         self._loop: asyncio.AbstractEventLoop
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -81,8 +81,8 @@ class Writer:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
 
-    def _settle(self, batch: Batch) -> None:
-        """Give the saves of a batch their results, and publish it."""
+    def _finish_batch(self, batch: Batch) -> None:
+        """Give each save of a batch its result, whose callback answers the sender; then publish the batch."""
         if isinstance(batch.outcome, Appended):
             for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                 save.set_result(saved)

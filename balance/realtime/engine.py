@@ -140,7 +140,7 @@ class Engine(engineio.AsyncServer):
             self._to_flush.append(session)
             queue.add_buffered(packets.frames)
         else:
-            self._enqueue(session, packets)
+            self._queue_or_disconnect(session, packets)
 
     def broadcast(self, packets: EncodedPackets) -> None:
         """Send the same packets to every session that has joined, without waiting.
@@ -176,13 +176,13 @@ class Engine(engineio.AsyncServer):
         """
         connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
         if connection is None or not connection.is_idle:
-            self._enqueue(session, packets)
+            self._queue_or_disconnect(session, packets)
         else:
             session.send_queue.direct_send = connection.stream.socket.send
             connection.write(packets.frames, sent)
 
-    def _enqueue(self, session: Session, packets: EncodedPackets) -> None:
-        """Queue packets for a client, or disconnect it."""
+    def _queue_or_disconnect(self, session: Session, packets: EncodedPackets) -> None:
+        """Queue packets for a client; disconnect it if it is slow: if its backlog is over the limit."""
         queue = session.send_queue
         if not queue.admit(len(packets.frames), self._unsent_bytes_max):
             self.slow_disconnects += 1
