@@ -1,4 +1,4 @@
-"""Access control: the one function that every entry of the service asks before it does anything for a caller.
+"""Access control: the one function that every entry of the service asks before it saves or returns anything.
 
 An entry is each REST operation, the documents and pages, the CONNECT packet of Socket.IO, and each event.
 There are no tokens yet, so each caller has the role ANYONE, which may do everything.
