@@ -1,7 +1,7 @@
 """Group commit: many saves in one transaction, in one order.
 
-One batch is committed at a time; what arrives meanwhile goes into the next. After the commit each save gets its result,
-whose callback acknowledges it, and then the batch is published.
+One batch is committed at a time; saves that arrive meanwhile go into the next one. After the commit each save gets its
+result, whose callback acknowledges it, and then the batch is published.
 
 Threads: event loop only; the batcher calls the store in the write thread.
 
@@ -86,7 +86,7 @@ class Writer:
         if isinstance(batch.outcome, Appended):
             for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                 save.set_result(saved)
-            self._make_room()
+            self._discard_done()
             self._tail.advance(batch.outcome)
             return
         if isinstance(batch.outcome, StoreUnavailable):
@@ -95,9 +95,10 @@ class Writer:
                 save.set_exception(StoreUnavailable(str(batch.outcome)))  # one each, since each is raised
         else:
             batch.saves[0].set_exception(batch.outcome)
-        self._make_room()
+        self._discard_done()
 
-    def _make_room(self) -> None:
+    def _discard_done(self) -> None:
+        """Discard the saves that are done; have the next batch cut, or let `drain` go on."""
         self._batcher.discard_done()
         if self._pending:
             self._loop.call_soon(self._batcher.start_next)
@@ -109,7 +110,7 @@ class Writer:
         now = self._loop.time()
         for save in list(takewhile(lambda save: save.deadline <= now, self._pending)):
             save.set_exception(StoreUnavailable("the database did not answer in time"))
-        self._make_room()
+        self._discard_done()
         self._deadline_timer = None
         if self._pending:
             self._deadline_timer = self._loop.call_at(self._pending[0].deadline, self._expire_overdue)
