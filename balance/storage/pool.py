@@ -30,7 +30,7 @@ from balance.storage.startup_check import check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
-LOOKS = 8  # of the watchdog, within statement_ms_max
+CHECKS = 8  # of the watchdog, within statement_ms_max
 
 # What a client gets. PostgreSQL's own words name paths, tables and addresses; they go to the log.
 UNREACHABLE = "the database cannot be reached"
@@ -38,7 +38,7 @@ TIMED_OUT = "the database did not answer in time"
 UNABLE = "the database cannot do this now"
 STOPPING = "the server is stopping"
 
-# After these errors the session itself is given up. A standby that was promoted, or was not, is another server. A
+# After these errors the session is closed. A read-only one leads to a standby, and the next may lead to the primary. A
 # prepared statement that is gone (DISCARD, DEALLOCATE) or whose result changed is prepared again in a new session.
 SESSION_IS_STALE = (
     psycopg.errors.ReadOnlySqlTransaction,
@@ -101,8 +101,8 @@ class Pool:
     def open(self) -> None:
         """Connect and check the schema.
 
-        Raises StoreUnavailable while the database is away, DatabaseError when it will not come by itself, and
-        SchemaError when its tables are not those of this version.
+        Raises StoreUnavailable while the database cannot be reached, DatabaseError when only a person can change that,
+        and SchemaError when its tables are not those of this version.
         """
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection:
@@ -119,7 +119,7 @@ class Pool:
             self.outage.failed(CONNECTION, text)
             raise StoreUnavailable(UNREACHABLE) from error
         self.outage.worked(CONNECTION)
-        # They warn once per attempt and connection; `outage` logs it once.
+        # psycopg and its pool warn at each attempt of each connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         self._pool.open()
         if self._watchdog.ident is None:
@@ -151,7 +151,7 @@ class Pool:
 
     @contextmanager
     def write_connection(self, kind: Kind = SAVE) -> Iterator[Session]:
-        """Give the connection of the write thread; of the same kind as what is done with it. Raises StoreUnavailable.
+        """Lend the connection of the write thread; `kind` is what it is used for. Raises StoreUnavailable.
 
         An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
         that are saved.
@@ -181,7 +181,7 @@ class Pool:
 
     @contextmanager
     def _in_use(self, session: Session, kind: Kind) -> Iterator[None]:
-        """Watch a session while it is used, report how that ends, and raise what the caller is to get."""
+        """Let the watchdog check a session in the block; report the outcome, and raise the error for the caller."""
         with self._lock:
             if self._is_closing:
                 raise StoreUnavailable(STOPPING)
@@ -199,13 +199,13 @@ class Pool:
             raise self._fail(session, error, kind) from error
 
     def _fail(self, session: Session, error: Exception, kind: Kind) -> StoreUnavailable:
-        """Report an error of a session, give the session up if need be, and return the error for the client."""
+        """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost and kind is SAVE:
             self._in_doubt[session.backend] = time.monotonic()
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
-        if self._is_closing:  # by our own hand
+        if self._is_closing:  # `close` has aborted it
             return StoreUnavailable(STOPPING)
         self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
@@ -225,10 +225,10 @@ class Pool:
     def _check_out(self, kind: Kind) -> Session:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
-        A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
-        asked, not while it is waited for.
+        After a restart of the database every pooled connection is dead, and each would fail one call. When one is found
+        dead, all dead ones are removed at once: the check of the pool itself would remove one, pause, and double the
+        pause. The wait is split into several attempts, because the pool tries to connect only when it is asked for a
+        connection, and not while a caller waits.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -257,7 +257,7 @@ class Pool:
         connection, and a new one may work.
         """
         statement_s_max = self._statement_ms_max / 1000
-        while not self._closed.wait(statement_s_max / LOOKS):
+        while not self._closed.wait(statement_s_max / CHECKS):
             if self._abort(time.monotonic() - (1 + GRACE) * statement_s_max):
                 self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()
@@ -274,8 +274,8 @@ class Pool:
 def _is_of_caller(error: Exception, kind: Kind) -> bool:
     """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the rows to be saved.
 
-    That is for a value (SQLSTATE class 22) or a rule of the table (23). But a number or an id that is stored already is
-    not of the rows: the feed does not fit the table, or another program writes to it.
+    PostgreSQL refuses rows for a value (SQLSTATE class 22) or a rule of the table (23). A `seq` or an id that is stored
+    already is not a fault of the rows: the feed does not fit the table, or another program writes to it.
     """
     if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError):
         return False
@@ -285,9 +285,9 @@ def _is_of_caller(error: Exception, kind: Kind) -> bool:
     return kind is SAVE and refused and not isinstance(error, psycopg.errors.UniqueViolation)
 
 
-# A backend in doubt may read what it was sent only later, and commit it then. It is done with it when it has ended,
-# or, where a pooler has lent it to another client, when it is idle after a statement that began later. A backend that
-# began later is another one, which has got the same number.
+# A backend in doubt may read and commit later what was sent to it. It will not do so any more when it has ended, or
+# when it is idle after a statement that began later, since a pooler has then lent it to another client. A backend that
+# began later is another process with the same id.
 SESSION_ALIVE: LiteralString = """
 SELECT 1 FROM pg_stat_activity, (SELECT clock_timestamp() - make_interval(secs => %(seconds)s) AS at) AS lost
 WHERE pid = %(pid)s AND backend_start < lost.at AND (state = 'idle' AND query_start > lost.at) IS NOT TRUE
