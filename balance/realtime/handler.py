@@ -1,7 +1,7 @@
 """The Socket.IO path: HTTP requests of Engine.IO, and the frames of its WebSockets.
 
-Rejects by an HTTP status, before an upgrade, what the library would accept and leave hanging; and reads the frames of a
-client no faster than they are answered, so that TCP holds back a client that floods.
+Requests that the library would accept and leave without an answer are rejected by an HTTP status, before an upgrade.
+The frames of a client are read no faster than they are answered, so that TCP holds back a client that floods.
 """
 
 from __future__ import annotations
