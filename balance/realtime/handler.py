@@ -233,6 +233,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             self.connection.close(POLICY, ENDED)
 
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
+        """Handle a frame; return a future for which Tornado must wait before it reads the next one."""
         connection, session = self.connection, self.session
         assert connection is not None
         if connection.upgrade_frames or not isinstance(message, str) or message[:1] != MESSAGE:
@@ -246,7 +247,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             message = NOOP  # the library drops a client after a longer wait, and does not see the fast path
         elif not message[1:2].isnumeric():
             message = MESSAGE  # the library would decode the rest as JSON, and a text in it as a packet of its own
-        return received.put(message)  # Tornado reads no further frame until this is done
+        return received.put(message)
 
     def _on_other_frame(self, connection: Connection, message: str | bytes) -> asyncio.Future[None] | None:
         """Handle a frame that is not a text message of Engine.IO, or that comes during an upgrade."""
