@@ -32,10 +32,12 @@ from tests.support.packages import Environment, build_wheel
 from tests.support.postgres import Postgres, temporary_database
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process, Service
+from tests.support.strategies import FAST
 
 # The same examples in every run, and no folder of earlier ones in the tree.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile(FAST, hypothesis.settings(), max_examples=20)
 
 THREAD_S_MAX = 5.0  # a worker of the pool ends after its attempt to connect, which may take three seconds
 

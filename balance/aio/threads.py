@@ -1,8 +1,8 @@
 """Run blocking calls in worker threads.
 
 `run_in_thread` is cheaper than `loop.run_in_executor`, which chains two futures. `WorkerThread` is one thread that is
-woken, and wakes the event loop, by a byte in a pipe: a thread that waits for a lock, as those of an executor do, has to
-get that lock and then the interpreter's, and `call_soon_threadsafe` reads its socket twice.
+woken by a byte in a pipe, and wakes the event loop by another. Both are cheaper than the usual means: a thread of an
+executor has to acquire a lock and then that of the interpreter, and `call_soon_threadsafe` reads its socket twice.
 """
 
 from __future__ import annotations

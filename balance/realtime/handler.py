@@ -1,7 +1,7 @@
 """The Socket.IO path: HTTP requests of Engine.IO, and the frames of its WebSockets.
 
-Rejects by an HTTP status, before an upgrade, what the library would accept and leave hanging; and reads the frames of a
-client no faster than they are answered, so that TCP holds back a client that floods.
+Requests that the library would accept and leave without an answer are rejected by an HTTP status, before an upgrade.
+The frames of a client are read no faster than they are answered, so that TCP holds back a client that floods.
 """
 
 from __future__ import annotations
@@ -234,6 +234,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             self.connection.close(POLICY, ENDED)
 
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
+        """Handle a frame; return a future for which Tornado must wait before it reads the next one."""
         connection, session = self.connection, self.session
         assert connection is not None
         if connection.upgrade_frames or not isinstance(message, str) or message[:1] != MESSAGE:
@@ -247,7 +248,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             message = NOOP  # the library drops a client after a longer wait, and does not see the fast path
         elif not message[1:2].isnumeric():
             message = MESSAGE  # the library would decode the rest as JSON, and a text in it as a packet of its own
-        return received.put(message)  # Tornado reads no further frame until this is done
+        return received.put(message)
 
     def _on_other_frame(self, connection: Connection, message: str | bytes) -> asyncio.Future[None] | None:
         """Handle a frame that is not a text message of Engine.IO, or that comes during an upgrade."""

@@ -22,8 +22,8 @@ POLL_S_MAX = 2  # between two polls of a client that polls
 class SendQueue:
     """The backlog of one client.
 
-    Has the methods of asyncio.Queue that the library calls. `get` returns a future: of a coroutine, `wait_for` in the
-    library would make a task for each client and packet.
+    It has the methods of asyncio.Queue that the library calls. `get` returns a future and not a coroutine, since the
+    library waits for it by `wait_for`, which makes a task of a coroutine: one for each client and packet.
     """
 
     __slots__ = (

@@ -29,7 +29,7 @@ from balance.storage.startup_check import aborted_after, check_grants, check_ses
 CHECKOUT_ATTEMPTS = 4
 OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
-LOOKS = 8  # of the watchdog, within statement_ms_max
+CHECKS = 8  # of the watchdog, within statement_ms_max
 
 # What a client gets. PostgreSQL's own words name paths, tables and addresses; they go to the log.
 UNREACHABLE = "the database cannot be reached"
@@ -37,7 +37,7 @@ TIMED_OUT = "the database did not answer in time"
 UNABLE = "the database cannot do this now"
 STOPPING = "the server is stopping"
 
-# After these errors the session itself is given up. A standby that was promoted, or was not, is another server. A
+# After these errors the session is closed. A read-only one leads to a standby, and the next may lead to the primary. A
 # prepared statement that is gone (DISCARD, DEALLOCATE) or whose result changed is prepared again in a new session.
 SESSION_IS_STALE = (
     psycopg.errors.ReadOnlySqlTransaction,
@@ -133,8 +133,8 @@ class Pool:
     def open(self) -> None:
         """Connect and check the schema.
 
-        Raises StoreUnavailable while the database is away, DatabaseError when it will not come by itself, and
-        SchemaError when its tables are not those of this version.
+        Raises StoreUnavailable while the database cannot be reached, DatabaseError when only a person can change that,
+        and SchemaError when its tables are not those of this version.
         """
         try:
             with (
@@ -154,7 +154,7 @@ class Pool:
             self.outage.failed(CONNECTION, text)
             raise StoreUnavailable(UNREACHABLE) from error
         self.outage.worked(CONNECTION)
-        # They warn once per attempt and connection; `outage` logs it once.
+        # psycopg and its pool warn at each attempt of each connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         with self._lock:
             if self._is_closing:  # meanwhile; what is opened now would never be closed
@@ -182,7 +182,7 @@ class Pool:
         return Use(self, self._check_out(READ), READ, is_borrowed=True)
 
     def write_connection(self, kind: Kind = SAVE) -> Use:
-        """Give the connection of the write thread for a block of this kind. Raises StoreUnavailable.
+        """Lend the connection of the write thread; `kind` is what it is used for. Raises StoreUnavailable.
 
         An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
         that are saved.
@@ -200,7 +200,7 @@ class Pool:
         return bool(self._in_doubt)
 
     def begin_use(self, session: Session) -> None:
-        """Watch a session from now on. Raises StoreUnavailable."""
+        """Have the watchdog check a session from now on. Raises StoreUnavailable."""
         with self._lock:
             if self._is_closing:
                 raise StoreUnavailable(STOPPING)
@@ -220,13 +220,13 @@ class Pool:
         self._pool.putconn(session)
 
     def _fail(self, session: Session, error: Exception, kind: Kind) -> StoreUnavailable:
-        """Report an error of a session, give the session up if need be, and return the error for the client."""
+        """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost and kind is SAVE:
             self._in_doubt.add(session.backend, time.monotonic())
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
-        if self._is_closing:  # by our own hand
+        if self._is_closing:  # `close` has aborted it
             return StoreUnavailable(STOPPING)
         self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
@@ -246,10 +246,10 @@ class Pool:
     def _check_out(self, kind: Kind) -> Session:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
-        A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once. The pool's own checks would send something on each, and
-        wait for the answer without a limit when the server hangs. The wait is in several attempts because the pool
-        makes an attempt to connect when it is asked, not while it is waited for.
+        After a restart of the database every pooled connection is dead, and each would fail one call. When one is found
+        dead, all are removed at once. The checks of the pool itself would send a query on each, and wait for the answer
+        without a limit when the server hangs. The wait is split into several attempts, because the pool tries to
+        connect only when it is asked for a connection, and not while a caller waits.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -278,7 +278,7 @@ class Pool:
         connection, and a new one may work.
         """
         statement_s_max = self._statement_ms_max / 1000
-        while not self._closed.wait(statement_s_max / LOOKS):
+        while not self._closed.wait(statement_s_max / CHECKS):
             if self._abort(time.monotonic() - (1 + GRACE) * statement_s_max):
                 self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()
@@ -295,8 +295,8 @@ class Pool:
 def _is_of_caller(error: Exception, kind: Kind) -> bool:
     """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the rows to be saved.
 
-    That is for a value (SQLSTATE class 22) or a rule of the table (23). But a number or an id that is stored already is
-    not of the rows: the feed does not fit the table, or another program writes to it.
+    PostgreSQL refuses rows for a value (SQLSTATE class 22) or a rule of the table (23). A `seq` or an id that is stored
+    already is not a fault of the rows: the feed does not fit the table, or another program writes to it.
     """
     if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError):
         return False
