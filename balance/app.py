@@ -29,8 +29,9 @@ from balance.host_names import is_loopback
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
+from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
-from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.pool import Pool
 from balance.storage.store import Store
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request

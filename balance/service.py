@@ -29,7 +29,7 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.ids import uuid7
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Position, Store
 
 T = TypeVar("T")

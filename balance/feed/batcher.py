@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from balance.aio.threads import WorkerThread
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended
 
 BATCH_MIN = 32  # the cost of a commit, shared by this many saves, is small

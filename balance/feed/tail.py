@@ -25,7 +25,7 @@ from typing import Protocol
 
 from balance.aio.threads import WorkerThread
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended, FeedEnd, Position
 
 log = logging.getLogger("balance.feed")

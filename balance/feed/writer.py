@@ -25,7 +25,7 @@ from balance.feed.batcher import AppendStore, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")

@@ -20,6 +20,15 @@ import psycopg
 import psycopg_pool
 
 from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.errors import (
+    STOPPING,
+    TIMED_OUT,
+    UNABLE,
+    UNREACHABLE,
+    DatabaseFault,
+    StoreUnavailable,
+    is_of_caller,
+)
 from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
@@ -31,12 +40,6 @@ OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
 CHECKS = 8  # of the watchdog, within statement_ms_max
 
-# What a client gets. PostgreSQL's own words name paths, tables and addresses; they go to the log.
-UNREACHABLE = "the database cannot be reached"
-TIMED_OUT = "the database did not answer in time"
-UNABLE = "the database cannot do this now"
-STOPPING = "the server is stopping"
-
 # After these errors the session is closed. A read-only one leads to a standby, and the next may lead to the primary. A
 # prepared statement that is gone (DISCARD, DEALLOCATE) or whose result changed is prepared again in a new session.
 SESSION_IS_STALE = (
@@ -44,14 +47,6 @@ SESSION_IS_STALE = (
     psycopg.errors.InvalidSqlStatementName,
     psycopg.errors.FeatureNotSupported,
 )
-
-
-class StoreUnavailable(Exception):
-    """The database cannot be reached, did not answer, or cannot do its work; try again. The text is for clients."""
-
-
-class DatabaseFault(Exception):
-    """The database is not as it was at the start; raised while a connection is in use, the text is for the log."""
 
 
 class Use:
@@ -212,7 +207,7 @@ class Pool:
             del self._checked_out[session]
         if error is None:
             self.outage.worked(kind)
-        elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not _is_of_caller(error, kind):
+        elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not is_of_caller(error, kind):
             raise self._fail(session, error, kind) from error
 
     def give_back(self, session: Session) -> None:
@@ -290,17 +285,3 @@ class Pool:
             for session in hung:
                 session.abort()
         return bool(hung)
-
-
-def _is_of_caller(error: Exception, kind: Kind) -> bool:
-    """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the rows to be saved.
-
-    PostgreSQL refuses rows for a value (SQLSTATE class 22) or a rule of the table (23). A `seq` or an id that is stored
-    already is not a fault of the rows: the feed does not fit the table, or another program writes to it.
-    """
-    if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError):
-        return False
-    if error.sqlstate is None:
-        return True
-    refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
-    return kind is SAVE and refused and not isinstance(error, psycopg.errors.UniqueViolation)

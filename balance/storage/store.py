@@ -23,8 +23,9 @@ from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.snapshot import Saved, Snapshot
+from balance.storage.errors import DatabaseFault
 from balance.storage.outage import READ
-from balance.storage.pool import DatabaseFault, Pool
+from balance.storage.pool import Pool
 from balance.storage.session import Session
 
 T = TypeVar("T")

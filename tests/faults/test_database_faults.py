@@ -450,7 +450,7 @@ async def test_a_role_over_its_connection_limit_at_the_start_is_awaited(
 
 
 @pytest.mark.expects_log(*OUTAGE)
-async def test_a_database_that_hangs_while_it_is_checked_at_the_start_does_not_keep_the_service_from_answering(
+async def test_a_database_that_hangs_during_the_checks_of_the_start_blocks_no_request(
     private_postgres: Postgres, database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "OPEN_S_MAX", 0.2)

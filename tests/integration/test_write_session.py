@@ -12,8 +12,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from balance.storage import pool as pool_module
+from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import READ
-from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE

@@ -12,7 +12,7 @@ import pytest
 from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 

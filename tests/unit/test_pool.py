@@ -10,8 +10,9 @@ import pytest
 from psycopg import errors
 
 from balance.storage import pool as pool_module
+from balance.storage.errors import STOPPING, TIMED_OUT, UNABLE, UNREACHABLE, DatabaseFault, StoreUnavailable
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
-from balance.storage.pool import STOPPING, TIMED_OUT, UNABLE, UNREACHABLE, DatabaseFault, Pool, StoreUnavailable, Use
+from balance.storage.pool import Pool, Use
 
 BACKEND = 7
 

@@ -17,7 +17,7 @@ from balance.feed.pending import PendingSave
 from balance.feed.tail import ROWS_MAX, Lag
 from balance.feed.writer import Writer
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import FeedEnd, Position
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 

@@ -18,7 +18,7 @@ from balance.feed.batcher import BATCH_MIN
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Lag
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
