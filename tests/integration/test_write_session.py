@@ -133,6 +133,14 @@ def test_a_session_that_ended_in_a_save_leaves_its_backend_in_doubt_until_it_is_
     assert append(store) == [2]
 
 
+def test_the_session_is_closed_with_the_pool_also_while_it_is_idle(store: Store) -> None:
+    append(store)
+    session = store._pool._write_session
+    assert session is not None
+    store.close()
+    assert session.closed
+
+
 def test_a_session_is_not_trusted_after_another_one_hung(store: Store) -> None:
     before = backend_of(store)
     store._pool._write_session_is_suspect = True

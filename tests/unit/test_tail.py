@@ -146,9 +146,12 @@ async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
     def fail(snapshots: Sequence[Snapshot]) -> None:
         raise ValueError("a mistake of ours")
 
-    rig.publish = fail
+    works, rig.publish = rig.publish, fail
     assert [(await result_of(writer.submit(snapshot()))).snapshot.seq for _ in range(3)] == [1, 2, 3]
+    rig.publish = works
+    await save(writer)
     await writer.drain(5)
+    assert rig.published == [4], "a part of the watchers may have received the others"
 
 
 # Another feed ------------------------------------------------------------------------------------------------
@@ -263,6 +266,40 @@ async def test_the_table_is_read_again_while_a_commit_is_in_doubt(rig: Rig) -> N
     rig.store.in_doubt = False
     await rig.until(lambda: rig.published == [1])
     await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
+
+
+async def test_a_loss_during_a_read_of_the_table_has_it_read_again(rig: Rig) -> None:
+    writer, feed_end, loop = rig.writer(), rig.store.feed_end, asyncio.get_running_loop()
+    await save_lost(rig, writer)
+    submitted = threading.Event()
+
+    def lose_once() -> None:
+        rig.store.after = lambda: None
+        lose()
+
+    def submit() -> None:
+        writer.submit(snapshot())
+        submitted.set()
+
+    def end_before_the_loss() -> FeedEnd:
+        rig.store.feed_end = feed_end  # type: ignore[method-assign]
+        rig.store.after = lose_once
+        loop.call_soon_threadsafe(submit)
+        assert submitted.wait(10)
+        return feed_end()
+
+    rig.store.feed_end = end_before_the_loss  # type: ignore[method-assign]
+    await rig.until(lambda: rig.published == [1, 2])
+
+
+async def test_rows_of_another_feed_are_not_published_as_what_was_lost(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer)
+    rig.store.epoch = str(uuid4())
+    await save_lost(rig, writer)
+    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
+    assert rig.published == [1]
+    assert rig.tail.position == Position(EPOCH, 1)
 
 
 async def test_a_loss_while_another_is_in_doubt_is_looked_for_sooner(rig: Rig) -> None:

@@ -121,6 +121,8 @@ async def test_a_call_that_comes_after_the_end_is_not_made_and_writes_to_no_desc
     ended.stop()
     ended.join()
     ended.close()
+    loop = asyncio.get_running_loop()
+    assert not any(loop.remove_reader(number) for number in numbers)
     reused = [os.pipe() for _ in range(2)]
     assert {descriptor for pipe in reused for descriptor in pipe} == numbers
     late = ended.run(int)
