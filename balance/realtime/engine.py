@@ -172,14 +172,17 @@ class Engine(engineio.AsyncServer):
     def _send_rest(self, session: Session, packets: EncodedPackets, sent: int) -> None:
         """Send what a broadcast could not. If nothing is before it, it bypasses the queue, as the next one will.
 
-        A part was sent only while nothing was before it, so the rest of it never comes to the queue.
+        After a part of a frame nothing but its rest may be sent. Both bypass the queue, or the session ends: then its
+        writer has ended, although nothing waits.
         """
         connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
-        if connection is None or not connection.is_idle:
-            self._enqueue(session, packets)
-        else:
+        if connection is not None and connection.is_idle:
             session.send_queue.direct_send = connection.stream.socket.send
             connection.write(packets.frames, sent)
+        elif sent:
+            self.abort_session(session)
+        else:
+            self._enqueue(session, packets)
 
     def _enqueue(self, session: Session, packets: EncodedPackets) -> None:
         """Queue packets for a client, or disconnect it."""
