@@ -172,15 +172,17 @@ class Engine(engineio.AsyncServer):
     def _send_rest(self, session: Session, packets: EncodedPackets, sent: int) -> None:
         """Send the part of a broadcast that the operating system did not accept; `sent` bytes are sent already.
 
-        If nothing waits before it, it bypasses the queue, and the next broadcast is sent directly. Bytes were sent
-        directly only while nothing waited, so that a packet of which a part was sent never goes to the queue.
+        After a part of a frame nothing but its rest may be sent. Both bypass the queue, or the session ends: then its
+        writer has ended, although nothing waits.
         """
         connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
-        if connection is None or not connection.is_idle:
-            self._queue_or_disconnect(session, packets)
-        else:
+        if connection is not None and connection.is_idle:
             session.send_queue.direct_send = connection.stream.socket.send
             connection.write(packets.frames, sent)
+        elif sent:
+            self.abort_session(session)
+        else:
+            self._queue_or_disconnect(session, packets)
 
     def _queue_or_disconnect(self, session: Session, packets: EncodedPackets) -> None:
         """Queue packets for a client; disconnect it if it is slow: if its backlog is over the limit."""
