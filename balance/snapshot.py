@@ -28,12 +28,12 @@ SMALLEST_EXPONENT = -30  # of the smallest amount that is not 0, 1e-30 (schemas/
 class Snapshot(msgspec.Struct, frozen=True):
     """What a bot held at one moment."""
 
-    id: str  # a UUID in lower case; the client's own, or a UUIDv7 of ours
+    id: str  # a UUID in lower case; the client's own, or a UUIDv7 of the server
     ts: datetime  # the moment that it reports: UTC, whole microseconds
     pid: int | None  # the process that reported it, if the update names it
     onchain: protocol.Encoded  # an object: asset name to amount
     onsite: protocol.Encoded
-    received_at: datetime  # the moment at which we received it: UTC
+    received_at: datetime  # the moment of its arrival: UTC
     seq: int = 0  # its position in the feed, from 1; 0 until it is saved
 
     @classmethod

@@ -56,7 +56,7 @@ class FrameReader(WebSocketProtocol13):
     __slots__ = ("_arrived", "_consumed", "_message_bytes_max", "_owner")
 
     def __init__(self, owner: FrameOwner, *arguments: Any) -> None:
-        """`owner` is also the handler that Tornado calls; `arguments` are the others of WebSocketProtocol13."""
+        """Read for `owner`, which is also Tornado's handler; `arguments` are the other ones of WebSocketProtocol13."""
         super().__init__(owner, *arguments)  # type: ignore[arg-type]
         self._owner = owner
         self._message_bytes_max = self.params.max_message_size

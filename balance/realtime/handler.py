@@ -216,7 +216,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
 
     def release_request(self) -> None:
-        """Drop what was only needed for the upgrade: it would live as long as the connection, and be ten kilobytes."""
+        """Release what was only needed for the upgrade: ten kilobytes, which would live as long as the connection."""
         self.request.headers.clear()  # Tornado's coroutine refers to them too
         self.request.headers = self._headers = NO_HEADERS
         self.request.arguments = self.request.query_arguments = self.request.body_arguments = {}

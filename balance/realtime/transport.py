@@ -32,7 +32,7 @@ class UpgradedHandler(Protocol):
     session: Session | None
 
     def release_request(self) -> None:
-        """Drop what was only needed for the upgrade."""
+        """Release what was only needed for the upgrade."""
 
 
 class Transport:

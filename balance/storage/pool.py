@@ -107,7 +107,7 @@ class Pool:
         self._connect_error: str | None = None  # of the last attempt to connect, if it failed
         self._write_session: Session | None = None
         self._write_session_is_suspect = False
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
         self._checked_out: dict[Session, float] = {}  # the sessions in use, and since when
         self._is_closing = False
         self._in_doubt = InDoubt()
