@@ -128,8 +128,6 @@ def _format_amount(amount: Amount) -> str:
     text = str(amount)
     if "E" not in text and text[0] != "-":
         return text
-    exponent = Decimal(amount).as_tuple().exponent
-    assert isinstance(exponent, int), "the schema admits finite amounts only"
-    if exponent > 0 or (not amount and exponent < SMALLEST_EXPONENT):
-        return str(int(amount))
+    if not amount and Decimal(amount).adjusted() < SMALLEST_EXPONENT:  # of a zero, this is its exponent
+        return "0"
     return format(Decimal(amount).copy_abs(), "f")  # `abs` would round
