@@ -50,7 +50,7 @@ class FrameOwner(Protocol):
 
 
 class FrameReader(WebSocketProtocol13):
-    """Tornado's WebSocket, which reads as much as there is."""
+    """Tornado's end of a WebSocket, which handles all frames that one read brings."""
 
     # Beside Tornado's own attributes: with these in it, their dict would be a kilobyte larger.
     __slots__ = ("_arrived", "_consumed", "_message_bytes_max", "_owner")
@@ -64,6 +64,10 @@ class FrameReader(WebSocketProtocol13):
         self.params.max_message_size += CONTROL_BYTES_MAX
         self._arrived = b""
         self._consumed = 0  # bytes of it
+
+    async def _receive_frame_loop(self) -> None:
+        await super()._receive_frame_loop()
+        del self.handler, self._owner  # they refer to this: without the cycle a client is freed when it has gone
 
     async def _receive_frame(self) -> None:
         if self._owner.is_turn_over():
@@ -170,6 +174,7 @@ class FrameReader(WebSocketProtocol13):
         return was_plain
 
     def _next_plain(self) -> bytes | None:
+        """Consume the next frame and return its text if it is plain; otherwise return None."""
         data, at = self._arrived, self._consumed
         if len(data) - at < HEAD_BYTES or data[at] != FINAL_TEXT or self._fragmented_message_buffer is not None:
             return None
