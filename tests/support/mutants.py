@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,9 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
         "pytest_add_cli_args_test_selection": group["tests"],
         "type_check_command": [sys.executable, "-m", "mypy", "--no-warn-unused-ignores", "--output=json"],
     }
+    if group.get("database"):
+        # A process that had threads and connections cannot be forked reliably, so each mutant is imported in a new one.
+        options |= {"process_isolation": "forkserver", "forkserver_warmup": "none", "timeout_constant": 60.0}
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {value!r}\n" for key, value in options.items())
 
 
@@ -186,4 +190,5 @@ def mutmut(tree: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy and the database are removed
     sys.exit(main())
