@@ -8,7 +8,8 @@ continue first in, first out. When nothing else is ready, a round costs one turn
 client that is alone loses nothing.
 
 A step that could be long (many frames in one read) calls `is_turn_over` between two parts, and suspends itself by
-`asyncio.sleep(0)` when that returns True.
+`asyncio.sleep(0)` when that returns True. A callback of the event loop that does a part of a client's work while its
+coroutine waits does it by `run_step`.
 
 Threads: event loop only. Between two rounds the other threads get the interpreter's lock.
 Not promised: that work for a client in other tasks (of the writer) or in threads is charged to it.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -60,6 +61,15 @@ class LoopBudget:
     def is_turn_over(self) -> bool:
         """Return whether the running step has used a whole turn, and should suspend itself."""
         return perf_counter() - self.charged_until >= TURN_S
+
+    def run_step(self, driver: _Driver[Any], step: Callable[[], object]) -> None:
+        """Run a step for a client outside its coroutine, which waits, and charge it; run none if it must wait."""
+        if not driver.account.must_wait:
+            self.charged_until = perf_counter()
+            try:
+                step()
+            finally:
+                self.charge(driver.account)
 
     def charge_to(self, ip: str) -> bool:
         """Charge the running coroutine to another client from now on; return whether it should suspend itself.

@@ -18,7 +18,9 @@ from typing import Any, Protocol
 from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketProtocol13
 
-READ_BYTES_MAX = 32_768  # in one read: a hundred updates or more
+from balance.aio.loop_budget import LoopBudget
+from balance.web.http_connection import READ_BYTES_MAX, RequestStream
+
 # RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 OPCODE_BITS, RESERVED_BITS, FINAL = 0x0F, 0x70, 0x80
@@ -36,8 +38,7 @@ CLOSE_CODES = frozenset([*range(1000, 1004), *range(1007, 1015)])  # of those be
 class FrameOwner(Protocol):
     """What a `FrameReader` needs of the handler of its WebSocket."""
 
-    def is_turn_over(self) -> bool:
-        """Return whether other clients must have their turn now."""
+    budget: LoopBudget
 
     def write_frame(self, frame: bytes) -> asyncio.Future[None] | None:
         """Send a frame; return a future unless the operating system has accepted it. Raises StreamClosedError."""
@@ -53,7 +54,9 @@ class FrameReader(WebSocketProtocol13):
     """Tornado's end of a WebSocket, which handles all frames that one read brings."""
 
     # Beside Tornado's own attributes: with these in it, their dict would be a kilobyte larger.
-    __slots__ = ("_arrived", "_consumed", "_message_bytes_max", "_owner")
+    __slots__ = ("_arrived", "_consumed", "_driver", "_handling", "_message_bytes_max", "_owner")
+
+    stream: RequestStream
 
     def __init__(self, owner: FrameOwner, *arguments: Any) -> None:
         """Read for `owner`, which is also Tornado's handler; `arguments` are the other ones of WebSocketProtocol13."""
@@ -64,18 +67,37 @@ class FrameReader(WebSocketProtocol13):
         self.params.max_message_size += CONTROL_BYTES_MAX
         self._arrived = b""
         self._consumed = 0  # bytes of it
+        self._handling: asyncio.Future[None] | None = None  # of the last plain frame; the next one waits for its end
 
     async def _receive_frame_loop(self) -> None:
         await super()._receive_frame_loop()
         del self.handler, self._owner  # they refer to this: without the cycle a client is freed when it has gone
 
     async def _receive_frame(self) -> None:
-        if self._owner.is_turn_over():
+        if self._owner.budget.is_turn_over():
             await asyncio.sleep(0)
         if self._consumed == len(self._arrived):
-            await self._read_more()
-        if await self._handle_plain():
-            return
+            self._driver = self._owner.budget.running  # of this coroutine
+            self._arrived, self._consumed = b"", 0  # an idle connection holds no buffer
+            self._add_arrived(await self.stream.read_or_handle(self._handle_arrived))
+        elif not self._handle_plain():
+            await self._receive_other()
+        if self._handling is not None:
+            handling, self._handling = self._handling, None
+            await handling
+
+    def _handle_arrived(self, arrived: bytes) -> bool:
+        """Handle what arrives without a turn of the coroutine; return False if it must handle the rest."""
+        assert self._driver is not None, "frames are read within the budget"
+        self._add_arrived(arrived)
+        self._owner.budget.run_step(self._driver, self._handle_plain)
+        if self._handling is not None or self._consumed < len(self._arrived):
+            return False
+        self._arrived, self._consumed = b"", 0
+        return True
+
+    async def _receive_other(self) -> None:
+        """Receive a frame that is not plain."""
         fault = await self._next_fault()
         if fault is None:
             await super()._receive_frame()
@@ -155,21 +177,20 @@ class FrameReader(WebSocketProtocol13):
         return self._arrived[self._consumed - n : self._consumed]
 
     async def _read_more(self) -> None:
-        rest = self._arrived[self._consumed :]
-        self._arrived, self._consumed = b"", 0  # an idle connection holds no buffer
-        arrived = await self.stream.read_bytes(READ_BYTES_MAX, partial=True)
-        self._wire_bytes_in += len(arrived)
-        self._arrived = rest + arrived
+        self._arrived, self._consumed = self._arrived[self._consumed :], 0
+        self._add_arrived(await self.stream.read_bytes(READ_BYTES_MAX, partial=True))
 
-    async def _handle_plain(self) -> bool:
-        """Handle the plain frames that come next; return whether there was one."""
+    def _add_arrived(self, arrived: bytes) -> None:
+        self._wire_bytes_in += len(arrived)
+        self._arrived += arrived
+
+    def _handle_plain(self) -> bool:
+        """Handle the plain frames that come next, until one must be awaited; return whether there was one."""
         was_plain = False
         while not self.client_terminated and (text := self._next_plain()) is not None:
-            handled = self._handle_message(TEXT, text)
-            if handled is not None:
-                await handled
             was_plain = True
-            if self._owner.is_turn_over():
+            self._handling = self._handle_message(TEXT, text)
+            if self._handling is not None or self._owner.budget.is_turn_over():
                 break
         return was_plain
 

@@ -274,9 +274,6 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if self.connection is not None:
             self.connection.receive_queue.close()
 
-    def is_turn_over(self) -> bool:
-        return self.budget.is_turn_over()
-
     def write_frame(self, frame: bytes) -> asyncio.Future[None] | None:
         assert self.connection is not None
         return self.connection.write(frame)

@@ -15,6 +15,8 @@ import asyncio
 import logging
 import re
 from asyncio import Future
+from collections.abc import Callable
+from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -43,6 +45,7 @@ FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXY
 # that accepts a bare LF as the end of an extension sees other requests than a reader that does not.
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 CHUNK_LINE_BYTES_MAX = 1_024
+READ_BYTES_MAX = 32_768  # in one read of a WebSocket: a hundred updates or more
 TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; each chunk counts as CHUNK_COST more
 CHUNK_COST = 1_024
 
@@ -52,6 +55,41 @@ class RequestStream(IOStream):
 
     Tornado closes a stream when a line or a head is too long. Here the reader gets more bytes than it asked for.
     """
+
+    # Beside Tornado's own attributes, whose dict is shared by all streams.
+    __slots__ = ("_handle",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._handle: Callable[[bytes], bool] | None = None
+
+    async def read_or_handle(self, handle: Callable[[bytes], bool]) -> bytes:
+        """Return what has arrived; if that is nothing, call `handle` with all that arrives until it returns False.
+
+        Each read would cost a future and a turn of the event loop otherwise. `handle` keeps what it does not handle.
+        """
+        self._handle = handle
+        try:
+            return await self.read_bytes(READ_BYTES_MAX, partial=True)
+        finally:
+            self._handle = None
+
+    def _handle_read(self) -> None:
+        if self._handle is None:
+            super()._handle_read()
+            return
+        try:
+            arrived = self.socket.recv(READ_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(exc_info=error)
+            return
+        if not arrived:
+            self.close()
+        elif not self._handle(arrived):
+            self._handle = None
+            self._read_from_buffer(0)  # ends the wait
 
     def _find_read_pos(self) -> int | None:
         if self._read_regex is not None and self._read_buffer and self._read_buffer[0] not in FIRST_BYTES:

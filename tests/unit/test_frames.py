@@ -10,14 +10,22 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol13, _WebSocketParams
 
-from balance.realtime.frames import READ_BYTES_MAX, FrameReader
+from balance.aio.loop_budget import LoopBudget
+from balance.realtime.frames import FrameReader
+from balance.web.http_connection import READ_BYTES_MAX, RequestStream
 from tests.support.raw_websocket import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
 from tests.support.strategies import examples
 
 MESSAGE_BYTES_MAX = 70_000
+
+
+class Budget(LoopBudget):
+    """Every turn is over after one frame."""
+
+    def is_turn_over(self) -> bool:
+        return True
 
 
 class Handler:
@@ -30,9 +38,7 @@ class Handler:
 
     def __init__(self) -> None:
         self.calls: list[object] = []
-
-    def is_turn_over(self) -> bool:
-        return True
+        self.budget = Budget()
 
     def write_frame(self, frame: bytes) -> asyncio.Future[None]:
         return self.websocket.stream.write(frame)
@@ -144,11 +150,11 @@ async def read(
     ours, theirs = socket.socketpair()
     with closing(theirs):
         theirs.setblocking(False)
-        handler, stream, loop = Handler(), IOStream(ours), asyncio.get_running_loop()
+        handler, stream, loop = Handler(), RequestStream(ours), asyncio.get_running_loop()
         parameters = _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX)
         websocket = handler.websocket = reader(handler, False, parameters)
         websocket.stream = stream
-        reading = asyncio.ensure_future(websocket._receive_frame_loop())
+        reading = asyncio.ensure_future(handler.budget.run("127.0.0.1", websocket._receive_frame_loop()))
         for piece in pieces:
             if reading.done():
                 break
@@ -222,11 +228,12 @@ async def test_of_many_that_come_at_once_each_is_read_and_others_have_their_turn
 
 async def test_nothing_is_held_while_nothing_comes() -> None:
     ours, theirs = socket.socketpair()
-    websocket = FrameReader(Handler(), False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
-    websocket.stream = IOStream(ours)
-    reading = asyncio.ensure_future(websocket._receive_frame_loop())
+    handler = Handler()
+    websocket = FrameReader(handler, False, _WebSocketParams(max_message_size=MESSAGE_BYTES_MAX))
+    websocket.stream = RequestStream(ours)
+    reading = asyncio.ensure_future(handler.budget.run("127.0.0.1", websocket._receive_frame_loop()))
     theirs.sendall(frame(FINAL | TEXT, b"x" * 10_000))
-    while not websocket.handler.calls:  # type: ignore[attr-defined]
+    while not handler.calls:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert websocket._arrived == b""

@@ -62,7 +62,14 @@ NAMES: dict[type, set[str]] = {
         "_write_finished",
     },
     HTTP1ServerConnection: {"_server_request_loop"},
-    IOStream: {"_find_read_pos", "_read_buffer", "_read_buffer_size", "_read_regex"},
+    IOStream: {
+        "_find_read_pos",
+        "_handle_read",
+        "_read_buffer",
+        "_read_buffer_size",
+        "_read_from_buffer",
+        "_read_regex",
+    },
     HTTPServer: {"_connections", "conn_params"},
     _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},
 }
