@@ -6,12 +6,12 @@ python := ".venv/bin/python"
 default:
     @just --list
 
-# lint, format, types and the tests that need no database
+# lint, format, types and the tests that need no database; property tests try a fifth of the examples that `test` tries
 check:
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
-    {{python}} -m pytest tests/unit -p no:schemathesis
+    {{python}} -m pytest tests/unit -n auto --dist loadfile -p no:schemathesis --hypothesis-profile=fast
 
 # all tests but the long ones, one worker for each core; arguments go to pytest
 test *arguments:
@@ -25,7 +25,7 @@ slow *arguments:
 bench *arguments:
     {{python}} -m bench {{arguments}}
 
-# tests that a change of the code makes a test fail; arguments are groups of tests/mutants.toml; an hour or more
+# mutation tests, which take long: does a test fail when the code is changed? arguments are groups of tests/mutants.toml
 mutants *arguments:
     {{python}} -m tests.support.mutants {{arguments}}
 

@@ -1,5 +1,7 @@
 """Builds the parts of the service, and starts and stops them in an order that loses nothing.
 
+docs/architecture.md has a drawing of the parts.
+
 Life cycle: `App(config, url)` opens nothing. `start` opens everything, on sockets that are bound already, and returns
 when the service answers. `stop` answers what is in flight, then closes everything, in bounded time.
 """
@@ -27,16 +29,23 @@ from balance.host_names import is_loopback
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
+from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
-from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.pool import Pool
 from balance.storage.store import Store
-from balance.web import pages as docs
-from balance.web import snapshots as rest
+from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
+from balance.web.snapshots import (
+    MisdirectedHandler,
+    NotFoundHandler,
+    ServerHandler,
+    SnapshotHandler,
+    SnapshotsHandler,
+)
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
@@ -47,7 +56,7 @@ log = logging.getLogger("balance.app")
 library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
-RETRY_S = 0.25  # between two attempts to open a database that is away when the service starts
+RETRY_S = 0.25  # between two attempts to open a database that was not available at the start
 CHECK_S = 2.0  # between two checks of the database while the service runs
 
 
@@ -55,7 +64,7 @@ class App:
     """The service of one process."""
 
     def __init__(self, config: Config, url: str, outage: Outage | None = None) -> None:
-        """Build it; `outage` logs that the database is lost and back. Raises DatabaseError when `url` is none."""
+        """Build it; `outage` logs the loss and return of the database. Raises DatabaseError for an invalid `url`."""
         self._config = config
         pool = Pool(
             url,
@@ -89,9 +98,9 @@ class App:
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
-        # Served too is the address that the start line has.
+        # The start line has the address of `--host`, so it is served too.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy that serves others, a page of a loopback host is a program of a visitor's machine.
+        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
         for_own_machine = is_loopback(config.host) and not config.trusted_proxies
         origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
         self._http = HttpListener(
@@ -104,12 +113,12 @@ class App:
                 body_bytes_max=config.body_bytes_max,
             ),
             budget=self._budget,
-            xheaders=bool(config.trusted_proxies),  # X-Forwarded-For is anyone's to write, unless a proxy does
+            xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
         self._watching: asyncio.Task[None] | None = None
-        self._refusal: str | None = None  # the last one logged of a database that came after the start
+        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
@@ -118,7 +127,7 @@ class App:
             "budget": self._budget,
             "body_bytes_max": self._config.body_bytes_max,
         }
-        engine = {
+        socket_io = {
             "server": self.server,
             "origins": origins,
             "budget": self._budget,
@@ -132,21 +141,22 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
-        contract = {**common, "limiter": self.document_limiter, "documents": by_request_path(documents(limits))}
-        pages = {**common, "limiter": self.document_limiter, "documents": by_request_path(docs.pages(limits))}
+        of_documents = {**common, "limiter": self.document_limiter}
+        contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
+        docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
         return Application(
             [
-                (HostNotServed(hosts), rest.MisdirectedHandler, common),
-                (SNAPSHOTS, rest.SnapshotsHandler, common),
-                (f"{SNAPSHOTS}/([^/]+)", rest.SnapshotHandler, common),
-                (re.escape(protocol.SOCKET_PATH), EngineHandler, engine),
-                (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, {**contract, "headers": {}}),
-                (re.escape(OPENAPI), DocumentHandler, {**contract, "headers": {}}),
-                (re.escape(ASYNCAPI), DocumentHandler, {**contract, "headers": {}}),
-                (f"{DOCS}(?:/.*)?", DocumentHandler, {**pages, "headers": docs.HEADERS}),
-                (r"\*", rest.ServerHandler, common),
+                (HostNotServed(hosts), MisdirectedHandler, common),
+                (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
+                (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
+                (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
+                (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
+                (re.escape(OPENAPI), DocumentHandler, contract),
+                (re.escape(ASYNCAPI), DocumentHandler, contract),
+                (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+                (r"\*", ServerHandler, common),
             ],
-            default_handler_class=rest.NotFoundHandler,
+            default_handler_class=NotFoundHandler,
             default_handler_args=common,
             log_function=log_request,
             websocket_max_message_size=self._config.frame_bytes_max,
@@ -154,10 +164,10 @@ class App:
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> asyncio.Future[None]:
-        """Open the store and serve on `sockets`; return a future that fails if the database proves unfit later.
+        """Open the store and serve on `sockets`. Raises DatabaseError and SchemaError.
 
-        A database that is away does not stop the start: everything is answered `unavailable` until it comes.
-        Raises DatabaseError and SchemaError.
+        A database that is not available does not stop the start: every request gets `unavailable` until it is. The
+        future that is returned fails if it then cannot be used.
         """
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
@@ -171,7 +181,7 @@ class App:
         return unfit
 
     async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
-        """Open the database if it was away at the start; then check it, so that `outage` knows of it while idle."""
+        """Open the database if that failed at the start; then check it, so that an outage is logged while idle too."""
         while self.service.life is Life.STARTING:
             await asyncio.sleep(RETRY_S)
             try:
@@ -196,9 +206,9 @@ class App:
             await self._open_store()
         except StoreUnavailable:
             pass
-        except DatabaseError as error:  # the process runs already: what needs a person may still be put right
-            if str(error) != self._refusal:
-                self._refusal = str(error)
+        except DatabaseError as error:  # the process runs already, and a person may still repair the database
+            if str(error) != self._logged_refusal:
+                self._logged_refusal = str(error)
                 log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
@@ -221,7 +231,7 @@ class App:
     def _close_store(self) -> None:
         self._write_thread.stop()
         self._read_executor.shutdown(wait=False, cancel_futures=True)
-        self.store.close()  # which ends what a thread still waits for
+        self.store.close()  # ends the calls in which threads still wait
         self._write_thread.join()
         self._read_executor.shutdown(wait=True)
 

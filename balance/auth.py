@@ -1,6 +1,7 @@
-"""Access control: the one function that every entry of the service asks before it does anything for a caller.
+"""Access control: the one function that every entry of the service asks before it saves or returns anything.
 
-An entry is each REST operation, the documents and pages, the CONNECT packet of Socket.IO, and each event.
+An entry is each REST operation, the documents and pages, the CONNECT packet of Socket.IO, and each event. An event asks
+when its packet has been decoded, for its name and the `id` of its update, which the error repeats, are in it.
 There are no tokens yet, so each caller has the role ANYONE, which may do everything.
 """
 

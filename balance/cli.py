@@ -1,6 +1,7 @@
 """The commands of the program: `serve`, the default, and `migrate`.
 
-The life of the process, from top to bottom. `--help` lists the settings.
+`main` reads the settings and runs one of them. `run_server` opens what the service needs, and `serve` runs it until a
+signal. `--help` lists the settings.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ async def serve(
     """
     stop = asyncio.Event()
     signals.set(stop)
-    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]  # the service runs until one of them is done
     if supervisor is not None:
         supervisor.start()
         ends.append(asyncio.wrap_future(supervisor.failure))
@@ -114,8 +115,8 @@ async def serve(
             if end.done():
                 end.result()
     finally:
-        signals.ignore()  # the event's loop is closed soon
-        started.cancel()  # otherwise it could go on to serve, or fail with its error never retrieved
+        signals.ignore()  # the loop of the event `stop` is closed soon
+        started.cancel()  # otherwise it could still begin to serve, or fail with an error that is never retrieved
         if supervisor is not None:
             supervisor.stop()  # first: a service manager may send SIGTERM to PostgreSQL as well
         await app.stop()
@@ -124,7 +125,7 @@ async def serve(
 
 @contextmanager
 def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
-    """Give the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
+    """Yield the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
     if config.database_url:
         keep_only_credentials(os.environ)
         yield config.database_url, None
@@ -132,7 +133,7 @@ def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, Embedd
     postgres = EmbeddedPostgres.start(config.data_dir)
     try:
         yield postgres.url, postgres
-    except EmbeddedError:  # the reason of its end, and not the failure to stop it as well
+    except EmbeddedError:  # the reason for its end is raised, and not the failure to stop it too
         with suppress(EmbeddedError):
             postgres.stop()
         raise
@@ -161,7 +162,7 @@ def bind(config: Config) -> list[socket.socket]:
 
 
 def raise_open_file_limit(watchers_max: int) -> None:
-    """Raise the limit on open files towards one per watcher; the default of each system is a fraction of that."""
+    """Raise the limit on open files to one for each watcher, as far as the hard limit allows; defaults are lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = watchers_max + 256 if hard == resource.RLIM_INFINITY else min(hard, watchers_max + 256)
     if soft != resource.RLIM_INFINITY and soft < wanted:

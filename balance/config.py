@@ -26,7 +26,7 @@ class ConfigError(Exception):
 
 
 def setting(default: Any, text: str, low: int | None = None, high: int | None = None, **more: Any) -> Any:
-    """Declare a setting: its default, one line of help and, for a number, its range with both ends."""
+    """Declare a setting: its default, one line of help and, for a number, the lowest and the highest value."""
     return field(default=default, metadata={"help": text, "low": low, "high": high}, **more)
 
 
@@ -52,7 +52,10 @@ class Config:
     frame_bytes_max: int = setting(1_000_000, "size of one WebSocket frame or polling request", 32_768, 16_777_216)
     watchers_max: int = setting(20_000, "Socket.IO clients connected at once", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
-        1_048_576, "backlog of one client, beside two batches; over it, it is disconnected", 65_536, 1_073_741_824
+        1_048_576,
+        "backlog of one client, beside two batches; over it, the client is disconnected",
+        65_536,
+        1_073_741_824,
     )
     updates_in_flight_max: int = setting(
         256, "unanswered updates of one Socket.IO client; at the limit its socket is not read", 1, 100_000

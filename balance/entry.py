@@ -1,6 +1,6 @@
 """Entry point of the process, for `balance-server` and for `python server.py`.
 
-Importing the service takes most of the start. So the first signal handlers are set before anything heavy is imported.
+The imports take most of the time of a start, so the first signal handlers are set before them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from balance.process.stop_signals import exit_on_signals, ignore_signals
 
 
 def main() -> int:
-    """Run the command that the arguments of the process name; return the exit status."""
-    exit_on_signals(status=1 if sys.argv[1:2] == ["migrate"] else 0)
+    """Run the command in the arguments of the process; return the exit status."""
+    exit_on_signals(status=1 if sys.argv[1:2] == ["migrate"] else 0)  # a migration that was stopped is not done
     from balance import cli
 
     exit_status = cli.main(sys.argv[1:])

@@ -52,7 +52,7 @@ class Origin(NamedTuple):
 def is_private(name: str) -> bool:
     """Return whether nobody can register a name, so that no stranger can point it to this server.
 
-    An IP address in any form, a single label, or a name under one of PRIVATE_SUFFIXES.
+    That is an IP address in any form, a single label, or a name under one of PRIVATE_SUFFIXES.
     """
     return "." not in name or _is_address(name) or f".{name}".endswith(PRIVATE_SUFFIXES)
 

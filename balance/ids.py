@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 
-VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # by any digit: the first two bits become 10
+VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # for each digit one whose first bits are 10
 
 
 def uuid7() -> str:
@@ -15,7 +15,7 @@ def uuid7() -> str:
 
     Ids that grow with time keep the index of a large table dense.
     """
-    digits = next(_bytes).hex()
+    digits = next(_ten_bytes).hex()
     time_digits = _format_time(time.time_ns() // 1_000_000)
     return f"{time_digits}{digits[:3]}-{VARIANT[digits[3]]}{digits[4:7]}-{digits[7:19]}"
 
@@ -27,10 +27,10 @@ def _format_time(milliseconds: int) -> str:
 
 
 def _random_bytes() -> Iterator[bytes]:
-    """Yield ten random bytes at a time; the operating system is asked for a kilobyte at once, since asking costs."""
+    """Yield ten random bytes at a time, of a kilobyte that was read at once: a system call for each would cost more."""
     while True:
         block = os.urandom(1_280)
         yield from (block[start : start + 10] for start in range(0, 1_280, 10))
 
 
-_bytes = _random_bytes()
+_ten_bytes = _random_bytes()

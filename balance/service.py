@@ -1,7 +1,7 @@
-"""What both transports call: save, list, find.
+"""The operations that both transports call: save, list, find.
 
-A transport decodes, calls a method here and encodes what it returns. Every rejection is a `protocol.ServiceError`, the
-same for both.
+A transport decodes a request, calls a method here and encodes the result. Every rejection is a `protocol.ServiceError`,
+the same for both.
 
 Threads: event loop only; reads run in worker threads.
 
@@ -29,17 +29,17 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.ids import uuid7
 from balance.snapshot import Saved, Snapshot, parse_ts
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Position, Store
 
 T = TypeVar("T")
-YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # a cursor counts from here: no moment that can be stored comes before
+YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # cursors count from here, since no earlier moment can be stored
 TIMED_OUT = "the database did not answer in time"
 LIMIT_DEFAULT = 100  # docs/spec.md, GET /api/balance/snapshot
 
 
 class Life(Enum):
-    """The life cycle of the service; the value is why it saves nothing."""
+    """The life cycle of the service; the value is the reason why nothing is saved, for clients."""
 
     STARTING = "the database is not there yet"
     RUNNING = ""
@@ -53,12 +53,12 @@ class Page:
     data: protocol.Encoded  # an array of schemas/snapshot.json, in the order of the query
     limit: int
     offset: int
-    total: int | None  # None with a filter: counting what passes it would read all of it
+    total: int | None  # None with a filter: to count its rows would be to read all of them
     next: str | None  # the cursor of the page after this one
 
 
 class Cursor(NamedTuple):
-    """A position in a list: after the snapshot of this ts and seq, in a list by seq after the one of this seq."""
+    """A position in a list: after the snapshot with this ts and seq."""
 
     ts: datetime | None  # None in a list by seq
     seq: int
@@ -70,7 +70,7 @@ class Cursor(NamedTuple):
 
 
 class Service:
-    """What the system does, for any transport."""
+    """The operations of the service, for any transport."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Service:
         return self._tail.position
 
     def start(self, position: Position) -> None:
-        """Save and read; publish what comes after `position`."""
+        """Begin to save and read; publish the snapshots after `position`."""
         assert self.life is Life.STARTING
         self._tail.start(position)
         self._writer.start()
@@ -113,7 +113,7 @@ class Service:
         await self.read_limiter.wait_idle(deadline - time.monotonic())
 
     def begin_save(self, update: Any) -> PendingSave:
-        """Submit what a client sent (schemas/balance_update.json); pass the pending save to `finish_save` when done.
+        """Check an update (schemas/balance_update.json) and submit it; `finish_save` takes the pending save when done.
 
         Raises InvalidPayload, Busy and Unavailable.
         """
@@ -144,7 +144,7 @@ class Service:
         """
         protocol.check("list_query", query)
         before = decode_cursor(query["cursor"]) if "cursor" in query else None
-        order = before.order if before else query.get("order", "ts")  # a cursor of one list is none of the other
+        order = before.order if before else query.get("order", "ts")  # a cursor names a row of one of the two lists
         limit, offset, pid = query.get("limit", LIMIT_DEFAULT), query.get("offset", 0), query.get("pid")
         from_ = parse_ts(query["from"]) if "from" in query else None
         to = parse_ts(query["to"]) if "to" in query else None
@@ -179,9 +179,9 @@ class Service:
         return found
 
     async def check_database(self) -> None:
-        """Read something small, so that the loss and the return of the database are noticed while nothing else reads.
+        """Read one row, so that the loss and the return of the database are noticed while there are no requests.
 
-        Raises Unavailable; what was found is in `Outage`.
+        Raises Unavailable; `Outage` records the result.
         """
         await self._read(self._store.position)
 
@@ -207,7 +207,7 @@ def _to_datetime(milliseconds: int) -> datetime:
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """Write a cursor: its ts in microseconds since the year 1, in a list by seq 0, and its seq."""
+    """Write a cursor as `<ts>_<seq>`, with the ts in microseconds since the year 1, or 0 in a list by seq."""
     micros = 0 if cursor.ts is None else (cursor.ts - YEAR_ONE) // timedelta(microseconds=1)
     return f"{micros}_{cursor.seq}"
 

@@ -1,11 +1,11 @@
-"""The values that cross the layers: Snapshot, from an update, from a row, and to each shape on the wire; and Saved.
+"""The values that cross the layers: Snapshot, which is built from an update or a row, and Saved, the result of a save.
 
-The ledgers are JSON, encoded once, in the digits that PostgreSQL returns: so they are the same text in a reply, in an
-event and in a later read, and none of these has to encode them.
+The ledgers are JSON, encoded once, in the digits that PostgreSQL returns. Therefore they are the same text in a reply,
+in an event and in a later read, and none of these encodes them again.
 
 Pure: the clock and the new id are arguments, nothing is read or written. `ts` and `timestamp` are the same moment under
-two names of docs/spec.md; this module knows which shape uses which. The shape in a list is written by PostgreSQL too
-(`store.PAGE`), to the same text.
+two names of docs/spec.md; this module knows which shape on the wire uses which. PostgreSQL too writes the shape in a
+list (`store.PAGE`), as the same text.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SMALLEST_EXPONENT = -30  # of the smallest amount that is not 0, 1e-30 (schemas/
 class Snapshot(msgspec.Struct, frozen=True):
     """What a bot held at one moment."""
 
-    id: str  # a UUID in lower case; the client's own, or a UUIDv7 of ours
+    id: str  # a UUID in lower case; the client's own, or a UUIDv7 of the server
     ts: datetime  # the moment that it reports: UTC, whole microseconds
     pid: int | None  # the process that reported it, if the update names it
     onchain: protocol.Encoded  # an object: asset name to amount
     onsite: protocol.Encoded
-    received_at: datetime  # the moment at which we received it: UTC
+    received_at: datetime  # the moment of its arrival: UTC
     seq: int = 0  # its position in the feed, from 1; 0 until it is saved
 
     @classmethod
@@ -57,11 +57,11 @@ class Snapshot(msgspec.Struct, frozen=True):
         return Snapshot(self.id, self.ts, self.pid, self.onchain, self.onsite, self.received_at, seq)
 
     def has_same_content(self, sent: Snapshot) -> bool:
-        """Return whether it holds what a sent snapshot of the same id reports: what `id` promises of a resend.
+        """Return whether a snapshot that was sent under this id again is the same, so that it is a duplicate.
 
-        A resend without `ts` reports the same moment, whatever its clock shows by now.
+        If it was sent without `ts`, its moment is not compared: it is only the time of its arrival.
         """
-        # By identity: a client may give the same millisecond in which its update is received.
+        # Compared by identity: the `ts` of a client may equal the time of arrival.
         has_ts = sent.ts is not sent.received_at
         return (
             self.pid == sent.pid
@@ -115,7 +115,7 @@ def format_ts(ts: datetime) -> str:
 def _encode_ledger(ledger: Mapping[str, Amount] | protocol.Encoded) -> protocol.Encoded:
     if isinstance(ledger, protocol.Encoded):
         return ledger  # of a protocol.ValidatedUpdate
-    # In the order in which jsonb returns the assets, the shorter name first; no name has a sign to be escaped.
+    # In the order in which jsonb returns the assets, the shorter name first. No name has a character that JSON escapes.
     assets = sorted(sorted(ledger), key=len)
     return protocol.Encoded("{" + ",".join([f'"{asset}":{_format_amount(ledger[asset])}' for asset in assets]) + "}")
 
@@ -128,8 +128,6 @@ def _format_amount(amount: Amount) -> str:
     text = str(amount)
     if "E" not in text and text[0] != "-":
         return text
-    exponent = Decimal(amount).as_tuple().exponent
-    assert isinstance(exponent, int), "the schema admits finite amounts only"
-    if exponent > 0 or (not amount and exponent < SMALLEST_EXPONENT):
-        return str(int(amount))
+    if not amount and Decimal(amount).adjusted() < SMALLEST_EXPONENT:  # of a zero, this is its exponent
+        return "0"
     return format(Decimal(amount).copy_abs(), "f")  # `abs` would round

@@ -119,7 +119,7 @@ class WebSocket(Client):
     """A Socket.IO client, connected once the constructor returns."""
 
     def __init__(self, port: int, total: Counter[bytes] | None = None) -> None:
-        """`total` counts what all clients together received that share it."""
+        """Connect; `total` counts what all clients that share it have received together."""
         super().__init__(port)
         self.received: Counter[bytes] = Counter()
         self._total = Counter() if total is None else total

@@ -63,7 +63,7 @@ def delivery(target: Target, steps: Sequence[int], deliveries: int) -> list[Figu
 
 
 def compare_to_floor(ours: Sequence[Figure], floor: Sequence[Figure], *, quick: bool) -> list[Figure]:
-    """Divide our dearest delivery by our first one, after taking off what a bare `send` costs more there.
+    """Divide the cost of our dearest delivery by that of our first one, less the growth of the cost of a bare `send`.
 
     A `send` becomes dearer on every server, since the processor's caches do not hold the sockets of thousands. A
     `quick` run has too few deliveries for a goal.

@@ -22,7 +22,7 @@ WARM_UP = 0.2  # of the updates are sent first and not measured, where a target 
 
 
 def save(target: Target, updates: int) -> list[Figure]:
-    """One client keeps 128 updates in flight."""
+    """Measure one client that keeps 128 updates in flight."""
     took, cpu = _send(target, updates, 0, 128)
     return [
         Figure("save, 128 in flight: CPU", "µs/update", cpu / updates * 1e6, "≤ 0.30"),
@@ -37,7 +37,7 @@ def compare_to_pgbench(figures: Sequence[Figure], single_inserts: float) -> list
 
 
 def alone(target: Target, updates: int) -> list[Figure]:
-    """One client with one update in flight, by Socket.IO and then by POST. Nothing else is connected."""
+    """Measure one client with one update in flight, by Socket.IO and then by POST. Nothing else is connected."""
     fleet = Fleet(target.port)
     by_event = _lone_figures("Socket.IO", target, fleet.time_acks, updates)
     fleet.close()
@@ -60,7 +60,7 @@ def _lone_figures(transport: str, target: Target, send: Callable[[int], list[flo
 
 
 def bots(target: Target, updates: int) -> list[Figure]:
-    """2, 5 and 20 bots, each with one update in flight. All of them watch, so each receives every snapshot."""
+    """Measure 2, 5 and 20 bots, each with one update in flight. All of them watch, so each receives every snapshot."""
     figures = []
     for count, goal in BOTS_GOALS.items():
         fleet = Fleet(target.port, senders=count)
@@ -73,14 +73,14 @@ def bots(target: Target, updates: int) -> list[Figure]:
 
 
 def broadcast(target: Target, updates: int, watchers: int, in_flight: int) -> list[Figure]:
-    """Broadcast each of some updates in flight to many watchers."""
+    """Measure a broadcast to many watchers, with some updates in flight."""
     _, cpu = _send(target, updates, watchers, in_flight)
     name = f"broadcast to {watchers}, {in_flight} in flight: CPU"
     return [Figure(name, "µs/delivery", cpu / updates / watchers * 1e6, "≤ 0.25" if in_flight > 1 else "≤ 0.65")]
 
 
 def last_delivery_latency(target: Target, updates: int, watchers: int) -> list[Figure]:
-    """One update at a time: the time from its sending to the last of many watchers."""
+    """Measure the time from the sending of an update, one at a time, to its receipt by the last of many watchers."""
     fleet = Fleet(target.port, watchers)
     times = fleet.time_broadcasts(updates)
     fleet.close()
@@ -89,14 +89,14 @@ def last_delivery_latency(target: Target, updates: int, watchers: int) -> list[F
 
 
 def post(target: Target, requests: int, connections: int) -> list[Figure]:
-    """Many connections, each with one POST in flight."""
+    """Measure many connections, each with one POST in flight."""
     share = requests // connections
     shares = [[make_post(first * share + number) for number in range(share)] for first in range(connections)]
     return [_request_rate("POST, 64 connections", target, shares, b"201")]
 
 
 def list_latest(target: Target, requests: int, connections: int) -> list[Figure]:
-    """The latest 100 snapshots, read by many connections."""
+    """Measure many connections that read the latest 100 snapshots."""
     shares = [[make_get("?limit=100")] * (requests // connections)] * connections
     return [_request_rate("GET of the latest 100", target, shares, b"200")]
 

@@ -29,13 +29,15 @@ from balance.storage.migrate import migrate
 from tests.support import browser, contract
 from tests.support.embedded import start_postgres
 from tests.support.packages import Environment, build_wheel
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, temporary_database
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Process, Service
+from tests.support.strategies import FAST
 
 # The same examples in every run, and no folder of earlier ones in the tree.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile(FAST, hypothesis.settings(), max_examples=20)
 
 THREAD_S_MAX = 5.0  # a worker of the pool ends after its attempt to connect, which may take three seconds
 
@@ -103,11 +105,8 @@ def template(postgres: str) -> Iterator[str]:
 @pytest.fixture
 def database(postgres: str, template: str) -> Iterator[Database]:
     """Make a migrated database for one test."""
-    name = f"balance_test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield Database(make_conninfo(postgres, dbname=name))
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with temporary_database(postgres, template) as one:
+        yield one
 
 
 @pytest.fixture

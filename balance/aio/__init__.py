@@ -1,1 +1,1 @@
-"""Asyncio primitives; they import nothing of ours but each other."""
+"""Primitives for asyncio: fairness, limits, single flight, threads. They import no other module of the service."""

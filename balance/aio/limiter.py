@@ -1,7 +1,7 @@
 """A concurrency limit, shared out by address, that never queues: a caller over the limit fails at once.
 
-An address may hold as many slots as it leaves free for others: at most half of them. So some are free whatever number
-of addresses hold as many as they may.
+An address may hold at most as many slots as stay free: half of all slots if it is the only one, half of the rest if it
+is the second. So no address can use up the slots of the others.
 """
 
 from __future__ import annotations

@@ -166,4 +166,4 @@ class _Driver(Generic[T]):
             try:
                 yield awaited
             except BaseException as raised:
-                error = raised
+                error, awaited = raised, None  # of a future, whose exception refers to this frame

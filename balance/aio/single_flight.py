@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """The reads of now, by what they read. Event loop only."""
+    """The reads that run or are about to run, by key. Event loop only."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[T]] = {}

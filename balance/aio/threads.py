@@ -1,8 +1,8 @@
 """Run blocking calls in worker threads.
 
 `run_in_thread` is cheaper than `loop.run_in_executor`, which chains two futures. `WorkerThread` is one thread that is
-woken, and wakes the event loop, by a byte in a pipe: a thread that waits for a lock, as those of an executor do, has to
-get that lock and then the interpreter's, and `call_soon_threadsafe` reads its socket twice.
+woken by a byte in a pipe, and wakes the event loop by another. Both are cheaper than the usual means: a thread of an
+executor has to acquire a lock and then that of the interpreter, and `call_soon_threadsafe` reads its socket twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run_in_thread(executor: Executor, function: Callable[..., T], *arguments: ob
 class WorkerThread:
     """One thread that makes calls in their order, and delivers to the event loop in their order.
 
-    Threads: `deliver` is for the thread itself, `submit` for any, the rest for the event loop.
+    Threads: `deliver` is for the thread itself; `submit`, `stop` and `join` for any, the rest for the event loop.
 
     Life cycle: `start()`, `stop()`, `join()`, `close()`, each once; `join` blocks.
     """
@@ -59,9 +59,10 @@ class WorkerThread:
         self._thread.start()
 
     def submit(self, call: Callable[[], None]) -> None:
-        """Have the thread make a call."""
-        self._calls.append(call)
-        os.write(self._calls_writer, b"\0")
+        """Have the thread make a call; after `stop` it is not made."""
+        if not self._is_stopping:  # the descriptor is closed soon, and may then be that of a client's connection
+            self._calls.append(call)
+            os.write(self._calls_writer, b"\0")
 
     def deliver(self, call: Callable[[], None]) -> None:
         """Have the event loop make a call."""

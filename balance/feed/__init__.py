@@ -1,1 +1,5 @@
-"""The log by `seq`: how snapshots get in, and how they get out again."""
+"""The feed: snapshots are committed to it in batches, and published from it in the order of `seq`.
+
+The modules, in the order in which a save passes them: `writer` (accepts saves, answers them, fails the overdue ones),
+`pending` (the result of one save), `batcher` (cuts batches for the write thread), `tail` (publishes, and repairs gaps).
+"""

@@ -1,10 +1,10 @@
 """Cuts pending saves into batches, and appends one batch after the other in the write thread.
 
-One batch is appended at a time; what arrives meanwhile goes into the next. Where BATCH_MIN saves or more wait, the
-write thread cuts one batch more by itself, so the database does not wait for the event loop; fewer wait until the batch
-is acknowledged, and share a commit with what its senders send next. A batch holds at most half of what is pending:
-while one half is appended, the other is acknowledged and its senders send again. All of them together would leave idle
-first the event loop, then the database.
+One batch is appended at a time; saves that arrive meanwhile go into the next one. If BATCH_MIN saves or more wait when
+it is appended, the write thread cuts the next one by itself, so that the database does not wait for the event loop.
+Fewer saves wait until the batch is acknowledged, and share a commit with what its senders send next. A batch holds at
+most half of all pending saves: while one half is appended, the other is acknowledged and its senders send again. With
+all of them in one batch, first the event loop would be idle and then the database.
 
 Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
 write thread. The lock guards what both change: `_queue`, `_singles_left`, `_is_idle` and `_in_flight`.
@@ -21,10 +21,10 @@ from typing import NamedTuple, Protocol
 from balance.aio.threads import WorkerThread
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended
 
-BATCH_MIN = 32  # a batch of this size shares a commit well enough
+BATCH_MIN = 32  # the cost of a commit, shared by this many saves, is small
 IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads allows for two
 
 
@@ -55,13 +55,13 @@ class Batcher:
         self.pending: deque[PendingSave] = deque()
         """All saves that are not done, in their order, and perhaps some that are."""
         self._queue: deque[PendingSave] = deque()  # those of them that are in no batch yet
-        self._singles_left = 0  # as many at the front of the queue are appended one by one
-        self._is_idle = True  # whether the write thread has no batch of ours, and was not asked to cut one
+        self._singles_left = 0  # this many saves at the front of the queue are appended one by one
+        self._is_idle = True  # whether the write thread appends no batch, and was not asked to cut one
         self._in_flight = 0  # batches that `on_batch` has not been called with
         self._lock = threading.Lock()
 
     def submit(self, save: PendingSave) -> None:
-        """Append a save."""
+        """Queue a save for the next batch."""
         self.pending.append(save)
         self._queue.append(save)  # one step of a deque, so without the lock
         self.start_next()
@@ -77,7 +77,7 @@ class Batcher:
         self._worker.submit(self._append_next)
 
     def discard_done(self) -> None:
-        """Make room: discard the saves at the front that are done."""
+        """Discard the saves at the front that are done, so that they no longer count as pending."""
         with self._lock:
             while self.pending and self.pending[0].done():
                 self.pending.popleft()
@@ -95,9 +95,9 @@ class Batcher:
         self.start_next()
         # Last, so that the event loop wakes up when this thread releases the interpreter's lock.
         if batch is not None:
-            self._worker.deliver(partial(self._pass_on, batch))
+            self._worker.deliver(partial(self._deliver, batch))
 
-    def _pass_on(self, batch: Batch) -> None:
+    def _deliver(self, batch: Batch) -> None:
         with self._lock:
             self._in_flight -= 1
         self._on_batch(batch)
@@ -121,7 +121,7 @@ class Batcher:
             return cut
 
     def _requeue_singly(self, saves: list[PendingSave]) -> None:
-        """Append saves one by one, before all others."""
+        """Put saves back at the front of the queue, to be appended one by one."""
         with self._lock:
             self._queue.extendleft(reversed(saves))
             self._singles_left = len(saves)

@@ -1,7 +1,7 @@
 """The result of one save, as a minimal future with one callback.
 
-Unlike asyncio.Future it runs its callback synchronously, so acknowledgements leave before the broadcast, and for a
-third of the time.
+Unlike asyncio.Future it runs its callback synchronously: acknowledgements are sent before the broadcast, and each costs
+a third of the time.
 
 Threads: event loop only.
 """

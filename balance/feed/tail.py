@@ -11,7 +11,7 @@ not answered, as soon as the database answers again.
 
 Not promised: that what another process saves is published before this process saves something too.
 
-Life cycle: `start(position)`, `drain()`, each once.
+Life cycle: `start(position)`, `stop_reading()`, `drain()`, each once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Protocol
 
 from balance.aio.threads import WorkerThread
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended, FeedEnd, Position
 
 log = logging.getLogger("balance.feed")
@@ -34,11 +34,11 @@ ROWS_MAX = 100  # of one read of the table
 
 
 class Lag(Enum):
-    """What is known of commits that no batch brings; the value is the pause in seconds before the table is read."""
+    """Whether the table may have snapshots that no batch brings; the value is the seconds before it is read."""
 
-    CAUGHT_UP = 0.0  # there are none, so it is not read
+    CAUGHT_UP = 0.0  # it has none, and is not read
     UNKNOWN = 0.25  # a batch got no answer, and may have been committed
-    IN_DOUBT = 1.0  # its session still runs, and may still commit it
+    IN_DOUBT = 1.0  # the session of that batch still runs, and may still commit it
 
 
 class TailStore(Protocol):
@@ -53,9 +53,9 @@ class Tail:
     """The position up to which the feed is published."""
 
     def __init__(self, store: TailStore, worker: WorkerThread, publish: Callable[[Sequence[Snapshot]], None]) -> None:
-        """Call the store in the thread of `worker`, which must be that of the batches, so that answers keep its order.
+        """Call the store in the thread of `worker`, and `publish` with snapshots in `seq` order.
 
-        `publish` is called with snapshots in `seq` order.
+        `worker` must be the thread of the batches: what it read before a batch is then delivered before that batch.
         """
         self._store = store
         self._worker = worker
@@ -67,7 +67,7 @@ class Tail:
         self._repair: asyncio.Task[None] | None = None  # runs while rows are read from the table
         self._timer: asyncio.TimerHandle | None = None  # of the pause before the table is read
         self._read_is_due = False
-        self._is_draining = False
+        self._is_stopping = False
 
     def start(self, position: Position) -> None:
         """Publish what comes after `position`."""
@@ -84,10 +84,13 @@ class Tail:
         """Note that a batch got no answer, and may have been committed."""
         self._set_lag(Lag.UNKNOWN)
 
-    async def drain(self) -> None:
-        """Wait until every batch is published, and read the table for nothing else any more."""
-        self._is_draining = True
+    def stop_reading(self) -> None:
+        """From now on read no rows of the table but those that are missing before a batch."""
+        self._is_stopping = True
         self._set_lag(Lag.CAUGHT_UP)
+
+    async def drain(self) -> None:
+        """Wait until every batch is published."""
         if self._repair is not None:
             await asyncio.wait([self._repair])
 
@@ -104,40 +107,41 @@ class Tail:
 
     def _publish_batch(self, appended: Appended) -> bool:
         """Publish what is new of a batch; return False if rows are missing before it."""
-        position = self._follow(appended)
+        position = self._adopt_feed(appended)
         stored = {one.snapshot.seq: one.snapshot for one in appended.saved}
         new = [stored[seq] for seq in sorted(stored) if seq > position.seq]
         if new and new[-1].seq != position.seq + len(new):
             return False
-        self._move(new)
+        self._publish_next(new)
         return True
 
-    def _follow(self, appended: Appended) -> Position:
-        """Return the position, which is another one if the batch was stored in another feed."""
+    def _adopt_feed(self, appended: Appended) -> Position:
+        """Continue in the feed of a batch, if it is another one than before; return the position."""
         assert self.position is not None
         inserted = [one.snapshot.seq for one in appended.saved if not one.duplicate]
         if appended.epoch != self.position.epoch or (inserted and inserted[0] <= self.position.seq):
-            # Reset or restored: what was published is not what the table holds now.
+            # The feed was reset or restored: the table does not hold what was published.
             first = inserted[0] if inserted else max(one.snapshot.seq for one in appended.saved) + 1
             log.error("the feed is another one now: epoch %s, going on from seq %d", appended.epoch, first)
             self.position = Position(appended.epoch, first - 1)
         return self.position
 
-    def _move(self, snapshots: Sequence[Snapshot]) -> None:
+    def _publish_next(self, snapshots: Sequence[Snapshot]) -> None:
+        """Publish the snapshots that follow the position, and advance it to the last of them."""
         if snapshots:
             assert self.position is not None
             self.position = Position(self.position.epoch, snapshots[-1].seq)
             self._publish(snapshots)
 
     def _set_lag(self, lag: Lag) -> None:
-        """Change what is known, and read the table after the pause that it asks for."""
+        """Set the lag, and read the table after its pause."""
         if lag is self.lag and self._timer is not None:
             return
         self.lag = lag
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if lag is not Lag.CAUGHT_UP and not self._is_draining:
+        if lag is not Lag.CAUGHT_UP and not self._is_stopping:
             self._timer = asyncio.get_running_loop().call_later(lag.value, self._make_read_due)
 
     def _make_read_due(self) -> None:
@@ -186,7 +190,7 @@ class Tail:
         except Exception:
             log.exception("what may have been saved could not be published")
             lag = Lag.CAUGHT_UP
-        if self._timer is None:  # or a batch was lost meanwhile
+        if self._timer is None:  # otherwise a batch was lost meanwhile, and its pause has begun
             self._set_lag(lag)
 
     async def _publish_rows(self, last: int) -> None:
@@ -197,4 +201,4 @@ class Tail:
             if not rows:
                 log.error("the feed has lost seq %d to %d", self.position.seq + 1, last)
                 self.position = Position(self.position.epoch, last)
-            self._move(rows)
+            self._publish_next(rows)

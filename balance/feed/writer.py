@@ -1,7 +1,7 @@
 """Group commit: many saves in one transaction, in one order.
 
-One batch is committed at a time; what arrives meanwhile goes into the next. After the commit each save gets its result,
-whose callback acknowledges it, and then the batch is published.
+One batch is committed at a time; saves that arrive meanwhile go into the next one. After the commit each save gets its
+result, whose callback acknowledges it, and then the batch is published.
 
 Threads: event loop only; the batcher calls the store in the write thread.
 
@@ -25,7 +25,7 @@ from balance.feed.batcher import AppendStore, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
@@ -47,7 +47,7 @@ class Writer:
         self._tail = tail
         self._pending_max = pending_max
         self._save_s_max = save_ms_max / 1000
-        self._batcher = Batcher(store, worker, self._settle, batch_max=batch_max)
+        self._batcher = Batcher(store, worker, self._finish_batch, batch_max=batch_max)
         self._pending = self._batcher.pending
         self._loop: asyncio.AbstractEventLoop
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -69,6 +69,7 @@ class Writer:
 
     async def drain(self, seconds_max: float) -> None:
         """Wait until all saves are done and published; fail what is not done by then."""
+        self._tail.stop_reading()
         try:
             async with asyncio.timeout(max(0.0, seconds_max)):
                 if self._pending:
@@ -81,12 +82,12 @@ class Writer:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
 
-    def _settle(self, batch: Batch) -> None:
-        """Give the saves of a batch their results, and publish it."""
+    def _finish_batch(self, batch: Batch) -> None:
+        """Give each save of a batch its result, whose callback answers the sender; then publish the batch."""
         if isinstance(batch.outcome, Appended):
             for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                 save.set_result(saved)
-            self._make_room()
+            self._discard_done()
             self._tail.advance(batch.outcome)
             return
         if isinstance(batch.outcome, StoreUnavailable):
@@ -95,9 +96,10 @@ class Writer:
                 save.set_exception(StoreUnavailable(str(batch.outcome)))  # one each, since each is raised
         else:
             batch.saves[0].set_exception(batch.outcome)
-        self._make_room()
+        self._discard_done()
 
-    def _make_room(self) -> None:
+    def _discard_done(self) -> None:
+        """Discard the saves that are done; have the next batch cut, or let `drain` go on."""
         self._batcher.discard_done()
         if self._pending:
             self._loop.call_soon(self._batcher.start_next)
@@ -109,7 +111,7 @@ class Writer:
         now = self._loop.time()
         for save in list(takewhile(lambda save: save.deadline <= now, self._pending)):
             save.set_exception(StoreUnavailable("the database did not answer in time"))
-        self._make_room()
+        self._discard_done()
         self._deadline_timer = None
         if self._pending:
             self._deadline_timer = self._loop.call_at(self._pending[0].deadline, self._expire_overdue)

@@ -5,8 +5,8 @@ The modules, from the socket inwards: `handler` (the HTTP path, with `handshake`
 (Socket.IO packets), `events` (how each event is answered), `watchers` (what is sent to those that have joined).
 `fast_update` is the fast path of a plain update, from its frame to `events`. All of it runs on the event loop.
 
-python-engineio, python-socketio and Tornado implement the protocols. What they leave open (they accept before they
-reject, queue without a limit, and let some errors end in silence) is closed here, by overriding just that.
+python-engineio, python-socketio and Tornado implement the protocols. They accept before they reject, queue without a
+limit, and leave some errors without an answer. Only what does so is overridden here (docs/library-pitfalls.md).
 """
 
 from balance.realtime.engine import Engine

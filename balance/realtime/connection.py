@@ -45,7 +45,7 @@ class Connection:
         return self.is_open and not self.stream.writing()
 
     def write(self, frames: bytes, sent: int = 0) -> asyncio.Future[None] | None:
-        """Hand frames, of which `sent` bytes have gone, to the operating system.
+        """Send frames, of which the first `sent` bytes are sent already.
 
         An IOStream makes a future for each write, so it gets only what the operating system does not accept at once;
         that is counted in `send_queue`, and the future is returned. Raises StreamClosedError once closed.

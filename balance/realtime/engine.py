@@ -1,7 +1,7 @@
 """Engine.IO sessions: what is sent to them, their heartbeats, and their end.
 
-Of python-engineio's `AsyncServer` this overrides what has no limit or no end; the protocol is the library's. Each
-session has a send queue with a limit in bytes, and a client that does not read is disconnected. One sweep ends the
+python-engineio's `AsyncServer` implements the protocol; this overrides what has no limit or no end in it. Each session
+has a send queue with a limit in bytes, and a client whose backlog is over it is disconnected. One sweep ends the
 sessions that do not send CONNECT in time or do not answer the heartbeat.
 
 Threads: the event loop only.
@@ -140,7 +140,7 @@ class Engine(engineio.AsyncServer):
             self._to_flush.append(session)
             queue.add_buffered(packets.frames)
         else:
-            self._enqueue(session, packets)
+            self._queue_or_disconnect(session, packets)
 
     def broadcast(self, packets: EncodedPackets) -> None:
         """Send the same packets to every session that has joined, without waiting.
@@ -170,19 +170,22 @@ class Engine(engineio.AsyncServer):
                 self._send_rest(session, packets, sent)
 
     def _send_rest(self, session: Session, packets: EncodedPackets, sent: int) -> None:
-        """Send what a broadcast could not. If nothing is before it, it bypasses the queue, as the next one will.
+        """Send the part of a broadcast that the operating system did not accept; `sent` bytes are sent already.
 
-        A part was sent only while nothing was before it, so the rest of it never comes to the queue.
+        After a part of a frame nothing but its rest may be sent. Both bypass the queue, or the session ends: then its
+        writer has ended, although nothing waits.
         """
         connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
-        if connection is None or not connection.is_idle:
-            self._enqueue(session, packets)
-        else:
+        if connection is not None and connection.is_idle:
             session.send_queue.direct_send = connection.stream.socket.send
             connection.write(packets.frames, sent)
+        elif sent:
+            self.abort_session(session)
+        else:
+            self._queue_or_disconnect(session, packets)
 
-    def _enqueue(self, session: Session, packets: EncodedPackets) -> None:
-        """Queue packets for a client, or disconnect it."""
+    def _queue_or_disconnect(self, session: Session, packets: EncodedPackets) -> None:
+        """Queue packets for a client; disconnect it if it is slow: if its backlog is over the limit."""
         queue = session.send_queue
         if not queue.admit(len(packets.frames), self._unsent_bytes_max):
             self.slow_disconnects += 1
@@ -225,8 +228,8 @@ class Engine(engineio.AsyncServer):
         if session.awaits_pong:
             session.heartbeat_at = time.monotonic() + self.ping_timeout
 
-    def _end_heartbeat(self, session: Session) -> None:
-        """Send the next ping, or end a session whose pong has not come."""
+    def _continue_heartbeat(self, session: Session) -> None:
+        """Send the next ping, or end a session whose pong has not come in time."""
         if session.awaits_pong:
             self.abort_session(session, self.reason.PING_TIMEOUT, close=NO_PONG)
             return
@@ -255,7 +258,7 @@ class Engine(engineio.AsyncServer):
             if now > session.connect_by:
                 self.abort_session(session, close=(POLICY, f"no CONNECT came within {self._connect_s_max:g} s"))
             elif now > session.heartbeat_at:
-                self._end_heartbeat(session)
+                self._continue_heartbeat(session)
 
     def _postpone(self, seconds: float) -> None:
         for session in self.sessions.values():
@@ -266,28 +269,28 @@ class Engine(engineio.AsyncServer):
     # The end
 
     async def close(self, seconds_max: float) -> None:
-        """Let what is queued go out, then close every transport: a WebSocket with 1001, a poll by its answer."""
+        """Wait until the queues are sent, then close every transport: a WebSocket with 1001, a poll by its answer."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         deadline = time.monotonic() + seconds_max
-        await self._sent(min(deadline, time.monotonic() + GOODBYE_S_MAX))
+        await self._wait_sent(min(deadline, time.monotonic() + GOODBYE_S_MAX))
         for session in list(self.sessions.values()):
             if session.connection is not None and session.is_upgraded:
                 session.connection.close(GOING_AWAY, "the server is stopping")
             elif not session.has_ended:
                 self.abort_session(session, self.reason.SERVER_DISCONNECT)
-        await self._ended(max(0.2, deadline - time.monotonic()))
+        await self._wait_ended(max(0.2, deadline - time.monotonic()))
         for connection in self.connections:  # those whose clients do not answer the close frame
             connection.abort()
-        await self._ended(1)
+        await self._wait_ended(1)
 
-    async def _sent(self, until: float) -> None:
+    async def _wait_sent(self, until: float) -> None:
         """Wait until no session has a backlog, or until this moment."""
         while time.monotonic() < until and any(session.send_queue.unsent_bytes for session in self.sessions.values()):
             await asyncio.sleep(0.01)
 
-    async def _ended(self, seconds_max: float) -> None:
-        """Wait until every session and every WebSocket has ended, or for this long."""
+    async def _wait_ended(self, seconds_max: float) -> None:
+        """Wait until every session and every WebSocket has ended, but at most for this time."""
         tasks = [*self._ending, *(one.serving for one in self.connections if one.serving is not None)]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds_max)

@@ -1,8 +1,10 @@
 """How the service answers the events of its clients.
 
-Every event is answered, and where the client asked for an acknowledgement it carries the same payload. A watcher is
-sent CONNECT, then `connected` with the position in the feed at which its live tail begins, then each snapshot after
+Every event is answered by an event; if the client asked for an acknowledgement, this has the same payload. A watcher
+receives CONNECT, then `connected` with the position in the feed at which its live tail begins, then each snapshot after
 that position, in order. docs/spec.md has the events.
+
+A new event is a row of `protocol.EVENTS` and a method here, listed in `_handlers`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Fast path for an update: from its frame to `EventHandlers`, past the task in which python-engineio reads frames.
+"""Fast path for an update: from its frame to `EventHandlers`, without the task in which python-engineio reads frames.
 
-It handles the plain case only: one `balance:update` with one payload, of a client that is connected and has nothing
-else before it. It answers as the slow path does, to the last byte; a property test holds the two together. Everything
-else is left to `server`: another event, other arguments, what is large, what is not JSON. Both paths reach
-`EventHandlers.on_update`, which authorizes the update.
+It handles the plain case only: one `balance:update` with one payload, of a client that has joined and has nothing else
+before it. Everything else is left to the slow path in `server`: another event, other arguments, a large payload, a text
+that is not JSON. Both paths call `EventHandlers.on_update`, which asks for permission, and both give the same answer,
+to the last byte (tests/integration/test_fast_update_parity.py).
 
-Relied on inside python-engineio: packets of one client are handled one at a time, so that none is before this one while
-the library waits for the next. tests/integration/test_fast_update_parity.py shows it.
+python-engineio handles the packets of one client one at a time. So nothing is before this packet while the library
+waits for the next one; the same test shows it.
 """
 
 from __future__ import annotations

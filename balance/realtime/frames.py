@@ -51,7 +51,7 @@ class FrameOwner(Protocol):
 
 
 class FrameReader(WebSocketProtocol13):
-    """Tornado's WebSocket, which reads as much as there is."""
+    """Tornado's end of a WebSocket, which handles all frames that one read brings."""
 
     # Beside Tornado's own attributes: with these in it, their dict would be a kilobyte larger.
     __slots__ = ("_arrived", "_consumed", "_driver", "_handling", "_message_bytes_max", "_owner")
@@ -59,7 +59,7 @@ class FrameReader(WebSocketProtocol13):
     stream: RequestStream
 
     def __init__(self, owner: FrameOwner, *arguments: Any) -> None:
-        """`owner` is also the handler that Tornado calls; `arguments` are the others of WebSocketProtocol13."""
+        """Read for `owner`, which is also Tornado's handler; `arguments` are the other ones of WebSocketProtocol13."""
         super().__init__(owner, *arguments)  # type: ignore[arg-type]
         self._owner = owner
         self._message_bytes_max = self.params.max_message_size
@@ -68,6 +68,10 @@ class FrameReader(WebSocketProtocol13):
         self._arrived = b""
         self._consumed = 0  # bytes of it
         self._handling: asyncio.Future[None] | None = None  # of the last plain frame; the next one waits for its end
+
+    async def _receive_frame_loop(self) -> None:
+        await super()._receive_frame_loop()
+        del self.handler, self._owner  # they refer to this: without the cycle a client is freed when it has gone
 
     async def _receive_frame(self) -> None:
         if self._owner.budget.is_turn_over():
@@ -191,6 +195,7 @@ class FrameReader(WebSocketProtocol13):
         return was_plain
 
     def _next_plain(self) -> bytes | None:
+        """Consume the next frame and return its text if it is plain; otherwise return None."""
         data, at = self._arrived, self._consumed
         if len(data) - at < HEAD_BYTES or data[at] != FINAL_TEXT or self._fragmented_message_buffer is not None:
             return None

@@ -1,7 +1,7 @@
 """The Socket.IO path: HTTP requests of Engine.IO, and the frames of its WebSockets.
 
-Rejects by an HTTP status, before an upgrade, what the library would accept and leave hanging; and reads the frames of a
-client no faster than they are answered, so that TCP holds back a client that floods.
+Requests that the library would accept and leave without an answer are rejected by an HTTP status, before an upgrade.
+The frames of a client are read no faster than they are answered, so that TCP holds back a client that floods.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         session = self.engine.sessions.get(query["sid"][0])
         if session is None or session.has_ended or not session.socket.connected:
             raise protocol.InvalidPayload(ENDED, "sid")
-        if session.is_upgraded or (transport == "websocket" and session.socket.upgrading):
+        if session.is_upgraded or (transport == "websocket" and session.connection is not None):
             raise protocol.InvalidPayload("this session has a WebSocket already", "sid")
         self.session = session
 
@@ -135,10 +135,9 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if session.socket.upgrading:  # the poll that waited was answered when the upgrade began
             packets = [Packet(eio_packet.NOOP)]
         else:
-            try:
-                packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
-            except TimeoutError:
-                raise protocol.InvalidPayload(ENDED, "sid") from None
+            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
+            if not packets:
+                raise protocol.InvalidPayload(ENDED, "sid")
         self._write_text(write_packets(packets))
 
     async def on_post(self) -> None:
@@ -212,10 +211,12 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         assert isinstance(self.ws_connection, FrameReader)
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
+        if self.session is not None:  # noted before the task runs: a second upgrade may come in the same turn
+            self.session.connection = self.connection
         self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
 
     def release_request(self) -> None:
-        """Drop what was only needed for the upgrade: it would live as long as the connection, and be ten kilobytes."""
+        """Release what was only needed for the upgrade: ten kilobytes, which would live as long as the connection."""
         self.request.headers.clear()  # Tornado's coroutine refers to them too
         self.request.headers = self._headers = NO_HEADERS
         self.request.arguments = self.request.query_arguments = self.request.body_arguments = {}
@@ -233,6 +234,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             self.connection.close(POLICY, ENDED)
 
     def on_message(self, message: str | bytes) -> asyncio.Future[None] | None:
+        """Handle a frame; return a future for which Tornado must wait before it reads the next one."""
         connection, session = self.connection, self.session
         assert connection is not None
         if connection.upgrade_frames or not isinstance(message, str) or message[:1] != MESSAGE:
@@ -246,7 +248,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             message = NOOP  # the library drops a client after a longer wait, and does not see the fast path
         elif not message[1:2].isnumeric():
             message = MESSAGE  # the library would decode the rest as JSON, and a text in it as a packet of its own
-        return received.put(message)  # Tornado reads no further frame until this is done
+        return received.put(message)
 
     def _on_other_frame(self, connection: Connection, message: str | bytes) -> asyncio.Future[None] | None:
         """Handle a frame that is not a text message of Engine.IO, or that comes during an upgrade."""

@@ -1,5 +1,7 @@
-"""Checks of the requests at the Socket.IO path: reject by an HTTP status, before an upgrade, what the libraries would
-accept and leave hanging, or reject without the service's error.
+"""Check the requests at the Socket.IO path before the libraries get them.
+
+The libraries would accept some of these requests and leave them without an answer, and reject others without the error
+of the service. Here each is rejected by an HTTP status, before an upgrade.
 """
 
 from __future__ import annotations

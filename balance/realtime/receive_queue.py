@@ -25,7 +25,7 @@ class ReceiveQueue:
         self._frames: list[str | bytes] | tuple[()] = ()
         self._length = 0
         self._is_closed = False
-        self._getter: asyncio.Future[str | bytes] | None = None
+        self._getter: asyncio.Future[str | bytes | None] | None = None
         self._waiting_since = 0.0
         self._resume_reading: asyncio.Future[None] | None = None
 
@@ -52,9 +52,12 @@ class ReceiveQueue:
         self._resume_reading = asyncio.get_running_loop().create_future()
         return self._resume_reading
 
-    def get(self) -> asyncio.Future[str | bytes]:
-        """Return a future for the next frame. It raises OSError after the last one, as the library expects."""
-        getter: asyncio.Future[str | bytes] = asyncio.get_running_loop().create_future()
+    def get(self) -> asyncio.Future[str | bytes | None]:
+        """Return a future for the next frame, None after the last one, which ends the library's reader.
+
+        An OSError would end it too, and its traceback would keep the whole client in a reference cycle.
+        """
+        getter: asyncio.Future[str | bytes | None] = asyncio.get_running_loop().create_future()
         if self._frames:
             frame = self._frames.pop(0)
             self._frames = self._frames or ()
@@ -63,7 +66,7 @@ class ReceiveQueue:
             if len(self._frames) <= FRAMES_HIGH_WATER // 2 and self._length <= LENGTH_HIGH_WATER // 2:
                 self._resume()
         elif self._is_closed:
-            getter.set_exception(OSError())
+            getter.set_result(None)
         else:
             self._getter = getter
             self._waiting_since = time.monotonic()
@@ -73,7 +76,7 @@ class ReceiveQueue:
         """Let the reader end after the frames that have arrived."""
         self._is_closed = True
         if self._getter is not None and not self._getter.done():
-            self._getter.set_exception(OSError())
+            self._getter.set_result(None)
         self._resume()
 
     def _resume(self) -> None:

@@ -22,8 +22,8 @@ POLL_S_MAX = 2  # between two polls of a client that polls
 class SendQueue:
     """The backlog of one client.
 
-    Has the methods of asyncio.Queue that the library calls. `get` returns a future: of a coroutine, `wait_for` in the
-    library would make a task for each client and packet.
+    It has the methods of asyncio.Queue that the library calls. `get` returns a future and not a coroutine, since the
+    library waits for it by `wait_for`, which makes a task of a coroutine: one for each client and packet.
     """
 
     __slots__ = (
@@ -68,10 +68,13 @@ class SendQueue:
         self.put_nowait(packet)
 
     def get(self) -> asyncio.Future[Packet | None]:
-        """Return a future for the next packet. It raises TimeoutError once closed, as the library expects."""
+        """Return a future for the next packet, None once closed, which ends the library's writer.
+
+        An exception in a future that its reader refers to would be a reference cycle.
+        """
         getter: asyncio.Future[Packet | None] = asyncio.get_running_loop().create_future()
         if self.is_closed:
-            getter.set_exception(TimeoutError())
+            getter.set_result(None)
         elif self._packets:
             getter.set_result(self.get_nowait())
         else:
@@ -100,7 +103,7 @@ class SendQueue:
             self.put_nowait(Packet(NOOP))
 
     async def get_batch(self, count_max: int) -> list[Packet]:
-        """Wait for packets; return those that there are, at most `count_max`. Raises TimeoutError once closed."""
+        """Wait for packets; return those that there are, at most `count_max`; none once closed."""
         found = [await self.get()]
         while self._packets and len(found) < count_max:
             found.append(self.get_nowait())
@@ -135,7 +138,7 @@ class SendQueue:
         self._buffered = ()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
-            self._getter.set_exception(TimeoutError())
+            self._getter.set_result(None)
         self._note_polled()
 
     def admit(self, size: int, bytes_max: int) -> bool:

@@ -1,7 +1,7 @@
-"""Socket.IO packets: parse each, pass on what it asks for, and answer whatever is wrong with it.
+"""Socket.IO packets: parse each, pass its event on, and answer it with an error if anything is wrong with it.
 
-Of python-socketio's `AsyncServer` this overrides what lets a packet end in silence; the protocol is the library's. The
-events of one client that are not answered yet are limited: over the limit its connection is not read.
+python-socketio's `AsyncServer` implements the protocol; this overrides what would leave a packet without an answer. The
+number of events of one client that are not answered yet is limited: at the limit its connection is not read.
 
 tests/unit/test_library_internals.py lists the private names of python-socketio that this relies on.
 """
@@ -87,7 +87,7 @@ class SocketServer(socketio.AsyncServer):
             self.eio.abort_session(session, close=(code, str(error)))
 
     async def receive(self, session: Session, data: Any) -> None:
-        """Handle one Socket.IO packet, and answer whatever is wrong with it.
+        """Handle one Socket.IO packet, or answer it with an error.
 
         Raises InvalidPayload if the session must end: its client has sent something else before CONNECT.
         """

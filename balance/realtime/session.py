@@ -40,16 +40,16 @@ class Session:
         self.connection: Connection | None = None
         """Its WebSocket, or the one that it is about to change to from polling."""
         self.connect_by = connect_by
-        """When it is ended unless a CONNECT packet has come; infinite once one has."""
+        """When the session is ended unless a CONNECT packet has come; infinite once one has come."""
         self.heartbeat_at = math.inf
         """When the next ping is due, or the pong to the last one."""
         self.awaits_pong = False
         self.has_joined = False
-        """Whether it is connected to the namespace, and is sent every snapshot."""
+        """Whether the client is connected to the namespace, so that every snapshot is sent to it."""
         self.in_flight = 0
-        """Events of it that are not answered yet."""
+        """The number of its events that are not answered yet."""
         self.attachments_awaited = 0
-        """Binary packets still to come of an event that was rejected."""
+        """The number of binary packets still to come of an event that was rejected."""
         self._resume_reader: asyncio.Future[None] | None = None
         self._polling_methods: tuple[str, ...] = ()
 
@@ -100,5 +100,5 @@ class Session:
         return True
 
     def end_polling(self, method: str) -> None:
-        """Note that a polling request is over for which `begin_polling` returned True."""
+        """Note the end of a polling request for which `begin_polling` returned True."""
         self._polling_methods = tuple(one for one in self._polling_methods if one != method)

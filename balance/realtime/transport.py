@@ -32,7 +32,7 @@ class UpgradedHandler(Protocol):
     session: Session | None
 
     def release_request(self) -> None:
-        """Drop what was only needed for the upgrade."""
+        """Release what was only needed for the upgrade."""
 
 
 class Transport:
@@ -55,8 +55,8 @@ class Transport:
         self._connection.send_queue = self._session.send_queue
         await self._serve(self)
 
-    def wait(self) -> asyncio.Future[str | bytes]:
-        """Return a future for the next frame. It raises OSError after the last one, as the library expects."""
+    def wait(self) -> asyncio.Future[str | bytes | None]:
+        """Return a future for the next frame, None after the last one."""
         return self._connection.receive_queue.get()
 
     async def send(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The clients that have joined, and what is sent to them. Nothing here waits for a client."""
+"""Send events to the clients that have joined: to one of them, or to all. Nothing here waits for a client."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ however often the state changes. A failure ends when something of the same kind 
 the disk is full, a read that works does not show that the database saves again. A connection is back when anything
 works.
 
-A supervisor of the database knows the cause better than the error of a broken connection shows it. It calls `report`
-with its line. A lost connection is therefore logged only if no report comes within `report_s_max`. If the connection is
-back before that, one line has both: PostgreSQL resets all its sessions by itself when one of its processes crashes.
+The supervisor of the embedded database knows why it ended, which the error of a lost connection does not show. It calls
+`report` with a line. Therefore a lost connection is logged only if no report comes within `report_s_max`. If the
+connection is back before that, one line has the loss and the return: PostgreSQL resets all its sessions by itself when
+one of its processes crashes.
 
 Threads: any; the methods block on nothing but the log.
 """

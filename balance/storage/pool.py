@@ -20,37 +20,33 @@ import psycopg
 import psycopg_pool
 
 from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.errors import (
+    STOPPING,
+    TIMED_OUT,
+    UNABLE,
+    UNREACHABLE,
+    DatabaseFault,
+    StoreUnavailable,
+    is_of_caller,
+)
 from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session import Session
-from balance.storage.startup_check import check_grants, check_session
+from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
+OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
 GRACE = 0.25  # of statement_ms_max, in which several statements of one use may end before it counts as hung
-LOOKS = 8  # of the watchdog, within statement_ms_max
+CHECKS = 8  # of the watchdog, within statement_ms_max
 
-# What a client gets. PostgreSQL's own words name paths, tables and addresses; they go to the log.
-UNREACHABLE = "the database cannot be reached"
-TIMED_OUT = "the database did not answer in time"
-UNABLE = "the database cannot do this now"
-STOPPING = "the server is stopping"
-
-# After these errors the session itself is given up. A standby that was promoted, or was not, is another server. A
+# After these errors the session is closed. A read-only one leads to a standby, and the next may lead to the primary. A
 # prepared statement that is gone (DISCARD, DEALLOCATE) or whose result changed is prepared again in a new session.
 SESSION_IS_STALE = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.InvalidSqlStatementName,
     psycopg.errors.FeatureNotSupported,
 )
-
-
-class StoreUnavailable(Exception):
-    """The database cannot be reached, did not answer, or cannot do its work; try again. The text is for clients."""
-
-
-class DatabaseFault(Exception):
-    """The database is not as it was at the start; raised while a connection is in use, the text is for the log."""
 
 
 class Use:
@@ -111,7 +107,7 @@ class Pool:
         self._connect_error: str | None = None  # of the last attempt to connect, if it failed
         self._write_session: Session | None = None
         self._write_session_is_suspect = False
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
         self._checked_out: dict[Session, float] = {}  # the sessions in use, and since when
         self._is_closing = False
         self._in_doubt = InDoubt()
@@ -132,11 +128,14 @@ class Pool:
     def open(self) -> None:
         """Connect and check the schema.
 
-        Raises StoreUnavailable while the database is away, DatabaseError when it will not come by itself, and
-        SchemaError when its tables are not those of this version.
+        Raises StoreUnavailable while the database cannot be reached, DatabaseError when only a person can change that,
+        and SchemaError when its tables are not those of this version.
         """
         try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            with (
+                psycopg.connect(self._conninfo, autocommit=True) as connection,
+                aborted_after(connection, OPEN_S_MAX),
+            ):
                 check_session(connection, self._conninfo, self._pool_max)
                 configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
@@ -150,11 +149,14 @@ class Pool:
             self.outage.failed(CONNECTION, text)
             raise StoreUnavailable(UNREACHABLE) from error
         self.outage.worked(CONNECTION)
-        # They warn once per attempt and connection; `outage` logs it once.
+        # psycopg and its pool warn at each attempt of each connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
-        self._pool.open()
-        if self._watchdog.ident is None:
-            self._watchdog.start()
+        with self._lock:
+            if self._is_closing:  # meanwhile; what is opened now would never be closed
+                raise StoreUnavailable(STOPPING)
+            self._pool.open()
+            if self._watchdog.ident is None:
+                self._watchdog.start()
 
     def close(self) -> None:
         """Close every connection, also one that is in use: its thread gets StoreUnavailable."""
@@ -175,7 +177,7 @@ class Pool:
         return Use(self, self._check_out(READ), READ, is_borrowed=True)
 
     def write_connection(self, kind: Kind = SAVE) -> Use:
-        """Give the connection of the write thread for a block of this kind. Raises StoreUnavailable.
+        """Lend the connection of the write thread; `kind` is what it is used for. Raises StoreUnavailable.
 
         An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
         that are saved.
@@ -193,7 +195,7 @@ class Pool:
         return bool(self._in_doubt)
 
     def begin_use(self, session: Session) -> None:
-        """Watch a session from now on. Raises StoreUnavailable."""
+        """Have the watchdog check a session from now on. Raises StoreUnavailable."""
         with self._lock:
             if self._is_closing:
                 raise StoreUnavailable(STOPPING)
@@ -205,7 +207,7 @@ class Pool:
             del self._checked_out[session]
         if error is None:
             self.outage.worked(kind)
-        elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not _is_of_caller(error, kind):
+        elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not is_of_caller(error, kind):
             raise self._fail(session, error, kind) from error
 
     def give_back(self, session: Session) -> None:
@@ -213,13 +215,13 @@ class Pool:
         self._pool.putconn(session)
 
     def _fail(self, session: Session, error: Exception, kind: Kind) -> StoreUnavailable:
-        """Report an error of a session, give the session up if need be, and return the error for the client."""
+        """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost and kind is SAVE:
             self._in_doubt.add(session.backend, time.monotonic())
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
-        if self._is_closing:  # by our own hand
+        if self._is_closing:  # `close` has aborted it
             return StoreUnavailable(STOPPING)
         self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
@@ -239,10 +241,10 @@ class Pool:
     def _check_out(self, kind: Kind) -> Session:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
-        A restart of the database leaves every pooled connection dead, and each would fail one call. The first
-        that is found dead has all of them thrown out at once: the pool's own check would throw out one, pause,
-        and double the pause. The wait is in several attempts because the pool makes an attempt to connect when it is
-        asked, not while it is waited for.
+        After a restart of the database every pooled connection is dead, and each would fail one call. When one is found
+        dead, all are removed at once. The checks of the pool itself would send a query on each, and wait for the answer
+        without a limit when the server hangs. The wait is split into several attempts, because the pool tries to
+        connect only when it is asked for a connection, and not while a caller waits.
         """
         for _ in range(CHECKOUT_ATTEMPTS):
             try:
@@ -254,7 +256,7 @@ class Pool:
             if session.is_alive():
                 return session
             self._pool.putconn(session)
-            self._pool.check()
+            self._pool.drain()
         if self._connect_error is not None:
             self.outage.failed(CONNECTION, self._connect_error)
             raise StoreUnavailable(UNREACHABLE)
@@ -271,7 +273,7 @@ class Pool:
         connection, and a new one may work.
         """
         statement_s_max = self._statement_ms_max / 1000
-        while not self._closed.wait(statement_s_max / LOOKS):
+        while not self._closed.wait(statement_s_max / CHECKS):
             if self._abort(time.monotonic() - (1 + GRACE) * statement_s_max):
                 self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()
@@ -283,17 +285,3 @@ class Pool:
             for session in hung:
                 session.abort()
         return bool(hung)
-
-
-def _is_of_caller(error: Exception, kind: Kind) -> bool:
-    """Return whether the caller is at fault: psycopg itself refused, or PostgreSQL refused the rows to be saved.
-
-    That is for a value (SQLSTATE class 22) or a rule of the table (23). But a number or an id that is stored already is
-    not of the rows: the feed does not fit the table, or another program writes to it.
-    """
-    if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.OperationalError):
-        return False
-    if error.sqlstate is None:
-        return True
-    refused = isinstance(error, psycopg.DataError | psycopg.IntegrityError)
-    return kind is SAVE and refused and not isinstance(error, psycopg.errors.UniqueViolation)

@@ -1,4 +1,4 @@
-"""A connection of the pool: set up before it is used, and with what the pool and the write thread need of it.
+"""A connection of the pool, with the methods that the pool and the write thread need.
 
 Threads: one at a time, but for `abort`.
 """
@@ -83,7 +83,7 @@ class Session(Connection[TupleRow]):
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def is_alive(self) -> bool:
-        """Return whether the server still serves it, without a round trip: a closed one has its end to be read."""
+        """Return whether the server still serves it, without a round trip: the end of a closed one can be read."""
         if self.closed:
             return False
         try:

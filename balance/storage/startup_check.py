@@ -68,6 +68,18 @@ def _statement_mode_rejected() -> Iterator[None]:
 @contextmanager
 def _time_limit(connection: Connection[TupleRow], reason: str) -> Iterator[None]:
     """Abort a connection that does not answer within PROBE_S_MAX, and raise DatabaseError with the reason."""
+    with aborted_after(connection, PROBE_S_MAX) as is_over:
+        try:
+            yield
+        except psycopg.OperationalError as error:
+            if is_over.is_set():
+                raise DatabaseError(f"DATABASE_URL: {reason}") from error
+            raise
+
+
+@contextmanager
+def aborted_after(connection: Connection[TupleRow], seconds: float) -> Iterator[threading.Event]:
+    """Abort a connection that is in use for longer, so that its thread gets OperationalError; the event is set then."""
     is_over = threading.Event()
 
     def abort() -> None:
@@ -76,14 +88,10 @@ def _time_limit(connection: Connection[TupleRow], reason: str) -> Iterator[None]
             sock.shutdown(SHUT_RDWR)  # a close of the connection would free memory that the other thread uses
 
     with socket(fileno=os.dup(connection.fileno())) as sock:
-        timer = threading.Timer(PROBE_S_MAX, abort)
+        timer = threading.Timer(seconds, abort)
         timer.start()
         try:
-            yield
-        except psycopg.OperationalError as error:
-            if is_over.is_set():
-                raise DatabaseError(f"DATABASE_URL: {reason}") from error
-            raise
+            yield is_over
         finally:
             timer.cancel()
             timer.join()

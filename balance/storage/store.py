@@ -23,15 +23,16 @@ from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.snapshot import Saved, Snapshot
+from balance.storage.errors import DatabaseFault
 from balance.storage.outage import READ
-from balance.storage.pool import DatabaseFault, Pool
+from balance.storage.pool import Pool
 from balance.storage.session import Session
 
 T = TypeVar("T")
 
 
 class Position(NamedTuple):
-    """A position in a feed: `epoch` names the feed, `seq` the last snapshot in it."""
+    """A position in a feed: `epoch` names the feed, `seq` the last snapshot before the position."""
 
     epoch: str
     seq: int
@@ -45,12 +46,12 @@ class FeedEnd(NamedTuple):
 
 
 class ListRow(NamedTuple):
-    """A snapshot of a list: read by the hundred, and only to be written out."""
+    """A snapshot of a list, as the JSON that is sent: lists are read by the hundred rows."""
 
     ts: datetime
     seq: int
-    json: protocol.Encoded  # the same text as of `Snapshot.to_wire`
-    total: int  # how many snapshots there are: `seq` counts from 1 without a gap, and nothing is ever deleted
+    json: protocol.Encoded  # the same text as that of `Snapshot.to_wire`
+    total: int  # the number of all snapshots: `seq` counts from 1 without a gap, and the service deletes nothing
 
 
 class Appended(NamedTuple):
@@ -66,7 +67,7 @@ class Store:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._end = 0  # where the feed ended after the last append
-        self._is_shared = False  # whether another process has appended between the last two
+        self._is_shared = False  # whether another process has appended between the last two appends of this one
 
     def open(self) -> Position:
         """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
@@ -101,17 +102,17 @@ class Store:
         IntegrityError for rows that the table rejects.
         """
         ids = [snapshot.id for snapshot in snapshots]
-        feed = None
+        before = None
         with self._pool.write_connection() as session:
             if len(set(ids)) == len(ids):
-                feed = None if self._is_shared else _insert(session, snapshots)
-                feed = feed or _insert_locked(session, snapshots)
-            if feed is None:
+                before = None if self._is_shared else _insert(session, snapshots)
+                before = before or _insert_locked(session, snapshots)
+            if before is None:
                 return _append_deduplicated(session, snapshots, ids)
-        self._is_shared = feed.seq != self._end
-        self._end = feed.seq + len(snapshots)
-        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, feed.seq + 1)]
-        return Appended(feed.epoch, saved)
+        self._is_shared = before.seq != self._end
+        self._end = before.seq + len(snapshots)
+        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
+        return Appended(before.epoch, saved)
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
         """Read at most `limit` snapshots with after < seq ≤ up_to, in order. Raises StoreUnavailable."""
@@ -127,15 +128,16 @@ class Store:
     def page(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[ListRow]:
         """Read snapshots newest `ts` first (the later saved first where equal), at most `limit` after `offset`.
 
-        `before` goes on after the snapshot of that ts and seq; from_ ≤ ts < to; `pid`. Raises StoreUnavailable.
+        `before` is the ts and seq of the last snapshot of the previous page. Of the others, those with from_ ≤ ts < to
+        and with `pid` are read. Raises StoreUnavailable.
         """
         return self._page(PAGE, before, **wanted)
 
     def page_by_seq(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[ListRow]:
         """Read snapshots last saved first, otherwise as `page` does.
 
-        A filter is applied to the newest rows until there are enough, unless its own index promises fewer rows: it
-        reads all rows that were saved after the last one that fits. Raises StoreUnavailable.
+        With a filter, rows are read from the last saved one on until enough of them fit, unless PostgreSQL expects
+        fewer rows in an index of the filter. Raises StoreUnavailable.
         """
         return self._page(PAGE_BY_SEQ, before, **wanted)
 
@@ -173,10 +175,10 @@ def _read(connection: Connection[TupleRow], sql: LiteralString, parameters: Any)
 
 
 def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
-    """Store snapshots, of different ids, in one statement, at the end of the feed; return where that was before.
+    """Store snapshots with different ids at the end of the feed, in one statement; return the position before them.
 
-    None if it stored nothing: an id is stored already, or another process has committed since the statement began, and
-    may have stored one that the statement cannot see.
+    Returns None if it stored nothing: an id is stored already, or another process has committed since the statement
+    began, and may have stored an id that the statement cannot see.
     """
     rows = protocol.encode(list(snapshots))
     result = session.execute_prepared(b"insert", INSERT, rows, b"%d" % len(snapshots))
@@ -187,7 +189,7 @@ def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
 
 
 def _insert_locked(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
-    """Do the same in a transaction that waits for other processes first; None if an id is stored already.
+    """Do the same in a transaction that waits for other processes first; return None if an id is stored already.
 
     The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
     out together: between two syncs PostgreSQL makes one transaction of them.
@@ -202,19 +204,19 @@ def _insert_locked(session: Session, snapshots: Sequence[Snapshot]) -> Position 
 def _append_deduplicated(session: Session, snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
     """Store of `snapshots` those whose id is not stored yet; the others are duplicates."""
     with session.transaction():
-        feed = _one_row(session.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
+        before = _one_row(session.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
         stored = {one.id: one for one in _read(session, FIND, (ids,))}
         new: list[Snapshot] = []
         saved: list[Saved] = []
         for snapshot in snapshots:
             duplicate = snapshot.id in stored
             if not duplicate:
-                stored[snapshot.id] = snapshot.with_seq(feed.seq + len(new) + 1)
+                stored[snapshot.id] = snapshot.with_seq(before.seq + len(new) + 1)
                 new.append(stored[snapshot.id])
             saved.append(Saved(stored[snapshot.id], duplicate))
         if new:
             _one_row(_insert(session, new))
-    return Appended(feed.epoch, saved)
+    return Appended(before.epoch, saved)
 
 
 def _one_row(row: T | None) -> T:

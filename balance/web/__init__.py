@@ -1,1 +1,7 @@
-"""HTTP: routes, pages and the connection under them."""
+"""HTTP: connections, requests, REST and the pages. The routes are in `balance.app`.
+
+The modules, from the socket inwards: `listener` (accepts connections, and closes slow ones), `http_connection` (reads
+requests, with `request_head`, `request_target`, `http_errors` and `lingering_close`), `save` (POST of an update),
+`base` (what all other handlers share, with `cors` and `compression`), `snapshots` (lists and single reads), `documents`
+and `pages`.
+"""

@@ -45,11 +45,11 @@ class JsonHandler(RequestHandler):
     """A handler whose errors are the service's own JSON; `dispatch` is the entry of every method."""
 
     origins: OriginPolicy
-    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # that this address has; answered by on_get and on_post
-    operation: Operation | None  # that a caller needs permission for, except OPTIONS; None if each packet asks
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS")  # of this address; on_get and on_post answer them
+    operation: Operation | None  # needs permission, except OPTIONS; None if there are OPTIONS only, or each packet asks
     is_public = False  # whether any web page may read the responses
-    allowed_headers = "Content-Type"  # that any web page may send
-    exposed_headers = EXPOSED_HEADERS  # that a web page may read
+    allowed_headers = "Content-Type"  # the headers that any web page may send
+    exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
     body_bytes_max: int
     budget: LoopBudget
 
@@ -62,15 +62,15 @@ class JsonHandler(RequestHandler):
 
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
+        is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
+        if self.operation is not None and not is_preflight:
+            authorize(Role.ANYONE, self.operation)
         self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
-        if self.request.method == "OPTIONS":  # a preflight carries no credentials (Fetch standard) and reads nothing
+        if is_preflight:
             self.answer_preflight()
-            return
-        if self.operation is not None:
-            authorize(Role.ANYONE, self.operation)
-        if self.request.method == "POST":
+        elif self.request.method == "POST":
             await self.on_post()
         else:
             await self.on_get(*path)
@@ -164,7 +164,7 @@ class JsonHandler(RequestHandler):
         self.write_json(error.body(), error.status)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log an error of this service, and none of a client."""
+        """Log a fault of the service, not one of a client."""
         if not isinstance(value, (protocol.ServiceError, HTTPError)):
             log.error("%s %s", self.request.method, self.request.path, exc_info=value)
 

@@ -18,7 +18,7 @@ from protocol.documents import Document
 
 
 class DocumentHandler(RestHandler):
-    """A number of addresses, each with one document."""
+    """Routes whose every address has one document."""
 
     operation = Operation.READ_DOCUMENTS
     is_public = True  # the documents are the same for everybody

@@ -38,7 +38,7 @@ class _AwaitedRequest:
 
 
 class NoDelayStream(RequestStream):
-    """A stream without Nagle's delay (RFC 896): each response is written at once, and waits for nothing.
+    """A stream without Nagle's delay (RFC 896): each response is sent at once.
 
     Tornado switches the delay off and on again for every request.
     """
@@ -79,7 +79,7 @@ class BudgetedConnection(ServerConnection):
 class HttpListener(HTTPServer):
     """An HTTP server that closes a new connection at once when few descriptors are left.
 
-    With none left, no connection could be accepted and the database not be reached, and each attempt would be logged.
+    With none left, no connection could be accepted or opened to the database, and each attempt would be logged.
     """
 
     def initialize(self, *arguments: Any, **options: Any) -> None:

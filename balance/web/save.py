@@ -120,9 +120,9 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
+            authorize(Role.ANYONE, Operation.SAVE)
             check_host(self._router.hosts, self._host)
             check_origin(self._router.origins, self._origin, self._host)
-            authorize(Role.ANYONE, Operation.SAVE)
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))

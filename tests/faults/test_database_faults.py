@@ -28,8 +28,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
+from balance.storage import pool as pool_module
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
+from balance.storage.session import Session
 from tests.support.outages import BACK_S_MAX, OUTAGE, check_back
 from tests.support.payloads import updates
 from tests.support.postgres import (
@@ -447,6 +449,29 @@ async def test_a_role_over_its_connection_limit_at_the_start_is_awaited(
     await check_back(service)
 
 
+@pytest.mark.expects_log(*OUTAGE)
+async def test_a_database_that_hangs_during_the_checks_of_the_start_blocks_no_request(
+    private_postgres: Postgres, database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "OPEN_S_MAX", 0.2)
+    link = Link(database)
+
+    def go_silent(*arguments: Any) -> None:
+        link.go_silent()
+        check_session(*arguments)
+
+    check_session = pool_module.check_session
+    monkeypatch.setattr(pool_module, "check_session", go_silent)
+    async with link as url:
+        async with asyncio.timeout(10):
+            service = await make_service(**QUICK, database_url=url)
+        answer = await service.post(next(updates(Random(SEED))))
+        assert (answer.status, answer.body["code"]) == (503, "unavailable")
+        monkeypatch.setattr(pool_module, "check_session", check_session)
+        await check_back(service)
+        await service.stop()
+
+
 # A commit whose answer is lost -----------------------------------------------------------------------------
 
 
@@ -598,3 +623,33 @@ async def test_a_connection_that_went_silent_is_replaced(database: Database, mak
         await check_back(service)
         await client.close()
         await service.stop()
+
+
+async def test_a_dead_connection_among_silent_ones_delays_no_read(database: Database) -> None:
+    """A load balancer that fails over resets some connections, and forgets the others."""
+    link = Link(database)
+    async with link as url:
+        pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=300)
+        await asyncio.to_thread(pool.open)
+
+        def check_out_all() -> list[Session]:
+            with pool.connection() as first, pool.connection() as second, pool.connection() as third:
+                return [first, second, third]
+
+        idle = await asyncio.to_thread(check_out_all)
+        link.go_silent()
+        idle[-1].abort()  # the one that was given back first, which is the next one
+
+        def read() -> Any:
+            with pool.connection() as session:
+                return session.execute("SELECT 1").fetchone()
+
+        reading = asyncio.create_task(asyncio.to_thread(read))
+        finished, _ = await asyncio.wait([reading], timeout=REJECTED_S_MAX)
+        for session in idle:
+            session.abort()
+        assert await reading == (1,)
+        assert finished
+        await asyncio.to_thread(pool.close)
+        await until(lambda: not link._carrying)
+        await asyncio.sleep(0)  # the last sockets are closed in a turn of their own

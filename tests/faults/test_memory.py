@@ -1,14 +1,24 @@
-"""What an idle watcher costs, and that its end costs the others nothing."""
+"""What an idle watcher costs, and that nothing is left of one that has gone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Awaitable, Callable
 
+import pytest
+from engineio.async_socket import AsyncSocket
+
+from balance.realtime.connection import Connection
+from balance.realtime.handler import EngineHandler
+from balance.realtime.session import Session
 from bench.clients import WebSocket
-from tests.support.raw_clients import SocketClient
-from tests.support.service import Database, Process, Service, memory_kb
+from tests.support.http_client import Connection as HttpConnection
+from tests.support.raw_clients import PATH, SEPARATOR, SocketClient
+from tests.support.raw_websocket import CLOSE, FINAL, RawSocket, frame, text_frame
+from tests.support.service import Database, MakeService, Process, Service, memory_kb
 from tests.support.waiting import until
 
+POLLING, UPGRADE = f"{PATH}/?EIO=4&transport=polling", "EIO=4&transport=websocket"
 KIB_MAX = 23  # `python -m bench` measures it with ten thousand
 
 
@@ -38,3 +48,79 @@ async def test_a_client_that_leaves_is_searched_for_in_one_room(service: Service
     await until(lambda: len(rooms[None]) == 2)
     for watcher in watchers[1:]:
         await watcher.close()
+
+
+# Of the objects of one client, those from which all others can be reached.
+CLIENT_TYPES = (AsyncSocket, Connection, EngineHandler, Session)
+
+
+async def drop(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    await client.close()
+
+
+async def close(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    await client.send(frame(FINAL | CLOSE, b"\x03\xe8"))
+    await client.read_close()
+    await client.close()
+
+
+async def never_connect(service: Service) -> None:
+    client = await RawSocket.open(service.url)
+    assert (await client.read_close(5))[0] == 1008
+    await client.send(frame(FINAL | CLOSE, b"\x03\xf0"))
+    await client.close()
+
+
+async def fail(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    await client.send(frame(FINAL | CLOSE, b"1"))
+    assert (await client.read_close())[0] == 1002
+    await client.close()
+
+
+async def leave_a_poll(service: Service) -> None:
+    async with HttpConnection.to(service.port) as http:
+        sid = await open_by_polling(http)
+        await http.send(f"GET {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await until(service.app.server.eio.sockets[sid].queue.is_idle)
+
+
+async def stop_polling(service: Service) -> None:
+    async with HttpConnection.to(service.port) as http:
+        await open_by_polling(http)
+
+
+async def break_off_an_upgrade(service: Service) -> None:
+    async with HttpConnection.to(service.port) as http:
+        sid = await open_by_polling(http)
+        client = await RawSocket.open(service.url, f"{UPGRADE}&sid={sid}")
+        await client.send(text_frame("2probe"))
+        assert await client.read_text() == "3probe"
+        await client.close()
+
+
+async def open_by_polling(http: HttpConnection) -> str:
+    """Open a session by polling and return its id."""
+    opened = await http.ask("GET", POLLING)
+    text: str = opened.raw.decode().split(SEPARATOR)[0]
+    return text.split('"sid":"')[1].split('"', maxsplit=1)[0]
+
+
+@pytest.mark.parametrize("leave", [drop, close, never_connect, fail, leave_a_poll, stop_polling, break_off_an_upgrade])
+async def test_a_client_that_has_gone_is_freed_without_a_garbage_collection(
+    make_service: MakeService, leave: Callable[[Service], Awaitable[None]]
+) -> None:
+    """A full collection is rare (`balance.cli.tune_gc`): what waits for it grows with each client that has gone."""
+    service = await make_service(connect_ms_max=500, ping_interval_s=1, ping_timeout_s=1)
+    await leave(service)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await leave(service)
+        await until(lambda: not service.app.server.eio.sessions)
+        await until(lambda: not any(isinstance(one, CLIENT_TYPES) for one in gc.get_objects()), 7)
+    finally:
+        gc.enable()

@@ -23,6 +23,7 @@ import protocol
 from balance.realtime import EngineHandler
 from balance.realtime.connection import Connection
 from balance.realtime.receive_queue import FRAMES_HIGH_WATER
+from balance.realtime.send_queue import EncodedPackets
 from tests.support.node import FOLDER, run_node
 from tests.support.payloads import LARGE_UPDATE, UPDATE, updates
 from tests.support.raw_clients import PollingClient, SocketClient
@@ -150,6 +151,20 @@ async def test_a_ping_that_waits_in_part_is_not_torn_by_a_snapshot(service: Serv
     await watcher.until(watcher.seq + 1)
     await until(lambda: not queue.unsent_bytes)
     await show()
+
+
+@pytest.mark.expects_log("a packet of a type that this server does not send")
+async def test_nothing_follows_a_part_of_a_snapshot_if_the_writer_is_ending(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    (session,) = service.app.server.eio.sessions.values()
+    service.app.server.eio.broadcast(EncodedPackets(b"4"))  # from here on broadcasts are sent directly
+    assert await client.read_text() == "4"
+    keep_small(connection_of(service, session.id).stream.socket)
+    session.send_queue.put_nowait(None)  # as the library does when its reader has been idle for too long
+    service.app.server.eio.broadcast(EncodedPackets(b"4" + b"x" * 20_000_000))
+    sent = await client.read_end()
+    assert set(sent[11:]) == set(b"x"), "after the head of 10 bytes there is nothing but a part of the payload"
+    await client.close()
 
 
 async def test_nothing_follows_a_close_frame(service: Service) -> None:

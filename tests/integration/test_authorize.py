@@ -129,6 +129,20 @@ def test_a_request_that_is_not_permitted_is_refused(
 
 @UNLISTED
 @pytest.mark.usefixtures("no_permissions")
+@pytest.mark.parametrize(
+    ("method", "target", "operation"),
+    [("POST", SNAPSHOTS, Operation.SAVE), ("GET", SNAPSHOTS, Operation.READ), ("PUT", SNAPSHOTS, Operation.READ)],
+)
+def test_permission_is_asked_before_the_origin_and_the_method(
+    shared: SharedService, method: str, target: str, operation: Operation
+) -> None:
+    body = None if method == "GET" else UPDATE
+    reply = shared.ask(method, target, body, Origin="http://elsewhere.example")
+    check_refused(reply, "forbidden", reason(operation))
+
+
+@UNLISTED
+@pytest.mark.usefixtures("no_permissions")
 def test_a_good_update_that_is_not_permitted_is_not_saved(shared: SharedService) -> None:
     before = shared.stored()
     check_refused(shared.ask("POST", SNAPSHOTS, UPDATE), "forbidden", reason(Operation.SAVE))

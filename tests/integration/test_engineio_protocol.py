@@ -18,7 +18,7 @@ from protocol import dumps, loads
 from tests.support.http_client import Connection, HttpClient, Reply
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PATH, SEPARATOR, WAIT_S, PollingClient, SocketClient, open_websocket
-from tests.support.raw_websocket import RawSocket, text_frame
+from tests.support.raw_websocket import HANDSHAKE, RawSocket, text_frame
 from tests.support.refusals import check_error, refusal_of_websocket
 from tests.support.service import MakeService, Service
 from tests.support.waiting import until
@@ -315,6 +315,19 @@ async def test_after_an_upgrade_neither_polls_nor_another_websocket_are_taken(se
         await socket.send(text_frame("40"))
         assert (await socket.read_text()).startswith("40{")
         await socket.close()
+
+
+async def test_of_two_upgrades_in_one_turn_of_the_event_loop_one_is_rejected(service: Service) -> None:
+    async with polling(service) as session:
+        target = f"{PATH}/?{WEBSOCKET}&sid={session.sid}"
+        head = HANDSHAKE.format(path=target, host=f"127.0.0.1:{service.port}").encode()
+        pairs = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(2)]
+        for _, writer in pairs:
+            writer.write(head)
+        answers = [await reader.readuntil(b"\r\n\r\n") for reader, _ in pairs]
+        for _, writer in pairs:
+            writer.close()
+        assert sorted(answer[:12] for answer in answers) == [b"HTTP/1.1 101", b"HTTP/1.1 400"]
 
 
 async def test_a_session_is_upgraded_by_one_websocket_at_a_time(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Migrations are applied once, in order, each as a whole; and the tables reject what the schemas reject."""
+"""Migrations are applied once, in order, each as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from balance.storage.migrate import (
     migrate,
 )
 from tests.support.postgres import query
-from tests.support.service import Database
 
 WriteFolder = Callable[..., Path]
 
@@ -50,12 +49,6 @@ def make_empty(postgres: str) -> Iterator[Callable[..., str]]:
 @pytest.fixture
 def empty(make_empty: Callable[..., str]) -> str:
     return make_empty()
-
-
-@pytest.fixture
-def migrated(database: Database) -> str:
-    """Return the conninfo of a migrated database for one test."""
-    return database.url
 
 
 @pytest.fixture
@@ -277,151 +270,3 @@ def test_an_invalid_conninfo_is_refused_and_not_shown(conninfo: str) -> None:
     assert "cret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
-
-
-# The tables
-
-GOOD = '{"rlb": 100074.99978, "usdt": 7656.36, "usd": 7646.96}'  # valid in both ledgers
-
-
-def insert(conninfo: str, **values: Any) -> None:
-    row = {"seq": 1, "id": uuid.uuid4(), "ts": "2025-11-07T00:45:08.603Z", "pid": 1132978} | {
-        "onchain": GOOD, "onsite": GOOD, "received_at": "2025-11-07T00:45:08.7Z"
-    } | values  # fmt: skip
-    query(
-        conninfo,
-        """
-        INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-        VALUES (%s, %s, %s, %s, %s, %s, %s)
-        """,
-        *row.values(),
-    )
-
-
-BAD_LEDGERS = {
-    "negative": '{"rlb": -1, "usdt": 1, "usd": 1}',
-    "slightly negative": '{"rlb": -1e-30, "usdt": 1, "usd": 1}',
-    "missing rlb": '{"usdt": 1, "usd": 1}',
-    "missing the currency": '{"rlb": 1}',
-    "empty": "{}",
-    "string": '{"rlb": "1", "usdt": 1, "usd": 1}',
-    "NaN as a string": '{"rlb": "NaN", "usdt": 1, "usd": 1}',
-    "boolean": '{"rlb": true, "usdt": 1, "usd": 1}',
-    "null": '{"rlb": null, "usdt": 1, "usd": 1}',
-    "array amount": '{"rlb": [1], "usdt": 1, "usd": 1}',
-    "empty array amount": '{"rlb": [], "usdt": 1, "usd": 1}',
-    "object amount": '{"rlb": {"rlb": 1}, "usdt": 1, "usd": 1}',
-    "too large": '{"rlb": 1e31, "usdt": 1, "usd": 1}',
-    "just too large": '{"rlb": 1000000000000000000000000000000.1, "usdt": 1, "usd": 1}',
-    "too small": '{"rlb": 1e-31, "usdt": 1, "usd": 1}',
-    "just too small": '{"rlb": 9.99e-31, "usdt": 1, "usd": 1}',
-    "another asset": '{"rlb": 1, "usdt": 1, "usd": 1, "btc": -1}',
-    "array ledger": '["rlb", "usdt", "usd"]',
-    "array of a ledger": f"[{GOOD}]",
-    "string ledger": '"rlb"',
-    "number ledger": "1",
-    "null ledger": "null",
-}
-
-GOOD_LEDGERS = {
-    "as in the specification": GOOD,
-    "zero": '{"rlb": 0, "usdt": 0.0, "usd": 0e5}',
-    "largest": '{"rlb": 1e30, "usdt": 1, "usd": 1}',
-    "smallest": '{"rlb": 1e-30, "usdt": 1, "usd": 1}',
-    "forty digits": '{"rlb": 1234567890.123456789012345678901234567890, "usdt": 1, "usd": 1}',
-    "more assets": '{"rlb": 1, "usdt": 1, "usd": 1, "btc": 0.5, "a.b-c_d": 0, "BTC/USDT:USDT": 1, "$wif": 1}',
-}
-
-
-@pytest.mark.parametrize("ledger", ["onchain", "onsite"])
-@pytest.mark.parametrize("text", BAD_LEDGERS.values(), ids=BAD_LEDGERS)
-def test_a_bad_ledger_is_not_stored(migrated: str, ledger: str, text: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation) as caught:
-        insert(migrated, **{ledger: text})
-    assert caught.value.diag.constraint_name == f"{ledger}_is_valid"
-
-
-@pytest.mark.parametrize("text", GOOD_LEDGERS.values(), ids=GOOD_LEDGERS)
-def test_a_good_ledger_is_stored_to_the_last_digit(migrated: str, text: str) -> None:
-    insert(migrated, onchain=text, onsite=text)
-    assert query(migrated, "SELECT onchain = %s::jsonb AND onsite = onchain FROM balance_snapshot", text) == [(True,)]
-
-
-@pytest.mark.parametrize(
-    ("values", "constraint"),
-    [
-        ({"seq": 0}, "seq_is_positive"),
-        ({"seq": -1}, "seq_is_positive"),
-        ({"pid": -1}, "pid_is_in_range"),
-        ({"pid": 2**53}, "pid_is_in_range"),
-        ({"ts": "infinity"}, "ts_is_in_range"),
-        ({"ts": "-infinity"}, "ts_is_in_range"),
-        ({"ts": "0999-12-30T23:59:59Z"}, "ts_is_in_range"),
-        ({"ts": "3000-01-02T00:00:00Z"}, "ts_is_in_range"),
-    ],
-    ids=str,
-)
-def test_a_number_or_a_time_out_of_range_is_not_stored(migrated: str, values: dict[str, Any], constraint: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation) as caught:
-        insert(migrated, **values)
-    assert caught.value.diag.constraint_name == constraint
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"seq": 2**63 - 1},
-        {"pid": None},
-        {"pid": 0},
-        {"pid": 2**53 - 1},
-        {"ts": "1000-01-01T00:00:00+14:00"},
-        {"ts": "2999-12-31T23:59:59.999999-12:00"},
-    ],
-    ids=str,
-)
-def test_the_ends_of_each_range_are_stored(migrated: str, values: dict[str, Any]) -> None:
-    insert(migrated, **values)
-
-
-@pytest.mark.parametrize("column", ["seq", "id", "ts", "onchain", "onsite", "received_at"])
-def test_every_column_but_pid_is_required(migrated: str, column: str) -> None:
-    with pytest.raises(psycopg.errors.NotNullViolation):
-        insert(migrated, **{column: None})
-
-
-def test_neither_a_seq_nor_an_id_is_stored_twice(migrated: str) -> None:
-    name = uuid.uuid4()
-    insert(migrated, seq=1, id=name)
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        insert(migrated, seq=1)
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        insert(migrated, seq=2, id=name)
-
-
-def test_the_feed_keeps_one_row(migrated: str) -> None:
-    for only_row, error in (("true", psycopg.errors.UniqueViolation), ("false", psycopg.errors.CheckViolation)):
-        with pytest.raises(error):
-            query(migrated, f"INSERT INTO balance_feed VALUES ({only_row}, gen_random_uuid(), 0)")
-
-
-@pytest.mark.parametrize(
-    ("where", "index"),
-    [("", "balance_snapshot_newest"), ("WHERE pid = 7", "balance_snapshot_newest_of_pid")],
-    ids=["all", "of a pid"],
-)
-def test_a_page_of_the_list_is_read_in_order_from_an_index(migrated: str, where: str, index: str) -> None:
-    with psycopg.connect(migrated) as connection:
-        connection.execute(
-            """
-            INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-            SELECT n, gen_random_uuid(), now() - n * interval '1 second', mod(n, 30), %(good)s, %(good)s, now()
-            FROM generate_series(1, 3000) AS n
-            """,
-            {"good": GOOD},
-        )
-        connection.execute("ANALYZE balance_snapshot")
-        page = f"SELECT seq FROM balance_snapshot {where} ORDER BY ts DESC, seq DESC LIMIT 9"
-        plan = connection.execute(f"EXPLAIN {page}")
-        text = "\n".join(line for (line,) in plan)
-    assert f"using {index} " in text
-    assert "Sort" not in text

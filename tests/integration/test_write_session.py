@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 
@@ -10,8 +11,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from balance.storage import pool as pool_module
+from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import READ
-from balance.storage.pool import Pool, StoreUnavailable
+from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
@@ -130,6 +133,14 @@ def test_a_session_that_ended_in_a_save_leaves_its_backend_in_doubt_until_it_is_
     assert append(store) == [2]
 
 
+def test_the_session_is_closed_with_the_pool_also_while_it_is_idle(store: Store) -> None:
+    append(store)
+    session = store._pool._write_session
+    assert session is not None
+    store.close()
+    assert session.closed
+
+
 def test_a_session_is_not_trusted_after_another_one_hung(store: Store) -> None:
     before = backend_of(store)
     store._pool._write_session_is_suspect = True
@@ -138,6 +149,17 @@ def test_a_session_is_not_trusted_after_another_one_hung(store: Store) -> None:
     assert after != before
     assert append(store) == [2]
     assert backend_of(store) == after
+
+
+def test_a_pool_that_is_closed_while_it_is_opened_leaves_nothing_open(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    before = set(threading.enumerate())
+    monkeypatch.setattr(pool_module, "check_schema", lambda connection: pool.close())
+    with pytest.raises(StoreUnavailable, match="the server is stopping"):
+        pool.open()
+    assert set(threading.enumerate()) == before
 
 
 def test_ids_are_stored_once_in_one_batch_and_over_batches(store: Store) -> None:

@@ -19,11 +19,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,14 +69,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments).groups or list(listed["groups"])
     if unknown := set(chosen) - set(listed["groups"]):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
-    explained = {Survivor(one["function"], one["before"], one["after"]) for one in listed.get("survivors", ())}
+    entries = listed.get("survivors", [])
+    if not all(one["reason"] for one in entries):
+        parser.error(f"{LIST}: an entry has no reason")
+    explained = {Survivor(one["function"], one["before"], one["after"]) for one in entries}
     failed = False
     for name in chosen:
-        modules = listed["groups"][name]["modules"]
-        with mutated_tree(listed["groups"][name]) as tree:
-            survivors = set(survivors_in(tree, listed["groups"][name]["tests"]))
-        names = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in modules)
-        stale = {one for one in explained if one.function.startswith(names)} - survivors
+        group = listed["groups"][name]
+        with environment(group) as variables, mutated_tree(group, variables) as tree:
+            survivors = set(survivors_in(tree, group["tests"], variables))
+        modules = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in group["modules"])
+        stale = {one for one in explained if one.function.startswith(modules)} - survivors
         failed |= report(f"{name}: survivors without a reason", survivors - explained)
         failed |= report(f"{name}: reasons without a survivor", stale)
     return 1 if failed else 0
@@ -88,7 +93,22 @@ def report(title: str, found: Iterable[Survivor]) -> bool:
 
 
 @contextmanager
-def mutated_tree(group: dict[str, Any]) -> Iterator[Path]:
+def environment(group: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Give the environment of the tests; a group with `database = true` gets one PostgreSQL for all its mutants."""
+    if not group.get("database") or "TEST_DATABASE_URL" in os.environ:
+        yield dict(os.environ)
+        return
+    from balance.storage.embedded import EmbeddedPostgres  # not at the top: as a plugin this module imports no mutants
+
+    with (
+        tempfile.TemporaryDirectory(prefix="balance-mutants-data-") as folder,
+        EmbeddedPostgres.start(Path(folder)) as server,
+    ):
+        yield {**os.environ, "TEST_DATABASE_URL": server.url}
+
+
+@contextmanager
+def mutated_tree(group: dict[str, Any], variables: dict[str, str]) -> Iterator[Path]:
     """Copy the working tree, run mutmut in the copy, and give the copy with the results."""
     with tempfile.TemporaryDirectory(prefix="balance-mutants-") as folder:
         tree = Path(folder)
@@ -102,8 +122,8 @@ def mutated_tree(group: dict[str, Any]) -> Iterator[Path]:
                 shutil.copy2(ROOT / name, tree / name)
         with (tree / "pyproject.toml").open("a") as file:
             file.write(configuration(group, sorted({name.partition("/")[0] for name in tracked if name})))
-        # A line of progress for each mutant, on the terminal of the caller.
-        done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, env=os.environ, check=False)
+        # mutmut shows its progress on the terminal of the caller.
+        done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, env=variables, check=False)
         print()
         if not any((tree / "mutants").rglob("*.meta")) or done.returncode:
             raise SystemExit(f"mutmut failed with status {done.returncode}: do the tests of the group pass?")
@@ -120,26 +140,32 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
         "pytest_add_cli_args_test_selection": group["tests"],
         "type_check_command": [sys.executable, "-m", "mypy", "--no-warn-unused-ignores", "--output=json"],
     }
+    if group.get("database"):
+        # A process that had threads and connections cannot be forked reliably, so each mutant is imported in a new one.
+        options |= {"process_isolation": "forkserver", "forkserver_warmup": "none", "timeout_constant": 60.0}
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {value!r}\n" for key, value in options.items())
 
 
-def survivors_in(tree: Path, tests: list[str]) -> Iterator[Survivor]:
+def survivors_in(tree: Path, tests: list[str], variables: dict[str, str]) -> Iterator[Survivor]:
     """Yield each mutant of a tree that no type check and no test rejects, also not in a new process."""
-    if is_rejected(tree, "", tests):
+    if is_rejected(tree, "", tests, variables):
         raise SystemExit("the tests fail without a mutant")
-    for line in mutmut(tree, "results", "--all", "true").splitlines():
-        name, _, status = line.strip().partition(": ")
-        if status not in REJECTED and not is_rejected(tree, name, tests):
+    results = [line.strip().partition(": ") for line in mutmut(tree, "results", "--all", "true").splitlines()]
+    names = [name for name, _, status in results if status not in REJECTED]
+    print(f"{len(results)} mutants, of which {len(names)} are tested again in new processes")
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        rejected = executor.map(lambda name: is_rejected(tree, name, tests, variables), names)
+        for name in (name for name, is_dead in zip(names, rejected, strict=True) if not is_dead):
             yield survivor(name, mutmut(tree, "show", name))
 
 
-def is_rejected(tree: Path, name: str, tests: list[str]) -> bool:
+def is_rejected(tree: Path, name: str, tests: list[str], variables: dict[str, str]) -> bool:
     """Return whether a test fails in a process that imports the mutant; an endless loop is a failure."""
     command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, *tests]
-    environment = {**os.environ, "MUTANT_UNDER_TEST": name}
+    variables = {**variables, "MUTANT_UNDER_TEST": name}
     try:
         done = subprocess.run(
-            command, cwd=tree / "mutants", env=environment, capture_output=True, timeout=TESTS_S_MAX, check=False
+            command, cwd=tree / "mutants", env=variables, capture_output=True, timeout=TESTS_S_MAX, check=False
         )
     except subprocess.TimeoutExpired:
         return True
@@ -164,4 +190,5 @@ def mutmut(tree: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy and the database are removed
     sys.exit(main())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.embedded import is_running, postmaster, processes_of, start_postgres
 from tests.support.service import Database
@@ -77,6 +78,18 @@ class Postgres:
                 (part_of_url(database),),
             )
             return found.rowcount
+
+
+@contextmanager
+def temporary_database(postgres: str, template: str) -> Iterator[Database]:
+    """Make a copy of the database `template` on the server `postgres`, and drop it at the end of the block."""
+    name = f"balance_test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield Database(make_conninfo(postgres, dbname=name))
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def execute(url: str, *statements: str) -> None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from tests.support.http_client import Connection, Reply, request_bytes
+from tests.support.postgres import temporary_database
 from tests.support.service import Database, Service
 
 T = TypeVar("T")
@@ -26,17 +25,12 @@ T = TypeVar("T")
 @contextmanager
 def shared_service(postgres: str, template: str, **settings: Any) -> Iterator[SharedService]:
     """Run a service on a database of its own until the end of the block."""
-    name = f"balance_test_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    with temporary_database(postgres, template) as database:
+        one = SharedService(database, settings)
         try:
-            one = SharedService(Database(make_conninfo(postgres, dbname=name)), settings)
-            try:
-                yield one
-            finally:
-                one.close()
+            yield one
         finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            one.close()
 
 
 class SharedService:

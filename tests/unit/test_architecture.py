@@ -45,8 +45,8 @@ MODULES = {
     ("entry", "process"): {"stop_signals"},
     ("cli", "storage"): {"connect", "embedded", "migrate", "outage"},
     ("realtime", "web"): {"base", "cors", "http_connection"},
-    ("service", "storage"): {"pool", "store"},
-    ("feed", "storage"): {"pool", "store"},
+    ("service", "storage"): {"errors", "store"},
+    ("feed", "storage"): {"errors", "store"},
 }
 # Each library that one layer hides, and the parts or modules that may import it.
 LIBRARIES = {
@@ -62,13 +62,13 @@ LIBRARIES = {
 }
 # Of these modules no other names are used.
 NAMES = {
-    ("service", "storage.pool"): {"StoreUnavailable"},
+    ("service", "storage.errors"): {"StoreUnavailable"},
     ("service", "storage.store"): {"Position", "Store"},
-    ("feed.writer", "storage.pool"): {"StoreUnavailable"},
+    ("feed.writer", "storage.errors"): {"StoreUnavailable"},
     ("feed.writer", "storage.store"): {"Appended"},
-    ("feed.batcher", "storage.pool"): {"StoreUnavailable"},
+    ("feed.batcher", "storage.errors"): {"StoreUnavailable"},
     ("feed.batcher", "storage.store"): {"Appended"},
-    ("feed.tail", "storage.pool"): {"StoreUnavailable"},
+    ("feed.tail", "storage.errors"): {"StoreUnavailable"},
     ("feed.tail", "storage.store"): {"Appended", "FeedEnd", "Position"},
     ("storage.pool", "storage.migrate"): {"check_schema"},
     ("storage.store", "protocol"): {"Encoded", "dumps", "encode"},

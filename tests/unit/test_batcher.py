@@ -12,7 +12,7 @@ import pytest
 from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
@@ -149,6 +149,22 @@ async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_
         await result_of(last)
 
 
+@pytest.mark.expects_log("a delivery of thread test failed")
+async def test_a_batch_that_is_not_handled_does_not_keep_the_next_ones_from_being_cut(rig: Rig) -> None:
+    sizes: list[int] = []
+
+    def fail(batch: Batch) -> None:
+        sizes.append(len(batch.saves))
+        raise LookupError
+
+    batcher = Batcher(rig.store, rig.worker, fail, batch_max=100)
+    rig.worker.start()
+    for number in range(1, 5):
+        batcher.submit(PendingSave(snapshot(), 0))
+        await rig.until(lambda number=number: len(sizes) == number)  # type: ignore[misc]
+    assert rig.store.batches == sizes == [1] * 4
+
+
 async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) -> None:
     batches: list[Batch] = []
     batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
@@ -173,6 +189,28 @@ async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) 
     await rig.until(lambda: bool(batches))
     assert batches[0].saves == [pending]
     assert list(batcher.pending) == [pending]
+
+
+async def test_after_refused_saves_that_gave_up_the_next_ones_share_a_batch_again(rig: Rig) -> None:
+    writer = rig.writer()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        rig.store.go.clear()  # the first of those that are now appended one by one waits again
+        raise ValueError("not for this table")
+
+    saves = await rig.hold(writer, behind=3)
+    rig.store.after = lambda: setattr(rig.store, "before", refuse)
+    rig.store.go.set()
+    await rig.until(lambda: rig.store.batches == [1, 3, 1])
+    rig.store.before, rig.store.after = lambda snapshots: None, lambda: None
+    for save in saves[1:]:
+        save.deadline = 0
+    writer._expire_overdue()
+    later = [writer.submit(snapshot()) for _ in range(2)]
+    rig.store.go.set()
+    for save in later:
+        await result_of(save)
+    assert rig.store.batches == [1, 3, 1, 2]
 
 
 async def test_a_wake_up_is_not_lost_between_the_thread_and_the_event_loop(rig: Rig) -> None:

@@ -18,7 +18,7 @@ from protocol import InvalidPayload, check, dumps, loads, registry
 from protocol.check import _explain, _suits_fast_validator, to_path
 from protocol.violations import Violation, first_violation
 from tests.support.repository import ROOT
-from tests.support.strategies import UPDATE, mutated_updates, numbers, values
+from tests.support.strategies import UPDATE, examples, mutated_updates, numbers, values
 
 
 def rejection(name: str, payload: object) -> str:
@@ -63,19 +63,19 @@ def best_path(name: str, payload: object) -> str:
     return to_path(min(found)[2])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(mutated_updates())
 def test_fast_and_slow_agree_on_mutated_updates(update):
     assert_one_verdict("balance_update", update)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(protocol.names()), values)
 def test_fast_and_slow_agree_on_any_json_for_any_schema(name, payload):
     assert_one_verdict(name, payload)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 @given(numbers)
 def test_an_amount_is_valid_exactly_if_0_or_from_1e_minus_30_to_1e30(number):
     if number == 0 or Decimal("1e-30") <= number <= 10**30:
@@ -112,7 +112,7 @@ def test_a_payload_that_only_the_fast_validator_rejects_is_rejected(monkeypatch)
 # The messages
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(mutated_updates())
 def test_an_error_is_one_short_printable_line_without_a_trace_of_python(update):
     if next(registry.slow_validator("balance_update").iter_errors(update), None):

@@ -16,6 +16,7 @@ from balance.aio.loop_budget import LoopBudget
 from balance.realtime.frames import FrameReader
 from balance.web.http_connection import READ_BYTES_MAX, RequestStream
 from tests.support.raw_websocket import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
+from tests.support.strategies import examples
 
 MESSAGE_BYTES_MAX = 70_000
 
@@ -189,7 +190,7 @@ def cut(data: bytes, lengths: list[int]) -> list[bytes]:
     return [piece for piece in [*pieces, data] if piece]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(frames, max_size=12), st.lists(st.integers(1, 200), max_size=12), st.booleans())
 def test_it_reads_what_tornado_reads_and_closes_what_breaks_the_protocol(
     sent: list[Frame], lengths: list[int], is_truncated: bool

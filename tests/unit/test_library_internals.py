@@ -51,8 +51,9 @@ NAMES: dict[type, set[str]] = {
     RequestHandler: {"_execute", "_headers", "_write_buffer", "ui"},
     WebSocketHandler: {"_detach_stream", "ws_connection"},
     WebSocketProtocol13: {
-        *("_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame", "_run_callback"),
-        *("_wire_bytes_in", "_write_frame", "client_terminated", "mask_outgoing", "params", "server_terminated"),
+        *("_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame", "_receive_frame_loop"),
+        *("_run_callback", "_wire_bytes_in", "_write_frame", "client_terminated", "mask_outgoing", "params"),
+        "server_terminated",
     },
     HTTP1Connection: {
         *("_can_keep_alive", "_clear_callbacks", "_deliver_body", "_disconnect_on_finish", "_finish_future"),

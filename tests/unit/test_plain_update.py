@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import protocol
 from protocol import registry
 from protocol.plain_update import _onchain, _onsite, read_plain_update
-from tests.support.strategies import UPDATE, mutated_updates
+from tests.support.strategies import UPDATE, examples, mutated_updates
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")], ids=["as-javascript-writes", "as-python-writes"])
@@ -58,7 +58,7 @@ def assert_same_content(text: str) -> None:
         assert list(protocol.loads(bytes(plain[ledger]))) == sorted(sorted(update[ledger]), key=len)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(mutated_updates())
 def test_a_plain_update_is_valid_and_has_the_content_of_its_text(update):
     assert_same_content(protocol.dumps(update))
@@ -80,7 +80,7 @@ def test_a_field_that_a_later_one_replaces_is_validated_too(before):
     assert read_plain_update(text) is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(st.data())
 def test_no_text_that_is_invalid_is_a_plain_update(data):
     text = protocol.dumps(UPDATE)

@@ -32,6 +32,8 @@ PATH = re.compile(
 FILE_NAME = re.compile(rf"[\w.-]+\.{SUFFIX}")
 # A path within a package, as documents abbreviate it: `realtime/engine.py`, `schemas/amount.json`.
 INNER_PATH = re.compile(rf"[a-z_]+(?:/[\w.*-]+)+\.{SUFFIX}")
+# Names that a document locates in a file: `INSERT` and `LOCK_FEED` in `balance/storage/store.py`.
+LOCATED = re.compile(r"((?:`\w+`(?:, | and | or )?)+) (?:in|of) `([\w/.-]+\.py)`")
 FOLDER_PATH = re.compile(r"(?:balance|bench|docs|examples|protocol|sql|tests)(?:/[\w-]+)*/")
 PITFALL = re.compile(r"\bT([1-9][0-9]?)\b")
 ROW = re.compile(r"^\| T([0-9]+) \|.*`-k (t[0-9]+_)` \|$", re.MULTILINE)
@@ -127,6 +129,19 @@ def test_each_file_that_a_document_names_in_code_marks_exists() -> None:
                 FOLDER_PATH.fullmatch(name) and not (ROOT / name).is_dir()
             ):
                 found.append(f"{located(path, line)}: {name}")
+    check_none(found)
+
+
+def test_each_name_that_a_document_locates_in_a_file_is_defined_there() -> None:
+    found = []
+    for path in MARKDOWN:
+        if path == CHANGELOG:
+            continue
+        for line, match in matches(path, LOCATED):
+            code = "\n".join(one.read_text("utf-8") for one in FILES if f"/{one.as_posix()}".endswith(f"/{match[2]}"))
+            for name in re.findall(r"\w+", match[1].replace(" and ", " ").replace(" or ", " ")):
+                if not re.search(rf"(?:\b(?:def|class) {name}\b)|^ *(?:self\.)?{name}(?::.*)? = ", code, re.MULTILINE):
+                    found.append(f"{located(path, line)}: {name} in {match[2]}")
     check_none(found)
 
 

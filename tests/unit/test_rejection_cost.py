@@ -24,7 +24,8 @@ def ledger(*assets: str) -> str:
 
 def filled(part: str, write: Callable[..., str] = ledger) -> str:
     """Write an update of numbered parts that is as large as an update can be."""
-    parts = [part.format(n) for n in range(1000, 1000 + BYTES_MAX // len(part.format(1000)))]
+    each = len(f"{part.format(1000)},".encode())  # the numbers grow, so at most this many parts fit
+    parts = [part.format(n) for n in range(1000, 1000 + BYTES_MAX // each)]
     while len((text := write(*parts)).encode()) > BYTES_MAX:
         parts.pop()
     return text

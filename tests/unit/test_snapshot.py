@@ -51,8 +51,11 @@ def test_a_moment_is_formatted_as_utc_to_the_microsecond(text: str, written: str
         ("0e-7", "0.0000000"),
         ("-0", "0"),
         ("-0.0", "0.0"),
+        ("0e-30", "0." + "0" * 30),
+        ("0e-31", "0"),
         ("0e-9999", "0"),
         ("0e9999", "0"),
+        ("1e1", "10"),
         ("1e30", "1" + "0" * 30),
         ("0." + "123456789" * 5, "0." + "123456789" * 5),
     ],
@@ -103,6 +106,7 @@ def test_a_resend_must_have_the_same_amounts_in_both_ledgers() -> None:
 
 def test_every_shape_fits_its_schema() -> None:
     saved = snapshot("0.1", pid=1).with_seq(7)
+    protocol.check("saved_snapshot", protocol.loads(protocol.dumps(saved.to_save_reply())))
     protocol.check("snapshot", protocol.loads(protocol.dumps(saved.to_wire())))
     protocol.check("balance_snapshot", protocol.loads(protocol.dumps(saved.to_wire())))
     protocol.check("balance_ack", protocol.loads(protocol.dumps(saved.to_ack())))
@@ -121,3 +125,29 @@ def test_any_text_that_fits_the_schema_is_a_cursor_that_postgresql_can_compare(c
     ts, seq = decode_cursor(cursor)
     assert ts is None or 1 <= ts.year < 294_276
     assert 0 <= seq < 2**63
+
+
+def test_the_id_of_a_client_is_kept_in_lower_case() -> None:
+    assert snapshot(id="01890A5D-AC96-774B-BCCE-B302099A8057").id == "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+def test_a_snapshot_keeps_its_content_when_it_gets_its_position() -> None:
+    sent = snapshot("1.5", ts=TS, pid=1)
+    assert sent.with_seq(7) == msgspec.structs.replace(sent, seq=7)
+
+
+def test_a_reply_to_a_save_has_what_was_saved_under_the_names_of_its_schema() -> None:
+    reply = protocol.loads(protocol.dumps(snapshot("1.5", ts=TS).to_save_reply()))
+    ledgers = {"onchain": {"rlb": Decimal("1.5"), "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
+    assert reply == {"id": ID, "timestamp": "2025-11-07T00:45:08.000Z", **ledgers}
+
+
+def test_the_asset_with_the_shorter_name_is_first_as_the_database_returns_it() -> None:
+    ledgers = {"onchain": {"aaaaa": 1, "usdt": 2, "rlb": 3, "b": 4}, "onsite": {"rlb": 1, "usd": 1}}
+    protocol.check("balance_update", ledgers)
+    onchain = Snapshot.from_update(ledgers, NOW, ID).onchain
+    assert protocol.dumps(onchain) == '{"b":4,"rlb":3,"usdt":2,"aaaaa":1}'
+
+
+def test_a_moment_is_parsed_to_utc() -> None:
+    assert parse_ts("2025-11-07T02:45:08+02:00").tzinfo is UTC

@@ -6,16 +6,18 @@ The batches come from a writer on a feed in memory, as they do in the service.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
 import pytest
 
 from balance.feed.batcher import BATCH_MIN
-from balance.feed.tail import Lag
+from balance.feed.pending import PendingSave
+from balance.feed.tail import ROWS_MAX, Lag
 from balance.feed.writer import Writer
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from balance.storage.store import FeedEnd, Position
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 
@@ -79,6 +81,43 @@ async def test_batches_behind_a_gap_wait_until_it_is_filled(rig: Rig) -> None:
     assert rig.published == [1, 2, 3]
 
 
+async def test_a_batch_that_arrives_between_two_reads_of_a_gap_waits_for_both(rig: Rig) -> None:
+    """The first read ends right before the batch behind the gap, so both batches would fit then."""
+    writer, feed, loop = rig.writer(), rig.store.feed, asyncio.get_running_loop()
+    submitted, later = threading.Event(), list[PendingSave]()
+
+    def submit() -> None:
+        later.append(writer.submit(snapshot()))
+        submitted.set()
+
+    def feed_in_parts(after: int, up_to: int, limit: int) -> list[Snapshot]:
+        if after == 0:
+            loop.call_soon_threadsafe(submit)
+            assert submitted.wait(10)
+        return feed(after, up_to, limit)
+
+    rig.store.feed = feed_in_parts  # type: ignore[method-assign]
+    rig.store.rows += [snapshot().with_seq(seq) for seq in range(1, ROWS_MAX + 1)]
+    await save(writer)
+    await rig.until(lambda: bool(later))
+    await result_of(later[0])
+    await writer.drain(5)
+    assert rig.published == list(range(1, ROWS_MAX + 3))
+
+
+async def test_a_gap_that_cannot_be_read_is_filled_later_without_another_save(rig: Rig) -> None:
+    writer, feed = rig.writer(), rig.store.feed
+
+    def fail_once(after: int, up_to: int, limit: int) -> list[Snapshot]:
+        rig.store.feed = feed  # type: ignore[method-assign]
+        raise StoreUnavailable("the database cannot be reached")
+
+    rig.store.feed = fail_once  # type: ignore[method-assign]
+    rig.store.rows += [snapshot().with_seq(1)]
+    await save(writer)
+    await rig.until(lambda: rig.published == [1, 2])
+
+
 async def test_two_of_one_id_in_one_batch_are_one_snapshot_published_once(rig: Rig) -> None:
     writer = rig.writer()
     await rig.hold(writer, behind=0)
@@ -107,9 +146,12 @@ async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
     def fail(snapshots: Sequence[Snapshot]) -> None:
         raise ValueError("a mistake of ours")
 
-    rig.publish = fail
+    works, rig.publish = rig.publish, fail
     assert [(await result_of(writer.submit(snapshot()))).snapshot.seq for _ in range(3)] == [1, 2, 3]
+    rig.publish = works
+    await save(writer)
     await writer.drain(5)
+    assert rig.published == [4], "a part of the watchers may have received the others"
 
 
 # Another feed ------------------------------------------------------------------------------------------------
@@ -127,13 +169,14 @@ async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -
 
 
 @pytest.mark.expects_log("the feed is another one now")
-async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_numbers(rig: Rig) -> None:
+@pytest.mark.parametrize("left", [2, 4])
+async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_numbers(rig: Rig, left: int) -> None:
     writer = rig.writer()
     await save(writer, *[snapshot() for _ in range(5)])
-    del rig.store.rows[2:]
+    del rig.store.rows[left:]
     await save(writer)
     await writer.drain(5)
-    assert rig.published == [1, 2, 3, 4, 5, 3]
+    assert rig.published == [1, 2, 3, 4, 5, left + 1]
 
 
 @pytest.mark.expects_log("the feed is another one now")
@@ -225,6 +268,40 @@ async def test_the_table_is_read_again_while_a_commit_is_in_doubt(rig: Rig) -> N
     await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
 
 
+async def test_a_loss_during_a_read_of_the_table_has_it_read_again(rig: Rig) -> None:
+    writer, feed_end, loop = rig.writer(), rig.store.feed_end, asyncio.get_running_loop()
+    await save_lost(rig, writer)
+    submitted = threading.Event()
+
+    def lose_once() -> None:
+        rig.store.after = lambda: None
+        lose()
+
+    def submit() -> None:
+        writer.submit(snapshot())
+        submitted.set()
+
+    def end_before_the_loss() -> FeedEnd:
+        rig.store.feed_end = feed_end  # type: ignore[method-assign]
+        rig.store.after = lose_once
+        loop.call_soon_threadsafe(submit)
+        assert submitted.wait(10)
+        return feed_end()
+
+    rig.store.feed_end = end_before_the_loss  # type: ignore[method-assign]
+    await rig.until(lambda: rig.published == [1, 2])
+
+
+async def test_rows_of_another_feed_are_not_published_as_what_was_lost(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer)
+    rig.store.epoch = str(uuid4())
+    await save_lost(rig, writer)
+    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
+    assert rig.published == [1]
+    assert rig.tail.position == Position(EPOCH, 1)
+
+
 async def test_a_loss_while_another_is_in_doubt_is_looked_for_sooner(rig: Rig) -> None:
     writer, rig.store.in_doubt = rig.writer(), True
     await save_lost(rig, writer)
@@ -295,6 +372,18 @@ async def test_a_batch_appended_during_a_read_is_acknowledged_before_it_is_publi
     assert [one for one in seen if "published" in one] == ["published 1", "published 2"]
     assert seen.index("saved 2") < seen.index("published 2")
     await writer.drain(5)
+
+
+async def test_a_batch_that_was_appended_before_a_read_of_the_table_is_published_once(rig: Rig) -> None:
+    writer = rig.writer()
+    await save_lost(rig, writer)
+    rig.store.go.clear()
+    pending = writer.submit(snapshot())
+    await rig.until(lambda: rig.tail._repair is not None)
+    rig.store.go.set()
+    await result_of(pending)
+    await rig.until(lambda: rig.tail._repair is None)
+    assert rig.published == [1, 2]
 
 
 async def test_at_the_end_the_table_is_not_read_for_what_is_in_doubt(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,26 @@ async def test_a_worker_thread_that_is_stopped_ends_its_call_and_makes_no_other(
     go_on.set()
     worker.join()
     assert called == ["running"]
+
+
+async def test_a_call_that_comes_after_the_end_is_not_made_and_writes_to_no_descriptor(worker: WorkerThread) -> None:
+    """The numbers of the closed pipes are soon those of other files, such as the connection of a client."""
+    ended = WorkerThread("ended")
+    ended.start()
+    numbers = set(ended._pipes)
+    ended.stop()
+    ended.join()
+    ended.close()
+    loop = asyncio.get_running_loop()
+    assert not any(loop.remove_reader(number) for number in numbers)
+    reused = [os.pipe() for _ in range(2)]
+    assert {descriptor for pipe in reused for descriptor in pipe} == numbers
+    late = ended.run(int)
+    for reader, writer in reused:
+        os.close(writer)
+        assert os.read(reader, 1) == b""
+        os.close(reader)
+    assert not late.done()
 
 
 async def test_a_worker_thread_that_was_never_started_can_be_stopped(worker: WorkerThread) -> None:

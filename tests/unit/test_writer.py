@@ -18,7 +18,7 @@ from balance.feed.batcher import BATCH_MIN
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Lag
 from balance.snapshot import Snapshot
-from balance.storage.pool import StoreUnavailable
+from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
@@ -85,6 +85,17 @@ async def test_a_save_that_failed_in_time_is_not_stored_later(rig: Rig) -> None:
     assert (await result_of(writer.submit(snapshot()))).snapshot.seq == 2
     await writer.drain(5)
     assert rig.published == [1, 2], "the first one was in the store already"
+
+
+async def test_a_save_fails_at_its_deadline_and_not_before(rig: Rig) -> None:
+    writer = rig.writer()
+    (save,) = await rig.hold(writer, behind=0)
+    save.deadline = writer._loop.time() + 100
+    writer._expire_overdue()
+    assert not save.done()
+    save.deadline = writer._loop.time()
+    writer._expire_overdue()
+    assert save.done()
 
 
 async def test_the_deadline_timer_is_set_while_a_save_is_pending(rig: Rig) -> None:
@@ -168,6 +179,22 @@ async def test_what_is_not_appended_before_the_end_fails_and_is_not_stored_later
     rig.finish_submitted()
     await asyncio.sleep(0.01)
     assert [row.id for row in rig.store.rows] == [saves[0].snapshot.id]
+
+
+async def test_a_batch_lost_after_the_end_has_the_table_read_no_more(rig: Rig) -> None:
+    """The thread and its store are closed then."""
+    writer = rig.writer()
+    (held,) = await rig.hold(writer, behind=0)
+
+    def lose() -> None:
+        raise StoreUnavailable("aborted")
+
+    rig.store.after = lose
+    await writer.drain(0.01)
+    rig.finish_submitted()
+    await rig.until(lambda: writer._batcher._in_flight == 0)
+    assert held.done()
+    assert rig.tail._timer is None
 
 
 async def test_the_end_waits_for_what_is_being_published(rig: Rig) -> None:

@@ -55,7 +55,7 @@ class ServerProcess:
         return False
 
     def remove_stale_files(self) -> None:
-        """Make the files of a dead server show that it is dead. The caller holds its lock, so none of ours runs.
+        """Make the files of a dead server show that it is dead. The caller holds its lock, so no other one runs.
 
         Otherwise a new server refuses to start when some other process has the process id in those files.
         """
