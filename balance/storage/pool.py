@@ -132,10 +132,7 @@ class Pool:
         and SchemaError when its tables are not those of this version.
         """
         try:
-            with (
-                psycopg.connect(self._conninfo, autocommit=True) as connection,
-                aborted_after(connection, OPEN_S_MAX),
-            ):
+            with psycopg.connect(self._conninfo, autocommit=True) as connection, aborted_after(connection, OPEN_S_MAX):
                 check_session(connection, self._conninfo, self._pool_max)
                 configure_session(connection, statement_ms_max=self._statement_ms_max)
                 check_grants(connection)
