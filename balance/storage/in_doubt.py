@@ -13,7 +13,7 @@ from typing import LiteralString
 
 import psycopg
 
-from balance.storage.session import Session
+from balance.storage.database_session import DatabaseSession
 
 
 class InDoubt:
@@ -29,7 +29,7 @@ class InDoubt:
         """Note that the session of a backend was lost at that time of the monotonic clock."""
         self._lost[backend] = lost_at
 
-    def check(self, session: Session) -> None:
+    def check(self, session: DatabaseSession) -> None:
         """Forget the backends that are done with what they were sent. Raises psycopg.Error."""
         for backend, lost_at in list(self._lost.items()):
             parameters = {"pid": backend, "seconds": time.monotonic() - lost_at}

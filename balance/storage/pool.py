@@ -20,6 +20,7 @@ import psycopg
 import psycopg_pool
 
 from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -32,7 +33,6 @@ from balance.storage.errors import (
 from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
-from balance.storage.session import Session
 from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
@@ -57,13 +57,13 @@ class Use:
 
     __slots__ = ("_is_borrowed", "_kind", "_pool", "_session")
 
-    def __init__(self, pool: Pool, session: Session, kind: Kind, *, is_borrowed: bool = False) -> None:
+    def __init__(self, pool: Pool, session: DatabaseSession, kind: Kind, *, is_borrowed: bool = False) -> None:
         self._pool = pool
         self._session = session
         self._kind = kind
         self._is_borrowed = is_borrowed
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> DatabaseSession:
         try:
             self._pool.begin_use(self._session)
         except StoreUnavailable:
@@ -105,10 +105,10 @@ class Pool:
         self.outage = outage or Outage()
         self._verdict: tuple[str, bool] = "", False  # the last error of `open`, and whether it needs a person
         self._connect_error: str | None = None  # of the last attempt to connect, if it failed
-        self._write_session: Session | None = None
+        self._write_session: DatabaseSession | None = None
         self._write_session_is_suspect = False
         self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
-        self._checked_out: dict[Session, float] = {}  # the sessions in use, and since when
+        self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self._is_closing = False
         self._in_doubt = InDoubt()
         self._closed = threading.Event()
@@ -118,7 +118,7 @@ class Pool:
             min_size=1,
             max_size=pool_max,
             open=False,
-            connection_class=Session,
+            connection_class=DatabaseSession,
             kwargs={"autocommit": True, "statement_ms_max": statement_ms_max, "connected": self._note_connected},
             max_lifetime=3600,
             reconnect_timeout=0,  # no back-off of its own: the next call makes the next attempt
@@ -191,14 +191,14 @@ class Pool:
                 self._in_doubt.check(session)
         return bool(self._in_doubt)
 
-    def begin_use(self, session: Session) -> None:
+    def begin_use(self, session: DatabaseSession) -> None:
         """Have the watchdog check a session from now on. Raises StoreUnavailable."""
         with self._lock:
             if self._is_closing:
                 raise StoreUnavailable(STOPPING)
             self._checked_out[session] = time.monotonic()
 
-    def end_use(self, session: Session, kind: Kind, error: BaseException | None) -> None:
+    def end_use(self, session: DatabaseSession, kind: Kind, error: BaseException | None) -> None:
         """Report how the use of a session ended. Raises StoreUnavailable for a fault of the database."""
         with self._lock:
             del self._checked_out[session]
@@ -207,11 +207,11 @@ class Pool:
         elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not is_of_caller(error, kind):
             raise self._fail(session, error, kind) from error
 
-    def give_back(self, session: Session) -> None:
+    def give_back(self, session: DatabaseSession) -> None:
         """Take back a session that was lent."""
         self._pool.putconn(session)
 
-    def _fail(self, session: Session, error: Exception, kind: Kind) -> StoreUnavailable:
+    def _fail(self, session: DatabaseSession, error: Exception, kind: Kind) -> StoreUnavailable:
         """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost and kind is SAVE:
@@ -225,7 +225,7 @@ class Pool:
             return StoreUnavailable(TIMED_OUT)
         return StoreUnavailable(UNREACHABLE if lost else UNABLE)
 
-    def _renew_write_session(self, kind: Kind) -> Session:
+    def _renew_write_session(self, kind: Kind) -> DatabaseSession:
         """Check out another connection for the write thread, and give the last one back."""
         if self._write_session is not None:
             session, self._write_session = self._write_session, None
@@ -235,7 +235,7 @@ class Pool:
         self._write_session = self._check_out(kind)
         return self._write_session
 
-    def _check_out(self, kind: Kind) -> Session:
+    def _check_out(self, kind: Kind) -> DatabaseSession:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
 
         After a restart of the database every pooled connection is dead, and each would fail one call. When one is found

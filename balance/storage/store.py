@@ -23,10 +23,10 @@ from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.snapshot import Saved, Snapshot
+from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import DatabaseFault
 from balance.storage.outage import READ
 from balance.storage.pool import Pool
-from balance.storage.session import Session
 
 T = TypeVar("T")
 
@@ -174,7 +174,7 @@ def _read(connection: Connection[TupleRow], sql: LiteralString, parameters: Any)
     return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
 
 
-def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
+def _insert(session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Position | None:
     """Store snapshots with different ids at the end of the feed, in one statement; return the position before them.
 
     Returns None if it stored nothing: an id is stored already, or another process has committed since the statement
@@ -188,7 +188,7 @@ def _insert(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
     return Position(epoch.decode(), int(seq))
 
 
-def _insert_locked(session: Session, snapshots: Sequence[Snapshot]) -> Position | None:
+def _insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Position | None:
     """Do the same in a transaction that waits for other processes first; return None if an id is stored already.
 
     The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
@@ -201,7 +201,7 @@ def _insert_locked(session: Session, snapshots: Sequence[Snapshot]) -> Position 
     return inserted.fetchone()
 
 
-def _append_deduplicated(session: Session, snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
+def _append_deduplicated(session: DatabaseSession, snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
     """Store of `snapshots` those whose id is not stored yet; the others are duplicates."""
     with session.transaction():
         before = _one_row(session.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())

@@ -29,9 +29,9 @@ from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
 from balance.storage import pool as pool_module
+from balance.storage.database_session import DatabaseSession
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
-from balance.storage.session import Session
 from tests.support.outages import BACK_S_MAX, OUTAGE, check_back
 from tests.support.payloads import updates
 from tests.support.postgres import (
@@ -632,7 +632,7 @@ async def test_a_dead_connection_among_silent_ones_delays_no_read(database: Data
         pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=300)
         await asyncio.to_thread(pool.open)
 
-        def check_out_all() -> list[Session]:
+        def check_out_all() -> list[DatabaseSession]:
             with pool.connection() as first, pool.connection() as second, pool.connection() as third:
                 return [first, second, third]
 

@@ -72,7 +72,7 @@ NAMES = {
     ("feed.tail", "storage.store"): {"Appended", "FeedEnd", "Position"},
     ("storage.pool", "storage.migrate"): {"check_schema"},
     ("storage.store", "protocol"): {"Encoded", "dumps", "encode"},
-    ("storage.session", "protocol"): {"Encoded"},
+    ("storage.database_session", "protocol"): {"Encoded"},
 }
 # The one SQL text that is not written beside the call that runs it: the files of sql/.
 SQL_FROM_ELSEWHERE = {("storage.migrate", "migration.text.encode()")}

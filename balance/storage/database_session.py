@@ -23,7 +23,7 @@ import protocol
 from balance.storage.connect import configure_session
 
 
-class Session(Connection[TupleRow]):
+class DatabaseSession(Connection[TupleRow]):
     """A session of PostgreSQL, in autocommit: a transaction is opened where it is meant."""
 
     backend = 0  # the process id of its backend
@@ -38,7 +38,7 @@ class Session(Connection[TupleRow]):
         statement_ms_max: int,
         connected: Callable[[psycopg.Error | None], None],
         **options: Any,
-    ) -> Session:
+    ) -> DatabaseSession:
         """Connect and set everything up; call `connected` with None, or with the error before it is raised.
 
         Raises psycopg.Error.
