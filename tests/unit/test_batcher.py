@@ -220,3 +220,54 @@ async def test_a_wake_up_is_not_lost_between_the_thread_and_the_event_loop(rig: 
         async with asyncio.timeout(5):
             await result_of(writer.submit(snapshot()))
     assert rig.store.batches == [1] * 2_000
+
+
+async def test_few_are_one_batch_after_the_save_before_them_has_given_up(rig: Rig) -> None:
+    writer = rig.writer()
+    saves = await rig.hold(writer, behind=3)
+    for save in saves[:2]:
+        save.deadline = 0
+    writer._expire_overdue()
+    rig.store.go.set()
+    await writer.drain(5)
+    assert rig.store.batches == [1, 2]
+
+
+async def test_those_beside_a_refused_one_that_have_given_up_leave_it_alone(rig: Rig) -> None:
+    writer, refused = rig.writer(), snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if refused.id in [one.id for one in snapshots]:
+            raise ValueError("not for this table")
+
+    rig.store.before = refuse
+    held, first, second, third = await rig.hold(writer, behind=3)
+    writer.submit(refused)
+    rig.store.after = rig.store.go.clear
+    rig.store.go.set()
+    await result_of(held)
+    rig.store.go.set()  # of the batch of four, which fails, and of the first one alone
+    await result_of(first)
+    await rig.until(lambda: rig.store.batches == [1, 4, 1, 1])
+    second.deadline = third.deadline = 0
+    writer._expire_overdue()
+    for _ in range(2):
+        writer.submit(snapshot())
+    rig.store.after = lambda: None
+    rig.store.go.set()
+    await writer.drain(5)
+    assert rig.store.batches == [1, 4, 1, 1, 1, 2]
+
+
+async def test_few_wait_for_the_acknowledgement_although_many_were_waiting_before(rig: Rig) -> None:
+    writer = rig.writer()
+    saves = await rig.hold(writer, behind=BATCH_MIN)
+    for save in saves:
+        save.deadline = 0
+    writer._expire_overdue()
+    writer.submit(snapshot())
+    for _ in range(2):
+        rig.finish_submitted()
+    assert rig.store.batches == [1]
+    await writer.drain(5)
+    assert rig.store.batches == [1, 1]

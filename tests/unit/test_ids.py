@@ -44,6 +44,6 @@ def test_each_id_has_random_bytes_of_its_own() -> None:
 
 
 def test_no_random_byte_is_used_in_two_ids() -> None:
-    taken = [next(ids._bytes) for _ in range(300)]
+    taken = [next(ids._ten_bytes) for _ in range(300)]
     parts = [one[start : start + 8] for one in taken for start in range(3)]
     assert len(set(parts)) == len(parts)

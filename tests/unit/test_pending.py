@@ -48,3 +48,19 @@ def test_a_callback_that_fails_does_not_reach_the_writer() -> None:
     save.add_done_callback(fail)
     save.set_result(SAVED)
     assert save.result() is SAVED
+
+
+@pytest.mark.expects_log("the callback of a save failed")
+def test_a_callback_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(done: PendingSave) -> None:
+        raise LookupError
+
+    save = pending()
+    save.add_done_callback(fail)
+    save.set_exception(ValueError("refused"))
+    assert caplog.messages == ["the callback of a save failed"]
+
+
+def test_a_save_that_is_not_done_has_no_result() -> None:
+    with pytest.raises(AssertionError, match=r"^it is not done$"):
+        pending().result()

@@ -258,13 +258,13 @@ async def test_the_total_is_read_if_the_page_is_empty(rig: ServiceRig) -> None:
 
 
 async def test_a_page_with_more_behind_it_has_a_cursor_of_its_last_row(rig: ServiceRig) -> None:
-    rig.reads.rows = rows(3)
+    rig.reads.rows = rows(4)
     service = rig.started()
-    page = await service.list({"limit": 2}, same)
-    assert protocol.dumps(page.data) == '[{"seq":3},{"seq":2}]'
+    page = await service.list({"limit": 3}, same)
+    assert protocol.dumps(page.data) == '[{"seq":4},{"seq":3},{"seq":2}]'
     assert page.next == encode_cursor(Cursor(TS + timedelta(seconds=2), 2))
-    assert (await service.list({"limit": 2, "order": "seq"}, same)).next == encode_cursor(Cursor(None, 2))
-    assert (await service.list({"limit": 3}, same)).next is None
+    assert (await service.list({"limit": 3, "order": "seq"}, same)).next == encode_cursor(Cursor(None, 2))
+    assert (await service.list({"limit": 4}, same)).next is None
 
 
 async def test_a_query_that_does_not_fit_its_schema_is_rejected(rig: ServiceRig) -> None:

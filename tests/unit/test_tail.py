@@ -393,3 +393,102 @@ async def test_at_the_end_the_table_is_not_read_for_what_is_in_doubt(rig: Rig) -
     assert rig.tail.lag is Lag.CAUGHT_UP
     assert rig.tail._timer is None
     assert rig.store.end_reads == 0
+
+
+# The log, and what is read from the table --------------------------------------------------------------------
+
+
+@pytest.mark.expects_log("a batch could not be published")
+async def test_each_batch_that_could_not_be_published_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(snapshots: Sequence[Snapshot]) -> None:
+        raise ValueError("a mistake of ours")
+
+    writer, rig.publish = rig.writer(), fail
+    await save(writer)
+    rig.store.rows.append(snapshot().with_seq(2))  # the next batch has it missing before it
+    await save(writer)
+    await writer.drain(5)
+    assert caplog.messages == ["a batch could not be published"] * 2
+
+
+@pytest.mark.expects_log("what may have been saved could not be published")
+async def test_a_read_of_the_feed_that_is_a_mistake_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> FeedEnd:
+        raise LookupError
+
+    writer, rig.store.feed_end = rig.writer(), fail  # type: ignore[method-assign]
+    await save_lost(rig, writer)
+    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
+    assert caplog.messages == ["what may have been saved could not be published"]
+
+
+@pytest.mark.expects_log("the feed has lost seq 2 to 3")
+async def test_the_log_has_the_numbers_that_are_lost(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    writer = rig.writer()
+    await save(writer)
+    rig.store.rows += [snapshot().with_seq(2)]
+    rig.store.feed = lambda after, up_to, limit: []  # type: ignore[method-assign]
+    await save(writer)
+    await writer.drain(5)
+    assert caplog.messages == ["the feed has lost seq 2 to 3"]
+
+
+@pytest.mark.expects_log("the feed is another one now")
+async def test_a_restored_feed_that_goes_on_with_the_last_number_is_noticed(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = rig.writer()
+    await save(writer, *[snapshot() for _ in range(5)])
+    del rig.store.rows[4:]
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4, 5, 5]
+    assert caplog.messages == [f"the feed is another one now: epoch {EPOCH}, going on from seq 5"]
+
+
+async def test_the_last_one_sent_again_before_a_new_one_causes_no_read(rig: Rig) -> None:
+    writer, feed, reads = rig.writer(), rig.store.feed, list[int]()
+
+    def noted_feed(after: int, up_to: int, limit: int) -> list[Snapshot]:
+        reads.append(after)
+        return feed(after, up_to, limit)
+
+    rig.store.feed = noted_feed  # type: ignore[method-assign]
+    (held,) = await rig.hold(writer, behind=0)
+    for one in (held.snapshot, snapshot()):
+        writer.submit(one)
+    rig.store.go.set()
+    await writer.drain(5)
+    assert rig.store.batches == [1, 2]
+    assert rig.published == [1, 2]
+    assert not reads
+
+
+async def test_a_read_of_the_table_has_no_more_rows_than_its_limit(rig: Rig) -> None:
+    writer, feed, sizes = rig.writer(), rig.store.feed, list[int]()
+
+    def counted_feed(after: int, up_to: int, limit: int) -> list[Snapshot]:
+        rows = feed(after, up_to, limit)
+        sizes.append(len(rows))
+        return rows
+
+    rig.store.feed = counted_feed  # type: ignore[method-assign]
+    rig.store.rows += [snapshot().with_seq(seq) for seq in range(1, 2 * ROWS_MAX + 1)]
+    await save(writer)
+    await writer.drain(5)
+    assert sizes == [ROWS_MAX, ROWS_MAX, 1]
+    assert rig.published == list(range(1, 2 * ROWS_MAX + 2))
+
+
+async def test_a_loss_after_the_end_causes_no_read_of_the_table(rig: Rig) -> None:
+    rig.writer()
+    rig.tail.stop_reading()
+    rig.tail.note_lost()
+    await asyncio.sleep(Lag.UNKNOWN.value * 1.2)
+    assert rig.store.end_reads == 0
+
+
+async def test_a_tail_is_started_once(rig: Rig) -> None:
+    rig.writer()
+    with pytest.raises(AssertionError, match=r"^started once$"):
+        rig.tail.start(Position(EPOCH, 0))

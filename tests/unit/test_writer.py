@@ -248,3 +248,21 @@ async def test_every_save_is_done_and_what_is_stored_is_published_whatever_the_s
     assert 0 < len(acknowledged) < len(saves)
     assert acknowledged <= {row.id for row in rig.store.rows}
     assert rig.published == list(range(1, len(rig.store.rows) + 1))
+
+
+async def test_at_the_end_no_time_is_left_if_it_is_over_already(rig: Rig) -> None:
+    writer = rig.writer()
+    (save,) = await rig.hold(writer, behind=0)
+    async with asyncio.timeout(0.9):
+        await writer.drain(-1)
+    with pytest.raises(StoreUnavailable, match=r"^the server is stopping$"):
+        save.result()
+
+
+async def test_a_save_that_is_too_late_has_the_reason(rig: Rig) -> None:
+    writer = rig.writer()
+    (save,) = await rig.hold(writer, behind=0)
+    save.deadline = 0
+    writer._expire_overdue()
+    with pytest.raises(StoreUnavailable, match=r"^the database did not answer in time$"):
+        save.result()
