@@ -1,10 +1,11 @@
 """Cuts pending saves into batches, and appends one batch after the other in the write thread.
 
-One batch is appended at a time; saves that arrive meanwhile go into the next one. If BATCH_MIN saves or more wait when
-it is appended, the write thread cuts the next one by itself, so that the database does not wait for the event loop.
-Fewer saves wait until the batch is acknowledged, and share a commit with what its senders send next. A batch holds at
-most half of all pending saves: while one half is appended, the other is acknowledged and its senders send again. With
-all of them in one batch, first the event loop would be idle and then the database.
+One batch is appended at a time; saves that arrive meanwhile go into the next one. All saves that arrive in one turn of
+the event loop share a batch, and so one broadcast. If BATCH_MIN saves or more wait when a batch is appended, the write
+thread cuts the next one by itself, so that the database does not wait for the event loop. Fewer saves wait until the
+batch is acknowledged, and share a commit with what its senders send next. A batch holds at most half of all pending
+saves: while one half is appended, the other is acknowledged and its senders send again. With all of them in one batch,
+first the event loop would be idle and then the database.
 
 Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
 write thread. The lock guards what both change: `_queue`, `_singles_left`, `_is_idle` and `_in_flight`.
@@ -61,10 +62,11 @@ class Batcher:
         self._lock = threading.Lock()
 
     def submit(self, save: PendingSave) -> None:
-        """Queue a save for the next batch."""
+        """Queue a save for the next batch. The caller calls `start_next`; a batch that is large enough starts now."""
         self.pending.append(save)
         self._queue.append(save)  # one step of a deque, so without the lock
-        self.start_next()
+        if len(self._queue) >= BATCH_MIN:
+            self.start_next()
 
     def start_next(self) -> None:
         """Have the write thread cut the next batch, if it is idle and enough saves wait; from any thread."""

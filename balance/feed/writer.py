@@ -52,6 +52,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._next_is_scheduled = False
 
     def start(self) -> None:
         """Save on the running event loop."""
@@ -63,6 +64,7 @@ class Writer:
             raise LimitExceeded(f"{self._pending_max} updates wait already")
         save = PendingSave(snapshot, self._loop.time() + self._save_s_max)
         self._batcher.submit(save)
+        self._schedule_next()
         if self._deadline_timer is None:
             self._deadline_timer = self._loop.call_at(save.deadline, self._expire_overdue)
         return save
@@ -102,9 +104,19 @@ class Writer:
         """Discard the saves that are done; have the next batch cut, or let `drain` go on."""
         self._batcher.discard_done()
         if self._pending:
-            self._loop.call_soon(self._batcher.start_next)
+            self._schedule_next()
         if self._drained is not None and not self._pending and not self._drained.done():
             self._drained.set_result(None)
+
+    def _schedule_next(self) -> None:
+        """Have the next batch cut in the next turn of the event loop: all that arrives in one turn shares a batch."""
+        if not self._next_is_scheduled:
+            self._next_is_scheduled = True
+            self._loop.call_soon(self._start_next)
+
+    def _start_next(self) -> None:
+        self._next_is_scheduled = False
+        self._batcher.start_next()
 
     def _expire_overdue(self) -> None:
         """Fail the saves that are past their deadline, and re-arm the timer."""

@@ -161,6 +161,7 @@ async def test_a_batch_that_is_not_handled_does_not_keep_the_next_ones_from_bein
     rig.worker.start()
     for number in range(1, 5):
         batcher.submit(PendingSave(snapshot(), 0))
+        batcher.start_next()
         await rig.until(lambda number=number: len(sizes) == number)  # type: ignore[misc]
     assert rig.store.batches == sizes == [1] * 4
 
@@ -271,3 +272,10 @@ async def test_few_wait_for_the_acknowledgement_although_many_were_waiting_befor
     assert rig.store.batches == [1]
     await writer.drain(5)
     assert rig.store.batches == [1, 1]
+
+
+async def test_saves_that_arrive_in_one_turn_of_the_event_loop_share_a_batch(rig: Rig) -> None:
+    writer = rig.writer()
+    for save in [writer.submit(snapshot()) for _ in range(4)]:
+        await result_of(save)
+    assert rig.store.batches == [4]
