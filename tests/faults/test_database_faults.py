@@ -46,7 +46,7 @@ from tests.support.postgres import (
 )
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
-from tests.support.waiting import until
+from tests.support.waiting import until, until_one_ends
 from tests.support.workload import BOTS, Bot, SendLog, Watcher, check_seen, check_stored
 
 SEED = 7
@@ -530,13 +530,9 @@ class Link:
                 if from_database not in self.silent:
                     to_service.write(data)
 
-        directions = [asyncio.create_task(direction()) for direction in (forth, back)]
         try:
-            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            await until_one_ends(forth(), back())
         finally:
-            for direction in directions:
-                direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
             for end in (to_service, to_database):
                 end.close()
 

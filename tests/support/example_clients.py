@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from tests.support.node import run_node
 from tests.support.repository import ROOT
+from tests.support.waiting import until_one_ends
 
 EXAMPLES = ROOT / "examples"
 LANGUAGES = ("javascript", "python")
@@ -128,16 +129,7 @@ class TcpProxy:
                     return
                 answers, requests = await asyncio.open_connection(*self._target)
                 writers.append(requests)
-                directions = [
-                    asyncio.ensure_future(self._copy(reader, requests)),
-                    asyncio.ensure_future(self._copy(answers, writer, is_answer=True)),
-                ]
-                try:
-                    await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for direction in directions:
-                        direction.cancel()
-                    await asyncio.gather(*directions, return_exceptions=True)
+                await until_one_ends(self._copy(reader, requests), self._copy(answers, writer, is_answer=True))
             finally:
                 for one in writers:
                     one.close()

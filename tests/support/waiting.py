@@ -1,10 +1,11 @@
-"""Wait for a condition that gives no event, by checking it again and again."""
+"""Wait for a condition that gives no event, by checking it again and again; or for the first of several coroutines."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 STEP_S = 0.001
 
@@ -23,3 +24,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the condition was not met within {seconds} s")
         time.sleep(STEP_S)
+
+
+async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines until one of them ends, and cancel the others."""
+    tasks = [asyncio.ensure_future(one) for one in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
