@@ -158,7 +158,7 @@ class JsonHandler(RequestHandler):
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
         set_retry_after(self._headers, error)
-        self.set_cors_headers()  # an error that a page may not read is of no use to it
+        self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
         self.write_json(error.body(), error.status)
