@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractContextManager
 from itertools import takewhile
 
 from balance.aio.limiter import LimitExceeded
@@ -39,12 +40,15 @@ class Writer:
         store: AppendStore,
         worker: WorkerThread,
         tail: Tail,
+        cork: AbstractContextManager[None],
         *,
         batch_max: int,
         pending_max: int,
         save_ms_max: int,
     ) -> None:
+        """Acknowledge and publish each batch within `cork`, which sends each client both in one write."""
         self._tail = tail
+        self._cork = cork
         self._pending_max = pending_max
         self._save_s_max = save_ms_max / 1000
         self._batcher = Batcher(store, worker, self._finish_batch, batch_max=batch_max)
@@ -87,10 +91,11 @@ class Writer:
     def _finish_batch(self, batch: Batch) -> None:
         """Give each save of a batch its result, whose callback answers the sender; then publish the batch."""
         if isinstance(batch.outcome, Appended):
-            for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
-                save.set_result(saved)
-            self._discard_done()
-            self._tail.advance(batch.outcome)
+            with self._cork:
+                for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
+                    save.set_result(saved)
+                self._discard_done()
+                self._tail.advance(batch.outcome)
             return
         if isinstance(batch.outcome, StoreUnavailable):
             self._tail.note_lost()

@@ -22,6 +22,7 @@ from engineio.async_socket import AsyncSocket
 from engineio.packet import PING, Packet
 
 from balance.realtime.connection import Connection
+from balance.realtime.cork import Cork
 from balance.realtime.frames import GOING_AWAY, POLICY
 from balance.realtime.send_queue import EncodedPackets, SendQueue
 from balance.realtime.session import Session
@@ -45,7 +46,7 @@ class Engine(engineio.AsyncServer):
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
         self._ending: set[asyncio.Task[None]] = set()
-        self._to_flush: list[Session] = []  # those for which something was buffered in this turn of the event loop
+        self.cork = Cork()
         self.sessions: dict[str, Session] = {}
         self.slow_disconnects = 0
 
@@ -135,10 +136,7 @@ class Engine(engineio.AsyncServer):
         if queue.has_buffered:
             queue.add_buffered(packets.frames)
         elif session.is_upgraded and queue.can_bypass():
-            if not self._to_flush:
-                asyncio.get_running_loop().call_soon(self._flush)
-            self._to_flush.append(session)
-            queue.add_buffered(packets.frames)
+            self.cork.add(session, packets.frames)
         else:
             self._queue_or_disconnect(session, packets)
 
@@ -151,10 +149,8 @@ class Engine(engineio.AsyncServer):
         sessions = [session for session in self.sessions.values() if session.has_joined]
         queues = [session.send_queue for session in sessions]
         sends = [None if queue.unsent_bytes else queue.direct_send for queue in queues]
-        answered = {session for session in self._to_flush if session.has_joined and session.send_queue.has_buffered}
-        for session in answered:
-            session.send_queue.add_buffered(frames)
-        self._flush()
+        answered = self.cork.add_to_joined(frames)
+        self.cork.flush()
         # The loop body is `send` alone. The system call leaves the caches of the processor cold, so that each further
         # object of a watcher that is touched here comes from memory.
         unfinished = []
@@ -194,15 +190,6 @@ class Engine(engineio.AsyncServer):
             return
         for packet in packets.packets:
             queue.put_nowait(packet)
-
-    def _flush(self) -> None:
-        """Send what this turn of the event loop has buffered for each client."""
-        sessions, self._to_flush = self._to_flush, []
-        for session in sessions:
-            if session.send_queue.has_buffered:
-                frames = session.send_queue.pop_buffered()
-                if session.connection is not None and session.connection.is_open:
-                    session.connection.write(frames)
 
     async def wait_for_polls(self, session: Session) -> bool:
         """Wait until polls have left at most half of the limit unread; return False if no poll comes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -80,6 +80,7 @@ class Rig:
         self.worker = worker
         self.store = FakeStore()
         self.published: list[int] = []
+        self.cork: AbstractContextManager[None] = nullcontext()
         self.publish: Callable[[Sequence[Snapshot]], None] = lambda snapshots: self.published.extend(
             one.seq for one in snapshots
         )
@@ -91,7 +92,13 @@ class Rig:
     def writer(self, *, batch_max: int = 100, pending_max: int = 1000, save_ms_max: int = 5000) -> Writer:
         """Make the writer and start it."""
         made = Writer(
-            self.store, self.worker, self.tail, batch_max=batch_max, pending_max=pending_max, save_ms_max=save_ms_max
+            self.store,
+            self.worker,
+            self.tail,
+            self.cork,
+            batch_max=batch_max,
+            pending_max=pending_max,
+            save_ms_max=save_ms_max,
         )
         self.worker.start()
         self.tail.start(Position(EPOCH, 0))

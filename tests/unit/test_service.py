@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -84,7 +84,9 @@ class ServiceRig:
         """Make the service; it is not started."""
         feed = self.feed
         feed.worker.start()
-        writer = Writer(feed.store, feed.worker, feed.tail, batch_max=10, pending_max=pending_max, save_ms_max=5000)
+        writer = Writer(
+            feed.store, feed.worker, feed.tail, nullcontext(), batch_max=10, pending_max=pending_max, save_ms_max=5000
+        )
         store = cast("Store", self.reads)
         return Service(writer, feed.tail, store, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from uuid import uuid4
 
@@ -38,6 +39,23 @@ async def test_each_save_is_acknowledged_before_it_is_published(rig: Rig) -> Non
     rig.store.go.set()
     await writer.drain(5)
     assert seen == ["published 1", *(f"{what} {seq}" for what in ("saved", "published") for seq in (2, 3, 4))]
+
+
+async def test_a_batch_is_acknowledged_and_published_within_one_cork(rig: Rig) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def cork() -> Iterator[None]:
+        seen.append("corked")
+        yield
+        seen.append("sent")
+
+    rig.cork = cork()
+    writer = rig.writer()
+    rig.publish = lambda _: seen.append("published")
+    writer.submit(snapshot()).add_done_callback(lambda _: seen.append("saved"))
+    await writer.drain(5)
+    assert seen == ["corked", "saved", "published", "sent"]
 
 
 async def test_over_the_limit_a_save_fails_at_once(rig: Rig) -> None:
