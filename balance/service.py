@@ -28,9 +28,10 @@ from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.ids import uuid7
+from balance.position import Position
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
-from balance.storage.store import Position, Store
+from balance.storage.store import Store
 
 T = TypeVar("T")
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # cursors count from here, since no earlier moment can be stored

@@ -1,5 +1,7 @@
 """The values that cross the layers: Snapshot, which is built from an update or a row, and Saved, the result of a save.
 
+EncodedSnapshot is a saved one as the JSON that watchers receive.
+
 The ledgers are JSON, encoded once, in the digits that PostgreSQL returns. Therefore they are the same text in a reply,
 in an event and in a later read, and none of these encodes them again.
 
@@ -14,7 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +24,7 @@ import protocol
 
 Amount = int | Decimal
 
+TAG_IN_JSON = slice(len('{"id":"') + 28, len('{"id":"') + 36)
 SMALLEST_EXPONENT = -30  # of the smallest amount that is not 0, 1e-30 (schemas/amount.json)
 
 
@@ -83,6 +86,10 @@ class Snapshot(msgspec.Struct, frozen=True):
             "onsite": self.onsite,
         }
 
+    def encode(self) -> EncodedSnapshot:
+        """Return the JSON of `to_wire`, with what a watcher's stream needs beside it."""
+        return EncodedSnapshot(self.seq, self.pid, protocol.encode(self.to_wire()))
+
     def to_save_reply(self) -> dict[str, Any]:
         """Return the `data` of the reply to POST (docs/spec.md, POST /api/balance/snapshot)."""
         return {"id": self.id, "timestamp": format_ts(self.ts), "onchain": self.onchain, "onsite": self.onsite}
@@ -90,6 +97,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     def to_ack(self) -> dict[str, Any]:
         """Return the payload of `balance:ack` (docs/spec.md, Events)."""
         return {"success": True, "id": self.id, "timestamp": format_ts(self.ts)}
+
+
+class EncodedSnapshot(NamedTuple):
+    """A saved snapshot as the JSON of a list, of an event and of a stream; PostgreSQL writes the same bytes."""
+
+    seq: int
+    pid: int | None
+    json: bytes
+
+    @property
+    def tag(self) -> bytes:
+        """The last eight hex digits of its id, with which the JSON begins."""
+        return self.json[TAG_IN_JSON]
 
 
 class Saved(msgspec.Struct, frozen=True):

@@ -24,9 +24,10 @@ from enum import Enum
 from typing import Protocol
 
 from balance.aio.threads import WorkerThread
+from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage.errors import StoreUnavailable
-from balance.storage.store import Appended, FeedEnd, Position
+from balance.storage.store import Appended, FeedEnd
 
 log = logging.getLogger("balance.feed")
 

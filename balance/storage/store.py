@@ -22,6 +22,7 @@ from psycopg import Connection, RawCursor
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
+from balance.position import Position
 from balance.snapshot import Saved, Snapshot
 from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import DatabaseFault
@@ -29,13 +30,6 @@ from balance.storage.outage import READ
 from balance.storage.pool import Pool
 
 T = TypeVar("T")
-
-
-class Position(NamedTuple):
-    """A position in a feed: `epoch` names the feed, `seq` the last snapshot before the position."""
-
-    epoch: str
-    seq: int
 
 
 class FeedEnd(NamedTuple):

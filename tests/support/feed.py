@@ -14,8 +14,9 @@ from balance.aio.threads import WorkerThread
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
+from balance.position import Position
 from balance.snapshot import Saved, Snapshot
-from balance.storage.store import Appended, FeedEnd, Position
+from balance.storage.store import Appended, FeedEnd
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())

@@ -15,10 +15,11 @@ import pytest
 
 import protocol
 from balance.feed.writer import Writer
+from balance.position import Position
 from balance.service import Cursor, Page, Service, encode_cursor, now
 from balance.snapshot import Saved, Snapshot
 from balance.storage.pool import StoreUnavailable
-from balance.storage.store import ListRow, Position, Store
+from balance.storage.store import ListRow, Store
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}

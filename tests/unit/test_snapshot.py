@@ -151,3 +151,10 @@ def test_the_asset_with_the_shorter_name_is_first_as_the_database_returns_it() -
 
 def test_a_moment_is_parsed_to_utc() -> None:
     assert parse_ts("2025-11-07T02:45:08+02:00").tzinfo is UTC
+
+
+def test_an_encoded_snapshot_is_the_json_of_the_event_and_has_the_tag_of_its_id() -> None:
+    sent = snapshot("1.5", ts=TS, pid=1).with_seq(7)
+    encoded = sent.encode()
+    assert encoded == (7, 1, protocol.encode(sent.to_wire()))
+    assert encoded.tag.decode() == ID[-8:]

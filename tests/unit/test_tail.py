@@ -16,9 +16,10 @@ from balance.feed.batcher import BATCH_MIN
 from balance.feed.pending import PendingSave
 from balance.feed.tail import ROWS_MAX, Lag
 from balance.feed.writer import Writer
+from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage.errors import StoreUnavailable
-from balance.storage.store import FeedEnd, Position
+from balance.storage.store import FeedEnd
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 
 
