@@ -44,7 +44,7 @@ IMPORTS = {
 # Parts that import only some modules of another.
 MODULES = {
     ("entry", "process"): {"stop_signals"},
-    ("cli", "storage"): {"connect", "embedded", "migrate", "outage"},
+    ("cli", "storage"): {"connect", "embedded", "epochs", "migrate", "outage"},
     ("realtime", "web"): {"base", "cors", "http_connection"},
     ("service", "storage"): {"errors", "store"},
     ("feed", "storage"): {"errors", "store"},
