@@ -178,7 +178,7 @@ FROM balance_feed WHERE only_row
 PAGE: LiteralString = f"""
 SELECT epoch, last_seq, pg_is_in_recovery(), page.*
 FROM balance_feed, (
-    SELECT min(seq), max(seq), count(*), bool_or(bytes > {PAGE_BYTES_MAX}),
+    SELECT min(seq), max(seq), count(*), coalesce(bool_or(bytes > {PAGE_BYTES_MAX}), false),
            string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
            string_agg(coalesce(pid::text, ''), ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)
