@@ -84,7 +84,7 @@ class App:
             self.store,
             self._write_thread,
             tail,
-            engine.cork,
+            engine.sender.cork,
             batch_max=config.save_batch_max,
             pending_max=config.saves_pending_max,
             save_ms_max=config.save_ms_max,
