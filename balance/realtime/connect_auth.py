@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import protocol
 from balance.position import ClaimedPosition, parse_token, to_tag
+
+OTHER_FEED = "00000000-0000-0000-0000-000000000000"  # the epoch of no feed
 
 
 class ConnectAuth(NamedTuple):
@@ -21,7 +22,7 @@ class ConnectAuth(NamedTuple):
 
     @classmethod
     def read(cls, auth: Mapping[str, Any] | None) -> ConnectAuth:
-        """Read an `auth` that its schema has accepted. Raises InvalidPayload.
+        """Read an `auth` that its schema has accepted.
 
         The offset of native recovery is newer than `after`, which a page may have stored before it was opened.
         """
@@ -46,19 +47,20 @@ class ConnectAuth(NamedTuple):
 
 
 def _read_offset(pid: str, offset: str) -> ClaimedPosition:
-    """Read an offset: `<seq>:<tag>` in the epoch that `pid` names, or a token that names its epoch itself."""
+    """Read an offset: `<seq>:<tag>` in the epoch that `pid` names, or a token that names its epoch itself.
+
+    socket.io-client sends what it got from another server too, and would not connect again after an error.
+    """
     try:
         return parse_token(offset if offset.count(":") > 1 else f"{pid.lower()}:{offset}")
-    except ValueError as error:
-        raise protocol.InvalidPayload("is not a position: <seq>:<tag>", "offset") from error
+    except ValueError:
+        return ClaimedPosition(OTHER_FEED, 0)
 
 
 def _read_after(auth: Mapping[str, Any]) -> ClaimedPosition | None:
     after, epoch, id_ = auth.get("after"), auth.get("epoch"), auth.get("id")
     if after is None:
         return None
-    if epoch is None and after > 0:
-        raise protocol.InvalidPayload("is required with a position above 0", "epoch")
     return ClaimedPosition(
         None if epoch is None else epoch.lower(), int(after), None if id_ is None else to_tag(id_.lower())
     )

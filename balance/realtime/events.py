@@ -61,8 +61,8 @@ class EventHandlers:
             "durability": self._feed.durability,
             "recovered": resumption.recovered,
         }
-        if resumption.reason is not None:
-            greeting |= {"reason": resumption.reason, "goodUntil": resumption.good_until}
+        why = {"reason": resumption.reason, "goodUntil": resumption.good_until}
+        greeting |= {name: value for name, value in why.items() if value is not None}
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
         session.has_joined = True

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import protocol
 from balance.position import ClaimedPosition
 from balance.realtime.connect_auth import ConnectAuth
 
@@ -39,18 +38,12 @@ def test_a_client_resumes_from_the_newest_position_that_it_sends(
 
 
 @pytest.mark.parametrize(
-    ("auth", "error"),
-    [
-        ({"after": 1}, "epoch: is required with a position above 0"),
-        ({**NATIVE, "offset": "x"}, "offset: is not a position: <seq>:<tag>"),
-        ({**NATIVE, "offset": "-1:099a8057"}, "offset: is not a position: <seq>:<tag>"),
-        ({**NATIVE, "offset": f"{OTHER}:7"}, "offset: is not a position: <seq>:<tag>"),
-    ],
+    ("pid", "offset"),
+    [(EPOCH, "x"), (EPOCH, "-1:099a8057"), (EPOCH, f"{OTHER}:7"), ("hW3uWT9cAAAA", "7:099a8057"), ("", "")],
 )
-def test_a_position_that_cannot_be_read_is_rejected_by_the_name_of_its_field(auth: dict[str, Any], error: str) -> None:
-    with pytest.raises(protocol.InvalidPayload) as raised:
-        ConnectAuth.read(auth)
-    assert str(raised.value) == error
+def test_what_another_server_gave_to_the_client_is_a_position_of_another_feed(pid: str, offset: str) -> None:
+    claimed = ConnectAuth.read({"recovery": True, "pid": pid, "offset": offset}).claimed
+    assert claimed == ("00000000-0000-0000-0000-000000000000", 0, None)
 
 
 @pytest.mark.parametrize(
