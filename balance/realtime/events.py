@@ -36,7 +36,7 @@ class EventHandlers:
 
     def on_joined(self, session: Session, sid: str) -> None:
         """Greet a client whose CONNECT packet is answered, and send it every snapshot from now on."""
-        position = self._service.position
+        position = self._service.feed.head
         assert position is not None, "the handshake is rejected until there is one"
         greeting = {
             "message": GREETING,

@@ -9,12 +9,15 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.realtime.engine import Engine
+from balance.realtime.frames import SERVICE_RESTART
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
-from balance.snapshot import Snapshot
+from balance.snapshot import EncodedSnapshot
 
 # How a packet begins. The packets are encoded here: the library would first search each payload for bytes.
 EVENT, ACK = (f"{MESSAGE}{packet_type}".encode() for packet_type in (sio_packet.EVENT, sio_packet.ACK))
+SNAPSHOT_EVENT = EVENT + b'["%b",' % protocol.BALANCE_SNAPSHOT.encode()
+FEED_CHANGED = SERVICE_RESTART, "the feed has changed"
 
 
 class Watchers:
@@ -42,11 +45,20 @@ class Watchers:
             packets.append(b"%b%d%b" % (ACK, ack_id, protocol.encode([payload])))
         self._engine.send_packets(session, EncodedPackets(*packets))
 
-    def publish(self, snapshots: Sequence[Snapshot]) -> None:
+    @property
+    def has_watchers(self) -> bool:
+        """Whether a client has joined."""
+        return any(session.has_joined for session in self._engine.sessions.values())
+
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to every client that has joined."""
-        if any(session.has_joined for session in self._engine.sessions.values()):
-            events = [_event(protocol.BALANCE_SNAPSHOT, snapshot.to_wire()) for snapshot in snapshots]
-            self._engine.broadcast(EncodedPackets(*events))
+        self._engine.broadcast(EncodedPackets(*[b"%b%b]" % (SNAPSHOT_EVENT, one.json) for one in snapshots]))
+
+    def end_all(self) -> None:
+        """Disconnect every client, so that it resumes."""
+        for session in list(self._engine.sessions.values()):
+            if session.has_joined:
+                self._engine.abort_session(session, close=FEED_CHANGED)
 
 
 def _event(event: str, payload: object) -> bytes:
