@@ -21,12 +21,11 @@ class ConnectAuth(NamedTuple):
     """The `pid` of the last CONNECT packet that it received, with native recovery."""
 
     @classmethod
-    def read(cls, auth: Mapping[str, Any] | None) -> ConnectAuth:
+    def read(cls, auth: Mapping[str, Any]) -> ConnectAuth:
         """Read an `auth` that its schema has accepted.
 
         The offset of native recovery is newer than `after`, which a page may have stored before it was opened.
         """
-        auth = auth or {}
         pid, offset = auth.get("pid"), auth.get("offset")
         is_native = bool(auth.get("recovery"))
         if is_native and pid is not None and offset is not None:

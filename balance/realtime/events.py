@@ -16,7 +16,7 @@ from typing import Any
 
 import protocol
 from balance.auth import Operation, Role, authorize
-from balance.feed.feed import Feed, Resumption
+from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
 from balance.feed.replay import ReplayBroken
 from balance.position import Position
@@ -35,9 +35,9 @@ GREETING = "Connected to balance snapshot server"  # docs/spec.md, `connected`
 class EventHandlers:
     """Handles what the clients send. No method waits or raises."""
 
-    def __init__(self, service: Service, feed: Feed, watchers: Watchers) -> None:
+    def __init__(self, service: Service, watchers: Watchers) -> None:
         self._service = service
-        self._feed = feed
+        self._feed = service.feed
         self._watchers = watchers
         self._handlers = {protocol.BALANCE_UPDATE: self.on_update, protocol.PING: self.on_ping}
 
@@ -49,8 +49,6 @@ class EventHandlers:
 
     def on_joined(self, session: Session, sid: str, resumption: Resumption) -> None:
         """Greet a client whose CONNECT packet is answered, and send it every snapshot after its position."""
-        if not resumption.recovered:
-            resumption = self._feed.at_head(resumption)  # the feed may have gone on meanwhile
         position, head, epoch = resumption.position, resumption.head, resumption.head.epoch
         greeting = {
             "message": GREETING,
@@ -66,10 +64,10 @@ class EventHandlers:
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
         session.has_joined = True
-        if resumption.recovered:
-            session.replay = asyncio.create_task(self._replay(session, position, form))
+        if position == self._feed.head:
+            self._watchers.go_live(session, form, epoch)
         else:
-            self._watchers.go_live(session, form)
+            session.replay = asyncio.create_task(self._replay(session, position, form))
 
     async def _replay(self, session: Session, position: Position, form: Form) -> None:
         """Send a client what it has missed, until it is live; if that fails, end its session, so that it resumes."""
@@ -78,7 +76,7 @@ class EventHandlers:
                 position,
                 form,
                 partial(self._watchers.send_missed, session),
-                partial(self._watchers.go_live, session, form),
+                partial(self._watchers.go_live, session, form, position.epoch),
             )
         except (protocol.Unavailable, ReplayBroken) as error:
             self._watchers.end(session, str(error))

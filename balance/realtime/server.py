@@ -154,7 +154,7 @@ class SocketServer(socketio.AsyncServer):
             error = protocol.InvalidPayload("none was asked for", "acknowledgement")
             self.event_handlers.on_rejected(session, None, error)
 
-    async def _connect(self, session: Session, namespace: str | None, auth: object) -> None:
+    async def _connect(self, session: Session, namespace: str | None, auth: Any) -> None:
         """Connect a client to the namespace, or answer why not.
 
         The library would reject by a bare string, of which a JavaScript client makes an error without a message.
@@ -165,7 +165,7 @@ class SocketServer(socketio.AsyncServer):
             if session.has_joined:
                 raise protocol.InvalidPayload("this client is connected to it already", "namespace")
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
-            connect_auth = ConnectAuth.read(auth)
+            connect_auth = ConnectAuth.read(auth or {})
         except protocol.ServiceError as error:
             await self._reject_connect(session, namespace, error)
             return

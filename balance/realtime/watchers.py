@@ -23,6 +23,7 @@ class Watchers:
         self._engine = engine
         self._sender = engine.sender
         self._live: dict[Form, dict[Session, None]] = {}
+        self._epoch = ""  # of all live clients: in another one `end_all` is called first
 
     def __len__(self) -> int:
         return sum([session.has_joined for session in self._engine.sessions.values()])
@@ -52,16 +53,17 @@ class Watchers:
         """Send a page of what a client has missed; return when it may be sent the next one."""
         await self._sender.send_paced(session, packets)
 
-    def go_live(self, session: Session, form: Form) -> None:
-        """Send each snapshot from now on to a client."""
+    def go_live(self, session: Session, form: Form, epoch: str) -> None:
+        """Send each snapshot of an epoch from now on to a client."""
+        self._epoch = epoch
         session.live_group = self._live.setdefault(form, {})
         session.live_group[session] = None
 
-    def publish(self, snapshots: Sequence[EncodedSnapshot], epoch: str) -> None:
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         """Send `balance:snapshot` for each, in this order, to every live client."""
         for form, group in self._live.items():
             if group:
-                self._sender.broadcast(form(snapshots, epoch), group)
+                self._sender.broadcast(form(snapshots, self._epoch), group)
 
     def end(self, session: Session, reason: str) -> None:
         """Disconnect a client, so that it connects again and resumes."""

@@ -17,7 +17,6 @@ NATIVE = {"recovery": True, "pid": EPOCH}
 @pytest.mark.parametrize(
     ("auth", "claimed"),
     [
-        (None, None),
         ({}, None),
         ({"epoch": EPOCH}, None),
         ({"recovery": True}, None),
@@ -32,7 +31,7 @@ NATIVE = {"recovery": True, "pid": EPOCH}
     ],
 )
 def test_a_client_resumes_from_the_newest_position_that_it_sends(
-    auth: dict[str, Any] | None, claimed: ClaimedPosition | None
+    auth: dict[str, Any], claimed: ClaimedPosition | None
 ) -> None:
     assert ConnectAuth.read(auth).claimed == claimed
 
