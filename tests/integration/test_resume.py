@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 import protocol
-from tests.support.history import append_history, id_of
+from tests.support.history import append_history, begin_epoch, id_of
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.service import Database, MakeService, Service
@@ -82,6 +82,7 @@ async def test_a_client_whose_position_is_not_good_gets_the_reason_and_the_live_
     await client.close()
 
 
+@pytest.mark.expects_log("every watcher has to resume", "a new epoch of the feed begins")
 async def test_a_client_that_has_seen_what_was_lost_gets_the_last_seq_that_is_good(
     database: Database, make_service: MakeService
 ) -> None:
@@ -184,7 +185,7 @@ async def test_a_client_that_does_not_read_its_replay_is_sent_no_more_than_its_l
         ({"after": 5}, "epoch: is required"),
         ({"after": 5, "epoch": "x"}, "epoch: must be a UUID"),
         ({"after": 5, "epoch": str(uuid4()), "id": 7}, "id: must be a string"),
-        ({"recovery": "yes"}, "recovery: must be true or false"),
+        ({"recovery": "yes"}, "recovery: must be a boolean"),
         ({"recovery": True, "offset": 7}, "offset: must be a string"),
         ({"last": 5}, "last: is not a known field"),
     ],
@@ -239,6 +240,7 @@ async def test_native_recovery_has_the_epoch_as_pid_and_a_position_beside_each_e
     await client.close()
 
 
+@pytest.mark.expects_log("every watcher has to resume")
 async def test_native_recovery_keeps_its_pid_over_a_new_epoch_that_has_lost_nothing(
     database: Database, make_service: MakeService
 ) -> None:
@@ -246,9 +248,7 @@ async def test_native_recovery_keeps_its_pid_over_a_new_epoch_that_has_lost_noth
     service = await make_service()
     old = feed_epoch(database)
     client, _, (_, offset) = await native(service, {})
-    new = str(uuid4())
-    database.rows("INSERT INTO balance_epoch (epoch, number, after_seq) VALUES (%s, 2, 3)", new)
-    database.rows("UPDATE balance_feed SET epoch = %s", new)
+    new = begin_epoch(database, 3)
     assert await client.await_closed() == 1012
     append_history(database, 1)
     client, connect, (greeting, first) = await native(service, {"pid": old, "offset": offset})
