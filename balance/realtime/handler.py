@@ -172,7 +172,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             if self.budget.is_turn_over():
                 await asyncio.sleep(0)
             self.engine.touch(session)
-            is_polling = is_polling and await self.engine.wait_for_polls(session)
+            is_polling = is_polling and await self.engine.sender.wait_for_polls(session)
             if packet.packet_type == eio_packet.MESSAGE:
                 await self.server.receive(session, packet.data)
                 if session.socket.closed:

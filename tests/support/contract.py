@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -24,9 +24,9 @@ from engineio.packet import MESSAGE
 from tornado.httputil import HTTPHeaders
 
 import protocol
-from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
 from balance.realtime.send_queue import EncodedPackets
+from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.web.base import JsonHandler
@@ -329,7 +329,7 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
 def install() -> None:
     """Check the traffic of every service of this process from now on."""
     conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
-    send_packets, broadcast = Engine.send_packets, Engine.broadcast
+    send, broadcast = Sender.send, Sender.broadcast
     receive, finish = SocketServer.receive, JsonHandler.finish
     on_update, write = EventHandlers.on_update, SaveRequest.write
     in_slow_path: set[Session] = set()  # those with a packet in the slow path
@@ -342,17 +342,16 @@ def install() -> None:
             if packet.packet_type == MESSAGE and not session.has_ended:
                 _report(conversation(session).check_sent(packet.data), packet.data)
 
-    @wraps(send_packets)
-    def checked_send(self: Engine, session: Session, packets: EncodedPackets) -> None:
+    @wraps(send)
+    def checked_send(self: Sender, session: Session, packets: EncodedPackets) -> None:
         check_packets(session, packets)
-        send_packets(self, session, packets)
+        send(self, session, packets)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, packets: EncodedPackets) -> None:
-        for session in self.sessions.values():
-            if session.has_joined:
-                check_packets(session, packets)
-        broadcast(self, packets)
+    def checked_broadcast(self: Sender, packets: EncodedPackets, group: Collection[Session]) -> None:
+        for session in group:
+            check_packets(session, packets)
+        broadcast(self, packets, group)
 
     @wraps(receive)
     async def checked_receive(self: SocketServer, session: Session, data: Any) -> None:
@@ -392,7 +391,7 @@ def install() -> None:
         _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
     SaveRequest.write = checked_write  # type: ignore[method-assign]
-    Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
+    Sender.send, Sender.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_receive  # type: ignore[method-assign]
     EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
 
