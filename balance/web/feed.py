@@ -42,12 +42,11 @@ class FeedHandler(RestHandler):
             if found.last > found.after or not wait_s:
                 await self.finish_in_time(self._write(found))
                 return
-        waited = await self._wait(ClaimedPosition(found.epoch, found.last), limit, wait_s)
-        if waited is not None:
-            await self.finish_in_time(self._write(waited))
+        await self.finish_in_time(self._write(await self._wait(found, limit, wait_s)))
 
-    async def _wait(self, after: ClaimedPosition, limit: int, wait_s: int) -> FeedSlice | None:
-        """Wait for what comes after a position; return None if the client goes away. Raises Busy."""
+    async def _wait(self, found: FeedSlice, limit: int, wait_s: int) -> FeedSlice:
+        """Wait for what comes after a part; return the part itself if the client goes away. Raises Busy."""
+        after = ClaimedPosition(found.epoch, found.last)
         self._watcher_limit.check()
         try:
             with self._poll_limiter.slot(str(self.request.remote_ip)):
@@ -57,7 +56,7 @@ class FeedHandler(RestHandler):
                 await asyncio.wait([self._waiting])
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error
-        return None if self._waiting.cancelled() else self._waiting.result()
+        return found if self._waiting.cancelled() else self._waiting.result()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()

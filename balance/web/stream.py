@@ -89,7 +89,7 @@ class StreamHandler(JsonHandler):
             super().write_error(status_code, **kwargs)
             return
         self.set_cors_headers()  # otherwise the page that called could not read the reason
-        self._open(encode_retry()).end(encode_event("bye", {"reason": self.bye_reason(error)}))
+        self._open(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
 
     def bye_reason(self, error: protocol.ServiceError) -> str:
         """Return why a client cannot be served now (schemas/bye_reason.json)."""

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 
+from balance.storage.epochs import begin_epoch
 from protocol.operations import FEED
 from tests.support.http_client import Connection, Reply
 from tests.support.payloads import UPDATE
 from tests.support.service import Database, MakeService, Service
+from tests.support.shared_service import SharedService, shared_service
 from tests.support.sse import StreamClient
 from tests.support.waiting import until
 
 OTHER_EPOCH = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
+    """One service for requests that change nothing."""
+    with shared_service(postgres, template) as one:
+        yield one
 
 
 async def save(service: Service, count: int) -> list[dict[str, Any]]:
@@ -102,6 +113,16 @@ async def test_a_stop_answers_every_poll_with_an_empty_list(service: Service) ->
         assert (reply.status, reply.body["data"]) == (200, [])
 
 
+@pytest.mark.expects_log("every watcher has to resume")
+async def test_a_new_epoch_ends_a_poll_and_a_good_position_goes_on_in_it(service: Service, database: Database) -> None:
+    await save(service, 2)
+    old = (await ask(service)).body["feed"]["epoch"]
+    poll = await start_poll(service, f"?after=2&epoch={old}&wait=55")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        new = begin_epoch(connection).epoch
+    assert (await poll).body["feed"] == {"epoch": new, "after": 2, "last": 2, "head": 2}
+
+
 async def test_a_client_that_goes_away_frees_its_poll(service: Service) -> None:
     http = await Connection.open(service.port)
     await http.send(f"GET {FEED}?wait=55 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
@@ -172,14 +193,15 @@ async def test_a_position_of_rows_that_are_gone_is_pruned(make_service: MakeServ
         ("?wait=1&wait=2", "wait: is given more than once"),
     ],
 )
-async def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
-    service: Service, query: str, error: str
+def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
+    shared: SharedService, query: str, error: str
 ) -> None:
-    reply = await ask(service, query)
+    reply = shared.ask("GET", FEED + query)
     assert (reply.status, reply.body["code"]) == (400, "invalid_payload")
     assert reply.body["error"].startswith(error)
 
 
+@pytest.mark.expects_log("the database cannot be reached")
 async def test_without_its_database_the_service_is_unavailable(make_service: MakeService) -> None:
     service = await make_service(database_url="postgresql://127.0.0.1:1/nothing")
     reply = await ask(service, "?wait=55")

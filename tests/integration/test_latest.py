@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from protocol.operations import LATEST
 from tests.support.http_client import Reply
 from tests.support.payloads import UPDATE
 from tests.support.service import Database, MakeService, Service
+from tests.support.shared_service import SharedService, shared_service
 from tests.support.sse import StreamClient
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
+    """One service for requests that change nothing."""
+    with shared_service(postgres, template) as one:
+        yield one
 
 
 async def ask(service: Service, query: str = "") -> Reply:
@@ -75,14 +84,15 @@ async def test_the_position_is_one_to_go_on_from(service: Service) -> None:
         ("?pid=7", "pid: is not a known field"),
     ],
 )
-async def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
-    service: Service, query: str, error: str
+def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
+    shared: SharedService, query: str, error: str
 ) -> None:
-    reply = await ask(service, query)
+    reply = shared.ask("GET", LATEST + query)
     assert (reply.status, reply.body["code"]) == (400, "invalid_payload")
     assert reply.body["error"].startswith(error)
 
 
+@pytest.mark.expects_log("the database cannot be reached")
 async def test_without_its_database_the_service_is_unavailable(make_service: MakeService) -> None:
     reply = await ask(await make_service(database_url="postgresql://127.0.0.1:1/nothing"))
     assert (reply.status, reply.body["code"]) == (503, "unavailable")

@@ -6,26 +6,37 @@ import asyncio
 import gc
 import re
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from tornado.httputil import HTTPServerRequest
 
+from balance.storage.epochs import begin_epoch
 from balance.web import stream_hub
 from balance.web.http_connection import Exchange, ServerConnection
 from balance.web.stream import StreamHandler
 from protocol.operations import FEED, STREAM
-from tests.support.http_client import Connection
+from tests.support.http_client import Connection, request_bytes
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import SocketClient
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, Service
+from tests.support.shared_service import SharedService, shared_service
 from tests.support.sse import StreamClient
 from tests.support.waiting import until
 
 OTHER_EPOCH = "00000000-0000-4000-8000-000000000000"
+LAST_EVENT_ID = b"Last-Event-ID: %b\r\n"
 NOT_A_POSITION = "is not a position: <epoch>:<seq>:<tag>"
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: str, template: str) -> Iterator[SharedService]:
+    """One service for requests that change nothing."""
+    with shared_service(postgres, template) as one:
+        yield one
 
 
 async def save(service: Service, count: int, **fields: Any) -> list[dict[str, Any]]:
@@ -238,16 +249,14 @@ async def test_the_end_of_a_live_stream_has_the_position_of_its_head(make_servic
         ("?" + "&".join(f"pid={number}" for number in range(101)), "pid: "),
     ],
 )
-async def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
-    service: Service, query: str, error: str
+def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
+    shared: SharedService, query: str, error: str
 ) -> None:
-    for method in ("GET", "HEAD"):
-        reply = await service.request(method, STREAM + query)
-        assert reply.status == 400
-    reply = await service.request("GET", STREAM + query)
-    assert reply.body["code"] == "invalid_payload"
+    assert shared.ask("HEAD", STREAM + query).status == 400
+    reply = shared.ask("GET", STREAM + query)
+    assert (reply.status, reply.body["code"]) == (400, "invalid_payload")
     assert reply.body["error"].startswith(error)
-    assert not len(service.app.streams)
+    assert not len(shared.service.app.streams)
 
 
 @pytest.mark.parametrize(
@@ -256,16 +265,15 @@ async def test_a_query_that_is_not_valid_is_refused_by_the_name_of_its_field(
      f"{OTHER_EPOCH}:-1:00000001", f"{OTHER_EPOCH.upper()}:1:0000000G", "ä"],
     ids=["word", "number", "long", "two", "zeros", "negative", "digits", "letter"],
 )  # fmt: skip
-async def test_a_last_event_id_that_is_not_a_position_is_refused(service: Service, value: str) -> None:
-    reply = await service.request("GET", STREAM, Last_Event_ID=value)
+def test_a_last_event_id_that_is_not_a_position_is_refused(shared: SharedService, value: str) -> None:
+    reply = shared.exchange(request_bytes("GET", STREAM)[:-2] + LAST_EVENT_ID % value.encode() + b"\r\n")
     check_refused(reply, "invalid_payload", f"Last-Event-ID: {NOT_A_POSITION}")
 
 
-async def test_two_last_event_ids_are_refused(service: Service) -> None:
-    async with Connection.to(service.port) as http:
-        position = f"Last-Event-ID: {OTHER_EPOCH}:1:00000001\r\n"
-        await http.send(f"GET {STREAM} HTTP/1.1\r\nHost: 127.0.0.1\r\n{position}{position}\r\n".encode())
-        check_refused(await http.read_reply(), "invalid_payload", "Last-Event-ID: is given more than once")
+def test_two_last_event_ids_are_refused(shared: SharedService) -> None:
+    line = LAST_EVENT_ID % f"{OTHER_EPOCH}:1:00000001".encode()
+    reply = shared.exchange(request_bytes("GET", STREAM)[:-2] + line + line + b"\r\n")
+    check_refused(reply, "invalid_payload", "Last-Event-ID: is given more than once")
 
 
 async def test_a_page_of_another_origin_is_refused_and_a_trusted_one_may_read(make_service: MakeService) -> None:
@@ -287,8 +295,8 @@ async def test_a_page_of_another_origin_is_refused_and_a_trusted_one_may_read(ma
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-async def test_other_methods_are_refused(service: Service, method: str) -> None:
-    reply = await service.request(method, STREAM, None if method == "DELETE" else {})
+def test_other_methods_are_refused(shared: SharedService, method: str) -> None:
+    reply = shared.ask(method, STREAM, None if method == "DELETE" else b"{}")
     assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
@@ -322,6 +330,7 @@ async def test_a_server_that_is_busy_answers_with_a_stream_that_ends(make_servic
         await client.expect("connected")
 
 
+@pytest.mark.expects_log("the database cannot be reached")
 async def test_a_server_without_its_database_answers_with_a_stream_that_ends(make_service: MakeService) -> None:
     service = await make_service(database_url="postgresql://127.0.0.1:1/nothing")
     async with StreamClient.to(service.port, "?after=0") as client:
@@ -390,12 +399,13 @@ async def test_a_client_of_an_older_http_gets_the_same_stream(service: Service) 
         assert b"\nevent: bye\n" in events
 
 
+@pytest.mark.expects_log("every watcher has to resume")
 async def test_a_new_epoch_ends_the_stream_and_its_position_is_explained(service: Service, database: Database) -> None:
     saved = await save(service, 2)
     async with StreamClient.to(service.port) as client:
         epoch = (await client.expect("connected")).data["epoch"]
         with psycopg.connect(database.url, autocommit=True) as connection:
-            new_epoch(connection)
+            begin_epoch(connection)
         (bye,) = await client.read_to_end()
         assert (bye.name, bye.id, bye.data) == ("bye", None, {"reason": "reset"})
     async with StreamClient.to(service.port, Last_Event_ID=token(epoch, saved[-1])) as client:

@@ -32,6 +32,7 @@ from balance.realtime.session import Session
 from balance.web.base import JsonHandler
 from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
+from balance.web.stream import LAST_EVENT_ID
 from balance.web.stream_hub import StreamHub
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
@@ -108,9 +109,10 @@ def check_answer(
     yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
-        code = protocol.loads(answer).get("code")
-        if operation is not None and code in BY_THE_SCHEMA and _is_valid_request(operation, path, query, body):
-            yield f"a valid request was refused by {code}"
+        refusal = protocol.loads(answer)
+        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not refusal["error"].startswith(LAST_EVENT_ID)
+        if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
+            yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, but the status is {status}"
