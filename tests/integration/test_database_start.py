@@ -215,9 +215,7 @@ def test_each_missing_grant_is_named_at_the_start(least: Least) -> None:
         "SELECT ON balance_epoch": "SELECT on balance_epoch",
         "INSERT ON balance_epoch": "INSERT on balance_epoch",
         GRANTS[-2]: "EXECUTE on function balance_ledger_is_valid(jsonb,text[])",
-        GRANTS[
-            -1
-        ]: "EXECUTE on function balance_snapshot_json(uuid,bigint,timestamp with time zone,bigint,jsonb,jsonb)",
+        GRANTS[-1]: "EXECUTE on function balance_snapshot_json(uuid,bigint,timestamp with time zone,bigint,",
     }
     pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
     for grant, name in names.items():

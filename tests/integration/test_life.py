@@ -28,6 +28,7 @@ from tornado.httpclient import HTTPClientError
 from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.migrate import SQL_FOLDER
 from tests.support.embedded import is_running, processes_of, start_postgres
 from tests.support.http_client import request
 from tests.support.payloads import updates
@@ -359,7 +360,7 @@ def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Proc
 
 # The schema
 
-APPLIED = [f"applied {path.name}" for path in sorted((ROOT / "sql").glob("*.sql"))]
+APPLIED = [f"applied {path.name}" for path in sorted(SQL_FOLDER.glob("*.sql"))]
 
 
 def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
