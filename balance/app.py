@@ -36,9 +36,10 @@ from balance.storage.outage import Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from balance.web import pages
-from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.feed import FeedHandler, LatestHandler
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.snapshots import (
@@ -48,9 +49,11 @@ from balance.web.snapshots import (
     SnapshotHandler,
     SnapshotsHandler,
 )
+from balance.web.stream import StreamHandler
+from balance.web.stream_hub import StreamHub
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
 
 log = logging.getLogger("balance.app")
 
@@ -88,6 +91,13 @@ class App:
         tail = Tail(self._feed_store, tail_thread)
         self.feed = Feed(self._feed_store, tail, replay_executor, read_ms_max=config.read_ms_max)
         self.feed.subscribe(self.watchers)
+        self.streams = StreamHub(
+            self.feed,
+            self._budget,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
+        )
+        self.feed.subscribe(self.streams)
         self.writer = Writer(
             self.store,
             write_thread,
@@ -106,6 +116,8 @@ class App:
             read_ms_max=config.read_ms_max,
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
+        self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
+        self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
         # The start line has the address of `--host`, so it is served too.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
@@ -141,7 +153,7 @@ class App:
             "origins": origins,
             "budget": self._budget,
             "is_ready": lambda: self.service.life is Life.RUNNING,
-            "watchers_max": self._config.watchers_max,
+            "watcher_limit": self._watcher_limit,
             "body_bytes_max": self._config.frame_bytes_max,
         }
         limits = Limits(
@@ -150,6 +162,7 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
+        watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
         docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
@@ -158,6 +171,9 @@ class App:
                 (HostNotServed(hosts), MisdirectedHandler, common),
                 (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
                 (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
+                (STREAM, StreamHandler, {**watching, "hub": self.streams}),
+                (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
+                (LATEST, LatestHandler, common),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -186,6 +202,7 @@ class App:
             await self._open_store()
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
+        self.streams.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -218,13 +235,15 @@ class App:
                 log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what is in flight, close each WebSocket with 1001, then the database."""
+        """Accept nothing more, answer what is in flight, end each stream and WebSocket, then close the database."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())
+        await self._poll_limiter.wait_idle(deadline - loop.time())
+        self.streams.close()
         await asyncio.sleep(0)  # the last answers are sent in a turn of their own
         await self.server.eio.close(max(0.2, deadline - loop.time()))
         try:

@@ -120,7 +120,9 @@ class Feed:
         head = self._tail.position
         reason = _reason(claimed, facts)
         if reason is None:
-            return Resumption(True, Position(head.epoch, claimed.seq), to_tag(facts.id), max(head, facts.head))
+            return Resumption(
+                True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
+            )
         good_until = facts.good_until if reason == "diverged" else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
@@ -149,6 +151,8 @@ class Feed:
         with self._tail.followed():
             position = await self._begin_read(after)
             await self._wait_beyond(position, wait_s)
+            if position.epoch != self._tail.position.epoch:  # then the position may not be good any more
+                position = await self._begin_read(ClaimedPosition(*position))
             try:
                 async with unavailable_after(self._read_s_max):
                     chunk = await self._replay.read(position, encode_list, limit)

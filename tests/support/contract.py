@@ -30,9 +30,13 @@ from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.web.base import JsonHandler
+from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
+from balance.web.stream import LAST_EVENT_ID
+from balance.web.stream_hub import StreamHub
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
+from tests.support.sse import read_events
 
 log = logging.getLogger("balance.contract")
 
@@ -53,7 +57,6 @@ HEADERS = {
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
 }
 NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s"}
-NOT_SERVED = {"getFeed", "getLatest", "getStream"}  # operations of the contract that no route serves yet
 
 
 def complain(text: str) -> None:
@@ -106,9 +109,10 @@ def check_answer(
     yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
-        code = protocol.loads(answer).get("code")
-        if operation is not None and code in BY_THE_SCHEMA and _is_valid_request(operation, path, query, body):
-            yield f"a valid request was refused by {code}"
+        refusal = protocol.loads(answer)
+        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not refusal["error"].startswith(LAST_EVENT_ID)
+        if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
+            yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, but the status is {status}"
@@ -322,6 +326,25 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
     return found.groups(default="") if found else ("", "", "", "")  # type: ignore[return-value]
 
 
+# Server-sent events
+
+
+@lru_cache(4096)
+def check_stream(sent: bytes) -> tuple[str, ...]:
+    """Return what is wrong with whole events of a stream; the head of the response may come before them."""
+    head, _, rest = sent.partition(b"\r\n\r\n") if sent.startswith(b"HTTP/") else (b"", b"", sent)
+    reply = operations.OPERATIONS["getStream"].responses[200]
+    found = []
+    if head and f"\r\nContent-Type: {reply.media_type}; charset=utf-8\r\n" not in head.decode("latin1"):
+        found.append("the head of a stream names another media type")
+    for event in read_events(rest):
+        schema = reply.events.get(event.name)
+        found += [f"{event.name} is not an event of a stream"] if schema is None else errors(schema, event.data)
+        if event.id is not None:
+            found += errors("position_token", event.id)
+    return tuple(found)
+
+
 # The entries and exits of the service
 
 
@@ -390,10 +413,33 @@ def install() -> None:
         found = check_answer("POST", SNAPSHOTS, bytes(self.body), status, headers, body)
         _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
+    _install_in_streams()
     SaveRequest.write = checked_write  # type: ignore[method-assign]
     Sender.send, Sender.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_receive  # type: ignore[method-assign]
     EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
+
+
+def _install_in_streams() -> None:
+    send, end, broadcast = EventStream.send, EventStream.end, StreamHub._broadcast
+
+    @wraps(send)
+    def checked_send(self: EventStream, data: bytes) -> Any:
+        _report(check_stream(data), repr(data))
+        return send(self, data)
+
+    @wraps(end)
+    def checked_end(self: EventStream, last: bytes) -> None:
+        _report(check_stream(last), repr(last))
+        end(self, last)
+
+    @wraps(broadcast)
+    def checked_broadcast(self: StreamHub, streams: Collection[EventStream], events: bytes) -> None:
+        _report(check_stream(events), repr(events))
+        broadcast(self, streams, events)
+
+    EventStream.send, EventStream.end = checked_send, checked_end  # type: ignore[method-assign]
+    StreamHub._broadcast = checked_broadcast  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:
