@@ -136,12 +136,8 @@ def _is_valid_request(operation: protocol.Operation, path: str, query: str, body
         if operation.body:
             return fits(operation.body, protocol.loads(body))
         if "query" in operation.parameters:
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
-            values: dict[str, Any] = {name: _number(text) if name in NUMBERS else text for name, text in pairs}
-            if operation.id == "getStream" and "pid" in values:  # the one parameter that may be repeated
-                values["pid"] = [_number(text) for name, text in pairs if name == "pid"]
-                pairs = [(name, text) for name, text in pairs if name != "pid"] + [("pid", "")]
-            return len(values) == len(pairs) and fits(operation.parameters["query"], values)
+            values = _query(operation.parameters["query"], query)
+            return values is not None and fits(operation.parameters["query"], values)
         if operation.parameters.get("path") == "get_path":
             return fits("get_path", {"id": unquote(path.rpartition("/")[2], errors="replace")})
     except (protocol.MalformedJson, UnicodeDecodeError):
@@ -149,9 +145,19 @@ def _is_valid_request(operation: protocol.Operation, path: str, query: str, body
     return True
 
 
-def _number(text: str) -> int | str:
-    """Return the number of a parameter, or its text if it is not a number."""
-    return int(text) if re.fullmatch("-?[0-9]{1,30}", text) else text
+def _query(schema: str, query: str) -> dict[str, Any] | None:
+    """Return the parameters of a query, with integers and lists as such; None if one is repeated that is not a list."""
+    properties = protocol.schema(schema)["properties"]
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True, errors="strict"):
+        value = int(text) if name in NUMBERS and re.fullmatch("-?[0-9]{1,30}", text) else text
+        if properties.get(name, {}).get("type") == "array":
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            return None
+        else:
+            values[name] = value
+    return values
 
 
 def _check_reply(reply: operations.Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
@@ -218,7 +224,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self._asked: dict[str, list[tuple[protocol.Event | None, bool]]] = {}  # by acknowledgement id
-        self._auth_fits = True
+        self._auth_fits, self._wants_recovery = True, False
         self._left: Counter[str] = Counter()  # of answers that may still come
 
     def note_received(self, packet: Any) -> None:
@@ -227,6 +233,7 @@ class Conversation:
         if kind == "0":
             payload = _loaded(text) if text else None
             self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
+            self._wants_recovery = isinstance(payload, dict) and payload.get("recovery") is True
         else:
             content = _loaded(text) if kind == "2" else None
             name, *payloads = content if isinstance(content, list) and content else [None]
@@ -251,8 +258,12 @@ class Conversation:
             case "0":
                 if not self._auth_fits:
                     yield "an invalid CONNECT was accepted"
+                if "pid" in protocol.loads(text) and not self._wants_recovery:
+                    yield "a client that did not ask for recovery got a pid"
             case "2":
                 yield from check_event(text)
+                if len(protocol.loads(text)) > 2 and not self._wants_recovery:
+                    yield "a client that did not ask for recovery got an offset"
                 yield from self._check_was_asked(*protocol.loads(text)[:2])
             case "3":
                 yield from self._check_acknowledgement(self._asked.get(id_, []), protocol.loads(text))
