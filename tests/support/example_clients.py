@@ -39,6 +39,12 @@ class ExampleProcess:
                     return self.lines[-1]
         raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
 
+    async def kill(self) -> None:
+        """Kill it with SIGKILL, and read the rest of what it printed."""
+        self._process.kill()
+        self.lines += (await self._stdout.read()).decode().splitlines()
+        await self._process.wait()
+
     async def end(self) -> int:
         """Read the rest of its output and return the exit status; stderr must be empty."""
         async with asyncio.timeout(LINE_S_MAX):
@@ -52,12 +58,21 @@ class ExampleProcess:
         return [line.split()[1] for line in self.lines if line.startswith("saved ")]
 
 
+def state_folder(language: str, folder: Path) -> Path:
+    """Return where `run_example` lets an example store its readings and its position."""
+    return folder / f"{language}-state"
+
+
 @asynccontextmanager
 async def run_example(
     language: str, url: str, *args: str, before: str = "", folder: Path
 ) -> AsyncIterator[ExampleProcess]:
-    """Run an example against the server at `url`; the code `before` runs first in its process."""
+    """Run an example against the server at `url`; the code `before` runs first in its process.
+
+    What it stores is in a folder of `folder`, so that the next run of that language with the same one goes on from it.
+    """
     env = {"BALANCE_URL": url, "no_proxy": "127.0.0.1"}
+    args = (*args, "--folder", str(state_folder(language, folder)))
     if language == "javascript":
         script = folder / "run.js"
         script.write_text(f"{before}\nrequire({json.dumps(str(EXAMPLES / 'balance-client.js'))});\n")
