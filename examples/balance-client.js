@@ -166,7 +166,7 @@ socket.on('connected', ({ socketId, epoch: current, seq, recovered, reason, good
   epoch = current;
   if (recovered) {
     console.log(`resumed after seq ${position.after}`);
-  } else if (position && goodUntil != null) {
+  } else if (position && goodUntil < position.after) {
     // The database came back without its newest rows. Other snapshots have these numbers now: they come from here on.
     console.log(`lost: seq ${goodUntil + 1} to ${position.after} are gone (${reason}): forget what they were`);
     moveTo({ after: goodUntil, epoch });

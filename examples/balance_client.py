@@ -146,21 +146,21 @@ class Bot:
 
     def _on_connected(self, greeting: dict) -> None:
         log(f"connected as {greeting['socketId']}")
-        self._epoch = greeting["epoch"]
-        reason, good_until = greeting.get("reason"), greeting.get("goodUntil")
+        self._epoch, head, reason = greeting["epoch"], greeting["seq"], greeting.get("reason")
+        last = self._position["after"] if self._position else None
+        good_until = greeting.get("goodUntil", last)
         if greeting.get("recovered"):
-            log(f"resumed after seq {self._position['after']}")
-        elif self._position and good_until is not None:
+            log(f"resumed after seq {last}")
+        elif last is not None and good_until < last:
             # The database came back without its newest rows. Other snapshots have these numbers now: they come from
             # here on.
-            last = self._position["after"]
             log(f"lost: seq {good_until + 1} to {last} are gone ({reason}): forget what they were")
             self._move_to({"after": good_until, "epoch": self._epoch})
             self._resume()
         else:
-            if self._position:
-                log(f"lost: cannot resume after seq {self._position['after']} ({reason}), only after {greeting['seq']}")
-            self._move_to({"after": greeting["seq"], "epoch": self._epoch})
+            if last is not None:
+                log(f"lost: cannot resume after seq {last} ({reason}), only after seq {head}")
+            self._move_to({"after": head, "epoch": self._epoch})
 
     def _on_snapshot(self, snapshot: dict) -> None:
         if snapshot["seq"] != self._position["after"] + 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -40,8 +41,10 @@ class ExampleProcess:
         raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
 
     async def kill(self) -> None:
-        """Kill it with SIGKILL, and read the rest of what it printed."""
+        """Kill it with SIGKILL, with the programs that it runs, and read the rest of what it printed."""
         self._process.kill()
+        with suppress(ProcessLookupError):  # it has a group only if `run_program` started it
+            os.killpg(self._process.pid, signal.SIGKILL)
         self.lines += (await self._stdout.read()).decode().splitlines()
         await self._process.wait()
 
@@ -89,14 +92,26 @@ async def run_example(
 @asynccontextmanager
 async def run_python(script: Path, *args: str, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a script with the Python of the tests; kill it at the end if it still runs."""
+    async with run_program(sys.executable, str(script), *args, env=env) as process:
+        yield process
+
+
+@asynccontextmanager
+async def run_program(*command: str, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program in a process group of its own; kill the group at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, script, *args, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
 
 
