@@ -34,7 +34,6 @@ from tests.support.http_client import request
 from tests.support.payloads import updates
 from tests.support.postgres import LOCK_FEED
 from tests.support.raw_clients import Dropped, PollingClient, SocketClient
-from tests.support.repository import ROOT
 from tests.support.service import (
     SNAPSHOTS,
     Database,
