@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-
-from tornado.web import Application
 
 import protocol
 from balance.aio.limiter import CapacityLimiter
@@ -27,7 +24,8 @@ from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
-from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
+from balance.realtime import Engine, EventHandlers, SocketServer, Watchers
+from balance.routes import routes
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
@@ -35,25 +33,11 @@ from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
-from balance.web import pages
-from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
+from balance.web.base import DRAIN_BYTES_MAX, WatcherLimit
 from balance.web.cors import HostPolicy, OriginPolicy
-from balance.web.documents import DocumentHandler, by_request_path
-from balance.web.feed import FeedHandler, LatestHandler
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
-from balance.web.snapshots import (
-    MisdirectedHandler,
-    NotFoundHandler,
-    ServerHandler,
-    SnapshotHandler,
-    SnapshotsHandler,
-)
-from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
-from protocol.documents import documents
-from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
 
 log = logging.getLogger("balance.app")
 
@@ -119,14 +103,32 @@ class App:
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self._http = self._listener(config)
+        self._opening: asyncio.Task[None] | None = None
+        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
+
+    def _listener(self, config: Config) -> HttpListener:
+        """Build the HTTP server: the fast path of POST, and the application with all other routes."""
         # The start line has the address of `--host`, so it is served too.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
         # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
         for_own_machine = is_loopback(config.host) and not config.trusted_proxies
         origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = HttpListener(
+        application = routes(
+            config,
+            hosts,
+            service=self.service,
+            server=self.server,
+            streams=self.streams,
+            origins=origins,
+            budget=self._budget,
+            watcher_limit=self._watcher_limit,
+            poll_limiter=self._poll_limiter,
+            document_limiter=self.document_limiter,
+        )
+        return HttpListener(
             SaveRouter(
-                self._routes(hosts, origins),
+                application,
                 self.service,
                 hosts,
                 origins,
@@ -137,55 +139,6 @@ class App:
             xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
-        )
-        self._opening: asyncio.Task[None] | None = None
-        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
-
-    def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
-        common = {
-            "service": self.service,
-            "origins": origins,
-            "budget": self._budget,
-            "body_bytes_max": self._config.body_bytes_max,
-        }
-        socket_io = {
-            "server": self.server,
-            "origins": origins,
-            "budget": self._budget,
-            "is_ready": lambda: self.service.life is Life.RUNNING,
-            "watcher_limit": self._watcher_limit,
-            "body_bytes_max": self._config.frame_bytes_max,
-        }
-        limits = Limits(
-            update_bytes_max=self._config.body_bytes_max,
-            ping_interval_s=self._config.ping_interval_s,
-            ping_timeout_s=self._config.ping_timeout_s,
-            address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
-        )
-        watching = {**common, "watcher_limit": self._watcher_limit}
-        of_documents = {**common, "limiter": self.document_limiter}
-        contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
-        docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
-        return Application(
-            [
-                (HostNotServed(hosts), MisdirectedHandler, common),
-                (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
-                (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
-                (STREAM, StreamHandler, {**watching, "hub": self.streams}),
-                (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
-                (LATEST, LatestHandler, common),
-                (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
-                (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
-                (re.escape(OPENAPI), DocumentHandler, contract),
-                (re.escape(ASYNCAPI), DocumentHandler, contract),
-                (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
-                (r"\*", ServerHandler, common),
-            ],
-            default_handler_class=NotFoundHandler,
-            default_handler_args=common,
-            log_function=log_request,
-            websocket_max_message_size=self._config.frame_bytes_max,
-            websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> asyncio.Future[None]:
