@@ -23,8 +23,7 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"app", "config", "process", "program", "storage"},
-    "app": {"aio", "config", "feed", "host_names", "protocol", "realtime", "routes", "service", "storage", "web"},
-    "routes": {"aio", "config", "protocol", "realtime", "service", "web"},
+    "app": {"aio", "config", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
     "realtime": {"aio", "auth", "feed", "position", "protocol", "service", "snapshot", "web"},
     "web": {"aio", "auth", "feed", "host_names", "position", "protocol", "service", "snapshot"},
     "service": {"aio", "feed", "ids", "protocol", "snapshot", "storage"},
@@ -45,7 +44,7 @@ IMPORTS = {
 # Parts that import only some modules of another.
 MODULES = {
     ("entry", "process"): {"stop_signals"},
-    ("cli", "storage"): {"connect", "embedded", "migrate", "outage"},
+    ("cli", "storage"): {"connect", "embedded", "epochs", "migrate", "outage"},
     ("realtime", "web"): {"base", "cors", "http_connection"},
     ("service", "storage"): {"errors", "feed_store", "store"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
@@ -54,7 +53,7 @@ MODULES = {
 LIBRARIES = {
     "psycopg": {"storage", "process.start_line"},  # the start line reads URLs as libpq does
     "psycopg_pool": {"storage.pool"},
-    "tornado": {"cli", "app", "routes", "web", "realtime"},
+    "tornado": {"cli", "app", "web", "realtime"},
     "socketio": {"realtime"},
     "engineio": {"realtime"},
     "idna": {"host_names"},
