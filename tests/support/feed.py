@@ -16,7 +16,7 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.position import Position
 from balance.snapshot import Saved, Snapshot
-from balance.storage.store import Appended, FeedEnd
+from balance.storage.store import Appended
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -68,10 +68,6 @@ class FakeStore:
 
     def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
         return self.rows[after:up_to][:limit]
-
-    def feed_end(self) -> FeedEnd:
-        self.end_reads += 1
-        return FeedEnd(Position(self.epoch, len(self.rows)), self.in_doubt)
 
 
 class Rig:
