@@ -24,8 +24,8 @@ import protocol
 from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
-from balance.feed.pending import PendingSave
 from balance.feed.feed import NOT_STARTED, Feed
+from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
 from balance.ids import uuid7
 from balance.snapshot import Saved, Snapshot, parse_ts

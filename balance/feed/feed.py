@@ -22,7 +22,7 @@ from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
 from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
 from balance.feed.tail import FeedListener, Tail
-from balance.position import ClaimedPosition, Position, to_tag
+from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import Head, Latest, PositionFacts
@@ -51,6 +51,8 @@ class Resumption(NamedTuple):
     """Whether everything after the position follows; otherwise the live tail begins at the head."""
     position: Position
     """Where sending begins: the client's `seq` in the current epoch if it is recovered, otherwise the head."""
+    tag: str
+    """The tag of the snapshot at `position`, for a token of it."""
     head: Position
     """The end of the feed; a client that is recovered is caught up when it has received this."""
     reason: Reason | None = None
@@ -84,6 +86,7 @@ class Feed:
         self._read_s_max = read_ms_max / 1000
         self._replay = Replay(store, tail, executor, reach_s_max=self._read_s_max)
         self._lookups: SingleFlight[Any] = SingleFlight()
+        self._known = Position("", 0), ""  # a position, and the tag that the database has for it
 
     @property
     def head(self) -> Position | None:
@@ -108,31 +111,37 @@ class Feed:
         head = self._current_head()
         self._tail.hasten()
         if claimed is None:
-            return Resumption(False, head, head)
-        if self._is_recent(claimed):
-            return Resumption(True, Position(head.epoch, claimed.seq), head)
+            return await self._begin_at_head()
+        tag = self._recent_tag(claimed)
+        if tag is not None:
+            return Resumption(True, Position(head.epoch, claimed.seq), tag, head)
         async with unavailable_after(self._read_s_max):
             facts = await self._look_up(claimed)
         head = self._tail.position
         reason = _reason(claimed, facts)
         if reason is None:
-            return Resumption(True, Position(head.epoch, claimed.seq), max(head, facts.head))
+            return Resumption(
+                True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
+            )
         good_until = facts.good_until if reason == "diverged" else None
-        return Resumption(False, head, head, reason, good_until, facts.first if reason == "pruned" else None)
+        return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
     async def replay(
         self,
         position: Position,
-        encode: Encoder,
-        send: Callable[[bytes], Awaitable[None]],
+        encode: Encoder[T],
+        send: Callable[[T], Awaitable[None]],
         join: Callable[[], None],
         pids: Sequence[int] | None = None,
     ) -> None:
         """Send everything after a position, and join the live tail; see `Replay.run`.
 
-        Raises ReplayBroken and StoreUnavailable: the client keeps its position and resumes.
+        Raises ReplayBroken and Unavailable: the client keeps its position and resumes.
         """
-        await self._replay.run(position, encode, send, join, pids)
+        try:
+            await self._replay.run(position, encode, send, join, pids)
+        except StoreUnavailable as error:
+            raise protocol.Unavailable(str(error)) from error
 
     async def read(self, after: ClaimedPosition | None, limit: int, wait_s: float) -> FeedSlice:
         """Read at most `limit` snapshots after a position, None for the head; wait for one if there is none.
@@ -142,6 +151,8 @@ class Feed:
         with self._tail.followed():
             position = await self._begin_read(after)
             await self._wait_beyond(position, wait_s)
+            if position.epoch != self._tail.position.epoch:  # then the position may not be good any more
+                position = await self._begin_read(ClaimedPosition(*position))
             try:
                 async with unavailable_after(self._read_s_max):
                     chunk = await self._replay.read(position, encode_list, limit)
@@ -166,15 +177,31 @@ class Feed:
             raise protocol.Unavailable(NOT_STARTED)
         return self._tail.position
 
-    def _is_recent(self, claimed: ClaimedPosition) -> bool:
-        """Return whether a position is good by what is in memory; if not, only the database knows."""
-        seq, recent = claimed.seq, self._tail.recent
-        if claimed.epoch not in (None, self._tail.position.epoch) or recent.after(seq) is None:
-            return False
-        if claimed.tag is None:
-            return True
-        found = recent.find(seq)
-        return found is not None and found.tag.decode() == claimed.tag
+    async def _begin_at_head(self, *why: Any) -> Resumption:
+        """Begin at the head, for a client without a position or with one that is not good."""
+        async with unavailable_after(self._read_s_max):
+            with self._tail.followed():
+                while (tag := self._tag_of(head := self._tail.position)) is None:
+                    facts = await self._shared("look_up", self._store.look_up, ClaimedPosition(*head))
+                    self._known = head, to_tag(facts.id)
+        return Resumption(False, head, tag, head, *why)
+
+    def _tag_of(self, position: Position) -> str | None:
+        """Return the tag of the snapshot at a position of the current epoch, if it is in memory."""
+        if position.seq == 0:
+            return NO_TAG
+        found = self._tail.recent.find(position.seq)
+        if found is not None:
+            return found.tag.decode()
+        return self._known[1] if self._known[0] == position else None
+
+    def _recent_tag(self, claimed: ClaimedPosition) -> str | None:
+        """Return the tag of a position that is good by what is in memory; of any other, only the database knows."""
+        position = self._tail.position
+        if claimed.epoch not in (None, position.epoch) or self._tail.recent.after(claimed.seq) is None:
+            return None
+        tag = self._tag_of(Position(position.epoch, claimed.seq))
+        return tag if claimed.tag in (None, tag) else None
 
     async def _look_up(self, claimed: ClaimedPosition) -> PositionFacts:
         """Ask the database about a position; the tail has the same epoch when this returns."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
@@ -29,7 +29,8 @@ PAGE_ROWS = 1000
 PAGE_BYTES = 262_144  # of JSON, of a page from memory; the store bounds its pages in the same way
 KEPT_MAX = 8  # encoded pages from memory
 
-Encoder = Callable[[Sequence[EncodedSnapshot], str], bytes]
+T = TypeVar("T")
+Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
 """Encodes snapshots of an epoch for a transport; called in any thread, never with no snapshots."""
 
 
@@ -43,13 +44,13 @@ class PageStore(Protocol):
     def page(self, after: int, limit: int, pids: Sequence[int] | None) -> FeedPage: ...
 
 
-class Chunk(NamedTuple):
+class Chunk(NamedTuple, Generic[T]):
     """A part of the feed, encoded."""
 
     last: int
     """The last `seq` that was looked at, whether or not a filter let it pass."""
-    data: bytes
-    """Empty if no snapshot passed the filter."""
+    data: T | None
+    """None if no snapshot passed the filter."""
 
 
 class Replay:
@@ -61,14 +62,14 @@ class Replay:
         self._tail = tail
         self._executor = executor
         self._reach_s_max = reach_s_max
-        self._pages: SingleFlight[Chunk] = SingleFlight()
-        self._kept: dict[Hashable, Chunk] = {}
+        self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
+        self._kept: dict[Hashable, Chunk[Any]] = {}
 
     async def run(
         self,
         position: Position,
-        encode: Encoder,
-        send: Callable[[bytes], Awaitable[None]],
+        encode: Encoder[T],
+        send: Callable[[T], Awaitable[None]],
         join: Callable[[], None],
         pids: Sequence[int] | None = None,
     ) -> None:
@@ -82,11 +83,13 @@ class Replay:
             while seq != self.check(position.epoch):
                 chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS, pids)
                 seq = chunk.last
-                if chunk.data:
+                if chunk.data is not None:
                     await send(chunk.data)
             join()
 
-    async def read(self, after: Position, encode: Encoder, limit: int, pids: Sequence[int] | None = None) -> Chunk:
+    async def read(
+        self, after: Position, encode: Encoder[T], limit: int, pids: Sequence[int] | None = None
+    ) -> Chunk[T]:
         """Read a part of the feed after a position, at most `limit` snapshots and none beyond the tail.
 
         If the tail is behind the position, wait for it. Raises ReplayBroken and StoreUnavailable.
@@ -95,14 +98,14 @@ class Replay:
             await self.reach(after)
         limit = min(limit, self.check(after.epoch) - after.seq)
         if limit <= 0:
-            return Chunk(after.seq, b"")
+            return Chunk(after.seq, None)
         recent = self._tail.recent.after(after.seq)
         pids = None if pids is None else tuple(pids)
         if recent is not None:
             return self._encode_recent(recent[:limit], after.epoch, encode, pids)
         limit = min(limit, PAGE_ROWS - after.seq % PAGE_ROWS)
 
-        async def read() -> Chunk:
+        async def read() -> Chunk[T]:
             return await run_in_thread(self._executor, self._read, after, encode, limit, pids)
 
         return await self._pages.run((after, encode, limit, pids), read)
@@ -122,27 +125,27 @@ class Replay:
         return self._tail.position.seq
 
     def _encode_recent(
-        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder, pids: Sequence[int] | None
-    ) -> Chunk:
+        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: Sequence[int] | None
+    ) -> Chunk[T]:
         """Encode the first of the snapshots, up to PAGE_BYTES; clients that ask for the same share the bytes."""
         page = _first_bytes(snapshots)
         key = encode, epoch, page[0].seq, page[-1].seq, pids
         chunk = self._kept.get(key)
         if chunk is None:
             passed = page if pids is None else [one for one in page if one.pid in pids]
-            chunk = Chunk(page[-1].seq, encode(passed, epoch) if passed else b"")
+            chunk = Chunk(page[-1].seq, encode(passed, epoch) if passed else None)
             if len(self._kept) >= KEPT_MAX:
                 self._kept.clear()
             self._kept[key] = chunk
         return chunk
 
-    def _read(self, after: Position, encode: Encoder, limit: int, pids: Sequence[int] | None) -> Chunk:
+    def _read(self, after: Position, encode: Encoder[T], limit: int, pids: Sequence[int] | None) -> Chunk[T]:
         page = self._store.page(after.seq, limit, pids)
         if page.epoch != after.epoch:
             raise ReplayBroken("the feed has a new epoch")
         if page.first != after.seq + 1:
             raise ReplayBroken(f"the feed has no seq {after.seq + 1}")
-        return Chunk(page.last, encode(page.snapshots, page.epoch) if page.snapshots else b"")
+        return Chunk(page.last, encode(page.snapshots, page.epoch) if page.snapshots else None)
 
 
 def _first_bytes(snapshots: Sequence[EncodedSnapshot]) -> Sequence[EncodedSnapshot]:

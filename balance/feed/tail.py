@@ -51,7 +51,7 @@ class TailStore(Protocol):
 
     def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]: ...
 
-    def renew(self, known_end: int) -> Position: ...
+    def renew(self, known: Position) -> Position: ...
 
 
 class FeedListener(Protocol):
@@ -331,7 +331,7 @@ class Tail:
         if head.epoch != position.epoch:
             self._restart(head)
         elif head.seq < position.seq:  # the database was put back; the next poll finds the new epoch
-            await self._worker.run(self._store.renew, position.seq)
+            await self._worker.run(self._store.renew, position)
         else:
             await self._publish_rows(head.seq)
 
