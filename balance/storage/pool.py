@@ -32,7 +32,6 @@ from balance.storage.errors import (
     StoreUnavailable,
     is_of_caller,
 )
-from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session_settings import LOCAL, configure_session
@@ -113,11 +112,10 @@ class Pool:
         self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self._is_closing = False
-        self._in_doubt = InDoubt()
         self.probe = ServerProbe()
-        self.known_end: Position | None = None  # where the feed ended, as an append or a read has found
+        self.known_end: Position | None = None  # where the feed ended at the last append or read of its end
         self._primary: Server | None = None  # of the last session that was not in recovery
-        self.durability = LOCAL  # what a commit means, as the last session or the last look at the feed found it
+        self.durability = LOCAL  # what a commit means, as the last session or read of the end of the feed found it
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
         self._pool = psycopg_pool.ConnectionPool(
@@ -194,13 +192,6 @@ class Pool:
             session = self._renew_write_session(kind)
         return Use(self, session, kind)
 
-    def has_in_doubt(self) -> bool:
-        """Return whether a save that was lost may still be committed. Write thread only. Raises StoreUnavailable."""
-        if self._in_doubt:
-            with self.write_connection(READ) as session:
-                self._in_doubt.check(session)
-        return bool(self._in_doubt)
-
     def begin_use(self, session: DatabaseSession) -> None:
         """Have the watchdog check a session from now on. Raises StoreUnavailable."""
         with self._lock:
@@ -228,8 +219,6 @@ class Pool:
     def _fail(self, session: DatabaseSession, error: Exception, kind: Kind) -> StoreUnavailable:
         """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
-        if lost and kind is SAVE:
-            self._in_doubt.add(session.backend, time.monotonic())
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
         if self._is_closing:  # `close` has aborted it

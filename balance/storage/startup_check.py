@@ -29,8 +29,8 @@ def check_session(connection: Connection[TupleRow], conninfo: str, sessions: int
 
     A pooler is in use if the process id that libpq received is not that of the session. It shares sessions if a
     connection no longer sees a value that it has set while another connection is in a transaction. The service needs
-    `sessions` of them. It relies on settings of a session (time limits, what a commit waits for), on prepared
-    statements, and on the process id by which it finds a commit in doubt.
+    `sessions` of them. It relies on settings of a session (time limits, what a commit waits for) and on prepared
+    statements.
 
     Raises DatabaseError, and psycopg.Error when the connection is lost meanwhile.
     """

@@ -108,8 +108,8 @@ class FakeStore:
         self.reads.append(len(found))
         return found
 
-    def renew(self, known_end: int) -> Position:
-        if known_end > len(self.stored):
+    def renew(self, known: Position) -> Position:
+        if known.seq > len(self.stored):
             self.begin_epoch()
         return Position(self.epoch, len(self.stored))
 
