@@ -115,7 +115,7 @@ class Pool:
         self._is_closing = False
         self._in_doubt = InDoubt()
         self.probe = ServerProbe()
-        self.known_end: Position | None = None  # where the feed ended, as an append or a look at it has found
+        self.known_end: Position | None = None  # where the feed ended, as an append or a read has found
         self._primary: Server | None = None  # of the last session that was not in recovery
         self.durability = LOCAL  # what a commit means, as the last session or the last look at the feed found it
         self._closed = threading.Event()

@@ -208,9 +208,7 @@ def test_a_process_that_is_behind_another_begins_no_epoch(database: Database, ma
 
 
 @pytest.mark.expects_log(BEGINS)
-def test_an_epoch_that_another_process_began_is_no_reason_for_a_new_one(
-    database: Database, make_store: MakeStore
-) -> None:
+def test_an_epoch_that_another_process_began_does_not_make_a_new_one(database: Database, make_store: MakeStore) -> None:
     one, other = make_store(), make_store()
     append(one, 5)
     append(other, 1)
