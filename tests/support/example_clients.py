@@ -33,12 +33,14 @@ class ExampleProcess:
 
     async def line(self, *parts: str) -> str:
         """Read up to the first line that contains all of `parts`, and return it."""
-        async with asyncio.timeout(LINE_S_MAX):
-            async for raw in self._stdout:
-                self.lines.append(raw.decode().rstrip("\n"))
-                if all(part in self.lines[-1] for part in parts):
-                    return self.lines[-1]
-        raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINE_S_MAX):
+                async for raw in self._stdout:
+                    self.lines.append(raw.decode().rstrip("\n"))
+                    if all(part in self.lines[-1] for part in parts):
+                        return self.lines[-1]
+                raise AssertionError(f"ended without {parts}: {self.lines}, stderr: {await self._stderr.read()!r}")
+        raise AssertionError(f"no line with {parts} within {LINE_S_MAX} s: {self.lines}")
 
     async def kill(self) -> None:
         """Kill it with SIGKILL, with the programs that it runs, and read the rest of what it printed."""
