@@ -305,8 +305,10 @@ async def test_a_restore_of_an_older_dump_is_sent_to_each_watcher(
         dump = await asyncio.to_thread(pair.primary.dump, name)
         for _ in range(3):
             assert (await sender.post()).status == 201
-        await gate.send_away(watchers, 8)
+        for watcher in watchers:
+            await watcher.until(8)
         if restarts:
+            await gate.send_away(watchers, 8)
             await stop(process)
         await asyncio.to_thread(pair.primary.restore, dump, name)
         if restarts:

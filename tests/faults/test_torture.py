@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from random import Random
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from balance.storage.migrate import migrate
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.native_recovery import native_recovery
-from tests.support.postgres import Postgres, temporary_database
+from tests.support.postgres import Postgres, execute
 from tests.support.restarted_server import Server
 from tests.support.resuming_clients import check_holds_all, watching
 from tests.support.service import Database, Processes
@@ -95,11 +97,13 @@ async def torture(processes: Processes, postgres: Postgres, database: Database, 
 
 
 @pytest.fixture
-def database(private_postgres: Postgres) -> Iterator[Database]:
+def database(private_postgres: Postgres) -> Database:
     """Make a migrated database on a server that the tests may restart."""
-    with temporary_database(private_postgres.url, "template0") as one:
-        migrate(one.url)
-        yield one
+    name = f"torture_{uuid.uuid4().hex}"
+    execute(private_postgres.url, f"CREATE DATABASE {name} TEMPLATE template0")
+    one = Database(make_conninfo(private_postgres.url, dbname=name))
+    migrate(one.url)
+    return one
 
 
 @pytest.mark.skip(reason="the server cannot resume yet")

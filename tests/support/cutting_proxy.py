@@ -16,8 +16,9 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the close sends RST, and drops wha
 class CuttingProxy(TcpProxy):
     """A TCP proxy with a fixed address that ends each connection after a random number of bytes.
 
-    Each direction of a connection ends after an exponentially distributed number of bytes: each byte is as likely to be
-    the last one as any other, whatever the connections are. Half of the ends are resets.
+    The number is exponentially distributed, for each direction of each connection: each byte is as likely to be the
+    last one as any other. Half of the ends of a request are resets for the server. A client is sent none: Tornado's
+    does not end a request whose connection is reset in the middle of the reply.
     """
 
     def __init__(self, random: Random, bytes_mean: float) -> None:
@@ -37,7 +38,7 @@ class CuttingProxy(TcpProxy):
                 writer.write(chunk[:left])
                 await writer.drain()
                 self.cuts += 1
-                if self._random.random() < 0.5:
+                if not is_answer and self._random.random() < 0.5:
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     writer.transport.abort()
                 return

@@ -165,7 +165,7 @@ class Cluster:
         """Replace a database by that of a dump, and end its sessions."""
         execute(self.url(), f"DROP DATABASE {database} WITH (FORCE)", f"CREATE DATABASE {database} TEMPLATE template0")
         target = ("--host", str(self.folder), "--port", PORT, "--username", "postgres")
-        self._programs.run("pg_restore", *target, "--dbname", database, str(file))
+        self._programs.run("pg_restore", *target, "--single-transaction", "--dbname", database, str(file))
 
     def _is_ready(self, pid: int) -> bool:
         try:
