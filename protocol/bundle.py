@@ -37,11 +37,12 @@ def bundle() -> Schema:
 
 
 def component_schemas() -> dict[str, Schema]:
-    """Return every schema by its title, for a document that has them at `COMPONENTS`."""
-    return {
-        str(registry.schema(name)["title"]): _copy(name, lambda schema, other: schema | reference(other))
-        for name in registry.names()
-    }
+    """Return every schema by its title, for a document that has them at `COMPONENTS`.
+
+    A rule between two fields (`anyOf` beside `properties`) is left out: generators would make a union of types of it.
+    """
+    copies = {name: _copy(name, lambda schema, other: schema | reference(other)) for name in registry.names()}
+    return {str(registry.schema(name)["title"]): _without_rules(copy) for name, copy in copies.items()}
 
 
 def used_components(document: Any) -> dict[str, Schema]:
@@ -70,6 +71,10 @@ def for_generators(schema: Schema) -> Schema:
 def reference(name: str) -> dict[str, str]:
     """Return a reference to the component of a schema. Raises KeyError for an unknown name."""
     return {"$ref": f"{COMPONENTS}/{registry.schema(name)['title']}"}
+
+
+def _without_rules(schema: Schema) -> Schema:
+    return {keyword: value for keyword, value in schema.items() if keyword != "anyOf" or "properties" not in schema}
 
 
 def _copy(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:

@@ -6,7 +6,8 @@ A code is never removed and never changes its meaning. `schemas/error_code.json`
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 
 class ServiceError(Exception):
@@ -18,10 +19,12 @@ class ServiceError(Exception):
     """The HTTP status of the error on REST."""
     temporary: ClassVar[bool] = False
     """Whether the same request may succeed later."""
-    example: ClassVar[tuple[str | None, str | None]] = (None, None)
-    """A typical reason and path, for the documents; without them the example is the default message."""
+    example: ClassVar[tuple[Any, ...]] = ()
+    """The arguments of a typical error, for the documents; without them the example is the default message."""
     retry_after_s: ClassVar[int | None] = None
     """Seconds to wait before the next attempt; set on each temporary error and on no other."""
+    fields: Mapping[str, Any] = {}
+    """What the payload has beside the fields of every error."""
 
     def __init__(self, reason: str | None = None, path: str | None = None) -> None:
         """Set `reason`, why the request failed, for a person, and `path`, the dotted path in the payload."""
@@ -33,8 +36,8 @@ class ServiceError(Exception):
         return f"{self.path}: {self.reason}" if self.path else self.reason
 
     def body(self) -> dict[str, Any]:
-        """Return the payload to send: {"success": False, "error": text, "code": code}."""
-        return {"success": False, "error": str(self), "code": self.code}
+        """Return the payload to send: {"success": False, "error": text, "code": code}, and the fields of the class."""
+        return {"success": False, "error": str(self), "code": self.code, **self.fields}
 
     @classmethod
     def as_example(cls) -> dict[str, Any]:
@@ -72,6 +75,43 @@ class Conflict(ServiceError):
     code = "conflict"
     status = 409
     example = ("another snapshot has this id", "id")
+
+
+class PositionUnknown(ServiceError):
+    """The position is not one of this feed."""
+
+    code = "position_unknown"
+    status = 409
+    example = ("diverged", "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614", 1000, 990)
+
+    def __init__(
+        self, reason: Literal["other_feed", "diverged", "ahead"], epoch: str, head: int, good_until: int | None = None
+    ) -> None:
+        """Set why the position is not good, the epoch and the last seq of the feed, and the last good seq if known."""
+        path, text = {
+            "other_feed": ("epoch", "is not one of this feed"),
+            "diverged": ("after", "is of another history of this feed"),
+            "ahead": ("after", f"is past the end of the feed, seq {head}"),
+        }[reason]
+        fields: dict[str, Any] = {"reason": reason, "epoch": epoch, "head": head}
+        if good_until is not None:
+            text += f"; what was seen up to seq {good_until} is good"
+            fields["goodUntil"] = good_until
+        super().__init__(text, path)
+        self.fields = fields
+
+
+class PositionPruned(ServiceError):
+    """Snapshots after the position are no longer kept."""
+
+    code = "position_pruned"
+    status = 410
+    example = (500,)
+
+    def __init__(self, first: int) -> None:
+        """Set the seq of the first snapshot that is kept."""
+        super().__init__(f"is too old: the first snapshot that is kept has seq {first}", "after")
+        self.fields = {"first": first}
 
 
 class Unauthorized(ServiceError):
@@ -157,7 +197,7 @@ class Busy(ServiceError):
 
     code = "busy"
     status = 503
-    example = ("64 reads wait already", None)
+    example = ("64 reads wait already",)
     temporary = True
     retry_after_s = 1
 
@@ -167,7 +207,7 @@ class Unavailable(ServiceError):
 
     code = "unavailable"
     status = 503
-    example = ("the database did not answer in time", None)
+    example = ("the database did not answer in time",)
     temporary = True
     retry_after_s = 1
 

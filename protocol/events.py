@@ -46,6 +46,8 @@ class Event:
     """The server answers with one of these events; the acknowledgement has the same payload."""
     errors: tuple[type[ServiceError], ...] = ()
     """The errors with which the server may reject it."""
+    offset: str = ""
+    """The schema of a last argument, which only a client that asked for recovery gets; empty if there is none."""
 
 
 EVENTS: dict[str, Event] = {
@@ -65,8 +67,8 @@ EVENTS: dict[str, Event] = {
             (PONG, BALANCE_ERROR),
             (MalformedJson, InvalidPayload, PayloadTooLarge),
         ),
-        Event(CONNECTED, "server_to_client", "connected"),
-        Event(BALANCE_SNAPSHOT, "server_to_client", "balance_snapshot"),
+        Event(CONNECTED, "server_to_client", "connected", offset="recovery_offset"),
+        Event(BALANCE_SNAPSHOT, "server_to_client", "balance_snapshot", offset="recovery_offset"),
         Event(BALANCE_ACK, "server_to_client", "balance_ack"),
         Event(BALANCE_ERROR, "server_to_client", "balance_error"),
         Event(PONG, "server_to_client", "pong"),

@@ -9,10 +9,21 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import ServiceError
 from protocol.limits import Limits
-from protocol.operations import HEADERS, OPERATIONS, TEXT, Operation, Response
+from protocol.operations import (
+    ASYNCAPI,
+    CONTRACT,
+    EVENT_STREAM,
+    HEADERS,
+    OPENAPI,
+    OPERATIONS,
+    TEXT,
+    Operation,
+    Response,
+)
 
 Json = dict[str, Any]
 
+_DOCUMENTS = (CONTRACT.rstrip("/"), OPENAPI, ASYNCAPI)
 ALL_ERRORS = {error: None for operation in OPERATIONS.values() for error in operation.errors}
 
 INTRODUCTION = """\
@@ -33,7 +44,9 @@ closed.
 
 **Sending an update again is safe.** The same `id` with the same content is saved once.
 
-New snapshots are broadcast over Socket.IO, which the AsyncAPI document describes.
+**Nothing is missed.** Each snapshot has a `seq`: 1, 2, 3 and so on, without a gap. With the `epoch`, which names the
+feed, it is a position from which a client reads on after any time: by the feed, by the stream, or by Socket.IO, which
+the AsyncAPI document describes. If the database lost snapshots, `goodUntil` is the last `seq` that it has kept.
 """
 
 
@@ -76,7 +89,7 @@ def openapi(version: str, limits: Limits) -> Json:
 def _operation(operation: Operation, limits: Limits) -> Json:
     described: Json = {
         "operationId": operation.id,
-        "tags": ["contract" if _is_document(operation) else "snapshots"],
+        "tags": ["contract" if operation.path.startswith(_DOCUMENTS) else "snapshots"],
         "summary": operation.summary,
         "description": operation.description,
         "parameters": [*_parameters(operation)],
@@ -112,10 +125,6 @@ def _head(operation: Operation, get: Json) -> Json:
     }
 
 
-def _is_document(operation: Operation) -> bool:
-    return "header" in operation.parameters
-
-
 def _parameters(operation: Operation) -> Iterable[Json]:
     for location, name in operation.parameters.items():
         schema = registry.schema(name)
@@ -134,10 +143,12 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 def _response(response: Response) -> Json:
     described: Json = {"description": response.description, "headers": _headers(response.headers)}
     if response.media_type:
-        unnamed = {"schema": {"type": "string" if response.media_type == TEXT else "object"}}
+        unnamed = {"schema": {"type": "string" if response.media_type in (TEXT, EVENT_STREAM) else "object"}}
         content: Json = _content(response.schema) if response.schema else unnamed
         if response.example is not None:
             content["examples"] = _examples([response.example])
+        if response.events:
+            content["x-events"] = {name: bundle.reference(schema) for name, schema in response.events.items()}
         described["content"] = {response.media_type: content}
     return described
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from protocol import registry
+from protocol import codec, registry
 from protocol.errors import (
     Busy,
     Conflict,
@@ -22,6 +22,8 @@ from protocol.errors import (
     MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
+    PositionPruned,
+    PositionUnknown,
     RequestTimeout,
     ServiceError,
     Unavailable,
@@ -29,6 +31,9 @@ from protocol.errors import (
 )
 
 SNAPSHOTS = "/api/balance/snapshot"
+FEED = "/api/balance/feed"
+LATEST = "/api/balance/latest"
+STREAM = "/api/balance/stream"
 CONTRACT = "/api/protocol/v1/"
 """The paths of the contract itself begin with this."""
 OPENAPI = "/api/openapi.json"
@@ -39,6 +44,7 @@ DOCS = "/api/docs"
 JSON = "application/json"
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
+EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Response:
     """A body; None if the examples of the schema are the right ones."""
     headers: tuple[str, ...] = ()
     """The headers that matter to a client; `HEADERS` describes them."""
+    events: Mapping[str, str] = field(default_factory=dict)
+    """Of an event stream: the name of the schema of the data of each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,21 @@ HEADERS: dict[str, str] = {
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
 _HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request
 _READ = (InvalidPayload, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
+_TOKENS = registry.schema("position_token")["examples"]
+_STREAM = f"""\
+retry: 1734
+id: {_TOKENS[1]}
+event: connected
+data: {codec.dumps(registry.schema("stream_connected")["examples"][0])}
+
+id: {_TOKENS[0]}
+event: balance:snapshot
+data: {codec.dumps(registry.schema("snapshot")["examples"][0])}
+
+event: ping
+data: {codec.dumps(registry.schema("stream_ping")["examples"][0])}
+
+"""
 # Without `$id` and `$ref`: tools that read OpenAPI resolve them even within an example.
 _A_SCHEMA = {"title": "Amount", "type": "number", "minimum": 0}
 
@@ -151,6 +174,55 @@ OPERATIONS: dict[str, Operation] = {
             {200: Response("The snapshot.", "get_reply")},
             (*_READ, NotFound),
             {"path": "get_path"},
+        ),
+        Operation(
+            "getFeed",
+            "GET",
+            FEED,
+            "Read on from a position",
+            "The snapshots after a position, oldest first and without a gap: send `last` as the next `after`. At the "
+            "end of the feed, `wait` holds the response until something is saved. A position that is not good is "
+            "rejected.",
+            {200: Response("The snapshots after the position; none if nothing was saved in time.", "feed_reply")},
+            (*_READ, PositionUnknown, PositionPruned),
+            {"query": "feed_query"},
+        ),
+        Operation(
+            "getLatest",
+            "GET",
+            LATEST,
+            "Get the latest snapshot of each sender",
+            "The newest snapshot and the last one of each process id, read at one moment, with the position in the "
+            "feed. Its cost depends on the number of process ids, not on the number of snapshots.",
+            {200: Response("The latest snapshots.", "latest_reply")},
+            _READ,
+            {"query": "latest_query"},
+        ),
+        Operation(
+            "getStream",
+            "GET",
+            STREAM,
+            "Watch the feed by server-sent events",
+            "Every snapshot after a position, and then every one that is saved. EventSource connects again by itself "
+            "and misses nothing. A position that is not good is reported in the event connected, and the stream begins "
+            "at the end of the feed. A server that is busy or stopping sends the event bye and ends the stream. HEAD "
+            "does not open a stream.",
+            {
+                200: Response(
+                    "A stream of events.",
+                    None,
+                    EVENT_STREAM,
+                    _STREAM,
+                    events={
+                        "connected": "stream_connected",
+                        "balance:snapshot": "snapshot",
+                        "ping": "stream_ping",
+                        "bye": "stream_bye",
+                    },
+                )
+            },
+            (InvalidPayload, Forbidden, *_HEAD, InternalError),
+            {"header": "stream_headers", "query": "stream_query"},
         ),
         _document(
             "getContract",

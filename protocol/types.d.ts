@@ -72,7 +72,7 @@ export interface BalanceError {
 }
 
 /**
- * The payload of balance:snapshot, which is sent to every client when a snapshot has been saved.
+ * The payload of balance:snapshot, which is sent to every client when a snapshot has been saved. A client that asked for recovery gets its position (RecoveryOffset) as a second argument.
  */
 export type BalanceSnapshot = Snapshot;
 
@@ -103,9 +103,39 @@ export interface BalanceUpdate {
 }
 
 /**
- * The option `auth` of a client that connects. It has no fields yet: it is absent, null or an empty object.
+ * Why the server ends a stream. busy: too many clients. stopping: the server stops. expired: the stream has lasted long enough. unavailable: the database cannot be reached. reset: the feed has another epoch.
  */
-export type ConnectAuth = Record<string, never> | null;
+export type ByeReason = "busy" | "stopping" | "expired" | "unavailable" | "reset";
+
+/**
+ * The option `auth` of a client that connects: the position in the feed after which it wants to go on. Without one it receives what is saved from now on. `epoch` is required with an `after` of 1 or more.
+ */
+export type ConnectAuth = {
+  /**
+   * The seq of the last snapshot that the client has seen.
+   */
+  after?: number;
+  /**
+   * The epoch of `after`. It may be absent only with 0, the beginning of every feed.
+   */
+  epoch?: Uuid;
+  /**
+   * The id of the snapshot `after`. With it, a feed that was restored to another history is recognised.
+   */
+  id?: Uuid;
+  /**
+   * Whether connected and balance:snapshot have a last argument, by which socket.io-client 4.6 or newer resumes by itself.
+   */
+  recovery?: boolean;
+  /**
+   * Set by socket.io-client when it connects again: the pid of the answer to its first CONNECT. One of another server is a position of another feed.
+   */
+  pid?: string;
+  /**
+   * Set by socket.io-client when it connects again: the last argument (RecoveryOffset) of the last event that had one. It counts before `after`.
+   */
+  offset?: string;
+} | null;
 
 /**
  * The payload of connect_error, the CONNECT_ERROR packet of Socket.IO. It is sent to a client that may not connect, and to one that uses a namespace to which it is not connected.
@@ -122,7 +152,7 @@ export interface ConnectError {
 }
 
 /**
- * The payload of connected, the first event that a client receives.
+ * The payload of connected, the first event that a client receives. A client that asked for recovery gets its position (RecoveryOffset) as a second argument.
  */
 export interface Connected {
   /**
@@ -138,13 +168,29 @@ export interface Connected {
    */
   timestamp: UtcTimestamp;
   /**
-   * The seq of the last saved snapshot; 0 if there is none.
+   * The seq of the last saved snapshot; 0 if there is none. A client that has seen it is up to date.
    */
   seq: number;
   /**
    * The name of the feed. A seq is comparable only with those of the same epoch.
    */
   epoch: Uuid;
+  /**
+   * What it means here that a snapshot is saved.
+   */
+  durability: Durability;
+  /**
+   * Whether every snapshot after the position of the client follows.
+   */
+  recovered: boolean;
+  /**
+   * Why the position of the client is not good. Absent if it is good, and if the client has sent none.
+   */
+  reason?: PositionReason;
+  /**
+   * The seq up to which what the client has seen is also in this feed. Absent if it is unknown, and if the position is good.
+   */
+  goodUntil?: number;
 }
 
 /**
@@ -229,12 +275,19 @@ export interface DocumentHeaders {
 }
 
 /**
+ * What it means that a snapshot is saved. local: it is on the disk of the database. replicated: it is on the disk of a standby too.
+ */
+export type Durability = "local" | "replicated";
+
+/**
  * The kind of error, for a program. The list is closed.
  */
 export type ErrorCode =
   | "malformed_json"
   | "invalid_payload"
   | "conflict"
+  | "position_unknown"
+  | "position_pruned"
   | "unauthorized"
   | "forbidden"
   | "not_found"
@@ -265,6 +318,111 @@ export interface ErrorReply {
    * The error, for a program.
    */
   code: ErrorCode;
+  /**
+   * With position_unknown: why the position is not good.
+   */
+  reason?: PositionReason;
+  /**
+   * With position_unknown: the epoch of the feed.
+   */
+  epoch?: Uuid;
+  /**
+   * With position_unknown: the seq of the last saved snapshot.
+   */
+  head?: number;
+  /**
+   * With position_unknown: the seq up to which what the client has seen is also in this feed. Absent if it is unknown.
+   */
+  goodUntil?: number;
+  /**
+   * With position_pruned: the seq of the first snapshot that is kept.
+   */
+  first?: number;
+}
+
+/**
+ * The seq of the last snapshot that the client has seen; 0 for the beginning of the feed; now for its end.
+ */
+export type FeedAfter = number | "now";
+
+/**
+ * The end of the feed at the moment of a response: a position from which a client can go on.
+ */
+export interface FeedHead {
+  /**
+   * The epoch of the feed.
+   */
+  epoch: Uuid;
+  /**
+   * The seq of the last saved snapshot; 0 if there is none.
+   */
+  head: number;
+}
+
+/**
+ * The query of GET /api/balance/feed, with numbers as JSON numbers. `epoch` is required with an `after` of 1 or more.
+ */
+export interface FeedQuery {
+  /**
+   * Only snapshots with a larger seq, oldest first. now returns those saved from now on.
+   */
+  after?: FeedAfter;
+  /**
+   * The epoch of `after`. It may be absent only with 0 and now.
+   */
+  epoch?: Uuid;
+  /**
+   * The id of the snapshot `after`. With it, a feed that was restored to another history is recognised.
+   */
+  id?: Uuid;
+  /**
+   * The largest number of snapshots to return.
+   */
+  limit?: number;
+  /**
+   * If there are none yet: the seconds to wait for one before an empty list is returned.
+   */
+  wait?: number;
+}
+
+/**
+ * The response to GET /api/balance/feed: the snapshots after a position, oldest first and without a gap.
+ */
+export interface FeedReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The snapshots, each with the seq of the one before it plus 1.
+   */
+  data: Snapshot[];
+  /**
+   * The part of the feed that they are.
+   */
+  feed: FeedSlice;
+}
+
+/**
+ * The part of the feed that a response holds.
+ */
+export interface FeedSlice {
+  /**
+   * The epoch of the numbers. Send it with the next request.
+   */
+  epoch: Uuid;
+  /**
+   * The position at which the part begins: the `after` of the request, or the seq that now meant.
+   */
+  after: number;
+  /**
+   * The seq of the last snapshot of the part; `after` if it is empty. Send it as the next `after`.
+   */
+  last: number;
+  /**
+   * The seq of the last saved snapshot. More follow while `last` is smaller.
+   */
+  head: number;
 }
 
 /**
@@ -289,6 +447,52 @@ export interface GetReply {
    * The snapshot.
    */
   data: Snapshot;
+}
+
+/**
+ * The newest snapshot of the feed, and the newest one of each process id.
+ */
+export interface Latest {
+  /**
+   * The snapshot with the largest seq; null if there is none.
+   */
+  newest: Snapshot | null;
+  /**
+   * The last snapshot of each process id, the last saved first. Snapshots without a pid are not among them.
+   */
+  pids: Snapshot[];
+}
+
+/**
+ * The query of GET /api/balance/latest, with numbers as JSON numbers.
+ */
+export interface LatestQuery {
+  /**
+   * The largest number of process ids to return.
+   */
+  limit?: number;
+  /**
+   * Only process ids of which the last snapshot arrived within this number of seconds.
+   */
+  heard_s?: number;
+}
+
+/**
+ * The response to GET /api/balance/latest: the state of all senders, and the position in the feed that it belongs to.
+ */
+export interface LatestReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The newest snapshots.
+   */
+  data: Latest;
+  /**
+   * The position in the feed. Every change after it is in the feed, the stream and Socket.IO.
+   */
+  feed: FeedHead;
 }
 
 /**
@@ -420,6 +624,21 @@ export interface Pong {
 }
 
 /**
+ * Why a position is not good. other_feed: its epoch is not one of this feed. diverged: the feed has another history after goodUntil. ahead: the feed has not come that far. pruned: snapshots after it are no longer kept.
+ */
+export type PositionReason = "other_feed" | "diverged" | "ahead" | "pruned";
+
+/**
+ * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros.
+ */
+export type PositionToken = string;
+
+/**
+ * The last argument of connected and of balance:snapshot for a client that asked for recovery: seq, a colon and the last eight digits of the id of that snapshot. A whole position (PositionToken) is sent while the pid of the client is an earlier epoch.
+ */
+export type RecoveryOffset = string;
+
+/**
  * The response to POST /api/balance/snapshot: 201 if the update was saved, 200 if it had been saved before.
  */
 export interface SaveReply {
@@ -501,6 +720,94 @@ export interface Snapshot {
    * The balances on the site.
    */
   onsite: Onsite;
+}
+
+/**
+ * The data of the event bye, the last of a stream that the server ends. A client connects again from its position.
+ */
+export interface StreamBye {
+  /**
+   * Why the stream ends.
+   */
+  reason: ByeReason;
+}
+
+/**
+ * The data of the event connected, the first of a stream.
+ */
+export interface StreamConnected {
+  /**
+   * The seq of the last saved snapshot; 0 if there is none. A client that has seen it is up to date.
+   */
+  seq: number;
+  /**
+   * The epoch of the feed.
+   */
+  epoch: Uuid;
+  /**
+   * Whether every snapshot after the position of the client follows.
+   */
+  recovered: boolean;
+  /**
+   * Why the position of the client is not good. Absent if it is good, and if the client has sent none.
+   */
+  reason?: PositionReason;
+  /**
+   * The seq up to which what the client has seen is also in this feed. Absent if it is unknown, and if the position is good.
+   */
+  goodUntil?: number;
+}
+
+/**
+ * The request header that matters for a stream.
+ */
+export interface StreamHeaders {
+  /**
+   * The id of the last event that the client has seen. EventSource sets it when it connects again.
+   */
+  "Last-Event-ID"?: PositionToken;
+}
+
+/**
+ * The data of the event ping, which a stream has when nothing else was sent for a while.
+ */
+export interface StreamPing {
+  /**
+   * The time of the server.
+   */
+  timestamp: UtcTimestamp;
+  /**
+   * The seq of the last saved snapshot; 0 if there is none.
+   */
+  seq: number;
+}
+
+/**
+ * The query of GET /api/balance/stream, with numbers as JSON numbers. The position is the header Last-Event-ID, else `last_event_id`, else `after`; without one the stream begins at the end of the feed. `epoch` is required with an `after` of 1 or more.
+ */
+export interface StreamQuery {
+  /**
+   * The seq of the last snapshot that the client has seen.
+   */
+  after?: number;
+  /**
+   * The epoch of `after`. It may be absent only with 0, the beginning of every feed.
+   */
+  epoch?: Uuid;
+  /**
+   * The id of the snapshot `after`. With it, a feed that was restored to another history is recognised.
+   */
+  id?: Uuid;
+  /**
+   * The id of the last event that the client has seen, for a client that cannot send the header Last-Event-ID.
+   */
+  last_event_id?: PositionToken;
+  /**
+   * Only snapshots with one of these process ids; the parameter may be repeated. The seq of the events then has gaps.
+   *
+   * @maxItems 100
+   */
+  pid?: number[];
 }
 
 /**

@@ -13,8 +13,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple
 
-import jsonschema
 import jsonschema_rs
+from jsonschema.protocols import Validator
 
 from protocol import registry
 
@@ -46,7 +46,8 @@ class _Compiled:
 
     nullable: bool
     types: Sequence[str] = ()
-    own: jsonschema.protocols.Validator | None = None  # of the keywords about the value itself, except `type`
+    unless: Validator | None = None  # of the alternative that a value may be valid against instead
+    own: Validator | None = None  # of the keywords about the value itself, except `type`
     own_fast: jsonschema_rs.Draft7Validator | None = None
     required: Sequence[str] = ()
     closed: bool = False  # allows no fields beside `properties`
@@ -136,8 +137,9 @@ def _children(path: Path, schema: _Compiled, value: object) -> Iterator[_Node]:
 
 def _nodes(path: Path, schemas: Sequence[_Compiled], value: object) -> Iterator[_Node]:
     for schema in schemas:
-        if value is not None or not schema.nullable:
-            yield _Node(path, schema, value)
+        if (value is None and schema.nullable) or (schema.unless and schema.unless.is_valid(value)):
+            continue
+        yield _Node(path, schema, value)
 
 
 @cache
@@ -145,26 +147,31 @@ def _compiled(name: str) -> Sequence[_Compiled]:
     return tuple(_compile(registry.schema(name)))
 
 
-def _compile(schema: dict[str, Any], nullable: bool = False) -> Iterator[_Compiled]:
-    """Yield the schema objects that a value must all be valid against to be valid against a schema."""
+def _compile(schema: dict[str, Any], nullable: bool = False, unless: Validator | None = None) -> Iterator[_Compiled]:
+    """Yield the schema objects that a value must all be valid against to be valid against a schema.
+
+    Of two alternatives (`anyOf`) the first is yielded: a value that neither accepts violates the first.
+    """
     if "$ref" in schema:
-        yield from _compile(registry.schema(schema["$ref"].removesuffix(".json")), nullable)
+        yield from _compile(registry.schema(schema["$ref"].removesuffix(".json")), nullable, unless)
         return
-    yield _compile_object(schema, nullable)
+    yield _compile_object(schema, nullable, unless)
     for part in schema.get("allOf", ()):
-        yield from _compile(part, nullable)
+        yield from _compile(part, nullable, unless)
     if "anyOf" in schema:
-        part, null = schema["anyOf"]
-        assert null == _NULL, "the schemas use anyOf only to allow null"
-        yield from _compile(part, nullable=True)
+        part, other = schema["anyOf"]
+        assert unless is None, "no alternatives within others"
+        is_null = other == _NULL
+        yield from _compile(part, nullable or is_null, None if is_null else registry.validators(other)[0])
 
 
-def _compile_object(schema: dict[str, Any], nullable: bool) -> _Compiled:
+def _compile_object(schema: dict[str, Any], nullable: bool, unless: Validator | None) -> _Compiled:
     types, others, items = schema.get("type", ()), schema.get("additionalProperties", True), schema.get("items")
     own = {keyword: limit for keyword, limit in schema.items() if keyword not in _ANNOTATIONS | _OF_PARTS}
     slow, fast = registry.validators(own | {"title": schema.get("title", "")}) if own else (None, None)
     return _Compiled(
         nullable=nullable,
+        unless=unless,
         types=(types,) if isinstance(types, str) else tuple(types),
         own=slow,
         own_fast=fast,

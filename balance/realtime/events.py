@@ -44,6 +44,8 @@ class EventHandlers:
             "timestamp": format_ts(now()),
             "seq": position.seq,
             "epoch": position.epoch,
+            "durability": "local",
+            "recovered": False,
         }
         self._watchers.send(session, protocol.CONNECTED, greeting)
         session.has_joined = True

@@ -35,7 +35,8 @@ _SENT = {event.schema for event in _EVENTS if event.direction == "client_to_serv
     *((operation.body, *operation.parameters.values()) for operation in OPERATIONS.values())
 )
 _RECEIVED = {event.schema for event in _EVENTS if event.direction == "server_to_client"}.union(
-    {"error_reply"}, *((one.schema for one in operation.responses.values()) for operation in OPERATIONS.values())
+    {"error_reply"},
+    *((one.schema, *one.events.values()) for operation in OPERATIONS.values() for one in operation.responses.values()),
 )
 
 

@@ -9,14 +9,19 @@ import jsonschema_rs
 import pytest
 
 import protocol
-from protocol import ERRORS, EVENTS, InvalidPayload, check, registry
+from protocol import ERRORS, EVENTS, InvalidPayload, PositionPruned, PositionUnknown, check, registry
 from protocol.check import _MESSAGES
 
+EPOCH = "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614"
 NO_LINE_FEED = {"pattern": "\\n"}
-REQUESTS = ["balance_update", "connect_auth", "get_path", "list_query", "schema_path"]
+REQUESTS = [
+    *("balance_update", "connect_auth", "feed_query", "get_path", "latest_query", "list_query", "schema_path"),
+    "stream_query",
+]
 REPLIES = [
     *("balance_ack", "balance_error", "balance_snapshot", "connect_error", "connected", "contract_reply"),
-    *("error_reply", "get_reply", "list_reply", "pong", "save_reply", "snapshot"),
+    *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "save_reply", "snapshot"),
+    *("stream_bye", "stream_connected", "stream_ping"),
 ]
 
 
@@ -37,7 +42,7 @@ def subschemas(schema: object):
                     yield from subschemas(inner)
             elif keyword in ("additionalProperties", "propertyNames", "items", "not"):
                 yield from subschemas(value)
-            elif keyword in ("anyOf", "allOf"):
+            elif keyword == "allOf" or (keyword == "anyOf" and "properties" not in schema):
                 for inner in value:
                     yield from subschemas(inner)
 
@@ -83,7 +88,7 @@ class TestEverySchema:
             *("$schema", "$id", "$ref", "title", "description", "examples", "default"),
             *("type", "const", "enum", "anyOf", "allOf", "not", "pattern"),
             *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-            *("required", "properties", "additionalProperties", "propertyNames", "maxProperties", "items"),
+            *("required", "properties", "additionalProperties", "propertyNames", "maxProperties", "items", "maxItems"),
         }
         for schema in subschemas(protocol.schema(name)):
             assert set(schema) <= alike
@@ -123,7 +128,8 @@ def test_a_reply_or_event_may_gain_fields_and_lose_none(name):
 def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
     parts = {"amount", "asset_name", "cursor", "document_headers", "error_code", "onchain", "onsite", "ping"}
     parts |= {"contract_entry", "contract_index", "list_order", "list_pagination", "saved_snapshot"}
-    parts |= {"timestamp", "utc_timestamp", "uuid"}
+    parts |= {"timestamp", "utc_timestamp", "uuid", "stream_headers", "position_token", "recovery_offset"}
+    parts |= {"bye_reason", "durability", "feed_after", "feed_head", "feed_slice", "latest", "position_reason"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 
 
@@ -161,6 +167,8 @@ def test_the_table_of_errors_is_the_closed_list_of_the_schema():
         "malformed_json": 400,
         "invalid_payload": 400,
         "conflict": 409,
+        "position_unknown": 409,
+        "position_pruned": 410,
         "unauthorized": 401,
         "forbidden": 403,
         "not_found": 404,
@@ -180,11 +188,34 @@ def test_the_table_of_errors_is_the_closed_list_of_the_schema():
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_every_error_has_a_message_a_body_and_a_wait_if_temporary(error):
     assert error.temporary == (error.status in (429, 503)) == (error.retry_after_s is not None)
-    assert str(error()) == error.message()
     assert re.fullmatch(r"[A-Z][^\n]*[^.\n]", error.message())
+    check("error_reply", error.as_example())
+    check("balance_error", error.as_example())
+
+
+@pytest.mark.parametrize("error", [error for code, error in ERRORS.items() if not code.startswith("position_")])
+def test_an_error_has_the_default_message_or_a_path_and_a_reason(error):
+    assert str(error()) == error.message()
     assert str(error("is bad", "a.b")) == "a.b: is bad"
     assert str(error("is bad")) == "is bad"
     for raised in (error(), error("is bad", "a.b")):
         assert raised.body() == {"success": False, "error": str(raised), "code": error.code}
-        check("error_reply", raised.body())
-        check("balance_error", raised.body())
+
+
+def test_the_error_of_a_position_has_the_fields_by_which_a_client_goes_on():
+    unknown = PositionUnknown("diverged", EPOCH, 1000, 990).body()
+    assert unknown == {
+        "success": False,
+        "error": "after: is of another history of this feed; what was seen up to seq 990 is good",
+        "code": "position_unknown",
+        "reason": "diverged",
+        "epoch": EPOCH,
+        "head": 1000,
+        "goodUntil": 990,
+    }
+    assert str(PositionUnknown("ahead", EPOCH, 1000)) == "after: is past the end of the feed, seq 1000"
+    other = PositionUnknown("other_feed", EPOCH, 0)
+    assert str(other) == "epoch: is not one of this feed"
+    assert "goodUntil" not in other.body(), "it is unknown"
+    assert PositionPruned(500).body()["first"] == 500
+    assert [unknown, PositionPruned(500).body()] == protocol.schema("error_reply")["examples"][1:]
