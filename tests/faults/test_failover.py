@@ -238,6 +238,7 @@ async def fail_over_under_load(pair: Pair, processes: Processes, database: Datab
 
 
 @needs_watchers
+@pytest.mark.gen_test(timeout=240)
 async def test_twenty_failovers_to_a_synchronous_standby_lose_nothing(
     pair: Pair, processes: Processes, database: Database
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from protocol import dumps, loads
-from tests.support.http_client import HttpClient
+from tests.support.http_client import Connection
 from tests.support.raw_clients import Dropped, PollingClient, SocketClient
 from tests.support.service import Database
 from tests.support.workload import LOST, FindServer
@@ -23,7 +23,7 @@ from tests.support.workload import LOST, FindServer
 FEED = "/api/balance/feed"
 STREAM = "/api/balance/stream"
 IDLE_S_MAX = 60.0
-WAIT_S = 5  # of a long poll
+WAIT_S = 2  # of a long poll; less than `Connection` waits
 CLOSE_S_MAX = 10.0
 RETRY_S = 0.02  # before the next attempt to connect
 UNAVAILABLE = 503
@@ -49,7 +49,7 @@ class ResumingWatcher:
         self.resets: list[Reset] = []
         self._grown = asyncio.Event()
         self._is_closing = False
-        self._drop: Callable[[], None] = lambda: None  # ends the present connection
+        self._drop: Callable[[], object] = lambda: None  # ends the present connection
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -73,9 +73,11 @@ class ResumingWatcher:
     async def close(self) -> None:
         """Stop. Raises its failure."""
         self._is_closing = True
-        self._drop()  # a request fails by that; if it were cancelled, Tornado would log an unretrieved failure
         async with asyncio.timeout(CLOSE_S_MAX):
-            await self._task
+            while not self._task.done():
+                self._drop()  # not a cancellation, which would leave a request of Tornado's client behind
+                await asyncio.wait([self._task], timeout=RETRY_S)
+        self._task.result()
 
     def disconnect(self) -> None:
         """Lose the present connection."""
@@ -139,18 +141,24 @@ class ResumingSocket(ResumingWatcher):
 
     async def _follow(self, url: str) -> None:
         client = await self.transport.open(url)
-        self._drop = client.drop if isinstance(client, SocketClient) else client.http.close
         try:
             await client.send_raw("40" + dumps(self._auth()))
-            frame = str(await client.next_frame())
-            assert frame.startswith("40"), frame[:200]
-            self._joined(loads(frame[2:]))
-            while True:
-                frame = str(await client.next_frame(IDLE_S_MAX))
-                assert frame.startswith("42"), frame[:200]
-                self._handle(*loads(frame[2:]))
+            reading = asyncio.ensure_future(self._read(client))
+            self._drop = lambda: reading.done() or reading.cancel()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.result()
         finally:
             await client.close()
+
+    async def _read(self, client: SocketClient | PollingClient) -> None:
+        frame = str(await client.next_frame())
+        assert frame.startswith("40"), frame[:200]
+        self._joined(loads(frame[2:]))
+        while True:
+            frame = str(await client.next_frame(IDLE_S_MAX))
+            assert frame.startswith("42"), frame[:200]
+            self._handle(*loads(frame[2:]))
 
     def _auth(self) -> dict[str, Any]:
         return self._position()
@@ -243,30 +251,32 @@ class ResumingStream(ResumingWatcher):
 
 
 class ResumingLongPoll(ResumingWatcher):
-    """Asks again and again for what comes after its position."""
+    """Asks again and again for what comes after its position, on a connection that stays open."""
 
     async def _follow(self, url: str) -> None:
-        http, is_new = HttpClient(), True
-        self._drop = http.close
-        try:
+        is_new = True
+        async with Connection.to(urlsplit(url).port or 80) as connection:
+            self._drop = connection.end_sending
             while True:
                 query = urlencode({**self._position(), "limit": 1000, "wait": WAIT_S})
-                reply = await http.fetch(f"{url}{FEED}?{query}", timeout=IDLE_S_MAX)
+                reply = await connection.ask("GET", f"{FEED}?{query}")
                 if reply.status == UNAVAILABLE:
                     raise Dropped(None)
                 if reply.status == 409:
                     assert reply.body["code"] == "position_unknown", reply
                     self._reset(reply.body)
                 assert reply.status == 200, reply
-                feed = reply.body["feed"]
-                assert feed["after"] == self.seq, feed
                 self.recovered += is_new
-                is_new, self.epoch = False, feed["epoch"]
-                for snapshot in reply.body["data"]:
-                    self._receive(snapshot)
-                assert feed["last"] == self.seq <= feed["head"], feed
-        finally:
-            http.close()
+                is_new = False
+                self._receive_slice(reply.body)
+
+    def _receive_slice(self, body: dict[str, Any]) -> None:
+        feed = body["feed"]
+        assert feed["after"] == self.seq, feed
+        self.epoch = feed["epoch"]
+        for snapshot in body["data"]:
+            self._receive(snapshot)
+        assert feed["last"] == self.seq <= feed["head"], feed
 
 
 KINDS: tuple[type[ResumingWatcher], ...] = (
