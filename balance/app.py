@@ -23,6 +23,7 @@ from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.threads import WorkerThread
 from balance.config import Config
+from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
@@ -30,13 +31,15 @@ from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer,
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from balance.web import pages
-from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.feed import FeedHandler, LatestHandler
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.snapshots import (
@@ -46,9 +49,11 @@ from balance.web.snapshots import (
     SnapshotHandler,
     SnapshotsHandler,
 )
+from balance.web.stream import StreamHandler
+from balance.web.stream_hub import StreamHub
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SNAPSHOTS
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
 
 log = logging.getLogger("balance.app")
 
@@ -57,7 +62,8 @@ library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two attempts to open a database that was not available at the start
-CHECK_S = 2.0  # between two checks of the database while the service runs
+REPLAY_THREADS = 2  # each with a connection of its own, so that a replay slows neither saves nor lists
+FEED_CONNECTIONS = 1 + 1 + REPLAY_THREADS  # to save, to follow the feed, and to replay it
 
 
 class App:
@@ -73,31 +79,45 @@ class App:
             statement_ms_max=config.statement_ms_max,
             outage=outage or Outage(),
         )
-        self.store = Store(pool)
-        self._write_thread = WorkerThread("balance-write")
-        self._read_executor = ThreadPoolExecutor(config.pool_max - 1, "balance-read")
+        self.store, self._feed_store = Store(pool), FeedStore(pool)
+        self._threads = write_thread, tail_thread = WorkerThread("balance-write"), WorkerThread("balance-tail")
+        self._executors = read_executor, replay_executor = (
+            ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read"),
+            ThreadPoolExecutor(REPLAY_THREADS, "balance-replay"),
+        )
         self._budget = LoopBudget()
         engine = _engine(config)
         self.watchers = Watchers(engine)
-        tail = Tail(self.store, self._write_thread, self.watchers.publish)
+        tail = Tail(self._feed_store, tail_thread)
+        self.feed = Feed(self._feed_store, tail, replay_executor, read_ms_max=config.read_ms_max)
+        self.feed.subscribe(self.watchers)
+        self.streams = StreamHub(
+            self.feed,
+            self._budget,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
+        )
+        self.feed.subscribe(self.streams)
         self.writer = Writer(
             self.store,
-            self._write_thread,
+            write_thread,
             tail,
-            engine.cork,
+            engine.sender.cork,
             batch_max=config.save_batch_max,
             pending_max=config.saves_pending_max,
             save_ms_max=config.save_ms_max,
         )
         self.service = Service(
             self.writer,
-            tail,
+            self.feed,
             self.store,
-            self._read_executor,
+            read_executor,
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
+        self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
+        self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
         # The start line has the address of `--host`, so it is served too.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
@@ -118,7 +138,7 @@ class App:
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
-        self._watching: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
@@ -133,7 +153,7 @@ class App:
             "origins": origins,
             "budget": self._budget,
             "is_ready": lambda: self.service.life is Life.RUNNING,
-            "watchers_max": self._config.watchers_max,
+            "watcher_limit": self._watcher_limit,
             "body_bytes_max": self._config.frame_bytes_max,
         }
         limits = Limits(
@@ -142,6 +162,7 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
+        watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
         docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
@@ -150,6 +171,9 @@ class App:
                 (HostNotServed(hosts), MisdirectedHandler, common),
                 (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
                 (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
+                (STREAM, StreamHandler, {**watching, "hub": self.streams}),
+                (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
+                (LATEST, LatestHandler, common),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -172,17 +196,19 @@ class App:
         """
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
-        self._write_thread.start()
+        for thread in self._threads:
+            thread.start()
         with suppress(StoreUnavailable):  # `outage` has logged it
             await self._open_store()
-        self._watching = loop.create_task(self._watch_database(unfit))
+        self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
+        self.streams.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
 
-    async def _watch_database(self, unfit: asyncio.Future[None]) -> None:
-        """Open the database if that failed at the start; then check it, so that an outage is logged while idle too."""
+    async def _open_when_there(self, unfit: asyncio.Future[None]) -> None:
+        """Open the database if that failed at the start."""
         while self.service.life is Life.STARTING:
             await asyncio.sleep(RETRY_S)
             try:
@@ -190,17 +216,13 @@ class App:
             except Exception as error:
                 unfit.set_exception(error)
                 return
-        while self.service.life is Life.RUNNING:  # `wait_for` of Python 3.11 may drop the cancellation of `stop`
-            await asyncio.sleep(CHECK_S)
-            try:
-                await self.service.check_database()
-            except protocol.Unavailable:
-                pass  # `outage` has logged it
-            except Exception:
-                log.exception("the database could not be checked")
 
     async def _open_store(self) -> None:
-        self.service.start(await self._write_thread.run(self.store.open))
+        def open_store() -> Head:
+            self.store.open()
+            return self._feed_store.head()
+
+        self.service.start(await self._threads[0].run(open_store))
 
     async def _open_later(self) -> None:
         try:
@@ -213,13 +235,15 @@ class App:
                 log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what is in flight, close each WebSocket with 1001, then the database."""
+        """Accept nothing more, answer what is in flight, end each stream and WebSocket, then close the database."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         await self.service.drain(deadline - loop.time())
+        await self._poll_limiter.wait_idle(deadline - loop.time())
+        self.streams.close()
         await asyncio.sleep(0)  # the last answers are sent in a turn of their own
         await self.server.eio.close(max(0.2, deadline - loop.time()))
         try:
@@ -227,14 +251,19 @@ class App:
         except TimeoutError:
             log.warning("some connections did not close")
         await asyncio.to_thread(self._close_store)
-        self._write_thread.close()
+        for thread in self._threads:
+            thread.close()
 
     def _close_store(self) -> None:
-        self._write_thread.stop()
-        self._read_executor.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads:
+            thread.stop()
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
         self.store.close()  # ends the calls in which threads still wait
-        self._write_thread.join()
-        self._read_executor.shutdown(wait=True)
+        for thread in self._threads:
+            thread.join()
+        for executor in self._executors:
+            executor.shutdown(wait=True)
 
 
 def _engine(config: Config) -> Engine:

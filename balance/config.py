@@ -50,13 +50,14 @@ class Config:
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
     )
     frame_bytes_max: int = setting(1_000_000, "size of one WebSocket frame or polling request", 32_768, 16_777_216)
-    watchers_max: int = setting(20_000, "Socket.IO clients connected at once", 1, 1_000_000)
+    watchers_max: int = setting(20_000, "clients that watch at once, on all transports", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
         1_048_576,
         "backlog of one client, beside two batches; over it, the client is disconnected",
         65_536,
         1_073_741_824,
     )
+    stream_s_max: int = setting(600, "time after which a stream of events ends, ± 10 %", 1, 86_400)
     updates_in_flight_max: int = setting(
         256, "unanswered updates of one Socket.IO client; at the limit its socket is not read", 1, 100_000
     )

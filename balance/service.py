@@ -5,7 +5,7 @@ the same for both.
 
 Threads: event loop only; reads run in worker threads.
 
-Life cycle: `start(position)` once the database is known, `drain()` at the end; each once.
+Life cycle: `start(head)` once the database is known, `drain()` at the end; each once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import protocol
 from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.feed.feed import NOT_STARTED, Feed
 from balance.feed.pending import PendingSave
-from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.ids import uuid7
-from balance.position import Position
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import Head
 from balance.storage.store import Store
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ LIMIT_DEFAULT = 100  # docs/spec.md, GET /api/balance/snapshot
 class Life(Enum):
     """The life cycle of the service; the value is the reason why nothing is saved, for clients."""
 
-    STARTING = "the database is not there yet"
+    STARTING = NOT_STARTED
     RUNNING = ""
     DRAINING = "the server is stopping"
 
@@ -76,7 +76,7 @@ class Service:
     def __init__(
         self,
         writer: Writer,
-        tail: Tail,
+        feed: Feed,
         store: Store,
         executor: Executor,
         *,
@@ -85,7 +85,7 @@ class Service:
     ) -> None:
         """Read from the store with the threads of `executor`."""
         self._writer = writer
-        self._tail = tail
+        self.feed = feed
         self._store = store
         self._executor = executor
         self._lists: SingleFlight[Any] = SingleFlight()
@@ -94,21 +94,16 @@ class Service:
         """Each read holds a slot, from the request to the last byte of the reply."""
         self.read_s_max = read_ms_max / 1000
 
-    @property
-    def position(self) -> Position | None:
-        """The last snapshot that was published; None while starting."""
-        return self._tail.position
-
-    def start(self, position: Position) -> None:
-        """Begin to save and read; publish the snapshots after `position`."""
+    def start(self, head: Head) -> None:
+        """Begin to save and read; publish the snapshots after `head`."""
         assert self.life is Life.STARTING
-        self._tail.start(position)
-        self._writer.start()
+        self._writer.start(head)
         self.life = Life.RUNNING
 
     async def drain(self, seconds_max: float) -> None:
         """Accept no save; wait until all saves are done and published, and all reads are replied to."""
         self.life = Life.DRAINING
+        self.feed.drain()
         deadline = time.monotonic() + seconds_max
         await self._writer.drain(seconds_max)
         await self.read_limiter.wait_idle(deadline - time.monotonic())
@@ -178,13 +173,6 @@ class Service:
         if found is None:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
-
-    async def check_database(self) -> None:
-        """Read one row, so that the loss and the return of the database are noticed while there are no requests.
-
-        Raises Unavailable; `Outage` records the result.
-        """
-        await self._read(self._store.position)
 
     async def _read(self, read: Callable[[], T]) -> T:
         if self.life is Life.STARTING:

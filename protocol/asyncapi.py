@@ -1,8 +1,8 @@
 """The AsyncAPI 3.0 document of Socket.IO, built from the tables of events and errors and from the schemas.
 
 AsyncAPI describes the server's side: the server *receives* what a client sends. The one channel is the one namespace. A
-message is an event, and its payload is the one argument of the event. A *reply* is sent both as the acknowledgement and
-as an event.
+message is an event, and its payload is the first argument of the event. A *reply* is sent both as the acknowledgement
+and as an event.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ Save balance snapshots, and receive every snapshot that any client saves, in one
 
 Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event has one payload. The server
 answers each event of a client with an event, and also with the acknowledgement if the client gave a callback.
+
+A client that connects again misses nothing if it sends its position in the option `auth`: `after`, the `seq` of the
+last snapshot that it has seen, and `epoch`. If `connected` has `recovered: true`, the missed snapshots follow in order,
+before the new ones; otherwise it has the `reason`. socket.io-client 4.6 or newer resumes by itself with
+`auth: {{recovery: true}}`: CONNECT is answered with `pid` beside `sid`, connected and balance:snapshot have a second
+argument (`x-offset`), and the client sends both when it connects again.
 
 Amounts are exact, with any number of digits. JavaScript reads them as binary floats of about 16 digits. They have the
 format `double` here because generated clients use a 32-bit number where there is no format, which keeps 7 digits. A
@@ -136,6 +142,7 @@ def _message(event: Event) -> Json:
         "contentType": "application/json",
         "payload": bundle.reference(event.schema),
         "examples": [{"payload": example} for example in schema["examples"] if example is not None],
+        **({"x-offset": bundle.reference(event.offset)} if event.offset else {}),
     }
 
 

@@ -47,7 +47,7 @@ def component_schemas() -> dict[str, Schema]:
 
 def used_components(document: Any) -> dict[str, Schema]:
     """Return the schemas that `document` refers to, directly or through others, adapted to code generators."""
-    schemas = {title: _rewrite(schema, for_generators) for title, schema in component_schemas().items()}
+    schemas = {title: for_generators(schema) for title, schema in component_schemas().items()}
     used: set[str] = set()
     found = set(_references(document))
     while found:
@@ -57,10 +57,15 @@ def used_components(document: Any) -> dict[str, Schema]:
 
 
 def for_generators(schema: Schema) -> Schema:
-    """Return a schema with a `format` if it is a number, and without `const` if it is a boolean.
+    """Return a schema with a `format` for each number, and without the `const` of each boolean.
 
     openapi-generator makes the string "true" of `const: true`, and its clients then reject every response.
     """
+    adapted: Schema = _rewrite(schema, _for_generators)
+    return adapted
+
+
+def _for_generators(schema: Schema) -> Schema:
     types = schema.get("type", ())
     types = [types] if isinstance(types, str) else types
     changed = {keyword: value for keyword, value in schema.items() if keyword != "const" or "boolean" not in types}

@@ -209,7 +209,8 @@ OPERATIONS: dict[str, Operation] = {
             "does not open a stream.",
             {
                 200: Response(
-                    "A stream of events.",
+                    "A stream of events: connected is the first, then each snapshot is a balance:snapshot. ping is "
+                    "sent after 15 s without another event, and bye before the server ends the stream.",
                     None,
                     EVENT_STREAM,
                     _STREAM,

@@ -866,9 +866,24 @@ export interface ClientToServerEvents {
  * server has rejected the connection, and otherwise an error of the network.
  */
 export interface ServerToClientEvents {
-  "connected": (payload: Connected) => void;
-  "balance:snapshot": (payload: BalanceSnapshot) => void;
+  "connected": (payload: Connected, offset?: RecoveryOffset) => void;
+  "balance:snapshot": (payload: BalanceSnapshot, offset?: RecoveryOffset) => void;
   "balance:ack": (payload: BalanceAck) => void;
   "balance:error": (payload: BalanceError) => void;
   "pong": (payload: Pong) => void;
+}
+
+/**
+ * The data of each event of GET /api/balance/stream, as JSON:
+ *
+ *     const stream = new EventSource(url + "/api/balance/stream");
+ *     stream.addEventListener("balance:snapshot", (event) => {
+ *       const snapshot: StreamEvents["balance:snapshot"] = JSON.parse(event.data);
+ *     });
+ */
+export interface StreamEvents {
+  "connected": StreamConnected;
+  "balance:snapshot": Snapshot;
+  "ping": StreamPing;
+  "bye": StreamBye;
 }

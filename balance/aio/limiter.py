@@ -29,10 +29,14 @@ class CapacityLimiter:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def __len__(self) -> int:
+        """Return the number of slots that are held."""
+        return self._in_use.total()
+
     @contextmanager
     def slot(self, ip: str) -> Iterator[None]:
         """Hold a slot for a client of this IP address within the block. Raises LimitExceeded."""
-        address, in_use = to_address(ip), self._in_use.total()
+        address, in_use = to_address(ip), len(self)
         if in_use >= self._capacity:
             raise LimitExceeded(f"{self._capacity} {self._what} wait already")
         if self._in_use[address] >= self._capacity - in_use:

@@ -78,6 +78,10 @@ class Batcher:
             self._in_flight += 1
         self._worker.submit(self._append_next)
 
+    def has_in_flight(self) -> bool:
+        """Return whether there is a batch that may be committed and that `on_batch` has not been called with."""
+        return self._in_flight > 0  # one step, so without the lock
+
     def discard_done(self) -> None:
         """Discard the saves at the front that are done, so that they no longer count as pending."""
         with self._lock:

@@ -1,17 +1,19 @@
-"""Follows the feed by `seq`: publishes what is committed, in order and without a gap.
+"""Follows the feed by `seq`: publishes what is committed, by this process and by others, in order and without a gap.
 
-A batch that continues the feed where publishing ended is published at once. Where it does not, another process has
-saved meanwhile, or an earlier batch was committed without an answer: the rows before it are read from the table first.
-After a batch without an answer the table is read even if no batch follows.
+A batch of this process that continues the feed is published at once. Where it does not, another process has saved
+meanwhile, or an earlier batch was committed without an answer: the rows before it are read from the table first.
+Without batches the end of the feed is polled: often while other processes save and there are watchers, rarely while
+there are none. So a commit that was in doubt is published whenever it appears.
 
-Threads: event loop only; the store is called in the write thread, between two batches.
+Threads: event loop only; the store is called in a thread of the tail's own.
 
-Promises: each snapshot of the feed after `start(position)` is published once, in `seq` order, also one whose commit was
-not answered, as soon as the database answers again.
+Promises: each snapshot after the position of `start` is published once, in `seq` order, to the listeners that have
+watchers. A snapshot of this process is published after it is acknowledged. When the feed has lost rows or has a new
+epoch, every listener ends its clients, so that they resume and learn whether their position is still good.
 
-Not promised: that what another process saves is published before this process saves something too.
+Not promised: that anything is published while a batch of this process waits for the database.
 
-Life cycle: `start(position)`, `stop_reading()`, `drain()`, each once.
+Life cycle: `start(head, …)`, `end_waits()`, `drain()`, `stop()`, each once.
 """
 
 from __future__ import annotations
@@ -19,81 +21,158 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from balance.aio.threads import WorkerThread
+from balance.feed.recent import Recent
 from balance.position import Position
-from balance.snapshot import Snapshot
-from balance.storage.errors import StoreUnavailable
-from balance.storage.store import Appended, FeedEnd
+from balance.snapshot import EncodedSnapshot
+from balance.storage.errors import STOPPING, StoreUnavailable
+from balance.storage.feed_store import Head
+from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
 
-ROWS_MAX = 100  # of one read of the table
-
-
-class Lag(Enum):
-    """Whether the table may have snapshots that no batch brings; the value is the seconds before it is read."""
-
-    CAUGHT_UP = 0.0  # it has none, and is not read
-    UNKNOWN = 0.25  # a batch got no answer, and may have been committed
-    IN_DOUBT = 1.0  # the session of that batch still runs, and may still commit it
+PAUSE_S_MIN = 0.005  # between two polls, while other processes save
+PAUSE_S_MAX = 0.1
+PAUSE_GROWTH = 1.5  # after each poll that finds nothing
+PAUSE_S_UNWATCHED = 1.0  # while no listener has watchers
+PAUSE_S_LOST = 0.25  # after a batch without an answer
+PAUSE_S_FAILED = (0.25, 1.0)  # after the first poll that failed, and after the last of many
+ROWS_MAX = 500  # of one read of the table
 
 
 class TailStore(Protocol):
-    """What the tail needs of the store."""
+    """What the tail needs of the store; every method blocks."""
 
-    def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]: ...
+    def head(self) -> Head: ...
 
-    def feed_end(self) -> FeedEnd: ...
+    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]: ...
+
+    def renew(self, known: Position) -> Position: ...
+
+
+class FeedListener(Protocol):
+    """A transport that sends the feed to its clients. Event loop only; no method waits."""
+
+    @property
+    def has_watchers(self) -> bool:
+        """Whether it has a client to publish to; without one, nothing is encoded for it."""
+
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
+        """Send snapshots to all clients; they follow those of the call before."""
+
+    def end_all(self) -> None:
+        """Disconnect every client, so that it resumes."""
 
 
 class Tail:
     """The position up to which the feed is published."""
 
-    def __init__(self, store: TailStore, worker: WorkerThread, publish: Callable[[Sequence[Snapshot]], None]) -> None:
-        """Call the store in the thread of `worker`, and `publish` with snapshots in `seq` order.
-
-        `worker` must be the thread of the batches: what it read before a batch is then delivered before that batch.
-        """
+    def __init__(self, store: TailStore, worker: WorkerThread) -> None:
+        """Call the store in the thread of `worker`, which must not be that of the batches."""
         self._store = store
         self._worker = worker
-        self._publish = publish
-        self.position: Position | None = None
-        """The last snapshot that was published; None before `start`."""
-        self.lag = Lag.CAUGHT_UP
-        self._unpublished: deque[Appended] = deque()
-        self._repair: asyncio.Task[None] | None = None  # runs while rows are read from the table
-        self._timer: asyncio.TimerHandle | None = None  # of the pause before the table is read
-        self._read_is_due = False
-        self._is_stopping = False
+        self.position = Position("", 0)
+        """The last snapshot that was published; of no feed before `start`."""
+        self.durability = ""
+        """What a commit promises: `local` or `replicated`; as of the last poll."""
+        self.recent = Recent()
+        self._listeners: list[FeedListener] = []
+        self._followers = 0
+        self._unpublished: deque[Appended] = deque()  # batches with rows missing before the first
+        self._batches = 0  # that were passed to `advance`
+        self._has_batch_in_flight: Callable[[], bool]
+        self._pause_s = PAUSE_S_MIN
+        self._retry_s = PAUSE_S_FAILED[0]
+        self._due = 0.0  # when the next poll is due, by the clock of the event loop
+        self._wakeup = asyncio.Event()
+        self._changed = asyncio.Event()  # set for a moment at each change of the position
+        self._loop: asyncio.AbstractEventLoop
+        self._task: asyncio.Task[None] | None = None
+        self._is_ending = False  # whether no call may wait any more
 
-    def start(self, position: Position) -> None:
-        """Publish what comes after `position`."""
-        assert self.position is None, "started once"
-        self.position = position
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a position."""
+        return self._task is not None
+
+    def subscribe(self, listener: FeedListener) -> None:
+        """Publish to a listener from now on."""
+        self._listeners.append(listener)
+
+    def start(self, head: Head, has_batch_in_flight: Callable[[], bool]) -> None:
+        """Publish what comes after `head`.
+
+        `has_batch_in_flight` returns whether a batch of this process may be committed and has not come to `advance`.
+        """
+        assert self._task is None, "started once"
+        self._loop = asyncio.get_running_loop()
+        self.position, self.durability = head
+        self.recent.restart(self.position.seq)
+        self._has_batch_in_flight = has_batch_in_flight
+        self._task = self._loop.create_task(self._follow())
 
     def advance(self, appended: Appended) -> None:
         """Publish the feed up to the last snapshot of a batch. Never fails, since the batch is acknowledged already."""
+        self._batches += 1
         self._unpublished.append(appended)
-        if self._repair is None and not self._publish_batches():
-            self._start_repair()
+        if not self._publish_batches():
+            self._wakeup.set()
 
     def note_lost(self) -> None:
         """Note that a batch got no answer, and may have been committed."""
-        self._set_lag(Lag.UNKNOWN)
+        self._poll_within(PAUSE_S_LOST)
 
-    def stop_reading(self) -> None:
-        """From now on read no rows of the table but those that are missing before a batch."""
-        self._is_stopping = True
-        self._set_lag(Lag.CAUGHT_UP)
+    def hasten(self) -> None:
+        """Poll soon and often, since a client comes that wants to be up to date."""
+        self._pause_s = PAUSE_S_MIN
+        self._poll_within(PAUSE_S_MIN)
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Follow the feed within a block as closely as for a watcher."""
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    async def wait_for_change(self) -> None:
+        """Wait until the position has changed. Raises StoreUnavailable at the end."""
+        self._check_running()
+        await self._changed.wait()
+
+    async def reach(self, wanted: Position) -> None:
+        """Wait until everything up to a position is published, or the epoch changes.
+
+        Raises StoreUnavailable at the end; while the database is away it waits.
+        """
+        epoch = self.position.epoch
+        while self.position.epoch == epoch and (wanted.epoch != epoch or self.position.seq < wanted.seq):
+            self._check_running()
+            self._pause_s = PAUSE_S_MIN
+            self._poll_within(0)
+            await self._changed.wait()
 
     async def drain(self) -> None:
         """Wait until every batch is published."""
-        if self._repair is not None:
-            await asyncio.wait([self._repair])
+        while self._unpublished:
+            await self._changed.wait()
+
+    def end_waits(self) -> None:
+        """End the calls that wait for the tail, now and from now on: they raise StoreUnavailable."""
+        self._is_ending = True
+        self._note_change()
+
+    def stop(self) -> None:
+        """Poll no more, and read no more rows."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # Batches
 
     def _publish_batches(self) -> bool:
         """Publish batches until none is left (True), or rows are missing before one (False)."""
@@ -103,103 +182,172 @@ class Tail:
                     return False
             except Exception:
                 log.exception("a batch could not be published")
-            self._unpublished.popleft()
+            if self._unpublished:
+                self._unpublished.popleft()
         return True
 
     def _publish_batch(self, appended: Appended) -> bool:
         """Publish what is new of a batch; return False if rows are missing before it."""
-        position = self._adopt_feed(appended)
-        stored = {one.snapshot.seq: one.snapshot for one in appended.saved}
-        new = [stored[seq] for seq in sorted(stored) if seq > position.seq]
-        if new and new[-1].seq != position.seq + len(new):
+        position = self.position
+        new = [one.snapshot for one in appended.saved if not one.duplicate]
+        if not new:  # it shows nothing about the end of the feed
+            if appended.epoch != position.epoch:
+                self._poll_within(0)
+            return True
+        end = Position(appended.epoch, new[-1].seq)
+        if end.epoch != position.epoch or new[0].seq <= position.seq:
+            self._restart(end)
+        elif not self._has_watchers():
+            self._skip_to(end)
+        elif new[0].seq != position.seq + 1:
             return False
-        self._publish_next(new)
+        else:
+            self._publish([one.encode() for one in new])
+        self._note_poll(found_more=False)
         return True
 
-    def _adopt_feed(self, appended: Appended) -> Position:
-        """Continue in the feed of a batch, if it is another one than before; return the position."""
-        assert self.position is not None
-        inserted = [one.snapshot.seq for one in appended.saved if not one.duplicate]
-        if appended.epoch != self.position.epoch or (inserted and inserted[0] <= self.position.seq):
-            # The feed was reset or restored: the table does not hold what was published.
-            first = inserted[0] if inserted else max(one.snapshot.seq for one in appended.saved) + 1
-            log.error("the feed is another one now: epoch %s, going on from seq %d", appended.epoch, first)
-            self.position = Position(appended.epoch, first - 1)
-        return self.position
+    # Publishing
 
-    def _publish_next(self, snapshots: Sequence[Snapshot]) -> None:
+    def _has_watchers(self) -> bool:
+        return self._followers > 0 or any(listener.has_watchers for listener in self._listeners)
+
+    def _publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         """Publish the snapshots that follow the position, and advance it to the last of them."""
-        if snapshots:
-            assert self.position is not None
-            self.position = Position(self.position.epoch, snapshots[-1].seq)
-            self._publish(snapshots)
-
-    def _set_lag(self, lag: Lag) -> None:
-        """Set the lag, and read the table after its pause."""
-        if lag is self.lag and self._timer is not None:
-            return
-        self.lag = lag
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if lag is not Lag.CAUGHT_UP and not self._is_stopping:
-            self._timer = asyncio.get_running_loop().call_later(lag.value, self._make_read_due)
-
-    def _make_read_due(self) -> None:
-        self._timer = None
-        self._read_is_due = True
-        self._start_repair()
-
-    def _start_repair(self) -> None:
-        if self._repair is None:
-            self._repair = asyncio.get_running_loop().create_task(self._repair_all())
-
-    async def _repair_all(self) -> None:
-        """Publish batches that have rows missing before them, and read the table when that is due."""
-        try:
-            while self._unpublished or self._read_is_due:
-                await self._repair_batches()
-                if self._read_is_due:
-                    self._read_is_due = False
-                    await self._catch_up()
-        finally:
-            self._repair = None
-
-    async def _repair_batches(self) -> None:
-        while not self._publish_batches():
-            last = max(one.snapshot.seq for one in self._unpublished[0].saved)
+        self.position = Position(self.position.epoch, snapshots[-1].seq)
+        self.recent.extend(snapshots)
+        for listener in self._listeners:
             try:
-                await self._publish_rows(last)
-            except StoreUnavailable:
-                self.note_lost()
+                if listener.has_watchers:
+                    listener.publish(snapshots)
             except Exception:
-                log.exception("a batch could not be published")
-            self._unpublished.popleft()
+                log.exception("%d snapshots could not be published", len(snapshots))
+                self._end_all(listener)  # a part of its clients may have received them
+        self._note_change()
 
-    async def _catch_up(self) -> None:
-        """Publish what the table holds, and find out whether a batch without an answer may still be committed."""
+    def _skip_to(self, position: Position) -> None:
+        """Advance without watchers."""
+        self.position = position
+        self.recent.restart(position.seq)
+        self._note_change()
+
+    def _restart(self, position: Position) -> None:
+        """Go on at a position that does not follow, and end every client, so that it resumes."""
+        log.warning(
+            "the feed goes on in epoch %s after seq %d, before it was %s after %d: every watcher has to resume",
+            *position, *self.position,
+        )  # fmt: skip
+        self._unpublished.clear()
+        self._skip_to(position)
+        for listener in self._listeners:
+            self._end_all(listener)
+
+    def _end_all(self, listener: FeedListener) -> None:
         try:
-            end = await self._worker.run(self._store.feed_end)
-            # What was appended before the read has come back before it: none of that is published from the table.
-            await self._repair_batches()
-            assert self.position is not None
-            if end.position.epoch == self.position.epoch:
-                await self._publish_rows(end.position.seq)
-            lag = Lag.IN_DOUBT if end.in_doubt else Lag.CAUGHT_UP
-        except StoreUnavailable:
-            lag = Lag.UNKNOWN
+            listener.end_all()
         except Exception:
-            log.exception("what may have been saved could not be published")
-            lag = Lag.CAUGHT_UP
-        if self._timer is None:  # otherwise a batch was lost meanwhile, and its pause has begun
-            self._set_lag(lag)
+            log.exception("the clients of a listener could not be ended")
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed.clear()  # those that wait now go on, each in its turn
+
+    def _check_running(self) -> None:
+        if self._is_ending:
+            raise StoreUnavailable(STOPPING)
+
+    # Polling
+
+    def _poll_within(self, seconds: float) -> None:
+        self._due = min(self._due, self._loop.time() + seconds)
+        self._wakeup.set()
+
+    def _note_poll(self, *, found_more: bool) -> None:
+        """Set when the next poll is due, after a poll or a batch that shows as much."""
+        self._retry_s = PAUSE_S_FAILED[0]
+        is_watched = self._has_watchers()
+        self._pause_s = PAUSE_S_MIN if found_more and is_watched else min(self._pause_s * PAUSE_GROWTH, PAUSE_S_MAX)
+        # A client that is about to join is not counted yet: the pause grows to its maximum first.
+        is_idle = self._pause_s == PAUSE_S_MAX and not is_watched
+        self._due = self._loop.time() + (PAUSE_S_UNWATCHED if is_idle else self._pause_s)
+
+    def _note_failed(self) -> None:
+        self._due = self._loop.time() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, PAUSE_S_FAILED[1])
+
+    async def _follow(self) -> None:
+        while True:
+            pause = self._due - self._loop.time()
+            if self._unpublished:
+                await self._fill_gap()
+            elif pause > 0:
+                await self._sleep(pause)
+            elif self._has_batch_in_flight():
+                self._due = self._loop.time() + self._pause_s  # its result shows what the poll would
+            else:
+                await self._poll()
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wakeup.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wakeup.wait()
+
+    async def _fill_gap(self) -> None:
+        """Publish the rows before a batch, and the batch."""
+        first = next(one.snapshot.seq for one in self._unpublished[0].saved if not one.duplicate)
+        try:
+            await self._publish_rows(first - 1)
+            self._publish_batches()
+            self._note_poll(found_more=True)
+        except Exception as error:
+            self._unpublished.clear()  # a later poll or batch has the same rows missing
+            self._fail(error)
+        self._note_change()
+
+    async def _poll(self) -> None:
+        """Publish what other processes have committed."""
+        batches = self._batches
+        try:
+            head = await self._worker.run(self._store.head)
+            self.durability = head.durability
+            if self._batches != batches or self._has_batch_in_flight():
+                # The rows may be those of a batch of this process, which is to be acknowledged first; and a batch that
+                # was delivered meanwhile may be newer than this result.
+                self._due = self._loop.time() + self._pause_s
+            else:
+                await self._publish_up_to(head.position)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, StoreUnavailable):  # which `outage` has logged
+            log.error("the feed could not be followed", exc_info=error)
+        self._note_failed()
+
+    async def _publish_up_to(self, head: Position) -> None:
+        """Publish the rows up to the end of the feed. Raises StoreUnavailable."""
+        position = self.position
+        self._note_poll(found_more=head.seq > position.seq)
+        if head.epoch != position.epoch:
+            self._restart(head)
+        elif head.seq < position.seq:  # the database was put back; the next poll finds the new epoch
+            await self._worker.run(self._store.renew, position)
+        else:
+            await self._publish_rows(head.seq)
 
     async def _publish_rows(self, last: int) -> None:
         """Publish the rows of the table after the position, to seq `last`. Raises StoreUnavailable."""
-        assert self.position is not None
-        while self.position.seq < last:
-            rows = await self._worker.run(self._store.feed, self.position.seq, last, ROWS_MAX)
-            if not rows:
-                log.error("the feed has lost seq %d to %d", self.position.seq + 1, last)
-                self.position = Position(self.position.epoch, last)
-            self._publish_next(rows)
+        epoch = self.position.epoch
+        while self.position.epoch == epoch and self.position.seq < last:
+            before = self.position
+            if not self._has_watchers():
+                self._skip_to(Position(epoch, last))
+                return
+            rows = await self._worker.run(self._store.rows, before.seq, last, ROWS_MAX)
+            if self.position != before:  # a batch has moved it meanwhile
+                continue
+            if rows and rows[0].seq == before.seq + 1 and rows[-1].seq == before.seq + len(rows):
+                self._publish(rows)
+            else:
+                log.error("the feed has lost some of seq %d to %d", before.seq + 1, last)
+                self._restart(Position(epoch, last))

@@ -10,7 +10,7 @@ Promises: a save is done within `save_ms_max`, whatever the database does; over 
 Not promised: that a save which fails with StoreUnavailable is not committed. It may be, and then it is published; its
 sender finds out by sending it again under the same id.
 
-Life cycle: `start()`, `drain()`, each once.
+Life cycle: `start(head)`, `drain()`, each once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.snapshot import Snapshot
 from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import Head
 from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
@@ -58,9 +59,10 @@ class Writer:
         self._drained: asyncio.Future[None] | None = None
         self._next_is_scheduled = False
 
-    def start(self) -> None:
-        """Save on the running event loop."""
+    def start(self, head: Head) -> None:
+        """Save on the running event loop, and have the tail publish what comes after `head`."""
         self._loop = asyncio.get_running_loop()  # kept, since asking for it makes a system call
+        self._tail.start(head, self._batcher.has_in_flight)
 
     def submit(self, snapshot: Snapshot) -> PendingSave:
         """Save a snapshot. Raises LimitExceeded; the result may be StoreUnavailable."""
@@ -74,8 +76,7 @@ class Writer:
         return save
 
     async def drain(self, seconds_max: float) -> None:
-        """Wait until all saves are done and published; fail what is not done by then."""
-        self._tail.stop_reading()
+        """Wait until all saves are done and published; fail what is not done by then. Then stop the tail."""
         try:
             async with asyncio.timeout(max(0.0, seconds_max)):
                 if self._pending:
@@ -85,6 +86,7 @@ class Writer:
         except TimeoutError:
             for save in list(self._pending):
                 save.set_exception(StoreUnavailable("the server is stopping"))
+        self._tail.stop()
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
 

@@ -9,6 +9,7 @@ Threads: event loop only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from balance.realtime.session import Session
 
@@ -34,9 +35,9 @@ class Cork:
         self._sessions.append(session)
         session.send_queue.add_buffered(frames)
 
-    def add_to_joined(self, frames: bytes) -> set[Session]:
-        """Append frames to what is buffered for sessions that have joined; return these sessions."""
-        found = {session for session in self._sessions if session.has_joined and session.send_queue.has_buffered}
+    def add_to(self, sessions: Collection[Session], frames: bytes) -> set[Session]:
+        """Append frames to what is buffered for any of `sessions`; return those for which something was."""
+        found = {session for session in self._sessions if session in sessions and session.send_queue.has_buffered}
         for session in found:
             session.send_queue.add_buffered(frames)
         return found

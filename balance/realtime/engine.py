@@ -22,9 +22,9 @@ from engineio.async_socket import AsyncSocket
 from engineio.packet import PING, Packet
 
 from balance.realtime.connection import Connection
-from balance.realtime.cork import Cork
 from balance.realtime.frames import GOING_AWAY, POLICY
 from balance.realtime.send_queue import EncodedPackets, SendQueue
+from balance.realtime.sender import Sender
 from balance.realtime.session import Session
 from balance.realtime.transport import NO_PONG, Transport
 
@@ -41,14 +41,12 @@ class Engine(engineio.AsyncServer):
     def __init__(self, *, watcher_unsent_bytes_max: int, connect_ms_max: int, **options: Any) -> None:
         super().__init__(**options)
         self._async: dict[str, Any] = {**self._async, "websocket": Transport}
-        self._unsent_bytes_max = watcher_unsent_bytes_max
         self._connect_s_max = connect_ms_max / 1000
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_due = 0.0
         self._ending: set[asyncio.Task[None]] = set()
-        self.cork = Cork()
         self.sessions: dict[str, Session] = {}
-        self.slow_disconnects = 0
+        self.sender = Sender(self, unsent_bytes_max=watcher_unsent_bytes_max)
 
     # Sessions
 
@@ -92,7 +90,7 @@ class Engine(engineio.AsyncServer):
 
     def end_session(self, session: Session) -> None:
         """Discard a session that the library has ended, and end its poll and its probe."""
-        session.has_joined = False
+        session.leave()
         session.resume_reader()
         self.sockets.pop(session.id, None)
         if not session.is_upgraded:
@@ -122,78 +120,7 @@ class Engine(engineio.AsyncServer):
     async def send_packet(self, sid: str, pkt: Packet) -> None:
         """Send a packet of the library's."""
         if sid in self.sessions:
-            self.send_packets(self.sessions[sid], EncodedPackets(pkt.encode().encode()))
-
-    def send_packets(self, session: Session, packets: EncodedPackets) -> None:
-        """Send packets to one client without waiting; disconnect it if its backlog is over the limit.
-
-        On an idle connection, packets of the same turn of the event loop are coalesced into one write that bypasses the
-        queue: the queue costs a future, a turn of the writer's task and another future for each client and packet.
-        """
-        queue = session.send_queue
-        if session.has_ended:
-            return
-        if queue.has_buffered:
-            queue.add_buffered(packets.frames)
-        elif session.is_upgraded and queue.can_bypass():
-            self.cork.add(session, packets.frames)
-        else:
-            self._queue_or_disconnect(session, packets)
-
-    def broadcast(self, packets: EncodedPackets) -> None:
-        """Send the same packets to every session that has joined, without waiting.
-
-        Clients with a buffered acknowledgement come first and get both in one write.
-        """
-        frames, size = packets.frames, len(packets.frames)
-        sessions = [session for session in self.sessions.values() if session.has_joined]
-        queues = [session.send_queue for session in sessions]
-        sends = [None if queue.unsent_bytes else queue.direct_send for queue in queues]
-        answered = self.cork.add_to_joined(frames)
-        self.cork.flush()
-        # The loop body is `send` alone. The system call leaves the caches of the processor cold, so that each further
-        # object of a watcher that is touched here comes from memory.
-        unfinished = []
-        for session, send in zip(sessions, sends, strict=True):
-            try:
-                sent = send(frames) if send is not None else 0
-            except OSError:
-                sent = 0
-            if sent != size:
-                unfinished.append((session, sent))
-        for session, sent in unfinished:
-            if session not in answered and not session.has_ended:
-                self._send_rest(session, packets, sent)
-
-    def _send_rest(self, session: Session, packets: EncodedPackets, sent: int) -> None:
-        """Send the part of a broadcast that the operating system did not accept; `sent` bytes are sent already.
-
-        After a part of a frame nothing but its rest may be sent. Both bypass the queue, or the session ends: then its
-        writer has ended, although nothing waits.
-        """
-        connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
-        if connection is not None and connection.is_idle:
-            session.send_queue.direct_send = connection.stream.socket.send
-            connection.write(packets.frames, sent)
-        elif sent:
-            self.abort_session(session)
-        else:
-            self._queue_or_disconnect(session, packets)
-
-    def _queue_or_disconnect(self, session: Session, packets: EncodedPackets) -> None:
-        """Queue packets for a client; disconnect it if it is slow: if its backlog is over the limit."""
-        queue = session.send_queue
-        if not queue.admit(len(packets.frames), self._unsent_bytes_max):
-            self.slow_disconnects += 1
-            log.warning("disconnected slow client %s: %d bytes unread", session.id, queue.unsent_bytes)
-            self.abort_session(session)
-            return
-        for packet in packets.packets:
-            queue.put_nowait(packet)
-
-    async def wait_for_polls(self, session: Session) -> bool:
-        """Wait until polls have left at most half of the limit unread; return False if no poll comes."""
-        return await session.send_queue.wait_for_polls(self._unsent_bytes_max // 2)
+            self.sender.send(self.sessions[sid], EncodedPackets(pkt.encode().encode()))
 
     # Heartbeats
 
@@ -223,7 +150,7 @@ class Engine(engineio.AsyncServer):
         session.awaits_pong = True
         session.heartbeat_at = time.monotonic() + self.ping_timeout
         session.socket.last_ping = time.time()  # without it the library would ignore the pong
-        self.send_packets(session, PING_PACKET)
+        self.sender.send(session, PING_PACKET)
 
     def start(self) -> None:
         """Start the sweep."""

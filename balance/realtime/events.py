@@ -1,21 +1,27 @@
 """How the service answers the events of its clients.
 
 Every event is answered by an event; if the client asked for an acknowledgement, this has the same payload. A watcher
-receives CONNECT, then `connected` with the position in the feed at which its live tail begins, then each snapshot after
-that position, in order. docs/spec.md has the events.
+receives CONNECT, then `connected`, then each snapshot after its position, in order: first what it has missed, then the
+live tail. docs/spec.md has the events.
 
 A new event is a row of `protocol.EVENTS` and a method here, listed in `_handlers`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import Any
 
 import protocol
 from balance.auth import Operation, Role, authorize
+from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
+from balance.feed.replay import ReplayBroken
+from balance.position import Position
+from balance.realtime.connect_auth import ConnectAuth
+from balance.realtime.event_packets import Form, form_and_offset
 from balance.realtime.session import Session
 from balance.realtime.watchers import Watchers
 from balance.service import Service, now
@@ -31,24 +37,54 @@ class EventHandlers:
 
     def __init__(self, service: Service, watchers: Watchers) -> None:
         self._service = service
+        self._feed = service.feed
         self._watchers = watchers
         self._handlers = {protocol.BALANCE_UPDATE: self.on_update, protocol.PING: self.on_ping}
 
-    def on_joined(self, session: Session, sid: str) -> None:
-        """Greet a client whose CONNECT packet is answered, and send it every snapshot from now on."""
-        position = self._service.position
-        assert position is not None, "the handshake is rejected until there is one"
+    async def resume(self, session: Session, auth: ConnectAuth) -> Resumption:
+        """Decide from which position a client is sent snapshots. Raises Unavailable."""
+        resumption = await self._feed.resume(auth.claimed)
+        session.answer_pid = auth.answer_pid(resumption.head.epoch, recovered=resumption.recovered)
+        return resumption
+
+    def on_joined(self, session: Session, sid: str, resumption: Resumption) -> None:
+        """Greet a client whose CONNECT packet is answered, and send it every snapshot after its position."""
+        position, head, epoch = resumption.position, resumption.head, resumption.head.epoch
         greeting = {
             "message": GREETING,
             "socketId": sid,
             "timestamp": format_ts(now()),
-            "seq": position.seq,
-            "epoch": position.epoch,
-            "durability": "local",
-            "recovered": False,
+            "seq": max(position.seq, head.seq),  # this process may be behind the one that the client was connected to
+            "epoch": epoch,
+            "durability": self._feed.durability,
+            "recovered": resumption.recovered,
         }
-        self._watchers.send(session, protocol.CONNECTED, greeting)
+        why = {"reason": resumption.reason, "goodUntil": resumption.good_until}
+        greeting |= {name: value for name, value in why.items() if value is not None}
+        form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
+        self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
         session.has_joined = True
+        if position == self._feed.head:
+            self._watchers.go_live(session, form, epoch)
+        else:
+            session.replay = asyncio.create_task(self._replay(session, position, form))
+
+    async def _replay(self, session: Session, position: Position, form: Form) -> None:
+        """Send a client what it has missed, until it is live; if that fails, end its session, so that it resumes."""
+        try:
+            await self._feed.replay(
+                position,
+                form,
+                partial(self._watchers.send_missed, session),
+                partial(self._watchers.go_live, session, form, position.epoch),
+            )
+        except (protocol.Unavailable, ReplayBroken) as error:
+            self._watchers.end(session, str(error))
+        except Exception:
+            log.exception("a client could not be sent what it has missed")
+            self._watchers.end(session, "internal error")
+        finally:
+            session.replay = None
 
     def on_event(self, session: Session, name: str, ack_id: int | None, payloads: list[Any]) -> None:
         """Handle an event, or answer that there is none of this name."""

@@ -32,6 +32,7 @@ HEAD_BYTES, MASK_BYTES = 2, 4
 # RFC 6455, section 7.4.1
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA = 1000, 1001, 1002, 1003
 NOT_UTF8, POLICY, TOO_LARGE = 1007, 1008, 1009
+SERVICE_RESTART, TRY_AGAIN_LATER = 1012, 1013  # registered with IANA; a client connects again
 CLOSE_CODES = frozenset([*range(1000, 1004), *range(1007, 1015)])  # of those below 3000 that a frame may have
 
 

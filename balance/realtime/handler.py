@@ -28,7 +28,7 @@ from balance.realtime.handshake import check_handshake, check_transport, check_u
 from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PONG, read_packets, write_packets
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
-from balance.web.base import JsonHandler
+from balance.web.base import JsonHandler, WatcherLimit
 from balance.web.cors import OriginPolicy
 from balance.web.http_connection import Exchange
 
@@ -50,7 +50,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         "is_ready",
         "server",
         "session",
-        "watchers_max",
+        "watcher_limit",
     )
 
     operation = None  # the CONNECT packet and each event ask
@@ -63,7 +63,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         origins: OriginPolicy,
         budget: LoopBudget,
         is_ready: Callable[[], bool],
-        watchers_max: int,
+        watcher_limit: WatcherLimit,
         body_bytes_max: int,
     ) -> None:
         self.server = server
@@ -71,7 +71,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.budget = budget
         self.origins = origins
         self.is_ready = is_ready
-        self.watchers_max = watchers_max
+        self.watcher_limit = watcher_limit
         self.body_bytes_max = body_bytes_max
         self.session: Session | None = None  # the session of a polling request, or the one that this WebSocket carries
         self.connection: Connection | None = None  # once upgraded
@@ -105,8 +105,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             check_handshake(self.request, query)
             if not self.is_ready():
                 raise protocol.Unavailable("the server has no database yet, or is stopping")
-            if len(self.engine.sockets) >= self.watchers_max:
-                raise protocol.Busy(f"{self.watchers_max} clients are connected already")
+            self.watcher_limit.check()
             return
         session = self.engine.sessions.get(query["sid"][0])
         if session is None or session.has_ended or not session.socket.connected:
@@ -172,7 +171,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             if self.budget.is_turn_over():
                 await asyncio.sleep(0)
             self.engine.touch(session)
-            is_polling = is_polling and await self.engine.wait_for_polls(session)
+            is_polling = is_polling and await self.engine.sender.wait_for_polls(session)
             if packet.packet_type == eio_packet.MESSAGE:
                 await self.server.receive(session, packet.data)
                 if session.socket.closed:

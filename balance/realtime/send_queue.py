@@ -31,7 +31,7 @@ class SendQueue:
         "_getter",
         "_largest_batch",
         "_packets",
-        "_polled",
+        "_shrunk",
         "_waiting_since",
         "direct_send",
         "is_closed",
@@ -47,7 +47,7 @@ class SendQueue:
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._buffered: list[bytes] | tuple[()] = ()
         self._getter: asyncio.Future[Packet | None] | None = None
-        self._polled: asyncio.Future[None] | None = None  # done when a poll has removed packets
+        self._shrunk: asyncio.Future[None] | None = None  # done when fewer bytes wait than before
         self._largest_batch = 0
         self._waiting_since = 0.0
 
@@ -109,24 +109,30 @@ class SendQueue:
             found.append(self.get_nowait())
         packets = [packet for packet in found if packet is not None]
         self.note_written(sum([len(packet.encode()) for packet in packets]))
-        self._note_polled()
         return packets
+
+    async def wait_below(self, bytes_max: int) -> None:
+        """Wait until at most `bytes_max` wait to be sent, or until the queue is closed."""
+        while self.unsent_bytes > bytes_max:  # 0 once closed
+            await self._next_shrink()
 
     async def wait_for_polls(self, bytes_max: int) -> bool:
         """Wait until polls have left at most `bytes_max`, or until the end; return False if no poll comes."""
-        while self.unsent_bytes > bytes_max:  # 0 once closed
-            self._polled = self._polled or asyncio.get_running_loop().create_future()
+        while self.unsent_bytes > bytes_max:
             try:
-                await asyncio.wait_for(self._polled, POLL_S_MAX)
+                await asyncio.wait_for(self._next_shrink(), POLL_S_MAX)
             except TimeoutError:
-                self._polled = None
                 return False
         return True
 
-    def _note_polled(self) -> None:
-        if self._polled is not None and not self._polled.done():
-            self._polled.set_result(None)
-        self._polled = None
+    def _next_shrink(self) -> asyncio.Future[None]:
+        self._shrunk = self._shrunk or asyncio.get_running_loop().create_future()
+        return asyncio.shield(self._shrunk)  # another task may wait for it too
+
+    def _note_shrunk(self) -> None:
+        if self._shrunk is not None and not self._shrunk.done():
+            self._shrunk.set_result(None)
+        self._shrunk = None
 
     def close(self) -> None:
         """Discard the backlog and accept nothing more.
@@ -139,7 +145,7 @@ class SendQueue:
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(None)
-        self._note_polled()
+        self._note_shrunk()
 
     def admit(self, size: int, bytes_max: int) -> bool:
         """Admit a batch of `size` bytes if the backlog is within the limit.
@@ -176,7 +182,7 @@ class SendQueue:
         """Remove and return what is buffered, as one piece."""
         frames = b"".join(self._buffered)  # a single one is not copied
         self._buffered = ()
-        self.unsent_bytes -= len(frames)
+        self.note_written(len(frames))
         return frames
 
     def note_unsent(self, count: int, batch: int) -> None:
@@ -187,6 +193,8 @@ class SendQueue:
     def note_written(self, count: int) -> None:
         """Count bytes that the operating system, or a poll, has accepted."""
         self.unsent_bytes = max(0, self.unsent_bytes - count)  # `close` has set it to 0
+        if self._shrunk is not None:
+            self._note_shrunk()
 
     def recount(self) -> None:
         """Count again, after the library has removed packets for the answer to a handshake."""

@@ -16,10 +16,11 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.auth import Operation, Role, authorize
+from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
 from balance.realtime.fast_update import UpdateFastPath
-from balance.realtime.frames import PROTOCOL_ERROR, UNSUPPORTED_DATA
+from balance.realtime.frames import PROTOCOL_ERROR, TRY_AGAIN_LATER, UNSUPPORTED_DATA
 from balance.realtime.session import Session
 
 HEAD_LENGTH_MAX = 160  # of an event, up to its payload: an acknowledgement id has up to 100 digits
@@ -144,7 +145,7 @@ class SocketServer(socketio.AsyncServer):
             error = protocol.InvalidPayload("is not one that this client is connected to", "namespace")
             await self._reject_connect(session, packet.namespace, error)
         elif packet.packet_type == sio_packet.DISCONNECT:
-            session.has_joined = False
+            session.leave()
             await self._handle_disconnect(session.id, packet.namespace, self.reason.CLIENT_DISCONNECT)
             self.eio.await_connect(session)
         elif packet.packet_type == sio_packet.EVENT:
@@ -153,7 +154,7 @@ class SocketServer(socketio.AsyncServer):
             error = protocol.InvalidPayload("none was asked for", "acknowledgement")
             self.event_handlers.on_rejected(session, None, error)
 
-    async def _connect(self, session: Session, namespace: str | None, auth: object) -> None:
+    async def _connect(self, session: Session, namespace: str | None, auth: Any) -> None:
         """Connect a client to the namespace, or answer why not.
 
         The library would reject by a bare string, of which a JavaScript client makes an error without a message.
@@ -164,12 +165,29 @@ class SocketServer(socketio.AsyncServer):
             if session.has_joined:
                 raise protocol.InvalidPayload("this client is connected to it already", "namespace")
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
+            connect_auth = ConnectAuth.read(auth or {})
         except protocol.ServiceError as error:
             await self._reject_connect(session, namespace, error)
             return
-        await self._handle_connect(session.id, namespace, auth)
         session.mark_connected()
-        self.event_handlers.on_joined(session, self.manager.sid_from_eio_sid(session.id, protocol.NAMESPACE))
+        try:
+            resumption = await self.event_handlers.resume(session, connect_auth)
+        except protocol.Unavailable as error:
+            # Not CONNECT_ERROR, after which socket.io-client does not connect again.
+            self.eio.abort_session(session, close=(TRY_AGAIN_LATER, str(error)))
+            return
+        if session.has_ended:
+            return
+        await self._handle_connect(session.id, namespace, auth)
+        sid = self.manager.sid_from_eio_sid(session.id, protocol.NAMESPACE)
+        self.event_handlers.on_joined(session, sid, resumption)
+
+    async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
+        """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
+        pid = self.eio.sessions[eio_sid].answer_pid if pkt.packet_type == sio_packet.CONNECT else None
+        if pid is not None:
+            pkt.data = {**pkt.data, "pid": pid}
+        await super()._send_packet(eio_sid, pkt)
 
     async def _handle_client_event(self, session: Session, ack_id: int | None, data: Any) -> None:
         """Pass an event on once the client has capacity for one more in flight."""

@@ -20,6 +20,7 @@ class Session:
     __slots__ = (
         "_polling_methods",
         "_resume_reader",
+        "answer_pid",
         "attachments_awaited",
         "awaits_pong",
         "connect_by",
@@ -28,6 +29,8 @@ class Session:
         "heartbeat_at",
         "id",
         "in_flight",
+        "live_group",
+        "replay",
         "send_queue",
         "socket",
     )
@@ -45,7 +48,13 @@ class Session:
         """When the next ping is due, or the pong to the last one."""
         self.awaits_pong = False
         self.has_joined = False
-        """Whether the client is connected to the namespace, so that every snapshot is sent to it."""
+        """Whether the client is connected to the namespace, so that events are sent to it."""
+        self.answer_pid: str | None = None
+        """The `pid` of the CONNECT packet that answers it, with native recovery."""
+        self.replay: asyncio.Task[None] | None = None
+        """Sends what the client has missed, until it is live."""
+        self.live_group: dict[Session, None] | None = None
+        """The group of `Watchers` that it is in, once every snapshot is sent to it as it is published."""
         self.in_flight = 0
         """The number of its events that are not answered yet."""
         self.attachments_awaited = 0
@@ -66,6 +75,16 @@ class Session:
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""
         self.connect_by = math.inf
+
+    def leave(self) -> None:
+        """Send the client no event any more."""
+        self.has_joined = False
+        if self.live_group is not None:
+            self.live_group.pop(self, None)
+            self.live_group = None
+        if self.replay is not None:
+            self.replay.cancel()
+            self.replay = None
 
     def acquire(self) -> None:
         """Count an event as in flight, until `release`."""

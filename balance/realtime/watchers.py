@@ -1,20 +1,19 @@
-"""Send events to the clients that have joined: to one of them, or to all. Nothing here waits for a client."""
+"""The clients that have joined: what is sent to one of them, or to all that are live. Nothing here waits for a client.
+
+A client is live from the moment at which it has received everything before: then each snapshot is sent to it as it is
+published, in the form that it asked for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engineio.packet import MESSAGE
-from socketio import packet as sio_packet
-
-import protocol
 from balance.realtime.engine import Engine
+from balance.realtime.event_packets import Form, acknowledgement, event
+from balance.realtime.frames import SERVICE_RESTART, TRY_AGAIN_LATER
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
-from balance.snapshot import Snapshot
-
-# How a packet begins. The packets are encoded here: the library would first search each payload for bytes.
-EVENT, ACK = (f"{MESSAGE}{packet_type}".encode() for packet_type in (sio_packet.EVENT, sio_packet.ACK))
+from balance.snapshot import EncodedSnapshot
 
 
 class Watchers:
@@ -22,32 +21,58 @@ class Watchers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._sender = engine.sender
+        self._live: dict[Form, dict[Session, None]] = {}
+        self._epoch = ""  # of all live clients: in another one `end_all` is called first
 
     def __len__(self) -> int:
         return sum([session.has_joined for session in self._engine.sessions.values()])
 
-    def send(self, session: Session, event: str, payload: object) -> None:
-        """Send one event to one client."""
-        self._engine.send_packets(session, EncodedPackets(_event(event, payload)))
+    @property
+    def has_watchers(self) -> bool:
+        """Whether there is a client that waits for snapshots."""
+        return bool(self._engine.sessions)
 
-    def answer(self, session: Session, event: str, payload: object, ack_id: int | None) -> None:
+    def send(self, session: Session, name: str, *arguments: object) -> None:
+        """Send one event to one client."""
+        self._sender.send(session, EncodedPackets(event(name, *arguments)))
+
+    def answer(self, session: Session, name: str, payload: object, ack_id: int | None) -> None:
         """Answer what a client sent by an event, and by the acknowledgement if it asked for one.
 
         A client that has not joined, or has left, is sent no event.
         """
         if not session.has_joined:
             return
-        packets = [_event(event, payload)]
+        packets = [event(name, payload)]
         if ack_id is not None:
-            packets.append(b"%b%d%b" % (ACK, ack_id, protocol.encode([payload])))
-        self._engine.send_packets(session, EncodedPackets(*packets))
+            packets.append(acknowledgement(ack_id, payload))
+        self._sender.send(session, EncodedPackets(*packets))
 
-    def publish(self, snapshots: Sequence[Snapshot]) -> None:
-        """Send `balance:snapshot` for each, in this order, to every client that has joined."""
-        if any(session.has_joined for session in self._engine.sessions.values()):
-            events = [_event(protocol.BALANCE_SNAPSHOT, snapshot.to_wire()) for snapshot in snapshots]
-            self._engine.broadcast(EncodedPackets(*events))
+    async def send_missed(self, session: Session, packets: EncodedPackets) -> None:
+        """Send a page of what a client has missed; return when it may be sent the next one."""
+        await self._sender.send_paced(session, packets)
 
+    def go_live(self, session: Session, form: Form, epoch: str) -> None:
+        """Send each snapshot of an epoch from now on to a client."""
+        self._epoch = epoch
+        session.live_group = self._live.setdefault(form, {})
+        session.live_group[session] = None
 
-def _event(event: str, payload: object) -> bytes:
-    return EVENT + protocol.encode([event, payload])
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
+        """Send `balance:snapshot` for each, in this order, to every live client."""
+        for form, group in self._live.items():
+            if group:
+                self._sender.broadcast(form(snapshots, self._epoch), group)
+
+    def end(self, session: Session, reason: str) -> None:
+        """Disconnect a client, so that it connects again and resumes."""
+        session.has_joined = False
+        self._engine.abort_session(session, close=(TRY_AGAIN_LATER, reason))
+
+    def end_all(self) -> None:
+        """Disconnect every client: the epoch has changed, and each has to compare its position with the new one."""
+        for session in list(self._engine.sessions.values()):
+            session.leave()
+            if not session.has_ended:
+                self._engine.abort_session(session, close=(SERVICE_RESTART, "the feed has a new epoch"))

@@ -1,9 +1,7 @@
-"""Open sessions of PostgreSQL with the same settings, whatever the server, the database, the role or libpq set.
+"""The URL of the database, and the meaning of an error of a connection.
 
-Every connection of the service, of its checks and of the migrations has the options of `to_conninfo` and the settings
-of `configure_session`. A setting of the database or the role (ALTER DATABASE … SET, ALTER ROLE … SET) therefore changes
-neither what is stored nor what is returned. The `options` in DATABASE_URL are the explicit choice of the operator: of
-these, `search_path` is kept, by which the tables can be in another schema than `public`.
+Every connection of the service, of its checks and of the migrations has the options of `to_conninfo`, and the settings
+of `session_settings.configure_session`.
 
 Threads: every function blocks and may be called from any.
 """
@@ -16,11 +14,9 @@ import select
 import socket
 import time
 from collections.abc import MutableMapping
-from typing import LiteralString
 
 import psycopg
-from psycopg import Connection, conninfo, pq
-from psycopg.rows import TupleRow
+from psycopg import conninfo, pq
 
 CONNECT_S_MAX = 3  # one attempt to connect
 ATTEMPTS_FAILED = "Multiple connection attempts failed."  # in psycopg's text, before a repetition of each attempt
@@ -29,7 +25,6 @@ ATTEMPTS_FAILED = "Multiple connection attempts failed."  # in psycopg's text, b
 # unsupported, bad value, no access, no such database, no such object or no privilege, a database that allows no
 # connections, a missing library.
 PERMANENT_SQLSTATES = ("0A", "22", "28", "3D", "42", "55000", "58P01")
-TRANSACTION_TIMEOUT_VERSION = 170_000  # PostgreSQL 17 introduced the setting
 # Variables of libpq, or their beginnings, that authenticate the client and encrypt the connection. All others change
 # where the connection leads or what it sets.
 CREDENTIALS = (
@@ -98,46 +93,6 @@ def _check_unambiguous(url: str) -> None:
             "DATABASE_URL: cannot be read: write @ as %40, / as %2F and ? as %3F in its user and password, "
             "and the port in digits"
         )
-
-
-def configure_session(connection: Connection[TupleRow], *, statement_ms_max: int, local: bool = False) -> int:
-    """Set every setting that matters, for the session or (`local`) the transaction; return the backend's process id.
-
-    libpq's own `backend_pid` is not used, since a pooler invents one.
-    """
-    # A time limit of the role may be too short even for the statement that sets the others.
-    if local:
-        _remove_time_limits(connection, "SET LOCAL statement_timeout = 0", "SET LOCAL transaction_timeout = 0")
-    else:
-        _remove_time_limits(connection, "SET statement_timeout = 0", "SET transaction_timeout = 0")
-    connection.execute(FIXED_SETTINGS, {"statement_ms_max": str(statement_ms_max), "local": local})
-    row = connection.execute(INHERITED_SETTINGS, {"local": local}).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def read_backend_pid(connection: Connection[TupleRow]) -> int:
-    """Return the backend's process id, and change nothing in a session that may be shared.
-
-    All statements are one message, which is one transaction. Its time limits are removed first, since those of the role
-    could end it.
-    """
-    if connection.info.server_version >= TRANSACTION_TIMEOUT_VERSION:
-        cursor = connection.execute(
-            "SET LOCAL statement_timeout = 0; SET LOCAL transaction_timeout = 0; SELECT pg_catalog.pg_backend_pid()"
-        )
-    else:
-        cursor = connection.execute("SET LOCAL statement_timeout = 0; SELECT pg_catalog.pg_backend_pid()")
-    while cursor.nextset():
-        pass
-    (backend,) = cursor.fetchall()[0]
-    return int(backend)
-
-
-def _remove_time_limits(connection: Connection[TupleRow], statement: LiteralString, transaction: LiteralString) -> None:
-    connection.execute(statement)
-    if connection.info.server_version >= TRANSACTION_TIMEOUT_VERSION:
-        connection.execute(transaction)
 
 
 def is_permanent(error: psycopg.Error, info: str) -> bool:
@@ -219,70 +174,3 @@ def _may_resolve(info: str) -> bool:
 
 def _host_names(info: str) -> list[str]:
     return [name for name in str(conninfo.conninfo_to_dict(info).get("host") or "").split(",") if name]
-
-
-# Every setting that can change a byte, an error or the time of a statement of this service or of its migrations.
-# tests/integration/test_session_settings.py shows of all others that they cannot.
-FIXED_SETTINGS: LiteralString = """
-SELECT pg_catalog.set_config(name, value, %(local)s)
-FROM (VALUES
-    ('statement_timeout', %(statement_ms_max)s),
-    ('lock_timeout', '0'),
-    ('idle_session_timeout', '0'),
-    -- a transaction whose client is lost must not keep the feed locked
-    ('idle_in_transaction_session_timeout', %(statement_ms_max)s),
-    -- in any other, a statement that waited for a lock would not see what was committed meanwhile
-    ('default_transaction_isolation', 'read committed'),
-    ('default_transaction_deferrable', 'off'),
-    ('DateStyle', 'ISO, YMD'),
-    ('IntervalStyle', 'postgres'),
-    ('TimeZone', 'UTC'),
-    ('timezone_abbreviations', 'Default'),
-    ('extra_float_digits', '1'),
-    ('bytea_output', 'hex'),
-    ('standard_conforming_strings', 'on'),
-    ('escape_string_warning', 'on'),
-    ('backslash_quote', 'safe_encoding'),
-    ('array_nulls', 'on'),
-    ('transform_null_equals', 'off'),
-    ('quote_all_identifiers', 'off'),
-    ('row_security', 'on'),
-    ('client_min_messages', 'warning'),
-    ('exit_on_error', 'off'),
-    ('check_function_bodies', 'on'),
-    ('default_table_access_method', 'heap'),
-    -- the compilation costs more than any of our statements
-    ('jit', 'off'),
-    ('debug_parallel_query', 'off'), ('force_parallel_mode', 'off'),  -- its name before PostgreSQL 16
-    ('plan_cache_mode', 'auto')
-) AS wanted (name, value)
-WHERE pg_catalog.current_setting(name, true) IS NOT NULL
-"""
-
-# Settings whose source decides whether they are changed.
-INHERITED_SETTINGS: LiteralString = """
-SELECT pg_catalog.pg_backend_pid(),
-       pg_catalog.count(pg_catalog.set_config(
-           name,
-           CASE name
-               WHEN 'search_path' THEN 'public'
-               WHEN 'default_transaction_read_only' THEN 'off'
-               WHEN 'synchronous_commit' THEN 'on'
-               -- Every statement has an index. On a small table the planner would prefer to read all of it, and a
-               -- prepared statement would keep that plan while the table grows.
-               WHEN 'enable_seqscan' THEN 'off'
-               ELSE boot_val  -- enable_…: any kind of plan
-           END,
-           %(local)s))
-FROM (
-    SELECT name, setting, boot_val, source,
-           source IN ('global', 'database', 'user', 'database user') AS is_inherited  -- by ALTER DATABASE or ALTER ROLE
-    FROM pg_catalog.pg_settings
-) AS found
-WHERE (name = 'search_path' AND source <> 'client')  -- given in DATABASE_URL
-   -- that of the server itself is respected: it may not write now, for example because its disk is nearly full
-   OR (name = 'default_transaction_read_only' AND is_inherited)
-   -- off would break the promise that saved means on disk; a role may not promise less than the server does
-   OR (name = 'synchronous_commit' AND (setting = 'off' OR (is_inherited AND setting IN ('local', 'remote_write'))))
-   OR pg_catalog.starts_with(name, 'enable_')
-"""

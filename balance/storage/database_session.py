@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, LiteralString
 from weakref import finalize
 
@@ -20,15 +21,20 @@ from psycopg.rows import TupleRow
 from psycopg.types.string import TextLoader
 
 import protocol
-from balance.storage.connect import configure_session
+from balance.storage.connect import DatabaseError
+from balance.storage.epochs import Server
+from balance.storage.session_settings import SessionFacts, configure_session
 
 
 class DatabaseSession(Connection[TupleRow]):
     """A session of PostgreSQL, in autocommit: a transaction is opened where it is meant."""
 
     backend = 0  # the process id of its backend
+    facts = SessionFacts(0, "", None)
+    server = Server(None, None)
     _sock: socket.socket | None = None  # a second descriptor of the connection's socket, to shut it down by
     _statements: frozenset[bytes] = frozenset()  # the names of those that are prepared
+    _warnings: list[str]
 
     @classmethod
     def connect(  # type: ignore[override]
@@ -36,18 +42,20 @@ class DatabaseSession(Connection[TupleRow]):
         conninfo: str,
         *,
         statement_ms_max: int,
+        check: Callable[[DatabaseSession], None],
         connected: Callable[[psycopg.Error | None], None],
         **options: Any,
     ) -> DatabaseSession:
-        """Connect and set everything up; call `connected` with None, or with the error before it is raised.
+        """Connect, set everything up and have `check` accept or refuse the server, by an error.
 
-        Raises psycopg.Error.
+        `connected` is called with None, or with the error before it is raised. Raises psycopg.Error.
         """
         try:
             session = super().connect(conninfo, **options)
             try:
                 session._set_up(statement_ms_max)
-            except OSError as error:
+                check(session)
+            except (OSError, DatabaseError) as error:
                 session.close()
                 raise psycopg.OperationalError(str(error)) from error
             except BaseException:
@@ -65,7 +73,19 @@ class DatabaseSession(Connection[TupleRow]):
         self.adapters.register_loader("json", _JsonLoader)
         self.adapters.register_loader("jsonb", _JsonLoader)
         self.adapters.register_loader("uuid", TextLoader)
-        self.backend = configure_session(self, statement_ms_max=statement_ms_max)
+        self._warnings = []
+        self.add_notice_handler(partial(_note_warning, self._warnings))  # a method of the session would keep it alive
+        self.facts = configure_session(self, statement_ms_max=statement_ms_max)
+        self.facts.check_durability()
+        self.backend = self.facts.backend
+
+    def take_warning(self) -> str | None:
+        """Return the first warning of the server since the last call, if there was one."""
+        if not self._warnings:
+            return None
+        text = self._warnings[0]
+        self._warnings.clear()
+        return text
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +113,7 @@ class DatabaseSession(Connection[TupleRow]):
             return False
         return self.pgconn.status == pq.ConnStatus.OK
 
-    def execute_prepared(self, name: bytes, sql: LiteralString, *parameters: bytes) -> pq.abc.PGresult:
+    def execute_prepared(self, name: bytes, sql: LiteralString, *parameters: bytes | None) -> pq.abc.PGresult:
         """Execute a statement that returns rows; it is prepared under its name at the first call.
 
         One call of libpq, which waits without the interpreter's lock: a third less processor time than a cursor, which
@@ -102,7 +122,9 @@ class DatabaseSession(Connection[TupleRow]):
         if name not in self._statements:
             self._check(self.pgconn.prepare(name, sql.encode()), pq.ExecStatus.COMMAND_OK)
             self._statements |= {name}
-        return self._check(self.pgconn.exec_prepared(name, parameters), pq.ExecStatus.TUPLES_OK)
+        # psycopg passes None as NULL, as it does in `exec_params`, and only the type of this argument lacks it.
+        result = self.pgconn.exec_prepared(name, parameters)  # type: ignore[arg-type]
+        return self._check(result, pq.ExecStatus.TUPLES_OK)
 
     def _check(self, result: pq.abc.PGresult, wanted: pq.ExecStatus) -> pq.abc.PGresult:
         if result.status == wanted:
@@ -111,6 +133,12 @@ class DatabaseSession(Connection[TupleRow]):
         if error.sqlstate is None:  # of libpq: the connection is lost
             raise psycopg.OperationalError(str(error))
         raise error
+
+
+def _note_warning(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
+    """Keep a warning of the server: its SQLSTATE is of class 01, whatever its language."""
+    if (notice.sqlstate or "").startswith("01") or notice.severity_nonlocalized == "WARNING":
+        warnings.append(notice.message_primary or "")
 
 
 class _JsonLoader(Loader):

@@ -15,6 +15,8 @@ TIMED_OUT = "the database did not answer in time"
 UNABLE = "the database cannot do this now"
 STOPPING = "the server is stopping"
 
+NO_FEED = "table balance_feed has lost its row"  # for the log
+
 
 class StoreUnavailable(Exception):
     """The database cannot be reached, did not answer, or cannot do its work; try again. The text is for clients."""

@@ -22,7 +22,8 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from balance import program
-from balance.storage.connect import DatabaseError, configure_session, error_text, to_conninfo
+from balance.storage.connect import DatabaseError, error_text, to_conninfo
+from balance.storage.session_settings import configure_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

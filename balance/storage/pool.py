@@ -19,8 +19,9 @@ import time
 import psycopg
 import psycopg_pool
 
-from balance.storage.connect import DatabaseError, configure_session, error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.connect import DatabaseError, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.database_session import DatabaseSession
+from balance.storage.epochs import ServerProbe, check_server
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -33,6 +34,7 @@ from balance.storage.errors import (
 from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
+from balance.storage.session_settings import LOCAL, configure_session
 from balance.storage.startup_check import aborted_after, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
@@ -111,6 +113,8 @@ class Pool:
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self._is_closing = False
         self._in_doubt = InDoubt()
+        self.probe = ServerProbe()
+        self.durability = LOCAL  # what a commit means, as the last session or the last look at the feed found it
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
         self._pool = psycopg_pool.ConnectionPool(
@@ -119,11 +123,14 @@ class Pool:
             max_size=pool_max,
             open=False,
             connection_class=DatabaseSession,
-            kwargs={"autocommit": True, "statement_ms_max": statement_ms_max, "connected": self._note_connected},
+            kwargs={
+                "autocommit": True, "statement_ms_max": statement_ms_max,
+                "check": self._check_server, "connected": self._note_connected,
+            },
             max_lifetime=3600,
             reconnect_timeout=0,  # no back-off of its own: the next call makes the next attempt
             name="balance",
-        )
+        )  # fmt: skip
 
     def open(self) -> None:
         """Connect and check the schema.
@@ -134,7 +141,7 @@ class Pool:
         try:
             with psycopg.connect(self._conninfo, autocommit=True) as connection, aborted_after(connection, OPEN_S_MAX):
                 check_session(connection, self._conninfo, self._pool_max)
-                configure_session(connection, statement_ms_max=self._statement_ms_max)
+                configure_session(connection, statement_ms_max=self._statement_ms_max).check_durability()
                 check_grants(connection)
                 check_schema(connection)
         except psycopg.Error as error:
@@ -202,7 +209,11 @@ class Pool:
         """Report how the use of a session ended. Raises StoreUnavailable for a fault of the database."""
         with self._lock:
             del self._checked_out[session]
+        warning = session.take_warning()
         if error is None:
+            if warning is not None and kind is SAVE:
+                # The wait of the commit for a standby was cancelled: it is committed here, and may be nowhere else.
+                raise self._fail(session, DatabaseFault(warning), kind)
             self.outage.worked(kind)
         elif isinstance(error, psycopg.Error | OSError | DatabaseFault) and not is_of_caller(error, kind):
             raise self._fail(session, error, kind) from error
@@ -259,6 +270,11 @@ class Pool:
             raise StoreUnavailable(UNREACHABLE)
         self.outage.failed(kind, f"all {self._pool_max} connections are in use")
         raise StoreUnavailable(TIMED_OUT)
+
+    def _check_server(self, session: DatabaseSession) -> None:
+        """Check the server of a new session, and its epoch. Raises psycopg.Error."""
+        self.durability = session.facts.durability
+        session.server = check_server(session, self.probe)
 
     def _note_connected(self, error: psycopg.Error | None) -> None:
         self._connect_error = None if error is None else error_text(error)

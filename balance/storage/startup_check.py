@@ -17,7 +17,8 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from balance.storage.connect import DatabaseError, read_backend_pid
+from balance.storage.connect import DatabaseError
+from balance.storage.session_settings import read_backend_pid
 
 PROBE_S_MAX = 5.0  # for a pooler to provide a session
 REMEDY = "connect directly to PostgreSQL, or through a pooler in session mode"
@@ -108,8 +109,10 @@ UNION ALL
 SELECT privilege, name
 FROM (VALUES
     ('SELECT', 'schema_migration', '{version,checksum}'::text[]),
-    ('SELECT', 'balance_feed', '{only_row,epoch,last_seq}'),
-    ('UPDATE', 'balance_feed', '{last_seq}'),
+    ('SELECT', 'balance_feed', '{only_row,epoch,last_seq,timeline,system_id}'),
+    ('UPDATE', 'balance_feed', '{epoch,last_seq,timeline,system_id}'),
+    ('SELECT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
+    ('INSERT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
     ('SELECT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}'),
     ('INSERT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}')
 ) AS needed (privilege, name, columns)
@@ -123,4 +126,8 @@ FROM pg_constraint AS rule JOIN pg_depend AS called ON called.objid = rule.oid
 WHERE rule.conrelid = to_regclass('balance_snapshot')
   AND called.classid = 'pg_constraint'::regclass AND called.refclassid = 'pg_proc'::regclass
   AND NOT has_function_privilege(called.refobjid, 'EXECUTE')
+UNION ALL
+SELECT 'EXECUTE', 'function ' || oid::regprocedure::text FROM pg_proc
+WHERE proname = 'balance_snapshot_json' AND pronamespace = current_schema()::regnamespace
+  AND NOT has_function_privilege(oid, 'EXECUTE')
 """

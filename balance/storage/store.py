@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
-from psycopg import Connection, RawCursor
+from psycopg import Connection
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.position import Position
 from balance.snapshot import Saved, Snapshot
+from balance.storage.append import Expected, append_deduplicated, find, insert, insert_locked
 from balance.storage.database_session import DatabaseSession
-from balance.storage.errors import DatabaseFault
+from balance.storage.epochs import renew_epoch
+from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.outage import READ
 from balance.storage.pool import Pool
 
@@ -60,15 +62,14 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._end = 0  # where the feed ended after the last append
+        self._known: Position | None = None  # where the feed ended after the last append
         self._is_shared = False  # whether another process has appended between the last two appends of this one
 
     def open(self) -> Position:
         """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
-        position = self.feed_end().position
-        self._end = position.seq
-        return position
+        self._known = self.feed_end().position
+        return self._known
 
     def close(self) -> None:
         """Close every connection; a call that still runs gets StoreUnavailable."""
@@ -95,16 +96,28 @@ class Store:
         It causes no error in the database, whose log would fill. Raises StoreUnavailable, and psycopg's DataError or
         IntegrityError for rows that the table rejects.
         """
-        ids = [snapshot.id for snapshot in snapshots]
-        before = None
         with self._pool.write_connection() as session:
-            if len(set(ids)) == len(ids):
-                before = None if self._is_shared else _insert(session, snapshots)
-                before = before or _insert_locked(session, snapshots)
-            if before is None:
-                return _append_deduplicated(session, snapshots, ids)
-        self._is_shared = before.seq != self._end
-        self._end = before.seq + len(snapshots)
+            appended = self._append(session, snapshots)
+            if appended is None:
+                self._known = renew_epoch(session, self._pool.probe, self._known)
+                appended = self._append(session, snapshots)
+            if appended is None:
+                raise DatabaseFault(FEED_CHANGED)
+        return appended
+
+    def _append(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
+        """Store the snapshots; return None and store nothing if the feed is not the one of before."""
+        ids = [snapshot.id for snapshot in snapshots]
+        expected = Expected(self._known, session.server.system_id, self._pool.probe.can_read_timeline)
+        before = None
+        if len(set(ids)) == len(ids):
+            before = None if self._is_shared else insert(session, snapshots, expected)
+            before = before or insert_locked(session, snapshots, expected)
+        if before is None:
+            result = append_deduplicated(session, snapshots, ids, expected)
+            return None if result is None else Appended(*result)
+        self._is_shared = self._known is None or before.seq != self._known.seq
+        self._known = Position(before.epoch, before.seq + len(snapshots))
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, saved)
 
@@ -116,7 +129,7 @@ class Store:
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
-            found = _read(connection, FIND, ([id_],))
+            found = find(connection, [id_])
         return found[0] if found else None
 
     def page(self, *, before: tuple[datetime | None, int] | None = None, **wanted: Any) -> list[ListRow]:
@@ -153,11 +166,15 @@ class Store:
         }  # fmt: skip
         with self._pool.connection() as connection:
             # Never prepared: a plan for any parameters cannot use the index that these parameters allow.
-            cursor = connection.cursor(row_factory=args_row(ListRow))
+            cursor = connection.cursor(row_factory=args_row(_to_list_row))
             found = cursor.execute(sql, parameters, prepare=False).fetchall()
             if found and found[0].total is None:
                 raise DatabaseFault(NO_FEED)
             return found
+
+
+def _to_list_row(ts: datetime, seq: int, json: str, total: int) -> ListRow:
+    return ListRow(ts, seq, protocol.Encoded(json), total)
 
 
 def _read_position(connection: Connection[TupleRow]) -> Position:
@@ -168,87 +185,15 @@ def _read(connection: Connection[TupleRow], sql: LiteralString, parameters: Any)
     return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
 
 
-def _insert(session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Position | None:
-    """Store snapshots with different ids at the end of the feed, in one statement; return the position before them.
-
-    Returns None if it stored nothing: an id is stored already, or another process has committed since the statement
-    began, and may have stored an id that the statement cannot see.
-    """
-    rows = protocol.encode(list(snapshots))
-    result = session.execute_prepared(b"insert", INSERT, rows, b"%d" % len(snapshots))
-    if not result.ntuples:
-        return None
-    epoch, seq = result.get_value(0, 0) or b"", result.get_value(0, 1) or b""
-    return Position(epoch.decode(), int(seq))
-
-
-def _insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Position | None:
-    """Do the same in a transaction that waits for other processes first; return None if an id is stored already.
-
-    The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
-    out together: between two syncs PostgreSQL makes one transaction of them.
-    """
-    with session.pipeline():
-        session.execute(LOCK_FEED)
-        inserted = RawCursor(session, row_factory=class_row(Position))
-        inserted.execute(INSERT, (protocol.dumps(list(snapshots)), len(snapshots)))
-    return inserted.fetchone()
-
-
-def _append_deduplicated(session: DatabaseSession, snapshots: Sequence[Snapshot], ids: Sequence[str]) -> Appended:
-    """Store of `snapshots` those whose id is not stored yet; the others are duplicates."""
-    with session.transaction():
-        before = _one_row(session.cursor(row_factory=class_row(Position)).execute(LOCK_FEED).fetchone())
-        stored = {one.id: one for one in _read(session, FIND, (ids,))}
-        new: list[Snapshot] = []
-        saved: list[Saved] = []
-        for snapshot in snapshots:
-            duplicate = snapshot.id in stored
-            if not duplicate:
-                stored[snapshot.id] = snapshot.with_seq(before.seq + len(new) + 1)
-                new.append(stored[snapshot.id])
-            saved.append(Saved(stored[snapshot.id], duplicate))
-        if new:
-            _one_row(_insert(session, new))
-    return Appended(before.epoch, saved)
-
-
 def _one_row(row: T | None) -> T:
     if row is None:
         raise DatabaseFault(NO_FEED)
     return row
 
 
-NO_FEED = "table balance_feed has lost its row"
+FEED_CHANGED = "the feed has changed twice during a save"
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
-
-LOCK_FEED: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row FOR UPDATE"
-
-FIND: LiteralString = """
-SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s::uuid[])
-"""
-
-INSERT: LiteralString = """
-WITH row AS MATERIALIZED (
-    SELECT id, ts, pid, onchain, onsite, received_at, number
-    FROM ROWS FROM (
-        jsonb_to_recordset($1::jsonb)
-        AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
-    ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, number)
-), feed AS (
-    UPDATE balance_feed SET last_seq = last_seq + $2
-    WHERE only_row
-      -- If another process commits while this statement waits for the row, the row that it made is compared here.
-      AND last_seq = (SELECT last_seq FROM balance_feed WHERE only_row)
-      AND NOT EXISTS (SELECT FROM balance_snapshot WHERE id = ANY (ARRAY(SELECT id FROM row)))
-    RETURNING epoch, last_seq - $2 AS seq
-), stored AS (
-    INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-    SELECT feed.seq + number, id, ts, pid, onchain, onsite, received_at FROM feed, row
-)
-SELECT epoch, seq FROM feed
-"""
 
 FEED: LiteralString = """
 SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot
@@ -256,12 +201,7 @@ WHERE seq > %(after)s AND seq <= %(up_to)s ORDER BY seq LIMIT %(limit)s
 """
 
 PAGE: LiteralString = """
-SELECT ts, seq,
-       json_build_object(
-           'id', id, 'seq', seq,
-           'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
-           'pid', pid, 'onchain', onchain, 'onsite', onsite
-       ),
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
        (SELECT last_seq FROM balance_feed WHERE only_row)
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
@@ -274,12 +214,7 @@ ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
 """
 
 PAGE_BY_SEQ: LiteralString = """
-SELECT ts, seq,
-       json_build_object(
-           'id', id, 'seq', seq,
-           'ts', regexp_replace(to_char(ts, 'YYYY-MM-DD"T"HH24:MI:SS.US'), '000$', '') || 'Z',
-           'pid', pid, 'onchain', onchain, 'onsite', onsite
-       ),
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
        (SELECT last_seq FROM balance_feed WHERE only_row)
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sized
 from functools import lru_cache
+from http.client import responses
 from typing import Any
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, format_timestamp
@@ -28,6 +30,20 @@ log = logging.getLogger("balance.web")
 
 PREFLIGHT_S = "600"  # for which a browser may cache the answer to a preflight
 DRAIN_BYTES_MAX = 64 * 1024 * 1024  # of a body that is over its limit
+
+
+class WatcherLimit:
+    """A limit on the clients that watch, on all transports together."""
+
+    def __init__(self, watchers_max: int, *watchers: Sized) -> None:
+        """Limit the number of all watchers; the length of each of `watchers` is that of one transport."""
+        self._watchers_max = watchers_max
+        self._watchers = watchers
+
+    def check(self) -> None:
+        """Check that one more client may watch. Raises Busy."""
+        if sum([len(one) for one in self._watchers]) >= self._watchers_max:
+            raise protocol.Busy(f"{self._watchers_max} clients are connected already")
 
 
 class HostNotServed(Matcher):
@@ -183,6 +199,13 @@ def default_headers() -> HTTPHeaders:
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Vary"] = "Origin"
     return headers
+
+
+def encode_head(status: int, headers: HTTPHeaders) -> bytes:
+    """Encode the head of a response that does not go through Tornado."""
+    lines = [f"HTTP/1.1 {status} {responses[status]}"]
+    lines += [f"{name}: {value}" for name, value in headers.get_all()]
+    return "\r\n".join([*lines, "", ""]).encode("latin1")
 
 
 @lru_cache(1)

@@ -63,6 +63,11 @@ class RequestStream(IOStream):
         super().__init__(*arguments, **options)
         self._handle: Callable[[bytes], bool] | None = None
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that were written and that the operating system has not accepted yet."""
+        return len(self._write_buffer) if self._write_buffer else 0
+
     async def read_or_handle(self, handle: Callable[[bytes], bool]) -> bytes:
         """Return what has arrived; if that is nothing, call `handle` with all that arrives until it returns False.
 

@@ -7,10 +7,9 @@ names it: Tornado's own texts are for its log, and change with its versions.
 from __future__ import annotations
 
 import re
-from http.client import responses
 
 import protocol
-from balance.web.base import default_headers
+from balance.web.base import default_headers, encode_head
 from protocol.check import to_path
 
 TLS_HANDSHAKE = 0x16  # the first byte of every TLS connection (RFC 8446, section 5.1)
@@ -70,6 +69,4 @@ def error_response(error: protocol.ServiceError, method: str | None) -> bytes:
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))
     headers["Connection"] = "close"
-    lines = [f"HTTP/1.1 {error.status} {responses[error.status]}"]
-    lines += [f"{name}: {value}" for name, value in headers.get_all()]
-    return "\r\n".join([*lines, "", ""]).encode("latin1") + (b"" if method == "HEAD" else body)
+    return encode_head(error.status, headers) + (b"" if method == "HEAD" else body)

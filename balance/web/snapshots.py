@@ -6,11 +6,12 @@ Saving is in `save`.
 from __future__ import annotations
 
 import asyncio
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tornado.http1connection import HTTP1Connection
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError
 
 import protocol
@@ -21,9 +22,9 @@ from balance.service import Page, Service
 from balance.web.base import JsonHandler
 from balance.web.compression import GZIP_BYTES_MIN, accepts_gzip, compress
 from balance.web.cors import OriginPolicy, misdirected
+from balance.web.query import read_query
 
 INTEGER_PARAMETERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
-INTEGER = re.compile(r"-?[0-9]{1,30}")
 
 
 class RestHandler(JsonHandler):
@@ -37,21 +38,32 @@ class RestHandler(JsonHandler):
         self.body_bytes_max = body_bytes_max
 
     async def on_get(self, *path: str) -> None:
+        with self.read_slot():
+            await self.finish_in_time(await self.respond(*path))
+
+    @contextmanager
+    def read_slot(self) -> Iterator[None]:
+        """Hold a slot of the limiter within the block. Raises Busy."""
         try:
             with self.limiter.slot(str(self.request.remote_ip)):
-                await self._respond_in_time(*path)
+                yield
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error
 
-    async def _respond_in_time(self, *path: str) -> None:
-        written = await self.respond(*path)
+    async def finish_in_time(self, written: asyncio.Future[None]) -> None:
+        """Wait until the operating system has accepted a response; close the connection if that takes too long."""
         try:
             if not written.done():
                 await asyncio.wait_for(written, self.service.read_s_max)
         except (TimeoutError, StreamClosedError):  # a page may be large, and its client may not read
-            connection = self.request.connection
-            assert isinstance(connection, HTTP1Connection)
-            connection.stream.close()
+            self.stream.close()
+
+    @property
+    def stream(self) -> IOStream:
+        """The stream of the connection."""
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        return connection.stream
 
     async def respond(self, *path: str) -> asyncio.Future[None]:
         """Start the response to GET and HEAD; the future is done when the operating system has accepted all of it."""
@@ -88,27 +100,12 @@ class SnapshotsHandler(RestHandler):
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
         encode = encode_page_for_gzip if accepts_gzip(self.request.headers.get("Accept-Encoding", "")) else encode_page
-        body, is_compressed = await self.service.list(self._read_query(), encode)
+        body, is_compressed = await self.service.list(read_query(self.request, INTEGER_PARAMETERS), encode)
         self._headers["Content-Type"] = "application/json"
         self._headers["Vary"] = "Origin, Accept-Encoding"
         if is_compressed:
             self._headers["Content-Encoding"] = "gzip"
         return self.finish(body)
-
-    def _read_query(self) -> dict[str, Any]:
-        """Decode the query string: integers as int. Raises InvalidPayload for a name that is given twice."""
-        query: dict[str, Any] = {}
-        for name, values in self.request.query_arguments.items():
-            if len(values) > 1:
-                raise protocol.InvalidPayload("is given more than once", name)
-            try:
-                text = values[0].decode()
-            except UnicodeDecodeError as error:
-                raise protocol.InvalidPayload("is not valid UTF-8", name) from error
-            if name not in INTEGER_PARAMETERS and " " in text and "+" in self.request.query:
-                raise protocol.InvalidPayload("holds a space, which a + in a query means: write + as %2B", name)
-            query[name] = int(text) if name in INTEGER_PARAMETERS and INTEGER.fullmatch(text) else text
-        return query
 
 
 class SnapshotHandler(RestHandler):

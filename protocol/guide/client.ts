@@ -4,7 +4,8 @@
 import { io, type Socket } from 'socket.io-client';
 import type { BalanceAck, BalanceError, ClientToServerEvents, ServerToClientEvents } from './types.d.ts';
 
-const socket: Socket<ServerToClientEvents, ClientToServerEvents> = io('http://127.0.0.1:3000', { path: '/api/socket.io' });
+const options = { path: '/api/socket.io', auth: { recovery: true } }; // misses nothing when it connects again
+const socket: Socket<ServerToClientEvents, ClientToServerEvents> = io('http://127.0.0.1:3000', options);
 socket.on('balance:snapshot', (snapshot) => console.log(snapshot.seq, snapshot.onchain.rlb));
 
 const update = { onchain: { rlb: 100074.99978, usdt: 7656.36 }, onsite: { rlb: 101132.407627, usd: 7646.96 } };

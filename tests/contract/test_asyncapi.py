@@ -45,6 +45,8 @@ def test_asyncapi_describes_every_event_with_its_answers_and_errors() -> None:
         check_errors(operation.get("x-errors", []), event.errors)
         message = messages[event.name]
         assert message["payload"] == {"$ref": f"#/components/schemas/{protocol.schema(event.schema)['title']}"}
+        offset = {"$ref": f"#/components/schemas/{protocol.schema(event.offset)['title']}"} if event.offset else None
+        assert message.get("x-offset") == offset
         for example in message["examples"]:
             protocol.check(event.schema, example["payload"])
 

@@ -13,7 +13,7 @@ import pytest
 
 import protocol
 from balance.snapshot import Snapshot
-from protocol.operations import CONTRACT, OPENAPI, SNAPSHOTS
+from protocol.operations import CONTRACT, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
 from tests.support import contract
 from tests.support.http_client import request
 from tests.support.payloads import UPDATE
@@ -23,6 +23,8 @@ from tests.support.service import Database, MakeService, Process
 
 SAVED: dict[str, Any] = protocol.schema("save_reply")["examples"][0]
 PAGE: dict[str, Any] = protocol.schema("list_reply")["examples"][0]
+PART: dict[str, Any] = protocol.schema("feed_reply")["examples"][0]
+EPOCH: str = PART["feed"]["epoch"]
 SNAPSHOT: dict[str, Any] = protocol.schema("snapshot")["examples"][0]
 REFUSED = protocol.InvalidPayload("must be at least 0", "onchain.rlb").body()
 BODY = protocol.dumps(UPDATE).encode()
@@ -49,6 +51,14 @@ def complaints(
         ("GET", f"{SNAPSHOTS}?limit=7&pid=1&from=2025-11-07T00:00:00Z", 200, PAGE, {}),
         ("GET", f"{SNAPSHOTS}?limit=x", 400, REFUSED, {}),
         ("GET", f"{SNAPSHOTS}?limit=1&limit=1", 400, REFUSED, {}),
+        ("GET", FEED, 200, PART, {}),
+        ("GET", f"{FEED}?after=1&epoch={EPOCH}&limit=1&wait=55", 200, PART, {}),
+        ("GET", f"{FEED}?after=now", 200, PART, {}),
+        ("GET", f"{FEED}?after=1e3", 400, REFUSED, {}),
+        ("GET", f"{FEED}?after=1", 409, protocol.PositionUnknown.as_example(), {}),
+        ("GET", FEED, 410, protocol.PositionPruned.as_example(), {}),
+        ("GET", f"{LATEST}?limit=7&heard_s=60", 200, protocol.schema("latest_reply")["examples"][0], {}),
+        ("GET", f"{STREAM}?pid=x", 400, REFUSED, {}),
         ("HEAD", LOCATION, 404, protocol.NotFound().body(), {}),
         ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {"Allow": "GET"}),
         ("GET", "/nothing", 404, protocol.NotFound().body(), {}),
@@ -92,6 +102,10 @@ def test_a_reply_of_the_contract_is_not_reported(
         ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {"Retry-After": "soon"}, "Retry-After is 'soon'"),
         ("GET", f"{SNAPSHOTS}?limit=0", 200, PAGE, {}, "an invalid request was accepted"),
         ("GET", f"{SNAPSHOTS}?limit=1", 400, REFUSED, {}, "a valid request was refused"),
+        ("GET", f"{FEED}?after=1", 200, PART, {}, "an invalid request was accepted"),
+        ("GET", f"{FEED}?after=0", 400, REFUSED, {}, "a valid request was refused"),
+        ("GET", f"{STREAM}?pid=1&pid=2", 400, REFUSED, {}, "a valid request was refused"),
+        ("GET", STREAM, 409, protocol.PositionUnknown.as_example(), {}, "position_unknown is not among its errors"),
         ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": SNAPSHOT}, {}, "an invalid request was accepted"),
         ("GET", OPENAPI, 403, protocol.Forbidden().body(), {}, "forbidden is not among its errors"),
         ("GET", "/api/socket.io/", 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
@@ -141,6 +155,8 @@ def test_packets_of_the_contract_are_not_reported() -> None:
     assert complaints_of_packets(f'2["balance:error",{ERROR}]', f"37[{ERROR}]", after=BAD) == []
     assert complaints_of_packets(f'2["balance:error",{ERROR}]', f"37[{ERROR}]", after='27["surprise"]') == []
     assert complaints_of_packets('0{"sid":"x"}', after="0{}") == []
+    recovered = f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)},"1:8e4f7a51"]'
+    assert complaints_of_packets('0{"sid":"x","pid":"y"}', recovered, after='0{"recovery":true}') == []
     assert complaints_of_packets(f"37[{ACK}]", after=GOOD) == []
     assert complaints_of_packets(f"37[{ERROR}]", after=BAD) == []
     assert complaints_of_packets(f"37[{protocol.dumps(protocol.Busy().body())}]", after=GOOD) == []
@@ -169,6 +185,9 @@ def test_packets_that_share_an_id_may_be_answered_in_any_order(after: tuple[str,
         (f'2["balance:ack",{ACK}]', BAD, "balance:ack does not answer"),
         ('2["balance:error",{"success":false,"error":"x","code":"not_found"}]', BAD, "balance:error has the code"),
         ('0{"sid":"x"}', '0{"token":1}', "an invalid CONNECT was accepted"),
+        ('0{"sid":"x","pid":"y"}', "0{}", "a client that did not ask for recovery got a pid"),
+        (f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)},"1:8e4f7a51"]', "0{}", "a client that did not ask"),
+        (f'2["balance:snapshot",{protocol.dumps(SNAPSHOT)},"1"]', '0{"recovery":true}', "recovery_offset: "),
         ('4{"message":"x","data":{"success":false,"error":"x","code":"conflict"}}', "", "connect_error has the code"),
         ('51-["x",{"_placeholder":true,"num":0}]', "", "a packet of a type"),
         ('37[{"garbage":1}]', '27["surprise"]', "pong: "),

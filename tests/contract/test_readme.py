@@ -181,3 +181,22 @@ async def test_the_curl_commands_save_and_list(service: Service, database: Datab
     assert content_type == "Content-Type: application/json"
     assert (await service.post(body.encode())).status == 201
     assert (await service.get("?limit=1")).body["data"][0]["onchain"]["usdt"] == database.rows()[0]["onchain"]["usdt"]
+
+
+@pytest.mark.parametrize("block", ["latest", "feed", "stream"])
+async def test_each_curl_command_of_the_feed_shows_snapshots(block: str, service: Service, database: Database) -> None:
+    (commands,) = re.findall(rf"^```sh {block}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    update = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
+    saved = (await service.post(update)).body["data"]["id"]
+    ((epoch, last),) = [row.values() for row in database.rows("SELECT epoch, last_seq FROM balance_feed")]
+    for command in commands.strip().splitlines():
+        process = await asyncio.create_subprocess_shell(
+            command.replace(ADDRESS, service.url).replace("curl ", "curl -sS --noproxy '*' --max-time 2 "),
+            env={**os.environ, "id": f"{epoch}:{last}:{saved[-8:]}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        await asyncio.sleep(0.5)  # so that a command that waits receives the next one
+        await service.post(update)
+        out, _ = await process.communicate()
+        assert b'"seq":2' in out or b'"seq":1,' in out, (command, out)

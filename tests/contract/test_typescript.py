@@ -123,6 +123,19 @@ WRONG = [
     ),
     ("an answer of REST that is a refusal", "Error(`${saved.code}: ${saved.error}`)", "Error(saved.message)", "TS2339"),
     ("an answer of REST that may be a refusal", "got.success ? [got.data] : []", "[got.data]", "TS2339"),
+    ("a position without a number", "{ after: last, epoch }", "{ after: `${last}`, epoch }", "TS2322"),
+    ("an offset as a number", "offset?.length", "offset?.size", "TS2339"),
+    (
+        "a field that may be missing as a number",
+        "greeting.goodUntil ?? 0",
+        "greeting.goodUntil + 0",
+        "TS18048",
+    ),
+    ("an unknown reason", "=== 'diverged'", "=== 'lost'", "TS2367"),
+    ("an answer of the feed that may be a refusal", "!part.success ? part.goodUntil : ", "", "TS2339"),
+    ("a word that is not now", "after: 'now',", "after: 'end',", "TS2322"),
+    ("a newest snapshot that may be missing", "latest.data.newest?.seq", "latest.data.newest.seq", "TS18047"),
+    ("an event that no stream has", "StreamEvents['bye']", "StreamEvents['end']", "TS2339"),
     ("an unknown parameter of the list", "{ limit: 10, from: ", "{ limit: 10, since: ", "TS2353"),
     ("a cursor that may be null as a string", "next: string | null =", "next: string =", "TS2322"),
 ]
@@ -174,7 +187,10 @@ def test_the_types_are_those_of_the_current_schemas_and_events() -> None:
 def test_every_schema_is_one_type_under_its_title_and_the_events_come_last() -> None:
     exported = re.findall(r"^export (?:interface|type) (\w+)", FILE.read_text("utf-8"), re.MULTILINE)
     titles = [protocol.schema(name)["title"] for name in protocol.names()]
-    assert exported == [*titles, "AcknowledgedEvents", "ClientToServerEvents", "ServerToClientEvents"]
+    assert exported == [
+        *titles,
+        *("AcknowledgedEvents", "ClientToServerEvents", "ServerToClientEvents", "StreamEvents"),
+    ]
 
 
 def test_every_description_in_the_schemas_is_a_comment() -> None:

@@ -130,7 +130,7 @@ async def test_a_client_that_never_reads_is_disconnected_at_its_limit_and_slows_
     await silent.stop_reading()
     clock, slowest, source = asyncio.get_running_loop().time, 0.0, updates(Random(SEED))
     async with asyncio.timeout(40), beating(service.url):
-        while not service.app.server.eio.slow_disconnects:
+        while not service.app.server.eio.sender.slow_disconnects:
             for _ in range(20):
                 with suppress(Dropped):
                     await silent.emit("balance:update", enlarged(next(source), 6_000))

@@ -82,7 +82,7 @@ async def test_the_backlog_of_a_watcher_is_at_most_the_limit_and_two_snapshots(
     slow, sender = await non_reading_client(service), await SocketClient.connect(service.url)
     session = engine.sessions[slow.handshake["sid"]]
     waited = [0]
-    while not engine.slow_disconnects:
+    while not engine.sender.slow_disconnects:
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
         waited.append(session.send_queue.unsent_bytes)
     assert LIMIT < max(waited) < LIMIT + 2.1 * SNAPSHOT_BYTES
@@ -90,7 +90,7 @@ async def test_the_backlog_of_a_watcher_is_at_most_the_limit_and_two_snapshots(
     assert session.send_queue.unsent_bytes == 0, "what waited is freed"
     for _ in range(3):
         assert (await sender.call("balance:update", LARGE_UPDATE))[0]["success"]
-    assert (engine.slow_disconnects, disconnected(caplog)) == (1, [slow.handshake["sid"]])
+    assert (engine.sender.slow_disconnects, disconnected(caplog)) == (1, [slow.handshake["sid"]])
     await slow.close()
     await sender.close()
 
@@ -101,7 +101,7 @@ async def test_each_watcher_that_reads_nothing_is_disconnected_once_and_others_g
 ) -> None:
     service = await make_service(watcher_unsent_bytes_max=LIMIT)
     watcher, slow = await Watcher.connect(service.url), [await non_reading_client(service) for _ in range(5)]
-    while service.app.server.eio.slow_disconnects < len(slow):
+    while service.app.server.eio.sender.slow_disconnects < len(slow):
         assert (await service.post(LARGE_UPDATE)).status == 201
         await watcher.until(database.count())
     assert sorted(disconnected(caplog)) == sorted(client.handshake["sid"] for client in slow)
@@ -116,7 +116,7 @@ async def test_each_watcher_that_reads_nothing_is_disconnected_once_and_others_g
 async def test_a_reader_is_not_disconnected_by_a_snapshot_over_the_limit(
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.app.server.eio, "_unsent_bytes_max", SNAPSHOT_BYTES // 8)
+    monkeypatch.setattr(service.app.server.eio.sender, "_unsent_bytes_max", SNAPSHOT_BYTES // 8)
     watcher = await Watcher.connect(service.url)
     keep_small(server_end(service, watcher.client.handshake["sid"]))
     for _ in range(50):
@@ -124,7 +124,7 @@ async def test_a_reader_is_not_disconnected_by_a_snapshot_over_the_limit(
     await watcher.until(database.count())
     await watcher.close()
     check_seen(watcher, database)
-    assert service.app.server.eio.slow_disconnects == 0
+    assert service.app.server.eio.sender.slow_disconnects == 0
 
 
 async def test_a_ping_that_waits_in_part_is_not_torn_by_a_snapshot(service: Service) -> None:
@@ -157,11 +157,12 @@ async def test_a_ping_that_waits_in_part_is_not_torn_by_a_snapshot(service: Serv
 async def test_nothing_follows_a_part_of_a_snapshot_if_the_writer_is_ending(service: Service) -> None:
     client = await RawSocket.join(service.url)
     (session,) = service.app.server.eio.sessions.values()
-    service.app.server.eio.broadcast(EncodedPackets(b"4"))  # from here on broadcasts are sent directly
+    sender = service.app.server.eio.sender
+    sender.broadcast(EncodedPackets(b"4"), [session])  # from here on broadcasts are sent directly
     assert await client.read_text() == "4"
     keep_small(connection_of(service, session.id).stream.socket)
     session.send_queue.put_nowait(None)  # as the library does when its reader has been idle for too long
-    service.app.server.eio.broadcast(EncodedPackets(b"4" + b"x" * 20_000_000))
+    sender.broadcast(EncodedPackets(b"4" + b"x" * 20_000_000), [session])
     sent = await client.read_end()
     assert set(sent[11:]) == set(b"x"), "after the head of 10 bytes there is nothing but a part of the payload"
     await client.close()
@@ -199,7 +200,7 @@ async def test_the_official_client_connects_again_after_it_was_disconnected(
         (sid,) = engine.sockets
         keep_small(server_end(service, sid))
         sent = 0
-        while not engine.slow_disconnects:
+        while not engine.sender.slow_disconnects:
             assert (await service.post(LARGE_UPDATE)).status == 201
             sent += 1
         process.send_signal(signal.SIGUSR2)
@@ -213,7 +214,7 @@ async def test_the_official_client_connects_again_after_it_was_disconnected(
         assert again != first
         assert (await service.post(UPDATE)).status == 201
         assert await anext(lines) == ["snapshot", sent + 1]
-    assert (engine.slow_disconnects, disconnected(caplog)) == (1, [sid])
+    assert (engine.sender.slow_disconnects, disconnected(caplog)) == (1, [sid])
 
 
 async def test_a_client_that_polls_rarely_gets_its_backlog_in_order_and_once(make_service: MakeService) -> None:
@@ -233,7 +234,7 @@ async def test_a_client_that_polls_rarely_gets_its_backlog_in_order_and_once(mak
             if frame.startswith('42["balance:snapshot"'):
                 seqs.append(protocol.loads(frame[2:])[1]["seq"])
     assert seqs == list(range(1, 31))
-    assert not service.app.server.eio.slow_disconnects
+    assert not service.app.server.eio.sender.slow_disconnects
     await watcher.close()
     await sender.close()
 

@@ -16,8 +16,7 @@ from tornado.web import Application
 import protocol
 from balance.auth import Operation, Role
 from balance.web.save import SaveRouter
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, OPERATIONS
-from tests.support.contract import NOT_SERVED
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, OPERATIONS, STREAM
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
@@ -38,6 +37,13 @@ REQUESTS = {
         ("HEAD", f"{SNAPSHOTS}/{ID}", Operation.READ),
         ("GET", f"{SNAPSHOTS}/unknown", Operation.READ),
     ],
+    STREAM: [
+        ("GET", STREAM, Operation.WATCH),
+        ("HEAD", STREAM, Operation.WATCH),
+        ("GET", f"{STREAM}?unknown", Operation.WATCH),
+    ],
+    FEED: [("GET", FEED, Operation.READ), ("HEAD", FEED, Operation.READ), ("GET", f"{FEED}?wait=x", Operation.READ)],
+    LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
     f"{CONTRACT[:-1]}(?:/.*)?": [
         ("GET", CONTRACT, Operation.READ_DOCUMENTS),
         ("HEAD", CONTRACT, Operation.READ_DOCUMENTS),
@@ -102,8 +108,6 @@ def test_the_tables_name_every_route_and_every_event(shared: SharedService) -> N
     assert len(rules) == len(patterns) + 1, "one more rejects what is for another host"
     requests = [(method, target) for requests in REQUESTS.values() for method, target, _ in requests]
     for operation in OPERATIONS.values():
-        if operation.id in NOT_SERVED:
-            continue
         path = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(operation.path))
         assert [1 for method, target in requests if method == operation.method and re.fullmatch(path + "/?", target)]
     sent = {event.name for event in protocol.EVENTS.values() if event.direction == "client_to_server"}

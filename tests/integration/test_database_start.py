@@ -42,7 +42,9 @@ SEED = 7
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 GRANTS = (
     "USAGE ON SCHEMA public", "SELECT ON schema_migration", "SELECT, UPDATE ON balance_feed",
-    "SELECT, INSERT ON balance_snapshot", "EXECUTE ON FUNCTION balance_ledger_is_valid(jsonb, text[])",
+    "SELECT, INSERT ON balance_epoch", "SELECT, INSERT ON balance_snapshot",
+    "EXECUTE ON FUNCTION balance_ledger_is_valid(jsonb, text[])",
+    "EXECUTE ON FUNCTION balance_snapshot_json(uuid, bigint, timestamptz, bigint, jsonb, jsonb)",
 )  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connectio
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN".encode())
         admin.execute("REVOKE ALL ON SCHEMA public FROM public")
-        admin.execute("REVOKE EXECUTE ON FUNCTION balance_ledger_is_valid FROM public")
+        admin.execute("REVOKE EXECUTE ON FUNCTION balance_ledger_is_valid, balance_snapshot_json FROM public")
         for grant in GRANTS:
             admin.execute(f"GRANT {grant} TO {role}".encode())
         yield admin, role, make_conninfo(database.url, user=role)
@@ -210,7 +212,10 @@ def test_each_missing_grant_is_named_at_the_start(least: Least) -> None:
         "SELECT ON balance_feed": "SELECT on balance_feed",
         "SELECT ON balance_snapshot": "SELECT on balance_snapshot",
         "INSERT ON balance_snapshot": "INSERT on balance_snapshot",
-        GRANTS[-1]: "EXECUTE on function balance_ledger_is_valid(jsonb,text[])",
+        "SELECT ON balance_epoch": "SELECT on balance_epoch",
+        "INSERT ON balance_epoch": "INSERT on balance_epoch",
+        GRANTS[-2]: "EXECUTE on function balance_ledger_is_valid(jsonb,text[])",
+        GRANTS[-1]: "EXECUTE on function balance_snapshot_json(uuid,bigint,timestamp with time zone,bigint,",
     }
     pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
     for grant, name in names.items():
@@ -237,7 +242,7 @@ def test_a_role_that_lacks_two_grants_stops_the_start_in_one_line(processes: Pro
 def test_grants_on_columns_are_enough(least: Least) -> None:
     admin, role, url = least
     admin.execute(f"REVOKE UPDATE ON balance_feed FROM {role}".encode())
-    admin.execute(f"GRANT UPDATE (last_seq) ON balance_feed TO {role}".encode())
+    admin.execute(f"GRANT UPDATE (epoch, last_seq, timeline, system_id) ON balance_feed TO {role}".encode())
     store = Store(Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000))
     assert store.open().seq == 0
     store.close()

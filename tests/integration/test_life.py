@@ -28,6 +28,7 @@ from tornado.httpclient import HTTPClientError
 from balance import __version__, cli
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.migrate import SQL_FOLDER
 from tests.support.embedded import is_running, processes_of, start_postgres
 from tests.support.http_client import request
 from tests.support.payloads import updates
@@ -359,6 +360,8 @@ def test_the_process_itself_refuses_a_bad_setting_and_shows_help(processes: Proc
 
 # The schema
 
+APPLIED = [f"applied {path.name}" for path in sorted(SQL_FOLDER.glob("*.sql"))]
+
 
 def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
     processes: Processes, postgres: str, tmp_path: Path
@@ -369,7 +372,7 @@ def test_migrate_makes_the_tables_and_the_server_starts_on_no_others(
         admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
         try:
             check_start_refused(processes("--port=0", DATABASE_URL=url), "version 0", "python server.py migrate")
-            for expected in (["applied 0001_create_balance_snapshot.sql"], []):
+            for expected in (APPLIED, []):
                 process = processes("migrate", DATABASE_URL=url)
                 assert process.wait() == 0
                 assert process.stdout == [*expected, "the database is at this version"]

@@ -21,11 +21,6 @@ function prepare(schema) {
     // The library would make a copy of the target of a reference with a description beside it: Uuid1, Uuid2 …
     return { description: schema.description, tsType: schema.$ref.split('/').pop() };
   }
-  if (schema.additionalProperties === false && Object.keys(schema.properties ?? {}).length === 0) {
-    // The library would write {}, which in TypeScript is any value except null.
-    const types = [schema.type].flat().map((type) => (type === 'object' ? 'Record<string, never>' : type));
-    return { title: schema.title, description: schema.description, tsType: types.join(' | ') };
-  }
   return Object.fromEntries(Object.entries(schema).map(([key, value]) => [key, prepare(value)]));
 }
 

@@ -11,13 +11,17 @@ import type {
   ConnectError,
   ErrorCode,
   ErrorReply,
+  FeedQuery,
+  FeedReply,
   GetReply,
+  LatestReply,
   ListQuery,
   ListReply,
   Pong,
   SaveReply,
   ServerToClientEvents,
   Snapshot,
+  StreamEvents,
 } from '../../protocol/types.d.ts';
 
 type Reply = BalanceAck | BalanceError;
@@ -101,6 +105,32 @@ export async function acknowledged(): Promise<void> {
   same.timeout(1000).emit('balance:update', update, (error, late) => console.log(error ?? report(late)));
   const andBack: Socket<ServerToClientEvents, ClientToServerEvents> = retrying;
   andBack.volatile.emit('ping');
+}
+
+export function resumes(last: number, epoch: string): void {
+  io(URL_OF_SERVER, { path: '/api/socket.io', auth: { recovery: true } satisfies ConnectAuth });
+  const position: ConnectAuth = { after: last, epoch };
+  const resuming: typeof socket = io(URL_OF_SERVER, { path: '/api/socket.io', auth: (send) => send(position ?? {}) });
+  resuming.on('connected', (greeting, offset) => {
+    const lost = greeting.reason === 'diverged' ? last - (greeting.goodUntil ?? 0) : 0;
+    console.log(greeting.recovered, greeting.durability, lost, offset?.length);
+  });
+  resuming.on('balance:snapshot', (snapshot, offset) => console.log(snapshot.seq, offset));
+}
+
+export async function feed(): Promise<void> {
+  const query: FeedQuery = { after: 'now', wait: 25 };
+  const search = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
+  const part: FeedReply | ErrorReply = await (await fetch(`${URL_OF_SERVER}/api/balance/feed?${search}`)).json();
+  console.log(!part.success ? part.goodUntil : part.feed.last < part.feed.head);
+  const latest: LatestReply | ErrorReply = await (await fetch(`${URL_OF_SERVER}/api/balance/latest`)).json();
+  if (latest.success) console.log(latest.data.newest?.seq, latest.data.pids.length, latest.feed.epoch);
+  const stream = new EventSource(`${URL_OF_SERVER}/api/balance/stream`);
+  stream.addEventListener('balance:snapshot', (event) => {
+    const snapshot: StreamEvents['balance:snapshot'] = JSON.parse(event.data);
+    console.log(snapshot.seq, event.lastEventId);
+  });
+  stream.addEventListener('bye', (event) => console.log((JSON.parse(event.data) as StreamEvents['bye']).reason));
 }
 
 export async function rest(): Promise<Snapshot[]> {

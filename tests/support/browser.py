@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,18 @@ def prepare(folder: Path) -> None:
     (folder / "fonts.conf").write_text(FONTS.format(folder=folder))
 
 
-async def run_in_browser(script: str, *args: str, folder: Path) -> dict[str, Any]:
-    """Run a script of tests/js that drives the browser; return the line of JSON that it prints."""
+@asynccontextmanager
+async def run_browser(script: str, *args: str, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a script of tests/js that drives the browser; kill both at the end of the block if they still run."""
     # For that runtime the package unpacks the libraries that a bare machine lacks beside its browser.
     folders = dict.fromkeys(("TMPDIR", "HOME", "FONTCONFIG_PATH"), str(folder))
-    environment = {"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **folders}
-    async with run_node(FOLDER / script, *args, env=environment) as process:
+    async with run_node(FOLDER / script, *args, env={"AWS_LAMBDA_JS_RUNTIME": "nodejs22.x", **folders}) as process:
+        yield process
+
+
+async def run_in_browser(script: str, *args: str, folder: Path) -> dict[str, Any]:
+    """Run a script of tests/js that drives the browser; return the line of JSON that it prints."""
+    async with run_browser(script, *args, folder=folder) as process:
         out, err = await asyncio.wait_for(process.communicate(), BROWSE_S_MAX)
     assert process.returncode == 0, err.decode()
     result: dict[str, Any] = json.loads(out)

@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -24,15 +24,19 @@ from engineio.packet import MESSAGE
 from tornado.httputil import HTTPHeaders
 
 import protocol
-from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
 from balance.realtime.send_queue import EncodedPackets
+from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.web.base import JsonHandler
+from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
+from balance.web.stream import LAST_EVENT_ID
+from balance.web.stream_hub import StreamHub
 from protocol import events, operations, registry
 from protocol.operations import SNAPSHOTS
+from tests.support.sse import read_events
 
 log = logging.getLogger("balance.contract")
 
@@ -53,7 +57,6 @@ HEADERS = {
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
 }
 NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s"}
-NOT_SERVED = {"getFeed", "getLatest", "getStream"}  # operations of the contract that no route serves yet
 
 
 def complain(text: str) -> None:
@@ -106,9 +109,10 @@ def check_answer(
     yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
-        code = protocol.loads(answer).get("code")
-        if operation is not None and code in BY_THE_SCHEMA and _is_valid_request(operation, path, query, body):
-            yield f"a valid request was refused by {code}"
+        refusal = protocol.loads(answer)
+        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not refusal["error"].startswith(LAST_EVENT_ID)
+        if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
+            yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
         if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, but the status is {status}"
@@ -132,12 +136,8 @@ def _is_valid_request(operation: protocol.Operation, path: str, query: str, body
         if operation.body:
             return fits(operation.body, protocol.loads(body))
         if "query" in operation.parameters:
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
-            values: dict[str, Any] = {name: _number(text) if name in NUMBERS else text for name, text in pairs}
-            if operation.id == "getStream" and "pid" in values:  # the one parameter that may be repeated
-                values["pid"] = [_number(text) for name, text in pairs if name == "pid"]
-                pairs = [(name, text) for name, text in pairs if name != "pid"] + [("pid", "")]
-            return len(values) == len(pairs) and fits(operation.parameters["query"], values)
+            values = _query(operation.parameters["query"], query)
+            return values is not None and fits(operation.parameters["query"], values)
         if operation.parameters.get("path") == "get_path":
             return fits("get_path", {"id": unquote(path.rpartition("/")[2], errors="replace")})
     except (protocol.MalformedJson, UnicodeDecodeError):
@@ -145,9 +145,19 @@ def _is_valid_request(operation: protocol.Operation, path: str, query: str, body
     return True
 
 
-def _number(text: str) -> int | str:
-    """Return the number of a parameter, or its text if it is not a number."""
-    return int(text) if re.fullmatch("-?[0-9]{1,30}", text) else text
+def _query(schema: str, query: str) -> dict[str, Any] | None:
+    """Return the parameters of a query, with integers and lists as such; None if one is repeated that is not a list."""
+    properties = protocol.schema(schema)["properties"]
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True, errors="strict"):
+        value = int(text) if name in NUMBERS and re.fullmatch("-?[0-9]{1,30}", text) else text
+        if properties.get(name, {}).get("type") == "array":
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            return None
+        else:
+            values[name] = value
+    return values
 
 
 def _check_reply(reply: operations.Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
@@ -214,7 +224,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self._asked: dict[str, list[tuple[protocol.Event | None, bool]]] = {}  # by acknowledgement id
-        self._auth_fits = True
+        self._auth_fits, self._wants_recovery = True, False
         self._left: Counter[str] = Counter()  # of answers that may still come
 
     def note_received(self, packet: Any) -> None:
@@ -223,6 +233,7 @@ class Conversation:
         if kind == "0":
             payload = _loaded(text) if text else None
             self._auth_fits = namespace in ("", protocol.NAMESPACE) and fits("connect_auth", payload)
+            self._wants_recovery = isinstance(payload, dict) and payload.get("recovery") is True
         else:
             content = _loaded(text) if kind == "2" else None
             name, *payloads = content if isinstance(content, list) and content else [None]
@@ -247,8 +258,12 @@ class Conversation:
             case "0":
                 if not self._auth_fits:
                     yield "an invalid CONNECT was accepted"
+                if "pid" in protocol.loads(text) and not self._wants_recovery:
+                    yield "a client that did not ask for recovery got a pid"
             case "2":
                 yield from check_event(text)
+                if len(protocol.loads(text)) > 2 and not self._wants_recovery:
+                    yield "a client that did not ask for recovery got an offset"
                 yield from self._check_was_asked(*protocol.loads(text)[:2])
             case "3":
                 yield from self._check_acknowledgement(self._asked.get(id_, []), protocol.loads(text))
@@ -322,6 +337,25 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
     return found.groups(default="") if found else ("", "", "", "")  # type: ignore[return-value]
 
 
+# Server-sent events
+
+
+@lru_cache(4096)
+def check_stream(sent: bytes) -> tuple[str, ...]:
+    """Return what is wrong with whole events of a stream; the head of the response may come before them."""
+    head, _, rest = sent.partition(b"\r\n\r\n") if sent.startswith(b"HTTP/") else (b"", b"", sent)
+    reply = operations.OPERATIONS["getStream"].responses[200]
+    found = []
+    if head and f"\r\nContent-Type: {reply.media_type}; charset=utf-8\r\n" not in head.decode("latin1"):
+        found.append("the head of a stream names another media type")
+    for event in read_events(rest):
+        schema = reply.events.get(event.name)
+        found += [f"{event.name} is not an event of a stream"] if schema is None else errors(schema, event.data)
+        if event.id is not None:
+            found += errors("position_token", event.id)
+    return tuple(found)
+
+
 # The entries and exits of the service
 
 
@@ -329,7 +363,7 @@ def _parts(packet: Any) -> tuple[str, str, str, str]:
 def install() -> None:
     """Check the traffic of every service of this process from now on."""
     conversations: WeakKeyDictionary[AsyncSocket, Conversation] = WeakKeyDictionary()
-    send_packets, broadcast = Engine.send_packets, Engine.broadcast
+    send, broadcast = Sender.send, Sender.broadcast
     receive, finish = SocketServer.receive, JsonHandler.finish
     on_update, write = EventHandlers.on_update, SaveRequest.write
     in_slow_path: set[Session] = set()  # those with a packet in the slow path
@@ -342,17 +376,16 @@ def install() -> None:
             if packet.packet_type == MESSAGE and not session.has_ended:
                 _report(conversation(session).check_sent(packet.data), packet.data)
 
-    @wraps(send_packets)
-    def checked_send(self: Engine, session: Session, packets: EncodedPackets) -> None:
+    @wraps(send)
+    def checked_send(self: Sender, session: Session, packets: EncodedPackets) -> None:
         check_packets(session, packets)
-        send_packets(self, session, packets)
+        send(self, session, packets)
 
     @wraps(broadcast)
-    def checked_broadcast(self: Engine, packets: EncodedPackets) -> None:
-        for session in self.sessions.values():
-            if session.has_joined:
-                check_packets(session, packets)
-        broadcast(self, packets)
+    def checked_broadcast(self: Sender, packets: EncodedPackets, group: Collection[Session]) -> None:
+        for session in group:
+            check_packets(session, packets)
+        broadcast(self, packets, group)
 
     @wraps(receive)
     async def checked_receive(self: SocketServer, session: Session, data: Any) -> None:
@@ -391,10 +424,33 @@ def install() -> None:
         found = check_answer("POST", SNAPSHOTS, bytes(self.body), status, headers, body)
         _report(found, f"POST {SNAPSHOTS}: {body[:300]!r}")
 
+    _install_in_streams()
     SaveRequest.write = checked_write  # type: ignore[method-assign]
-    Engine.send_packets, Engine.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
+    Sender.send, Sender.broadcast = checked_send, checked_broadcast  # type: ignore[method-assign]
     SocketServer.receive = checked_receive  # type: ignore[method-assign]
     EventHandlers.on_update, JsonHandler.finish = checked_update, checked_finish  # type: ignore[method-assign]
+
+
+def _install_in_streams() -> None:
+    send, end, broadcast = EventStream.send, EventStream.end, StreamHub._broadcast
+
+    @wraps(send)
+    def checked_send(self: EventStream, data: bytes) -> Any:
+        _report(check_stream(data), repr(data))
+        return send(self, data)
+
+    @wraps(end)
+    def checked_end(self: EventStream, last: bytes) -> None:
+        _report(check_stream(last), repr(last))
+        end(self, last)
+
+    @wraps(broadcast)
+    def checked_broadcast(self: StreamHub, streams: Collection[EventStream], events: bytes) -> None:
+        _report(check_stream(events), repr(events))
+        broadcast(self, streams, events)
+
+    EventStream.send, EventStream.end = checked_send, checked_end  # type: ignore[method-assign]
+    StreamHub._broadcast = checked_broadcast  # type: ignore[method-assign]
 
 
 def _report(found: Iterable[str], what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -39,6 +40,14 @@ class ExampleProcess:
                     return self.lines[-1]
         raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
 
+    async def kill(self) -> None:
+        """Kill it with SIGKILL, with the programs that it runs, and read the rest of what it printed."""
+        self._process.kill()
+        with suppress(ProcessLookupError):  # it has a group only if `run_program` started it
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.lines += (await self._stdout.read()).decode().splitlines()
+        await self._process.wait()
+
     async def end(self) -> int:
         """Read the rest of its output and return the exit status; stderr must be empty."""
         async with asyncio.timeout(LINE_S_MAX):
@@ -52,12 +61,21 @@ class ExampleProcess:
         return [line.split()[1] for line in self.lines if line.startswith("saved ")]
 
 
+def state_folder(language: str, folder: Path) -> Path:
+    """Return where `run_example` lets an example store its readings and its position."""
+    return folder / f"{language}-state"
+
+
 @asynccontextmanager
 async def run_example(
     language: str, url: str, *args: str, before: str = "", folder: Path
 ) -> AsyncIterator[ExampleProcess]:
-    """Run an example against the server at `url`; the code `before` runs first in its process."""
+    """Run an example against the server at `url`; the code `before` runs first in its process.
+
+    What it stores is in a folder of `folder`, so that the next run of that language with the same one goes on from it.
+    """
     env = {"BALANCE_URL": url, "no_proxy": "127.0.0.1"}
+    args = (*args, "--folder", str(state_folder(language, folder)))
     if language == "javascript":
         script = folder / "run.js"
         script.write_text(f"{before}\nrequire({json.dumps(str(EXAMPLES / 'balance-client.js'))});\n")
@@ -74,14 +92,26 @@ async def run_example(
 @asynccontextmanager
 async def run_python(script: Path, *args: str, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a script with the Python of the tests; kill it at the end if it still runs."""
+    async with run_program(sys.executable, str(script), *args, env=env) as process:
+        yield process
+
+
+@asynccontextmanager
+async def run_program(*command: str, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a program in a process group of its own; kill the group at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, script, *args, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {content}
+}}
+"""
+SERVER = """
     {outside}
     server {{
         listen 127.0.0.1:{http};
@@ -39,7 +43,6 @@ http {{
         ssl_certificate_key {certificate};
         {location}
     }}
-}}
 """
 HAPROXY = """
 global
@@ -97,12 +100,46 @@ async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> 
     documented, outside = from_readme()
     location = (location or documented).replace("127.0.0.1:3000", f"127.0.0.1:{upstream}")
     proxy = Proxy(free_port(), free_port(), make_certificate(folder))
-    (folder / "nginx.conf").write_text(
-        NGINX.format(folder=folder, outside=outside, location=location, **vars(proxy)), "utf-8"
-    )
-    async with _running(proxy, program("nginx"), "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"):
+    async with _running_nginx(folder, proxy, SERVER.format(outside=outside, location=location, **vars(proxy))):
         yield proxy
     assert (folder / "error.log").read_text() == ""
+
+
+@asynccontextmanager
+async def nginx_for_processes(folder: Path, upstreams: Sequence[int], *, cookie: bool) -> AsyncIterator[Proxy]:
+    """Run nginx with the configuration of docs/deployment.md, on another port and with another certificate.
+
+    With `cookie` it has the changes by which nginx chooses the process of a Socket.IO session by a cookie.
+    """
+    proxy = Proxy(0, free_port(), make_certificate(folder))
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    (content,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
+    changes = {
+        "listen 443 ssl": f"listen 127.0.0.1:{proxy.https} ssl",
+        "/etc/nginx/balance.pem": str(proxy.certificate),
+        "/etc/nginx/balance.key": str(proxy.certificate),
+        **{f"127.0.0.1:{3000 + n}": f"127.0.0.1:{port}" for n, port in enumerate(upstreams)},
+    }
+    if cookie:
+        by_cookie, node_map, set_cookie = re.findall(r"```nginx cookie\n(.*?)```", text, re.DOTALL)
+        changes |= {
+            "ip_hash;": by_cookie,
+            "map $http_upgrade": f"{node_map}map $http_upgrade",
+            "location /api/socket.io {": f"location /api/socket.io {{\n{set_cookie}",
+        }
+    for old, new in changes.items():
+        assert old in content, old
+        content = content.replace(old, new)
+    async with _running_nginx(folder, proxy, content):
+        yield proxy
+
+
+@asynccontextmanager
+async def _running_nginx(folder: Path, proxy: Proxy, content: str) -> AsyncIterator[None]:
+    """Run nginx with this content of its block `http`."""
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, content=content), "utf-8")
+    async with _running(proxy, program("nginx"), "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"):
+        yield
 
 
 @asynccontextmanager

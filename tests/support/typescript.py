@@ -10,6 +10,7 @@ import json
 
 import protocol
 from protocol.bundle import component_schemas
+from protocol.operations import STREAM as STREAM_PATH
 from tests.support.node import FOLDER, ask_node
 from tests.support.repository import ROOT
 
@@ -61,6 +62,16 @@ SERVER_TO_CLIENT = """\
  * server has rejected the connection, and otherwise an error of the network.
  */
 """
+STREAM = f"""\
+/**
+ * The data of each event of GET {STREAM_PATH}, as JSON:
+ *
+ *     const stream = new EventSource(url + "{STREAM_PATH}");
+ *     stream.addEventListener("balance:snapshot", (event) => {{
+ *       const snapshot: StreamEvents["balance:snapshot"] = JSON.parse(event.data);
+ *     }});
+ */
+"""
 
 
 def generate() -> str:
@@ -71,6 +82,7 @@ def generate() -> str:
         ACKNOWLEDGED + _interface("AcknowledgedEvents", "client_to_server", callback_required=True),
         CLIENT_TO_SERVER + _interface("ClientToServerEvents", "client_to_server"),
         SERVER_TO_CLIENT + _interface("ServerToClientEvents", "server_to_client"),
+        STREAM + _stream(),
     ])  # fmt: skip
 
 
@@ -86,6 +98,16 @@ def _interface(name: str, direction: str, *, callback_required: bool = False) ->
     return "\n".join([f"export interface {name} {{", *lines, "}\n"])
 
 
+def _stream() -> str:
+    """Declare the events of the stream."""
+    events = protocol.OPERATIONS["getStream"].responses[200].events
+    return "\n".join([
+        "export interface StreamEvents {",
+        *(f"  {json.dumps(name)}: {_title(schema)};" for name, schema in events.items()),
+        "}\n",
+    ])  # fmt: skip
+
+
 def _parameters(event: protocol.Event, callback_required: bool) -> str:
     """Return what is sent with an event as the parameters of a function, as the types of socket.io expect it.
 
@@ -97,7 +119,7 @@ def _parameters(event: protocol.Event, callback_required: bool) -> str:
     anything = protocol.schema(event.schema).keys() <= ANNOTATIONS
     payload = [] if anything else [f"payload: {_title(event.schema)}"]
     if not event.answered_by:
-        return ", ".join(payload)
+        return ", ".join([*payload, *([f"offset?: {_title(event.offset)}"] if event.offset else [])])
     reply = " | ".join(_title(protocol.EVENTS[answer].schema) for answer in event.answered_by)
     answered = [*payload, f"ack: (reply: {reply}) => void"]
     if callback_required:

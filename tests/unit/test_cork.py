@@ -16,7 +16,6 @@ class FakeSession:
     """A session with a real send queue, and a connection that records each write."""
 
     def __init__(self) -> None:
-        self.has_joined = True
         self.send_queue = SendQueue()
         self.writes: list[bytes] = []
         self.connection: Any = SimpleNamespace(is_open=True, write=self.writes.append)
@@ -76,14 +75,14 @@ async def test_frames_buffered_before_the_cork_leave_with_it_and_once(cork: Cork
     assert session.writes == [b"beforewithin"]
 
 
-async def test_a_broadcast_is_added_only_to_what_clients_that_have_joined_are_sent(cork: Cork) -> None:
-    joined, other, idle = FakeSession(), FakeSession(), FakeSession()
-    other.has_joined = False
+async def test_a_broadcast_is_added_only_to_what_clients_of_its_group_are_sent(cork: Cork) -> None:
+    live, other, idle = FakeSession(), FakeSession(), FakeSession()
     with cork:
-        for session in (joined, other):
+        for session in (live, other):
             buffer(cork, session, b"ack")
-        assert cork.add_to_joined(b"event") == {joined}
-    assert (joined.writes, other.writes, idle.writes) == ([b"ackevent"], [b"ack"], [])
+        group: Any = {live: None, idle: None}
+        assert cork.add_to(group, b"event") == {live}
+    assert (live.writes, other.writes, idle.writes) == ([b"ackevent"], [b"ack"], [])
 
 
 async def test_nothing_is_written_to_a_connection_that_has_closed(cork: Cork) -> None:

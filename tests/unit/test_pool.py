@@ -26,6 +26,9 @@ class FakeSession:
         self.aborts = 0
         self.aborted_at = 0.0
 
+    def take_warning(self) -> str | None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 

@@ -34,13 +34,15 @@ const exactDigits = () => ({
 });
 
 // Swagger UI fills in each parameter's example, and a list for the time and the process of the examples would be empty.
-const leaveOptionalEmpty = () => ({
+// It would also log that it has no form element for the format of the items of a list.
+const adaptParameters = () => ({
   statePlugins: {
     spec: {
       wrapActions: {
         updateJsonSpec: (original) => (spec) => {
           const operations = Object.values(spec.paths || {}).flatMap(Object.values);
           for (const parameter of operations.flatMap((operation) => operation.parameters || [])) {
+            delete parameter.schema.items?.format;
             if (parameter.required || !parameter.examples) continue;
             parameter.description += ` For example: \`${Object.values(parameter.examples)[0].value}\`.`;
             delete parameter.examples;
@@ -55,7 +57,7 @@ const leaveOptionalEmpty = () => ({
 SwaggerUIBundle({
   domNode: root,
   url: root.dataset.openapi,
-  plugins: [exactDigits, leaveOptionalEmpty],
+  plugins: [exactDigits, adaptParameters],
   deepLinking: true,
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,

@@ -1,0 +1,158 @@
+"""Sends a client what it missed, page by page, and joins it to the tail with no gap and no duplicate.
+
+A page comes from the newest snapshots in memory if they reach back far enough, otherwise from the database: as JSON
+that PostgreSQL wrote, read and encoded in a thread. Pages end at multiples of PAGE_ROWS, so that clients that came at
+different positions ask for the same pages soon; equal pages that are asked for at once are read once. No page reaches
+beyond the tail: a snapshot of this process is sent to nobody before it is acknowledged.
+
+Threads: event loop only, but for `_read`, which runs in a thread of the executor.
+
+Promises: the memory of a replay is bounded by its page, whatever was missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from balance.aio.single_flight import SingleFlight
+from balance.aio.threads import run_in_thread
+from balance.feed.tail import Tail
+from balance.position import Position
+from balance.snapshot import EncodedSnapshot
+from balance.storage.errors import TIMED_OUT, StoreUnavailable
+from balance.storage.feed_store import FeedPage
+
+PAGE_ROWS = 1000
+PAGE_BYTES = 262_144  # of JSON, of a page from memory; the store bounds its pages in the same way
+KEPT_MAX = 8  # encoded pages from memory
+
+T = TypeVar("T")
+Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
+"""Encodes snapshots of an epoch for a transport; called in any thread, never with no snapshots."""
+
+
+class ReplayBroken(Exception):
+    """The rest of a replay cannot be sent: the epoch has changed, or rows are gone. The client has to resume."""
+
+
+class PageStore(Protocol):
+    """What a replay needs of the store; the method blocks."""
+
+    def page(self, after: int, limit: int, pids: Sequence[int] | None) -> FeedPage: ...
+
+
+class Chunk(NamedTuple, Generic[T]):
+    """A part of the feed, encoded."""
+
+    last: int
+    """The last `seq` that was looked at, whether or not a filter let it pass."""
+    data: T | None
+    """None if no snapshot passed the filter."""
+
+
+class Replay:
+    """Reads the feed between a position and the tail."""
+
+    def __init__(self, store: PageStore, tail: Tail, executor: Executor, *, reach_s_max: float) -> None:
+        """Read with the threads of `executor`; wait at most `reach_s_max` for a tail that is behind the client."""
+        self._store = store
+        self._tail = tail
+        self._executor = executor
+        self._reach_s_max = reach_s_max
+        self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
+        self._kept: dict[Hashable, Chunk[Any]] = {}
+
+    async def run(
+        self,
+        position: Position,
+        encode: Encoder[T],
+        send: Callable[[T], Awaitable[None]],
+        join: Callable[[], None],
+        pids: Sequence[int] | None = None,
+    ) -> None:
+        """Send everything after a position, then call `join` in the same turn of the event loop as the last check.
+
+        `send` returns when the client has room for more. `join` has the client receive what is published from then on.
+        With `pids`, only snapshots of these are sent. Raises ReplayBroken and StoreUnavailable.
+        """
+        with self._tail.followed():
+            seq = position.seq
+            while seq != self.check(position.epoch):
+                chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS, pids)
+                seq = chunk.last
+                if chunk.data is not None:
+                    await send(chunk.data)
+            join()
+
+    async def read(
+        self, after: Position, encode: Encoder[T], limit: int, pids: Sequence[int] | None = None
+    ) -> Chunk[T]:
+        """Read a part of the feed after a position, at most `limit` snapshots and none beyond the tail.
+
+        If the tail is behind the position, wait for it. Raises ReplayBroken and StoreUnavailable.
+        """
+        if after.seq > self.check(after.epoch):
+            await self.reach(after)
+        limit = min(limit, self.check(after.epoch) - after.seq)
+        if limit <= 0:
+            return Chunk(after.seq, None)
+        recent = self._tail.recent.after(after.seq)
+        pids = None if pids is None else tuple(pids)
+        if recent is not None:
+            return self._encode_recent(recent[:limit], after.epoch, encode, pids)
+        limit = min(limit, PAGE_ROWS - after.seq % PAGE_ROWS)
+
+        async def read() -> Chunk[T]:
+            return await run_in_thread(self._executor, self._read, after, encode, limit, pids)
+
+        return await self._pages.run((after, encode, limit, pids), read)
+
+    async def reach(self, position: Position) -> None:
+        """Wait for the tail to reach a position that another process has sent. Raises StoreUnavailable."""
+        try:
+            async with asyncio.timeout(self._reach_s_max):
+                await self._tail.reach(position)
+        except TimeoutError as error:
+            raise StoreUnavailable(TIMED_OUT) from error
+
+    def check(self, epoch: str) -> int:
+        """Return the `seq` of the tail. Raises ReplayBroken if its epoch is another."""
+        if self._tail.position.epoch != epoch:
+            raise ReplayBroken("the feed has a new epoch")
+        return self._tail.position.seq
+
+    def _encode_recent(
+        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: Sequence[int] | None
+    ) -> Chunk[T]:
+        """Encode the first of the snapshots, up to PAGE_BYTES; clients that ask for the same share the bytes."""
+        page = _first_bytes(snapshots)
+        key = encode, epoch, page[0].seq, page[-1].seq, pids
+        chunk = self._kept.get(key)
+        if chunk is None:
+            passed = page if pids is None else [one for one in page if one.pid in pids]
+            chunk = Chunk(page[-1].seq, encode(passed, epoch) if passed else None)
+            if len(self._kept) >= KEPT_MAX:
+                self._kept.clear()
+            self._kept[key] = chunk
+        return chunk
+
+    def _read(self, after: Position, encode: Encoder[T], limit: int, pids: Sequence[int] | None) -> Chunk[T]:
+        page = self._store.page(after.seq, limit, pids)
+        if page.epoch != after.epoch:
+            raise ReplayBroken("the feed has a new epoch")
+        if page.first != after.seq + 1:
+            raise ReplayBroken(f"the feed has no seq {after.seq + 1}")
+        return Chunk(page.last, encode(page.snapshots, page.epoch) if page.snapshots else None)
+
+
+def _first_bytes(snapshots: Sequence[EncodedSnapshot]) -> Sequence[EncodedSnapshot]:
+    """Return the first snapshots, at least one, up to PAGE_BYTES of JSON."""
+    size = 0
+    for count, one in enumerate(snapshots):
+        size += len(one.json)
+        if size > PAGE_BYTES:
+            return snapshots[: max(1, count)]
+    return snapshots

@@ -1,0 +1,231 @@
+"""Reads of the feed: where it ends, what comes after a position, and whether a position is good.
+
+Each method is one prepared statement, and so reads one state of the tables. PostgreSQL writes the JSON of all rows of
+an answer as one text, one on each line, which costs a tenth of the processor time of rows.
+
+Threads: every method blocks, borrows a connection, and may be called from any number of threads.
+
+Promises: the answers are those of a primary. Each method raises StoreUnavailable, also while the server is in recovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import LiteralString, NamedTuple
+
+from psycopg import errors, pq
+
+from balance.position import SEQ_MAX, ClaimedPosition, Position
+from balance.snapshot import EncodedSnapshot
+from balance.storage.epochs import renew_epoch
+from balance.storage.errors import NO_FEED, DatabaseFault
+from balance.storage.pool import Pool
+from balance.storage.session_settings import durability
+
+PAGE_ROWS_MAX = 1000
+PAGE_BYTES_MAX = 256 * 1024  # of the JSON of one page, but for its last row
+
+
+class Head(NamedTuple):
+    """Where the feed ends, and what its rows have survived."""
+
+    position: Position
+    durability: str
+    """`replicated` if a commit waits for a standby, otherwise `local`."""
+
+
+class FeedPage(NamedTuple):
+    """Snapshots after a position, in order."""
+
+    epoch: str
+    head: int
+    """The last seq of the feed."""
+    first: int | None
+    """The first seq that was looked at; None if there is none. A gap before it was deleted."""
+    last: int
+    """The last seq that was looked at, also if the filter rejects it; that of the position if there is none."""
+    snapshots: list[EncodedSnapshot]
+
+
+class PositionFacts(NamedTuple):
+    """What decides whether a claimed position is good."""
+
+    head: Position
+    first: int
+    """The first seq that is kept; one more than the last if none is."""
+    epoch_is_known: bool
+    good_until: int | None
+    """The last seq of the claimed epoch that is still in the feed; None if no later epoch began."""
+    id: str | None
+    """The id of the row with the claimed seq."""
+
+
+class Latest(NamedTuple):
+    """The newest snapshot, the last one of each pid, and the position up to which they are the last."""
+
+    position: Position
+    newest: bytes | None
+    of_pids: list[bytes]
+    """As JSON, the last saved first."""
+
+
+class FeedStore:
+    """The feed in PostgreSQL."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._rows_max = PAGE_ROWS_MAX  # of the next page: fewer after a page of large rows
+
+    def head(self) -> Head:
+        """Read where the feed ends."""
+        with self._pool.connection() as session:
+            result = _checked(session.execute_prepared(b"head", HEAD))
+        self._pool.durability = durability(_text(result, 3))
+        return Head(_position(result), self._pool.durability)
+
+    def renew(self, known: Position) -> Position:
+        """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
+        with self._pool.connection() as session:
+            return renew_epoch(session, self._pool.probe, known)
+
+    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]:
+        """Read at most `limit` snapshots with after < seq ≤ up_to, in order, and fewer if they are large."""
+        return self._page(after, up_to, limit, None).snapshots
+
+    def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
+        """Look at the next snapshots after seq `after`, and return those of `pids`, or all.
+
+        At most `limit` are looked at, fewer if they are large, and at least one if there is one.
+        """
+        return self._page(after, SEQ_MAX, limit, pids)
+
+    def look_up(self, claimed: ClaimedPosition) -> PositionFacts:
+        """Read what decides whether a position is good; without an epoch it is one of this epoch."""
+        epoch = None if claimed.epoch is None else claimed.epoch.encode()
+        with self._pool.connection() as session:
+            result = _checked(session.execute_prepared(b"look_up", LOOK_UP, epoch, b"%d" % claimed.seq))
+        good_until = result.get_value(0, 5)
+        return PositionFacts(
+            head=_position(result),
+            first=int(_text(result, 3)),
+            epoch_is_known=_text(result, 4) == "t",
+            good_until=None if good_until is None else int(good_until),
+            id=None if result.get_value(0, 6) is None else _text(result, 6),
+        )
+
+    def latest(self, limit: int, heard_s: int | None = None) -> Latest:
+        """Read the newest snapshot and the last one of each pid, at most `limit`, the last saved first.
+
+        A pid whose last snapshot came more than `heard_s` seconds ago is left out.
+        """
+        since = None
+        if heard_s is not None:
+            since = (datetime.now(UTC) - timedelta(seconds=heard_s)).isoformat().encode()
+        with self._pool.connection() as session:
+            result = _checked(session.execute_prepared(b"latest", LATEST, b"%d" % limit, since))
+        return Latest(_position(result), result.get_value(0, 3), _parts(result, 4, b"\n"))
+
+    def _page(self, after: int, up_to: int, limit: int, pids: Sequence[int] | None) -> FeedPage:
+        wanted = None if pids is None else f"{{{','.join(map(str, pids))}}}".encode()
+        asked = (after, up_to, min(limit, self._rows_max))
+        with self._pool.connection() as session:
+            result = _checked(session.execute_prepared(b"page", PAGE, *[b"%d" % one for one in asked], wanted))
+        position, first, last = _position(result), result.get_value(0, 3), result.get_value(0, 4)
+        if first is None or last is None:
+            return FeedPage(position.epoch, position.seq, None, after, [])
+        # PostgreSQL writes all rows that are asked for, also those that the limit of bytes leaves out.
+        self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(_text(result, 5)) if _text(result, 6) == "t" else self._rows_max))
+        pids_of_rows = (int(pid) if pid else None for pid in _parts(result, 8, b","))
+        rows = zip(map(int, _parts(result, 7, b",")), pids_of_rows, _parts(result, 9, b"\n"), strict=True)
+        return FeedPage(position.epoch, position.seq, int(first), int(last), list(map(EncodedSnapshot._make, rows)))
+
+
+def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
+    """Return a result whose row begins with epoch, last_seq and whether the server is in recovery.
+
+    Raises psycopg.Error for a server in recovery, which gives the session up, and DatabaseFault if there is no row.
+    """
+    if not result.ntuples:
+        raise DatabaseFault(NO_FEED)
+    if _text(result, 2) == "t":
+        raise errors.ReadOnlySqlTransaction("the server is in recovery")
+    return result
+
+
+def _text(result: pq.abc.PGresult, column: int) -> str:
+    value = result.get_value(0, column)
+    assert value is not None
+    return value.decode()
+
+
+def _position(result: pq.abc.PGresult) -> Position:
+    return Position(_text(result, 0), int(_text(result, 1)))
+
+
+def _parts(result: pq.abc.PGresult, column: int, separator: bytes) -> list[bytes]:
+    """Split what string_agg has joined: no part if there were no rows."""
+    value = result.get_value(0, column)
+    return [] if value is None else value.split(separator)
+
+
+HEAD: LiteralString = """
+SELECT epoch, last_seq, pg_is_in_recovery(), current_setting('synchronous_standby_names')
+FROM balance_feed WHERE only_row
+"""
+
+# $1 to $3: after, up to and the number of seqs; $4: the pids, or NULL for all.
+PAGE: LiteralString = f"""
+SELECT epoch, last_seq, pg_is_in_recovery(), page.*
+FROM balance_feed, (
+    SELECT min(seq), max(seq), count(*), bool_or(bytes > {PAGE_BYTES_MAX}),
+           string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
+           string_agg(coalesce(pid::text, ''), ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
+           string_agg(json, E'\\n' ORDER BY seq)
+    FROM (
+        SELECT seq, pid, json, bytes, bytes - octet_length(json) AS bytes_before
+        FROM (
+            SELECT seq, pid, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes
+            FROM (
+                SELECT seq, pid, CASE WHEN $4::bigint[] IS NULL OR pid = ANY ($4::bigint[])
+                    THEN balance_snapshot_json(id, seq, ts, pid, onchain, onsite) END AS json
+                FROM balance_snapshot WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3
+            ) AS row
+        ) AS row
+    ) AS row
+    WHERE coalesce(bytes_before, 0) < {PAGE_BYTES_MAX}
+) AS page
+WHERE only_row
+"""
+
+# $1: the claimed epoch, or NULL; $2: the claimed seq.
+LOOK_UP: LiteralString = """
+SELECT feed.epoch, last_seq, pg_is_in_recovery(),
+       coalesce((SELECT min(seq) FROM balance_snapshot), last_seq + 1),
+       coalesce($1::uuid = feed.epoch OR claimed.number IS NOT NULL, true),
+       (SELECT min(after_seq) FROM balance_epoch WHERE number > claimed.number),
+       (SELECT id FROM balance_snapshot WHERE seq = $2)
+FROM balance_feed AS feed LEFT JOIN balance_epoch AS claimed ON claimed.epoch = $1
+WHERE only_row
+"""
+
+# $1: the number of pids; $2: the earliest time of arrival, or NULL. PostgreSQL has no loose index scan: each
+# step of the recursion finds the next pid in the index.
+LATEST: LiteralString = """
+WITH RECURSIVE last_of_pid AS (
+    (SELECT pid, seq FROM balance_snapshot WHERE pid IS NOT NULL ORDER BY pid, seq DESC LIMIT 1)
+    UNION ALL
+    SELECT next.pid, next.seq FROM last_of_pid, LATERAL (
+        SELECT pid, seq FROM balance_snapshot WHERE pid > last_of_pid.pid ORDER BY pid, seq DESC LIMIT 1
+    ) AS next
+), recent AS (
+    SELECT seq, balance_snapshot_json(id, seq, ts, balance_snapshot.pid, onchain, onsite) AS json
+    FROM last_of_pid JOIN balance_snapshot USING (seq)
+    WHERE $2::timestamptz IS NULL OR received_at >= $2 ORDER BY seq DESC LIMIT $1
+)
+SELECT epoch, last_seq, pg_is_in_recovery(),
+       (SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite)
+        FROM balance_snapshot ORDER BY seq DESC LIMIT 1),
+       (SELECT string_agg(json, E'\\n' ORDER BY seq DESC) FROM recent)
+FROM balance_feed WHERE only_row
+"""

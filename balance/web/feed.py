@@ -1,0 +1,92 @@
+"""REST handlers of the feed: the part after a position, which may be waited for, and the newest snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import protocol
+from balance.aio.limiter import CapacityLimiter, LimitExceeded
+from balance.auth import Operation
+from balance.feed.feed import FeedSlice
+from balance.position import ClaimedPosition
+from balance.web.base import WatcherLimit
+from balance.web.query import read_query, to_claimed
+from balance.web.snapshots import RestHandler
+
+FEED_INTEGERS = frozenset(("after", "limit", "wait"))  # of schemas/feed_query.json
+LATEST_INTEGERS = frozenset(("limit", "heard_s"))  # of schemas/latest_query.json
+LIMIT_DEFAULT = 100
+
+
+class FeedHandler(RestHandler):
+    """`/api/balance/feed`: the snapshots after a position."""
+
+    operation = Operation.READ
+
+    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
+        self, *, poll_limiter: CapacityLimiter, watcher_limit: WatcherLimit, **common: Any
+    ) -> None:
+        super().initialize(**common)
+        self._poll_limiter = poll_limiter
+        self._watcher_limit = watcher_limit
+        self._waiting: asyncio.Task[FeedSlice] | None = None
+
+    async def on_get(self, *_path: str) -> None:
+        """Answer at once if there is something to return; otherwise wait for it as a watcher, without a read slot."""
+        query = read_query(self.request, FEED_INTEGERS)
+        protocol.check("feed_query", query)
+        limit, wait_s = query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
+        with self.read_slot():
+            found = await self.service.feed.read(_position(query), limit, 0)
+            if found.last > found.after or not wait_s:
+                await self.finish_in_time(self._write(found))
+                return
+        await self.finish_in_time(self._write(await self._wait(found, limit, wait_s)))
+
+    async def _wait(self, found: FeedSlice, limit: int, wait_s: int) -> FeedSlice:
+        """Wait for what comes after a part; return the part itself if the client goes away. Raises Busy."""
+        after = ClaimedPosition(found.epoch, found.last)
+        self._watcher_limit.check()
+        try:
+            with self._poll_limiter.slot(str(self.request.remote_ip)):
+                self._waiting = asyncio.ensure_future(self.service.feed.read(after, limit, wait_s))
+                if self.stream.closed():
+                    self._waiting.cancel()
+                await asyncio.wait([self._waiting])
+        except LimitExceeded as error:
+            raise protocol.Busy(str(error)) from error
+        return found if self._waiting.cancelled() else self._waiting.result()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _write(self, found: FeedSlice) -> asyncio.Future[None]:
+        part = {"epoch": found.epoch, "after": found.after, "last": found.last, "head": found.head}
+        return self.write_json({"success": True, "data": found.data, "feed": part})
+
+
+class LatestHandler(RestHandler):
+    """`/api/balance/latest`: the newest snapshot, and the last one of each process id."""
+
+    operation = Operation.READ
+
+    async def read(self, *_path: str) -> dict[str, Any]:
+        query = read_query(self.request, LATEST_INTEGERS)
+        protocol.check("latest_query", query)
+        latest = await self.service.feed.latest(query.get("limit", LIMIT_DEFAULT), query.get("heard_s"))
+        newest = None if latest.newest is None else protocol.Encoded(latest.newest)
+        pids = protocol.Encoded(b"[" + b",".join(latest.of_pids) + b"]")
+        return {
+            "success": True,
+            "data": {"newest": newest, "pids": pids},
+            "feed": {"epoch": latest.position.epoch, "head": latest.position.seq},
+        }
+
+
+def _position(query: dict[str, Any]) -> ClaimedPosition | None:
+    """Return the position of a query; None is the head."""
+    after = query.get("after", 0)
+    return None if after == "now" else to_claimed(after, query)

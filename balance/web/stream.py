@@ -1,0 +1,124 @@
+"""`GET /api/balance/stream`: open a stream of server-sent events.
+
+A browser's EventSource gives up for ever on any status but 200. So a client that cannot be served now gets a stream
+that ends at once, with the reason in its event `bye`; an error status means that the request itself must be changed.
+
+The handler ends when the head of the response has been sent; `stream_hub` serves the stream from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import protocol
+from balance.aio.loop_budget import LoopBudget
+from balance.auth import Operation
+from balance.feed.feed import Resumption
+from balance.position import ClaimedPosition, to_token
+from balance.service import Life, Service
+from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
+from balance.web.cors import OriginPolicy
+from balance.web.event_stream import EventStream
+from balance.web.http_connection import Exchange, RequestStream
+from balance.web.query import parse_position, read_query, to_claimed
+from balance.web.sse import HEADERS, encode_event, encode_retry
+from balance.web.stream_hub import BUSY, STOPPING, UNAVAILABLE, StreamHub
+
+INTEGER_PARAMETERS = frozenset(("after", "pid"))  # of schemas/stream_query.json
+LAST_EVENT_ID = "Last-Event-ID"
+
+
+class StreamHandler(JsonHandler):
+    """One request for a stream."""
+
+    operation = Operation.WATCH
+    allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
+
+    def initialize(
+        self,
+        *,
+        service: Service,
+        hub: StreamHub,
+        watcher_limit: WatcherLimit,
+        origins: OriginPolicy,
+        budget: LoopBudget,
+        body_bytes_max: int,
+    ) -> None:
+        self.service = service
+        self.hub = hub
+        self.watcher_limit = watcher_limit
+        self.origins = origins
+        self.budget = budget
+        self.body_bytes_max = body_bytes_max
+
+    async def on_get(self, *_path: str) -> None:
+        query = read_query(self.request, INTEGER_PARAMETERS, repeatable=("pid",))
+        protocol.check("stream_query", query)
+        claimed = self._claimed_position(query)
+        if self.request.method == "HEAD":
+            self._open(b"").end(b"")
+            return
+        self._check_capacity()
+        resumption = await self.service.feed.resume(claimed)
+        self._check_capacity()  # others were served meanwhile
+        stream = self._open(encode_retry() + encode_connected(resumption), query.get("pid"))
+        self.hub.add(stream, resumption.position)
+
+    def _claimed_position(self, query: dict[str, Any]) -> ClaimedPosition | None:
+        """Return the position after which a client wants to go on; None if it names none. Raises InvalidPayload."""
+        headers = self.request.headers.get_list(LAST_EVENT_ID)
+        if len(headers) > 1:
+            raise protocol.InvalidPayload("is given more than once", LAST_EVENT_ID)
+        if headers and headers[0]:
+            return parse_position(headers[0], LAST_EVENT_ID)
+        if "last_event_id" in query:
+            return parse_position(query["last_event_id"], "last_event_id")
+        return to_claimed(query["after"], query) if "after" in query else None
+
+    def _check_capacity(self) -> None:
+        """Check that one more stream can be served now. Raises Unavailable and Busy."""
+        if self.service.life is not Life.RUNNING:
+            raise protocol.Unavailable(self.service.life.value)
+        self.watcher_limit.check()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer a request that must be changed by an error; any other by a stream that ends at once."""
+        error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        if error.status < 500 or self.request.method == "HEAD":
+            super().write_error(status_code, **kwargs)
+            return
+        self.set_cors_headers()  # otherwise the page that called could not read the reason
+        self._open(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
+
+    def bye_reason(self, error: protocol.ServiceError) -> str:
+        """Return why a client cannot be served now (schemas/bye_reason.json)."""
+        if self.service.life is Life.DRAINING:
+            return STOPPING
+        return BUSY if isinstance(error, protocol.Busy) else UNAVAILABLE
+
+    def _open(self, first: bytes, pids: Collection[int] | None = None) -> EventStream:
+        """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""
+        connection = self.request.connection
+        assert isinstance(connection, Exchange)
+        closer, ip = connection.closer, str(self.request.remote_ip)
+        for name, value in HEADERS.items():
+            self._headers[name] = value
+        head = encode_head(200, self._headers)
+        raw = self.detach()
+        assert isinstance(raw, RequestStream)
+        stream = EventStream(raw, closer, ip, None if pids is None else tuple(sorted(set(pids))))
+        if not stream.is_closed:
+            stream.send(head + first)
+        return stream
+
+
+def encode_connected(resumption: Resumption) -> bytes:
+    """Encode the first event of a stream (schemas/stream_connected.json)."""
+    position = resumption.position
+    data = {"seq": resumption.head.seq, "epoch": resumption.head.epoch, "recovered": resumption.recovered}
+    if resumption.reason is not None:
+        data["reason"] = resumption.reason
+    if resumption.good_until is not None:
+        data["goodUntil"] = resumption.good_until
+    return encode_event(protocol.CONNECTED, data, to_token(position.epoch, position.seq, resumption.tag))

@@ -1,0 +1,248 @@
+"""All streams of server-sent events of this process: their broadcasts, pings and ends.
+
+Streams with the same filter are one group. A batch of snapshots is encoded once, put together once for each group that
+wants some of it, and sent by one loop of `send`.
+
+Threads: event loop only.
+Life cycle: `start` starts the sweep; `close` ends every stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from functools import partial
+from random import uniform
+
+from tornado.iostream import StreamClosedError
+
+import protocol
+from balance.aio.loop_budget import LoopBudget
+from balance.feed.feed import Feed
+from balance.feed.replay import ReplayBroken
+from balance.position import Position, to_token
+from balance.service import now
+from balance.snapshot import EncodedSnapshot, format_ts
+from balance.web.event_stream import EventStream
+from balance.web.sse import encode_event, encode_snapshot, encode_snapshots
+
+log = logging.getLogger("balance.web")
+
+SWEEP_S = 1.0
+PING_S = 15.0  # of quiet, after which a ping is sent
+READ_S_MAX = 30.0  # for a client to accept one page of what it has missed
+SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
+BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
+
+
+class _Group:
+    """The live streams with one filter."""
+
+    __slots__ = ("sent_at", "streams")
+
+    def __init__(self) -> None:
+        self.streams: dict[EventStream, None] = {}
+        self.sent_at = 0.0
+        """When something was last sent to all of them."""
+
+
+class StreamHub:
+    """The streams, each from the head of its response to its end. It is a listener of the feed."""
+
+    def __init__(self, feed: Feed, budget: LoopBudget, *, stream_s_max: int, unsent_bytes_max: int) -> None:
+        self._feed = feed
+        self._budget = budget
+        self._stream_s_max = stream_s_max
+        self._unsent_bytes_max = unsent_bytes_max
+        self._streams: set[EventStream] = set()
+        self._groups: dict[tuple[int, ...] | None, _Group] = {}
+        self._groups_of_pid: dict[int, dict[_Group, None]] = {}
+        self._last: EncodedSnapshot | None = None  # that was published
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.slow_disconnects = 0
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def has_watchers(self) -> bool:
+        """Whether there is any stream."""
+        return bool(self._streams)
+
+    # One stream
+
+    def add(self, stream: EventStream, position: Position) -> None:
+        """Serve a stream whose head has been sent: send everything after `position`."""
+        clock = asyncio.get_running_loop().time()
+        stream.sent_at = clock
+        stream.expires_at = clock + self._stream_s_max * uniform(1 - SPREAD, 1 + SPREAD)
+        stream.call_on_close(self._discard)
+        if not stream.is_closed:
+            self._streams.add(stream)
+            stream.replaying = asyncio.create_task(self._replay(stream, position))
+
+    async def _replay(self, stream: EventStream, position: Position) -> None:
+        """Send what a client has missed, then make its stream live."""
+        send, join = partial(self._send_page, stream), partial(self._join, stream)
+        try:
+            replay = self._feed.replay(position, encode_snapshots, send, join, stream.pids)
+            await self._budget.run(stream.ip, replay)
+        except StreamClosedError:
+            pass
+        except TimeoutError:
+            self._disconnect(stream)
+        except protocol.Unavailable:
+            self._end(stream, UNAVAILABLE)
+        except ReplayBroken:
+            self._end(stream, RESET)
+        except Exception:
+            log.exception("what a client has missed could not be sent")
+            self._end(stream, UNAVAILABLE)
+        finally:
+            stream.replaying = None
+
+    async def _send_page(self, stream: EventStream, events: bytes) -> None:
+        """Send a part of what a client has missed. Raises TimeoutError if it does not read it, StreamClosedError."""
+        stream.sent_at = asyncio.get_running_loop().time()
+        written = stream.send(events)
+        if written is None:
+            return
+        done, _ = await asyncio.wait([written], timeout=READ_S_MAX)  # does not cancel it, as `wait_for` would
+        if not done:
+            raise TimeoutError
+        written.result()
+
+    def _join(self, stream: EventStream) -> None:
+        """Send to a stream what is published from now on."""
+        group = self._groups.get(stream.pids)
+        if group is None:
+            group = self._groups[stream.pids] = _Group()
+            for pid in stream.pids or ():
+                self._groups_of_pid.setdefault(pid, {})[group] = None
+        group.streams[stream] = None
+
+    def _leave(self, stream: EventStream) -> bool:
+        """Send nothing more to a stream; return whether it was live."""
+        self._streams.discard(stream)
+        group = self._groups.get(stream.pids)
+        if group is None or stream not in group.streams:
+            return False
+        del group.streams[stream]
+        if not group.streams:
+            del self._groups[stream.pids]
+            for pid in stream.pids or ():
+                del self._groups_of_pid[pid][group]
+                if not self._groups_of_pid[pid]:
+                    del self._groups_of_pid[pid]
+        return True
+
+    def _discard(self, stream: EventStream) -> None:
+        """Forget a stream that is closed."""
+        self._leave(stream)
+        self._stop_replay(stream)
+
+    def _stop_replay(self, stream: EventStream) -> None:
+        if stream.replaying is not None and stream.replaying is not asyncio.current_task():
+            stream.replaying.cancel()
+
+    def _end(self, stream: EventStream, reason: str) -> None:
+        """Send the reason as the last event, and close."""
+        token = self._live_token() if self._leave(stream) and reason != RESET else None
+        self._stop_replay(stream)
+        stream.end(encode_event("bye", {"reason": reason}, token))
+
+    def _live_token(self) -> str | None:
+        """Return the position of every live stream: one with a filter would read again from its last event."""
+        head, last = self._feed.head, self._last
+        if head is None or last is None or last.seq != head.seq:
+            return None
+        return to_token(head.epoch, last.seq, last.tag.decode())
+
+    def _disconnect(self, stream: EventStream) -> None:
+        """Disconnect a client that does not read."""
+        self.slow_disconnects += 1
+        log.warning("disconnected slow client %s of a stream: %d bytes unread", stream.ip, stream.unsent_bytes)
+        self._discard(stream)
+        stream.abort()
+
+    # All streams
+
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
+        """Send an event for each snapshot to every live stream whose filter it fits."""
+        self._last = snapshots[-1]
+        if not self._groups:
+            return
+        assert self._feed.head is not None
+        epoch = self._feed.head.epoch.encode()
+        events = [encode_snapshot(one, epoch) for one in snapshots]
+        wanted: dict[_Group, list[bytes]] = {}
+        if None in self._groups:
+            wanted[self._groups[None]] = events
+        for snapshot, event in zip(snapshots, events, strict=True):
+            for group in self._groups_of_pid.get(snapshot.pid, ()) if snapshot.pid is not None else ():
+                wanted.setdefault(group, []).append(event)
+        clock = asyncio.get_running_loop().time()
+        for group, some in wanted.items():
+            group.sent_at = clock
+            self._broadcast(list(group.streams), b"".join(some))
+
+    def _broadcast(self, streams: Collection[EventStream], events: bytes) -> None:
+        """Send the same events to each of these streams, without waiting."""
+        sends, size = [stream.direct_send for stream in streams], len(events)
+        # The loop body is `send` alone, as in `realtime`: each further object of a client that is touched here comes
+        # from memory, since the system call leaves the caches of the processor cold.
+        unfinished = []
+        for stream, send in zip(streams, sends, strict=True):
+            try:
+                sent = send(events) if send is not None else 0
+            except OSError:
+                sent = 0
+            if sent != size:
+                unfinished.append((stream, sent))
+        for stream, sent in unfinished:
+            if stream.is_closed:
+                continue
+            if stream.admit(size, self._unsent_bytes_max):
+                stream.send_rest(events, sent)
+            else:
+                self._disconnect(stream)
+
+    def start(self) -> None:
+        """Start the sweep."""
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the streams that are old, and send a ping to those that are quiet."""
+        self.start()
+        clock = asyncio.get_running_loop().time()
+        quiet = []
+        for stream in list(self._streams):
+            if clock > stream.expires_at:
+                self._end(stream, EXPIRED)
+            elif clock - self._last_sent_at(stream) >= PING_S:
+                stream.sent_at = clock
+                quiet.append(stream)
+        if quiet and self._feed.head is not None:
+            ping = {"timestamp": format_ts(now()), "seq": self._feed.head.seq}
+            self._broadcast(quiet, encode_event("ping", ping))
+
+    def _last_sent_at(self, stream: EventStream) -> float:
+        """Return when something was last sent to a stream, by the clock of the event loop."""
+        group = self._groups.get(stream.pids) if stream.replaying is None else None
+        return max(stream.sent_at, group.sent_at) if group is not None else stream.sent_at
+
+    def end_all(self) -> None:
+        """End every stream, so that its client connects again and is sent whether its position is still good."""
+        self._last = None
+        self._end_each(RESET)
+
+    def close(self) -> None:
+        """End every stream, since the server is stopping."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._end_each(STOPPING)
+
+    def _end_each(self, reason: str) -> None:
+        for stream in list(self._streams):
+            self._end(stream, reason)
