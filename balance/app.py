@@ -13,7 +13,6 @@ import logging
 import re
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from tornado.web import Application
@@ -21,8 +20,8 @@ from tornado.web import Application
 import protocol
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
-from balance.aio.threads import WorkerThread
 from balance.config import Config
+from balance.database import Database
 from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
@@ -31,10 +30,7 @@ from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer,
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
-from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
-from balance.storage.pool import Pool
-from balance.storage.store import Store
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
 from balance.web.cors import HostPolicy, OriginPolicy
@@ -62,8 +58,6 @@ library_log = logging.getLogger("balance.library")
 library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two attempts to open a database that was not available at the start
-REPLAY_THREADS = 2  # each with a connection of its own, so that a replay slows neither saves nor lists
-FEED_CONNECTIONS = 1 + 1 + REPLAY_THREADS  # to save, to follow the feed, and to replay it
 
 
 class App:
@@ -72,24 +66,12 @@ class App:
     def __init__(self, config: Config, url: str, outage: Outage | None = None) -> None:
         """Build it; `outage` logs the loss and return of the database. Raises DatabaseError for an invalid `url`."""
         self._config = config
-        pool = Pool(
-            url,
-            pool_max=config.pool_max,
-            pool_wait_ms_max=config.pool_wait_ms_max,
-            statement_ms_max=config.statement_ms_max,
-            outage=outage or Outage(),
-        )
-        self.store, self._feed_store = Store(pool), FeedStore(pool)
-        self._threads = write_thread, tail_thread = WorkerThread("balance-write"), WorkerThread("balance-tail")
-        self._executors = read_executor, replay_executor = (
-            ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read"),
-            ThreadPoolExecutor(REPLAY_THREADS, "balance-replay"),
-        )
+        self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
         engine = _engine(config)
         self.watchers = Watchers(engine)
-        tail = Tail(self._feed_store, tail_thread)
-        self.feed = Feed(self._feed_store, tail, replay_executor, read_ms_max=config.read_ms_max)
+        tail = Tail(database.feed_store, database.tail_thread)
+        self.feed = Feed(database.feed_store, tail, database.replay_executor, read_ms_max=config.read_ms_max)
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
             self.feed,
@@ -99,8 +81,8 @@ class App:
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
-            self.store,
-            write_thread,
+            database.store,
+            database.write_thread,
             tail,
             engine.sender.cork,
             batch_max=config.save_batch_max,
@@ -110,8 +92,8 @@ class App:
         self.service = Service(
             self.writer,
             self.feed,
-            self.store,
-            read_executor,
+            database.store,
+            database.read_executor,
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
@@ -189,17 +171,16 @@ class App:
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> asyncio.Future[None]:
-        """Open the store and serve on `sockets`. Raises DatabaseError and SchemaError.
+        """Open the database and serve on `sockets`. Raises DatabaseError and SchemaError.
 
         A database that is not available does not stop the start: every request gets `unavailable` until it is. The
         future that is returned fails if it then cannot be used.
         """
         loop = asyncio.get_running_loop()
         unfit: asyncio.Future[None] = loop.create_future()
-        for thread in self._threads:
-            thread.start()
+        self.database.start()
         with suppress(StoreUnavailable):  # `outage` has logged it
-            await self._open_store()
+            await self._open_database()
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
@@ -217,16 +198,12 @@ class App:
                 unfit.set_exception(error)
                 return
 
-    async def _open_store(self) -> None:
-        def open_store() -> Head:
-            self.store.open()
-            return self._feed_store.head()
-
-        self.service.start(await self._threads[0].run(open_store))
+    async def _open_database(self) -> None:
+        self.service.start(await self.database.open())
 
     async def _open_later(self) -> None:
         try:
-            await self._open_store()
+            await self._open_database()
         except StoreUnavailable:
             pass
         except DatabaseError as error:  # the process runs already, and a person may still repair the database
@@ -250,20 +227,7 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
-        await asyncio.to_thread(self._close_store)
-        for thread in self._threads:
-            thread.close()
-
-    def _close_store(self) -> None:
-        for thread in self._threads:
-            thread.stop()
-        for executor in self._executors:
-            executor.shutdown(wait=False, cancel_futures=True)
-        self.store.close()  # ends the calls in which threads still wait
-        for thread in self._threads:
-            thread.join()
-        for executor in self._executors:
-            executor.shutdown(wait=True)
+        await self.database.close()
 
 
 def _engine(config: Config) -> Engine:

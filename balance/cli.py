@@ -1,4 +1,4 @@
-"""The commands of the program: `serve`, the default, and `migrate`.
+"""The commands of the program: `serve`, the default, `migrate` and `new-epoch`.
 
 `main` reads the settings and runs one of them. `run_server` opens what the service needs, and `serve` runs it until a
 signal. `--help` lists the settings.
@@ -27,6 +27,7 @@ from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
 from balance.storage.connect import DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres, Supervisor
+from balance.storage.epochs import begin_epoch
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.outage import Outage
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         except KeyboardInterrupt:
             if command == "serve":  # there was nothing to finish yet
                 return 0
-            reason = "stopped before the database was at this version"
+            reason = INTERRUPTED[command]
         print(f"{program.NAME}: {reason}", file=sys.stderr)
         return 1
 
@@ -68,6 +69,14 @@ def run_migrations(config: Config, signals: StopSignals) -> int:
         for name in migrate(url):
             print_now(f"applied {name}")
     print_now("the database is at this version" + (f": {postgres.location}" if postgres else ""))
+    return 0
+
+
+def run_new_epoch(config: Config, signals: StopSignals) -> int:
+    """Begin a new epoch of the feed and print where it begins."""
+    with database(config, signals) as (url, _postgres):
+        position = begin_epoch(url)
+    print_now(f"epoch {position.epoch} begins after seq {position.seq}")
     return 0
 
 
@@ -176,4 +185,8 @@ def base_url(config: Config, listening: socket.socket) -> str:
     return f"http://{host}:{listening.getsockname()[1]}"
 
 
-COMMANDS = {"serve": run_server, "migrate": run_migrations}
+COMMANDS = {"serve": run_server, "migrate": run_migrations, "new-epoch": run_new_epoch}
+INTERRUPTED = {
+    "migrate": "stopped before the database was at this version",
+    "new-epoch": "stopped, and a new epoch may have begun",
+}

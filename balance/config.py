@@ -106,7 +106,7 @@ class Config:
 
         Raises ConfigError for an unknown flag and for an invalid value.
         """
-        parser = _Parser(prog=f"{program.NAME} [serve | migrate]", allow_abbrev=False)
+        parser = _Parser(prog=f"{program.NAME} [serve | migrate | new-epoch]", allow_abbrev=False)
         for one in fields(cls):
             parser.add_argument(flag(one), dest=one.name, help=f"{one.metadata['help']} [{_shown(one.default)}]")
         given = {name: text for name, text in vars(parser.parse_args(argv)).items() if text is not None}

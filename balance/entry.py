@@ -12,7 +12,8 @@ from balance.process.stop_signals import exit_on_signals, ignore_signals
 
 def main() -> int:
     """Run the command in the arguments of the process; return the exit status."""
-    exit_on_signals(status=1 if sys.argv[1:2] == ["migrate"] else 0)  # a migration that was stopped is not done
+    # A command that was stopped is not done.
+    exit_on_signals(status=1 if sys.argv[1:2] in (["migrate"], ["new-epoch"]) else 0)
     from balance import cli
 
     exit_status = cli.main(sys.argv[1:])

@@ -19,14 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from balance.storage.embedded import EmbeddedPostgres
-from bench import scale, scenarios
+from bench import feed, scale, scenarios
 from bench.report import FLOOR, NODE, OURS, Figure, Round, to_lines
 from bench.table_size import ROWS_FEW, make_database, table_size
 from bench.targets import LOAD_CORE, Target, install_peer, pgbench, running, url_for
 
 Scenario = Callable[[Target], list[Figure]]
 TARGETS = (OURS, NODE, FLOOR)
-TABLE_SIZE = "table-size"  # beside the scenarios, since it has databases and servers of its own
+# Beside the scenarios, since they have databases and servers of their own.
+TABLE_SIZE, FEED = "table-size", "feed"
 
 
 def service_scenarios(quick: bool) -> dict[str, Scenario]:
@@ -82,7 +83,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; `only` is the list of scenarios to run."""
-    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE]
+    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE, FEED]
     parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
     parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
     parser.add_argument("--rounds", type=int, help="how many, of which the median counts [5, or 3 with --quick]")
@@ -109,8 +110,22 @@ def measure(postgres: str, targets: Sequence[str], only: Sequence[str], rounds: 
         if large is not None and (not quick or number == 0):
             small = make_database(postgres, f"small_{number}", ROWS_FEW)
             one[OURS] = one.get(OURS, []) + table_size(small, large, many, *counts)
+        if FEED in only and OURS in targets:
+            one[OURS] = one.get(OURS, []) + measure_feed(postgres, number, quick=quick)
         measured.append(one)
     return measured
+
+
+def measure_feed(postgres: str, number: int, *, quick: bool) -> list[Figure]:
+    """Run the scenarios of `feed`, on a table of its own."""
+    rows, clients, saves = (100_000, 200, 40) if quick else (1_000_000, 1_000, 200)
+    database = make_database(postgres, f"feed_{number}", rows)
+    return [
+        *feed.replay(database, rows),
+        *feed.come_back(database, clients),
+        *feed.streams(make_database(postgres, f"streams_{number}", 0), 1_250 if quick else 10_000, (100, 1_000), saves),
+        *feed.two_processes(make_database(postgres, f"two_{number}", 0), saves),
+    ]
 
 
 def print_machine() -> None:

@@ -118,7 +118,7 @@ class Client:
 class WebSocket(Client):
     """A Socket.IO client, connected once the constructor returns."""
 
-    def __init__(self, port: int, total: Counter[bytes] | None = None) -> None:
+    def __init__(self, port: int, total: Counter[bytes] | None = None, auth: dict[str, object] | None = None) -> None:
         """Connect; `total` counts what all clients that share it have received together."""
         super().__init__(port)
         self.received: Counter[bytes] = Counter()
@@ -126,7 +126,7 @@ class WebSocket(Client):
         self._unsent: Iterator[bytes] = iter(())
         self.socket.sendall(HANDSHAKE.encode())
         self._read_up_to(b"\r\n\r\n")
-        self.socket.sendall(to_frame(b"40"))
+        self.socket.sendall(to_frame(b"40" + (b"" if auth is None else json.dumps(auth).encode())))
         self._read_up_to(b'42["connected')
         _, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         self._handle()

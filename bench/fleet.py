@@ -14,8 +14,12 @@ from bench.clients import ACK, SNAPSHOT, Loop, WebSocket, make_event
 class Fleet:
     """Senders, and watchers that only receive. Every send checks that nothing was lost and nothing came twice."""
 
-    def __init__(self, port: int, watchers: int = 0, *, senders: int = 1) -> None:
+    def __init__(
+        self, port: int, watchers: int = 0, *, senders: int = 1, auth: dict[str, object] | None = None
+    ) -> None:
+        """Connect all of them with `auth`, which may have a position after which they resume."""
         self._port = port
+        self._auth = auth
         self._loop = Loop()
         self._senders = senders
         self._total: Counter[bytes] = Counter()  # what all of them received
@@ -25,7 +29,7 @@ class Fleet:
     def grow(self, watchers: int) -> None:
         """Connect clients until there are `watchers` beside the senders."""
         while len(self._clients) < self._senders + watchers:
-            client = WebSocket(self._port, self._total)
+            client = WebSocket(self._port, self._total, self._auth)
             self._clients.append(client)
             self._loop.add(client)
             self._loop.read()  # connecting thousands takes a while, and the first ones have heartbeats to answer
@@ -47,6 +51,11 @@ class Fleet:
     def time_broadcasts(self, updates: int) -> list[float]:
         """Send updates, each when every client has received the one before; return the seconds that each took."""
         return self._time(updates, SNAPSHOT, len(self._clients))
+
+    def receive_missed(self, count: int) -> None:
+        """Read until every client has received as many snapshots as it has missed."""
+        self._receive(SNAPSHOT, count * len(self._clients))
+        assert all(client.received[SNAPSHOT] == count for client in self._clients), "a snapshot came twice"
 
     def close(self) -> None:
         """Close every connection."""

@@ -39,7 +39,7 @@ def bundle() -> Schema:
 def component_schemas() -> dict[str, Schema]:
     """Return every schema by its title, for a document that has them at `COMPONENTS`.
 
-    A rule between two fields (`anyOf` beside `properties`) is left out: generators would make a union of types of it.
+    A rule between two fields (`not` beside `properties`) is left out: Modelina would take the type from the whole.
     """
     copies = {name: _copy(name, lambda schema, other: schema | reference(other)) for name in registry.names()}
     return {str(registry.schema(name)["title"]): _without_rules(copy) for name, copy in copies.items()}
@@ -79,7 +79,7 @@ def reference(name: str) -> dict[str, str]:
 
 
 def _without_rules(schema: Schema) -> Schema:
-    return {keyword: value for keyword, value in schema.items() if keyword != "anyOf" or "properties" not in schema}
+    return {keyword: value for keyword, value in schema.items() if keyword != "not" or "properties" not in schema}
 
 
 def _copy(name: str, refer: Callable[[Schema, str], Schema]) -> Schema:

@@ -150,7 +150,8 @@ def _compiled(name: str) -> Sequence[_Compiled]:
 def _compile(schema: dict[str, Any], nullable: bool = False, unless: Validator | None = None) -> Iterator[_Compiled]:
     """Yield the schema objects that a value must all be valid against to be valid against a schema.
 
-    Of two alternatives (`anyOf`) the first is yielded: a value that neither accepts violates the first.
+    Of two alternatives (`anyOf`) the first is yielded: a value that neither accepts violates the first. `not` in a
+    `not` is a rule, "what fits the outer one must fit the inner one": a value that breaks it violates the inner one.
     """
     if "$ref" in schema:
         yield from _compile(registry.schema(schema["$ref"].removesuffix(".json")), nullable, unless)
@@ -158,16 +159,24 @@ def _compile(schema: dict[str, Any], nullable: bool = False, unless: Validator |
     yield _compile_object(schema, nullable, unless)
     for part in schema.get("allOf", ()):
         yield from _compile(part, nullable, unless)
+    assert unless is None or not schema.keys() & {"anyOf", "not"}, "the schemas have no alternatives within others"
     if "anyOf" in schema:
         part, other = schema["anyOf"]
-        assert unless is None, "no alternatives within others"
         is_null = other == _NULL
         yield from _compile(part, nullable or is_null, None if is_null else registry.validators(other)[0])
+    if _has_rule(schema):
+        outer = {keyword: value for keyword, value in schema["not"].items() if keyword != "not"}
+        yield from _compile(schema["not"]["not"], nullable, registry.validators({"not": outer})[0])
+
+
+def _has_rule(schema: dict[str, Any]) -> bool:
+    return "not" in schema.get("not", ())
 
 
 def _compile_object(schema: dict[str, Any], nullable: bool, unless: Validator | None) -> _Compiled:
     types, others, items = schema.get("type", ()), schema.get("additionalProperties", True), schema.get("items")
-    own = {keyword: limit for keyword, limit in schema.items() if keyword not in _ANNOTATIONS | _OF_PARTS}
+    parts = _OF_PARTS | {"not"} if _has_rule(schema) else _OF_PARTS
+    own = {keyword: limit for keyword, limit in schema.items() if keyword not in _ANNOTATIONS | parts}
     slow, fast = registry.validators(own | {"title": schema.get("title", "")}) if own else (None, None)
     return _Compiled(
         nullable=nullable,

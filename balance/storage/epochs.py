@@ -18,10 +18,14 @@ from psycopg import Connection, errors
 from psycopg.rows import class_row
 
 from balance.position import Position
-from balance.storage.connect import is_lost
+from balance.storage.connect import DatabaseError, error_text, is_lost, to_conninfo
 from balance.storage.errors import NO_FEED, DatabaseFault
+from balance.storage.migrate import check_schema
+from balance.storage.session_settings import configure_session
 
 log = logging.getLogger("balance.epochs")
+
+COMMAND_MS_MAX = 10_000  # of a statement of the command; it waits for the batch that locks the feed
 
 # What a service of PostgreSQL answers that does not have a function, or does not allow it.
 FORBIDDEN = (errors.InsufficientPrivilege, errors.UndefinedFunction, errors.FeatureNotSupported)
@@ -131,12 +135,25 @@ def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: Position
     return Position(feed.epoch, feed.last_seq)
 
 
-def begin_epoch(connection: Connection[Any]) -> Position:
-    """Begin a new epoch by hand; return its position. Raises psycopg.Error and DatabaseFault."""
-    server = ServerProbe().read(connection)
-    with connection.transaction():
-        _one(_read_feed(connection, LOCK))
-        feed = _begin(connection, server)
+def begin_epoch(url: str) -> Position:
+    """Begin a new epoch by hand, as is due after a dump or a copy of a volume was restored; return its position.
+
+    PostgreSQL does not count up its timeline for those. Raises DatabaseError and SchemaError.
+    """
+    try:
+        connection = psycopg.connect(to_conninfo(url), autocommit=True)
+    except psycopg.Error as error:
+        raise DatabaseError(f"the database cannot be reached: {error_text(error)}") from error
+    try:
+        with connection:
+            configure_session(connection, statement_ms_max=COMMAND_MS_MAX)
+            check_schema(connection)
+            server = ServerProbe().read(connection)
+            with connection.transaction():
+                _one(_read_feed(connection, LOCK))
+                feed = _begin(connection, server)
+    except (psycopg.Error, DatabaseFault) as error:
+        raise DatabaseError(f"the database cannot begin a new epoch: {error_text(error)}") from error
     return Position(feed.epoch, feed.last_seq)
 
 

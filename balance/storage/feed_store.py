@@ -81,8 +81,8 @@ class FeedStore:
         """Read where the feed ends."""
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"head", HEAD))
-        self._pool.durability = durability(_text(result, 3))
-        return Head(_position(result), self._pool.durability)
+        self._pool.known_end, self._pool.durability = _position(result), durability(_text(result, 3))
+        return Head(self._pool.known_end, self._pool.durability)
 
     def renew(self, known: Position) -> Position:
         """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
@@ -178,7 +178,7 @@ FROM balance_feed WHERE only_row
 PAGE: LiteralString = f"""
 SELECT epoch, last_seq, pg_is_in_recovery(), page.*
 FROM balance_feed, (
-    SELECT min(seq), max(seq), count(*), bool_or(bytes > {PAGE_BYTES_MAX}),
+    SELECT min(seq), max(seq), count(*), coalesce(bool_or(bytes > {PAGE_BYTES_MAX}), false),
            string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
            string_agg(coalesce(pid::text, ''), ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)

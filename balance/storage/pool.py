@@ -19,9 +19,10 @@ import time
 import psycopg
 import psycopg_pool
 
+from balance.position import Position
 from balance.storage.connect import DatabaseError, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import ServerProbe, check_server
+from balance.storage.epochs import Server, ServerProbe, check_server
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -114,6 +115,8 @@ class Pool:
         self._is_closing = False
         self._in_doubt = InDoubt()
         self.probe = ServerProbe()
+        self.known_end: Position | None = None  # where the feed ended, as an append or a read has found
+        self._primary: Server | None = None  # of the last session that was not in recovery
         self.durability = LOCAL  # what a commit means, as the last session or the last look at the feed found it
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
@@ -275,6 +278,11 @@ class Pool:
         """Check the server of a new session, and its epoch. Raises psycopg.Error."""
         self.durability = session.facts.durability
         session.server = check_server(session, self.probe)
+        if session.server.timeline is not None:
+            if self._primary not in (None, session.server):  # the other sessions may be those of the former primary
+                self._write_session_is_suspect = True
+                self._pool.drain()
+            self._primary = session.server
 
     def _note_connected(self, error: psycopg.Error | None) -> None:
         self._connect_error = None if error is None else error_text(error)

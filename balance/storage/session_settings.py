@@ -44,8 +44,8 @@ class SessionFacts(NamedTuple):
         """Raise DatabaseError for a server that names standbys, for which a commit would not wait."""
         if self.standbys and self.weak_commit:
             raise DatabaseError(
-                f"synchronous_standby_names is set, and synchronous_commit = {self.weak_commit} does not wait for a "
-                "standby's disk: set it to on"
+                f"DATABASE_URL: synchronous_commit = {self.weak_commit} does not wait for the disk of a standby, and "
+                "synchronous_standby_names names one: set synchronous_commit to on"
             )
 
 

@@ -62,14 +62,15 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: Position | None = None  # where the feed ended after the last append
+        self._end = 0  # where the feed ended after the last append
         self._is_shared = False  # whether another process has appended between the last two appends of this one
 
     def open(self) -> Position:
         """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
-        self._known = self.feed_end().position
-        return self._known
+        position = self.feed_end().position
+        self._end, self._pool.known_end = position.seq, position
+        return position
 
     def close(self) -> None:
         """Close every connection; a call that still runs gets StoreUnavailable."""
@@ -99,7 +100,7 @@ class Store:
         with self._pool.write_connection() as session:
             appended = self._append(session, snapshots)
             if appended is None:
-                self._known = renew_epoch(session, self._pool.probe, self._known)
+                self._pool.known_end = renew_epoch(session, self._pool.probe, self._pool.known_end)
                 appended = self._append(session, snapshots)
             if appended is None:
                 raise DatabaseFault(FEED_CHANGED)
@@ -108,7 +109,7 @@ class Store:
     def _append(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         """Store the snapshots; return None and store nothing if the feed is not the one of before."""
         ids = [snapshot.id for snapshot in snapshots]
-        expected = Expected(self._known, session.server.system_id, self._pool.probe.can_read_timeline)
+        expected = Expected(self._pool.known_end, session.server.system_id, self._pool.probe.can_read_timeline)
         before = None
         if len(set(ids)) == len(ids):
             before = None if self._is_shared else insert(session, snapshots, expected)
@@ -116,8 +117,9 @@ class Store:
         if before is None:
             result = append_deduplicated(session, snapshots, ids, expected)
             return None if result is None else Appended(*result)
-        self._is_shared = self._known is None or before.seq != self._known.seq
-        self._known = Position(before.epoch, before.seq + len(snapshots))
+        self._is_shared = before.seq != self._end
+        self._end = before.seq + len(snapshots)
+        self._pool.known_end = Position(before.epoch, self._end)
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, saved)
 

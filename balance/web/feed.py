@@ -30,7 +30,7 @@ class FeedHandler(RestHandler):
         super().initialize(**common)
         self._poll_limiter = poll_limiter
         self._watcher_limit = watcher_limit
-        self._waiting: asyncio.Task[FeedSlice] | None = None
+        self._reading: asyncio.Task[FeedSlice] | None = None
 
     async def on_get(self, *_path: str) -> None:
         """Answer at once if there is something to return; otherwise wait for it as a watcher, without a read slot."""
@@ -50,18 +50,18 @@ class FeedHandler(RestHandler):
         self._watcher_limit.check()
         try:
             with self._poll_limiter.slot(str(self.request.remote_ip)):
-                self._waiting = asyncio.ensure_future(self.service.feed.read(after, limit, wait_s))
+                self._reading = asyncio.ensure_future(self.service.feed.read(after, limit, wait_s))
                 if self.stream.closed():
-                    self._waiting.cancel()
-                await asyncio.wait([self._waiting])
+                    self._reading.cancel()
+                await asyncio.wait([self._reading])
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error
-        return found if self._waiting.cancelled() else self._waiting.result()
+        return found if self._reading.cancelled() else self._reading.result()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _write(self, found: FeedSlice) -> asyncio.Future[None]:
         part = {"epoch": found.epoch, "after": found.after, "last": found.last, "head": found.head}

@@ -57,12 +57,12 @@ class StreamHandler(JsonHandler):
         protocol.check("stream_query", query)
         claimed = self._claimed_position(query)
         if self.request.method == "HEAD":
-            self._open(b"").end(b"")
+            self._begin_stream(b"").end(b"")
             return
         self._check_capacity()
         resumption = await self.service.feed.resume(claimed)
         self._check_capacity()  # others were served meanwhile
-        stream = self._open(encode_retry() + encode_connected(resumption), query.get("pid"))
+        stream = self._begin_stream(encode_retry() + encode_connected(resumption), query.get("pid"))
         self.hub.add(stream, resumption.position)
 
     def _claimed_position(self, query: dict[str, Any]) -> ClaimedPosition | None:
@@ -89,7 +89,7 @@ class StreamHandler(JsonHandler):
             super().write_error(status_code, **kwargs)
             return
         self.set_cors_headers()  # otherwise the page that called could not read the reason
-        self._open(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
+        self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
 
     def bye_reason(self, error: protocol.ServiceError) -> str:
         """Return why a client cannot be served now (schemas/bye_reason.json)."""
@@ -97,7 +97,7 @@ class StreamHandler(JsonHandler):
             return STOPPING
         return BUSY if isinstance(error, protocol.Busy) else UNAVAILABLE
 
-    def _open(self, first: bytes, pids: Collection[int] | None = None) -> EventStream:
+    def _begin_stream(self, first: bytes, pids: Collection[int] | None = None) -> EventStream:
         """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""
         connection = self.request.connection
         assert isinstance(connection, Exchange)

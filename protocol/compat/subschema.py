@@ -15,7 +15,8 @@ The algorithm:
    - a bound, by a bound that is as tight (`minimum: 1` implies `exclusiveMinimum: 0`);
    - `items`, `properties`, `additionalProperties` and `propertyNames`, by recursion into their schemas;
    - `required`, by `required`;
-   - `not: B`, by a `not: A` where B is a subschema of A, which is the same question with the roles exchanged;
+   - `not: B`, by a `not: A` where B is a subschema of A, which is the same question with the roles exchanged, or by
+     the types or the fields that the branch does not allow and B requires;
    - any other keyword, by the same keyword with an equal value.
 5. Some changes are reported although no value becomes invalid: a field that is no longer described, another
    `default`, and any keyword that this module does not know.
@@ -157,7 +158,8 @@ class Comparison:
                 if keyword in ("const", "enum"):
                     yield from self._not_listed(a, keyword, limit, path)
                 elif keyword == "not":
-                    if all(self.counterexamples(limit, mine["not"]) for mine in a.groups if "not" in mine):
+                    are_implied = (not self.counterexamples(limit, mine["not"]) for mine in a.groups if "not" in mine)
+                    if not _excludes(a, limit) and not any(are_implied):
                         in_a = format_keyword(a.groups, "not")
                         yield self._reason(path, "not", in_a, format_json(limit), proved=False)
                 elif keyword not in _ABOUT_FIELDS and common_type(a.type, _APPLIES_TO.get(keyword, "")):
@@ -212,6 +214,20 @@ class Comparison:
     def _in_field_names(self, a: Branch, group: Group, path: Steps) -> Iterator[Reason]:
         for reason in self.counterexamples(field_names(a.groups), group.get("propertyNames", True), (*path, "*")):
             yield reason._replace(detail=f"propertyNames {reason.detail}")
+
+
+def _excludes(a: Branch, schema: Schema) -> bool:
+    """Return whether no value of a branch is valid against a schema, by types and required fields alone."""
+    return all(
+        common_type(a.type, b.type) is None
+        or any(
+            field_schema(mine, field) is False
+            for group in b.groups
+            for field in group.get("required", ())
+            for mine in a.groups
+        )
+        for b in branches(schema)
+    )
 
 
 def _implies(group: Group, keyword: str, limit: Any) -> bool:

@@ -573,13 +573,13 @@ async def test_a_snapshot_committed_long_after_its_rejection_reaches_every_watch
     watcher = await Watcher.connect(service.url, SocketClient)
     assert (await service.post(next(source))).status == 201
     looks: list[bool] = []
-    has_in_doubt = service.app.store._pool.has_in_doubt
+    has_in_doubt = service.app.database.store._pool.has_in_doubt
 
     def look() -> bool:
         looks.append(has_in_doubt())
         return looks[-1]
 
-    monkeypatch.setattr(service.app.store._pool, "has_in_doubt", look)
+    monkeypatch.setattr(service.app.database.store._pool, "has_in_doubt", look)
     sessions = [row["pid"] for row in database.rows(SESSIONS)]
     for pid in sessions:
         os.kill(pid, signal.SIGSTOP)

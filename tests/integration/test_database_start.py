@@ -141,7 +141,7 @@ async def test_a_pooler_in_session_mode_works(
             await bot.stop()
         assert not send_log.refused
         assert (await service.get("?limit=1")).body["pagination"]["total"] == len(send_log.sent)
-        with service.app.store._pool.connection() as connection:
+        with service.app.database.store._pool.connection() as connection:
             assert connection.execute("SHOW statement_timeout").fetchone() == ("4s",)
             assert connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.backend,)  # type: ignore[attr-defined]
             assert connection.backend != connection.pgconn.backend_pid  # type: ignore[attr-defined]

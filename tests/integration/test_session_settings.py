@@ -175,7 +175,7 @@ async def test_a_german_date_style_of_the_role_changes_no_answer(
         try:
             german = await make_service(database_url=make_conninfo(database.url, user=role))
             assert (await german.get()).raw == expected
-            with german.app.store._pool.connection() as connection:
+            with german.app.database.store._pool.connection() as connection:
                 assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
             await german.stop()
         finally:

@@ -163,7 +163,7 @@ async def test_a_position_of_rows_that_are_gone_is_pruned(make_service: MakeServ
         assert await client.snapshots(1) == [3]
 
 
-async def test_a_client_that_comes_back_again_and_again_misses_nothing_and_gets_nothing_twice(service: Service) -> None:
+async def test_a_client_that_comes_back_often_misses_nothing_and_gets_nothing_twice(service: Service) -> None:
     position, seen = "", []
     saving = asyncio.create_task(save(service, 60))
     while len(seen) < 60:

@@ -23,11 +23,12 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"app", "config", "process", "program", "storage"},
-    "app": {"aio", "config", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
-    "realtime": {"aio", "auth", "feed", "protocol", "service", "snapshot", "web"},
-    "web": {"aio", "auth", "feed", "host_names", "protocol", "service", "snapshot"},
-    "service": {"aio", "feed", "ids", "position", "protocol", "snapshot", "storage"},
-    "feed": {"aio", "position", "snapshot", "storage"},
+    "app": {"aio", "config", "database", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
+    "database": {"aio", "config", "storage"},
+    "realtime": {"aio", "auth", "feed", "position", "protocol", "service", "snapshot", "web"},
+    "web": {"aio", "auth", "feed", "host_names", "position", "protocol", "service", "snapshot"},
+    "service": {"aio", "feed", "ids", "protocol", "snapshot", "storage"},
+    "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
     "position": set(),
@@ -44,10 +45,10 @@ IMPORTS = {
 # Parts that import only some modules of another.
 MODULES = {
     ("entry", "process"): {"stop_signals"},
-    ("cli", "storage"): {"connect", "embedded", "migrate", "outage"},
+    ("cli", "storage"): {"connect", "embedded", "epochs", "migrate", "outage"},
     ("realtime", "web"): {"base", "cors", "http_connection"},
-    ("service", "storage"): {"errors", "store"},
-    ("feed", "storage"): {"errors", "store"},
+    ("service", "storage"): {"errors", "feed_store", "store"},
+    ("feed", "storage"): {"errors", "feed_store", "store"},
 }
 # Each library that one layer hides, and the parts or modules that may import it.
 LIBRARIES = {
@@ -69,8 +70,8 @@ NAMES = {
     ("feed.writer", "storage.store"): {"Appended"},
     ("feed.batcher", "storage.errors"): {"StoreUnavailable"},
     ("feed.batcher", "storage.store"): {"Appended"},
-    ("feed.tail", "storage.errors"): {"StoreUnavailable"},
-    ("feed.tail", "storage.store"): {"Appended", "FeedEnd"},
+    ("feed.tail", "storage.errors"): {"STOPPING", "StoreUnavailable"},
+    ("feed.tail", "storage.store"): {"Appended"},
     ("storage.pool", "storage.migrate"): {"check_schema"},
     ("storage.append", "protocol"): {"dumps", "encode"},
     ("storage.store", "protocol"): {"Encoded"},

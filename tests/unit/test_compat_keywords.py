@@ -167,3 +167,12 @@ def test_only_a_breaking_change_is_reported_as_not_proved() -> None:
     detail = 'payload: not was {"type": "null"}, is {"type": ["null", "string"]}'
     sent, received = changes({"not": {"type": "null"}}, {"not": {"type": ["null", "string"]}})
     assert (sent, received) == ([f"breaks senders: {detail} (not proved compatible)"], [f"harmless: {detail}"])
+
+
+def test_a_rule_about_a_field_that_was_not_allowed_breaks_no_sender() -> None:
+    rule = {"type": "object", "required": ["a"], "not": {"required": ["b"]}}
+    new = {**closed(a={}, b={}), "type": ["object", "null"], "not": rule}
+    for old in (closed(), {**closed(b={}), "type": ["object", "null"]}):
+        assert [line for line in changes(old, new)[0] if line.startswith("breaks")] == []
+    for old in (closed(a={}), open_()):
+        assert any(line.startswith("breaks senders: payload: not was absent") for line in changes(old, new)[0])

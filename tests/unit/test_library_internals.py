@@ -69,6 +69,7 @@ NAMES: dict[type, set[str]] = {
         "_read_buffer_size",
         "_read_from_buffer",
         "_read_regex",
+        "_write_buffer",
     },
     HTTPServer: {"_connections", "conn_params"},
     _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},

@@ -1,0 +1,73 @@
+"""The database of the service: the stores, and the threads that call them.
+
+Saves, the tail of the feed and replays have threads and connections of their own, so that none of them waits for
+another, and none for a list.
+
+Life cycle: `start()`, `await open()`, `close()`; the opening may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from balance.aio.threads import WorkerThread
+from balance.config import Config
+from balance.storage.feed_store import FeedStore, Head
+from balance.storage.outage import Outage
+from balance.storage.pool import Pool
+from balance.storage.store import Store
+
+REPLAY_THREADS = 2
+FEED_CONNECTIONS = 1 + 1 + REPLAY_THREADS  # to save, to follow the feed, and to replay it
+
+
+class Database:
+    """The stores of one process and their threads."""
+
+    def __init__(self, config: Config, url: str, outage: Outage) -> None:
+        """Open nothing yet. Raises DatabaseError for an invalid `url`."""
+        pool = Pool(
+            url,
+            pool_max=config.pool_max,
+            pool_wait_ms_max=config.pool_wait_ms_max,
+            statement_ms_max=config.statement_ms_max,
+            outage=outage,
+        )
+        self.store, self.feed_store = Store(pool), FeedStore(pool)
+        self.write_thread = WorkerThread("balance-write")
+        self.tail_thread = WorkerThread("balance-tail")
+        self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")
+        self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
+        self._threads = self.write_thread, self.tail_thread
+        self._executors = self.read_executor, self.replay_executor
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    async def open(self) -> Head:
+        """Connect; return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
+        return await self.write_thread.run(self._open)
+
+    def _open(self) -> Head:
+        self.store.open()
+        return self.feed_store.head()
+
+    async def close(self) -> None:
+        """End every call and every thread, and close the connections."""
+        await asyncio.to_thread(self._close)
+        for thread in self._threads:
+            thread.close()
+
+    def _close(self) -> None:
+        for thread in self._threads:
+            thread.stop()
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
+        self.store.close()  # ends the calls in which threads still wait
+        for thread in self._threads:
+            thread.join()
+        for executor in self._executors:
+            executor.shutdown(wait=True)
