@@ -29,7 +29,6 @@ SEED = 5
 QUICK = ("--save-ms-max=600", "--read-ms-max=600", "--statement-ms-max=400", "--pool-wait-ms-max=300")
 IS_STORED = "SELECT EXISTS (SELECT FROM balance_snapshot WHERE id = %s)"
 EPOCHS = "SELECT number, after_seq FROM balance_epoch ORDER BY number"
-needs_watchers = pytest.mark.skip(reason="the server cannot resume yet")
 BACK_S_MAX = 15.0  # from a new primary to the next save; an attempt to connect to a hung server lasts 3 s
 
 
@@ -148,7 +147,6 @@ async def test_without_its_synchronous_standby_nothing_is_acknowledged(
     await stop(process)
 
 
-@pytest.mark.skip(reason="a cancelled wait is acknowledged until notices are read")
 async def test_a_cancelled_wait_for_the_standby_is_not_acknowledged(
     pair: Pair, processes: Processes, name: str, database: Database
 ) -> None:
@@ -237,7 +235,6 @@ async def fail_over_under_load(pair: Pair, processes: Processes, database: Datab
     await stop(process)
 
 
-@needs_watchers
 @pytest.mark.gen_test(timeout=240)
 async def test_twenty_failovers_to_a_synchronous_standby_lose_nothing(
     pair: Pair, processes: Processes, database: Database
@@ -253,7 +250,6 @@ async def test_two_hundred_failovers_to_a_synchronous_standby_lose_nothing(
     await fail_over_under_load(pair, processes, database, 200)
 
 
-@needs_watchers
 async def test_after_an_asynchronous_failover_each_watcher_is_sent_what_was_lost(
     pair: Pair, processes: Processes, database: Database
 ) -> None:
@@ -291,7 +287,6 @@ async def test_after_an_asynchronous_failover_each_watcher_is_sent_what_was_lost
     await stop(process)
 
 
-@needs_watchers
 @pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
 async def test_a_restore_of_an_older_dump_is_sent_to_each_watcher(
     pair: Pair, processes: Processes, name: str, database: Database, restarts: bool

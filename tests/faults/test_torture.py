@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
+from typing import TypeVar
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -27,6 +29,7 @@ from tests.support.resuming_clients import check_holds_all, watching
 from tests.support.service import Database, Processes
 from tests.support.workload import Bot, FindServer, PollingBot, RestBot, SendLog, SocketBot, check_stored, sending
 
+T = TypeVar("T")
 SEED = 20251107
 BOTS = (RestBot, SocketBot, PollingBot)
 CUT_BYTES_MEAN = 30_000  # of one direction of a connection
@@ -70,15 +73,22 @@ async def torture(processes: Processes, postgres: Postgres, database: Database, 
 
         native = await stack.enter_async_context(native_recovery(nodes[0].proxy.url))
         watchers = await stack.enter_async_context(watching(find_server))
-        faults = [*(node.kill_and_start for node in nodes), *of_database(postgres)]
+        faults = shuffled(
+            random,
+            *(node.kill_and_start for node in nodes),
+            partial(kill_and_start_all, nodes),
+            partial(asyncio.to_thread, postgres.restart),
+            partial(asyncio.to_thread, postgres.crash),
+        )
         bots = bots_of(find_server, random, send_log)
         async with sending(bots):
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
                 await send_log.more(random.randrange(50, 400), PROGRESS_S_MAX)
-                await random.choice(faults)()
+                await next(faults)()
             await send_log.more(100, PROGRESS_S_MAX)
             for node in nodes:
+                assert node.proxy.cuts
                 node.proxy.stop_cutting()
         last = database.count()
         for watcher in (*watchers, native):
@@ -106,7 +116,6 @@ def database(private_postgres: Postgres) -> Database:
     return one
 
 
-@pytest.mark.skip(reason="the server cannot resume yet")
 @pytest.mark.gen_test(timeout=240)
 async def test_every_watcher_has_everything_once_whatever_fails(
     processes: Processes, private_postgres: Postgres, database: Database
@@ -126,6 +135,12 @@ def bots_of(find_server: FindServer, random: Random, send_log: SendLog) -> list[
     return [kind(find_server, Random(random.random()), send_log) for kind in BOTS]
 
 
-def of_database(postgres: Postgres) -> list[Callable[[], Awaitable[None]]]:
-    """Return the faults of the database."""
-    return [lambda: asyncio.to_thread(postgres.restart), lambda: asyncio.to_thread(postgres.crash)]
+async def kill_and_start_all(nodes: Sequence[Node]) -> None:
+    """Kill all servers at once, and start them again."""
+    await asyncio.gather(*(node.kill_and_start() for node in nodes))
+
+
+def shuffled(random: Random, *values: T) -> Iterator[T]:
+    """Yield all values again and again, each time in another order."""
+    while True:
+        yield from random.sample(values, len(values))

@@ -71,8 +71,8 @@ class Cluster:
         """Replace the data by a copy of those of another server, which runs."""
         shutil.rmtree(self.pgdata, ignore_errors=True)
         source = ("--host", str(other.folder), "--port", PORT, "--username", "postgres")
-        options = ("--wal-method=stream", "--checkpoint=fast", "--no-sync", "--pgdata", str(self.pgdata))
-        self._programs.run("pg_basebackup", *source, *options)
+        options = ("--wal-method=stream", "--checkpoint=fast", "--no-sync", "--no-manifest", "--no-verify-checksums")
+        self._programs.run("pg_basebackup", *source, *options, "--pgdata", str(self.pgdata))
 
     def start(self, primary: Cluster | None = None) -> None:
         """Start it, as a standby of `primary` if that is given; return when it accepts connections."""
