@@ -190,7 +190,6 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.primary, self.standby = Cluster(folder / "one"), Cluster(folder / "two")
-        self._hosts = f"{self.primary.folder},{self.standby.folder}"
         self._databases = 0
         self.primary.create()
         self.primary.start()
@@ -202,9 +201,10 @@ class Pair:
             one.kill()
 
     def database(self, name: str) -> Database:
-        """Return a database of whichever server is the primary when a connection is opened."""
+        """Return a database with the addresses of both, the present primary first; the one that can write is used."""
+        hosts = f"{self.primary.folder},{self.standby.folder}"
         target = {"target_session_attrs": "read-write", "connect_timeout": "2"}
-        return Database(make_conninfo(host=self._hosts, port=PORT, user="postgres", dbname=name, **target))
+        return Database(make_conninfo(host=hosts, port=PORT, user="postgres", dbname=name, **target))
 
     @contextmanager
     def migrated(self) -> Iterator[str]:
