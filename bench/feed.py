@@ -21,6 +21,7 @@ from bench.targets import Target, running
 
 SAVES = 400
 IDLE_S = 5.0
+COPY = "COPY (SELECT * FROM balance_snapshot ORDER BY seq) TO STDOUT"
 BACKLOG = 1_000  # snapshots that each client which comes back has missed
 
 
@@ -38,10 +39,9 @@ def replay(database: str, rows: int) -> list[Figure]:
                 Figure(f"replay of {rows} rows by {name}: CPU", "µs/row", used / rows * 1e6, limit="≤ 1"),
             ]
     began = time.perf_counter()
-    with psycopg.connect(database) as connection, connection.cursor() as cursor:
-        with cursor.copy("COPY (SELECT * FROM balance_snapshot ORDER BY seq) TO STDOUT") as copy:
-            for _ in copy:
-                pass
+    with psycopg.connect(database) as connection, connection.cursor().copy(COPY) as copy:
+        for _ in copy:
+            pass
     return [*figures, Figure(f"COPY of {rows} rows: rate", "rows/s", rows / (time.perf_counter() - began))]
 
 
@@ -111,7 +111,7 @@ def two_processes(database: str, saves: int) -> list[Figure]:
         near, far = Stream(here.port), Stream(there.port)
         for stream in (near, far):
             loop.add(stream)
-        loop.read(0.5)
+        loop.read_until(lambda: near.is_open and far.is_open)
         late = []
         for number in range(saves):
             send_requests(here.port, [[make_post(number)]], b"201")

@@ -7,7 +7,7 @@ from collections import Counter
 
 from bench.clients import Client, Loop, make_post, send_requests
 
-EVENT = b"\nevent: balance:snapshot\n"
+CONNECTED, SNAPSHOT = b"\nevent: connected\n", b"\nevent: balance:snapshot\n"
 
 
 class Stream(Client):
@@ -17,6 +17,7 @@ class Stream(Client):
         """Connect and ask for the stream, which a `Loop` reads; `total` counts for all streams that share it."""
         super().__init__(port)
         self._total = Counter() if total is None else total
+        self.is_open = False
         self.received = 0
         """The snapshots that have come."""
         self.last_at = 0.0
@@ -24,12 +25,15 @@ class Stream(Client):
         self.socket.sendall(f"GET /api/balance/stream{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
 
     def _handle(self) -> None:
-        found = self._buffer.count(EVENT)
+        if not self.is_open and CONNECTED in self._buffer:
+            self.is_open = True
+            self._total[CONNECTED] += 1
+        found = self._buffer.count(SNAPSHOT)
         if found:
             self.received += found
-            self._total[EVENT] += found
+            self._total[SNAPSHOT] += found
             self.last_at = time.perf_counter()
-        self._buffer = self._buffer[-len(EVENT) + 1 :]  # a line may be in two reads
+        self._buffer = self._buffer[-len(SNAPSHOT) + 1 :]  # a line may be in two reads
 
 
 class StreamFleet:
@@ -47,7 +51,8 @@ class StreamFleet:
             stream = Stream(self._port, total=self._total)
             self.streams.append(stream)
             self.loop.add(stream)
-        self.loop.read(0.5)
+            self.loop.read()
+        self.loop.read_until(lambda: all(stream.is_open for stream in self.streams))
 
     def time_broadcasts(self, updates: int) -> list[float]:
         """Save updates, each when every stream has received the one before; return the seconds that each took."""
@@ -57,7 +62,7 @@ class StreamFleet:
         for number in range(updates):
             began = time.perf_counter()
             send_requests(self._port, [[make_post(number)]], b"201")
-            self.loop.read_until(lambda number=number: self._total[EVENT] >= (number + 1) * len(self.streams))
+            self.loop.read_until(lambda number=number: self._total[SNAPSHOT] >= (number + 1) * len(self.streams))
             times.append(time.perf_counter() - began)
         for stream, earlier in zip(self.streams, before, strict=True):
             assert stream.received - earlier == updates, "a snapshot was lost, or came twice"

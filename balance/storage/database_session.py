@@ -29,8 +29,7 @@ from balance.storage.session_settings import SessionFacts, configure_session
 class DatabaseSession(Connection[TupleRow]):
     """A session of PostgreSQL, in autocommit: a transaction is opened where it is meant."""
 
-    backend = 0  # the process id of its backend
-    facts = SessionFacts(0, "", None)
+    facts = SessionFacts("", None)
     server = Server(None, None)
     _sock: socket.socket | None = None  # a second descriptor of the connection's socket, to shut it down by
     _statements: frozenset[bytes] = frozenset()  # the names of those that are prepared
@@ -77,7 +76,6 @@ class DatabaseSession(Connection[TupleRow]):
         self.add_notice_handler(partial(_note_warning, self._warnings))  # a method of the session would keep it alive
         self.facts = configure_session(self, statement_ms_max=statement_ms_max)
         self.facts.check_durability()
-        self.backend = self.facts.backend
 
     def take_warning(self) -> str | None:
         """Return the first warning of the server since the last call, if there was one."""

@@ -32,11 +32,10 @@ from balance.storage.errors import (
     StoreUnavailable,
     is_of_caller,
 )
-from balance.storage.in_doubt import InDoubt
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.session_settings import LOCAL, configure_session
-from balance.storage.startup_check import aborted_after, check_grants, check_session
+from balance.storage.startup_check import CheckedConnections, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
 OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
@@ -113,11 +112,11 @@ class Pool:
         self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self._is_closing = False
-        self._in_doubt = InDoubt()
         self.probe = ServerProbe()
-        self.known_end: Position | None = None  # where the feed ended, as an append or a read has found
+        self.known_end: Position | None = None  # where the feed ended at the last append or read of its end
         self._primary: Server | None = None  # of the last session that was not in recovery
-        self.durability = LOCAL  # what a commit means, as the last session or the last look at the feed found it
+        self.durability = LOCAL  # what a commit means, as the last session or read of the end of the feed found it
+        self._checked = CheckedConnections()
         self._closed = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
         self._pool = psycopg_pool.ConnectionPool(
@@ -138,16 +137,21 @@ class Pool:
     def open(self) -> None:
         """Connect and check the schema.
 
-        Raises StoreUnavailable while the database cannot be reached, DatabaseError when only a person can change that,
-        and SchemaError when its tables are not those of this version.
+        Raises StoreUnavailable while the database cannot be reached and once `close` is called, DatabaseError when only
+        a person can change that, and SchemaError when its tables are not those of this version.
         """
         try:
-            with psycopg.connect(self._conninfo, autocommit=True) as connection, aborted_after(connection, OPEN_S_MAX):
-                check_session(connection, self._conninfo, self._pool_max)
+            with (
+                psycopg.connect(self._conninfo, autocommit=True) as connection,
+                self._checked.limit(connection, OPEN_S_MAX),
+            ):
+                check_session(connection, self._conninfo, self._pool_max, self._checked)
                 configure_session(connection, statement_ms_max=self._statement_ms_max).check_durability()
                 check_grants(connection)
                 check_schema(connection)
         except psycopg.Error as error:
+            if self._is_closing:  # `close` has aborted the checks
+                raise StoreUnavailable(STOPPING) from error
             text = error_text(error)
             if self._verdict[0] != text:
                 self._verdict = text, is_permanent(error, self._conninfo)
@@ -166,11 +170,12 @@ class Pool:
                 self._watchdog.start()
 
     def close(self) -> None:
-        """Close every connection, also one that is in use: its thread gets StoreUnavailable."""
+        """Close every connection, also one that is in use or being checked: its thread gets StoreUnavailable."""
         with self._lock:
             self._is_closing = True
             idle = self._write_session if self._write_session not in self._checked_out else None
         self._closed.set()
+        self._checked.abort()
         self._abort(time.monotonic())
         if idle is not None:
             idle.close()
@@ -193,13 +198,6 @@ class Pool:
         if session is None or self._write_session_is_suspect or not session.is_alive():
             session = self._renew_write_session(kind)
         return Use(self, session, kind)
-
-    def has_in_doubt(self) -> bool:
-        """Return whether a save that was lost may still be committed. Write thread only. Raises StoreUnavailable."""
-        if self._in_doubt:
-            with self.write_connection(READ) as session:
-                self._in_doubt.check(session)
-        return bool(self._in_doubt)
 
     def begin_use(self, session: DatabaseSession) -> None:
         """Have the watchdog check a session from now on. Raises StoreUnavailable."""
@@ -228,8 +226,6 @@ class Pool:
     def _fail(self, session: DatabaseSession, error: Exception, kind: Kind) -> StoreUnavailable:
         """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
-        if lost and kind is SAVE:
-            self._in_doubt.add(session.backend, time.monotonic())
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
         if self._is_closing:  # `close` has aborted it

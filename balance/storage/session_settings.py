@@ -28,8 +28,6 @@ def durability(standbys: str) -> str:
 class SessionFacts(NamedTuple):
     """What a session is, apart from what was set in it."""
 
-    backend: int
-    """The process id of its backend. libpq's own `backend_pid` is not used, since a pooler invents one."""
     standbys: str
     """The server's `synchronous_standby_names`: empty if a commit waits for no standby."""
     weak_commit: str | None
@@ -58,7 +56,7 @@ def configure_session(connection: Connection[TupleRow], *, statement_ms_max: int
         _remove_time_limits(connection, "SET statement_timeout = 0", "SET transaction_timeout = 0")
     connection.execute(FIXED_SETTINGS, {"statement_ms_max": str(statement_ms_max), "local": local})
     (row,) = connection.execute(INHERITED_SETTINGS, {"local": local}).fetchall()
-    return SessionFacts(*row[:3])
+    return SessionFacts(*row[:2])
 
 
 def read_backend_pid(connection: Connection[TupleRow]) -> int:
@@ -125,8 +123,7 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 
 # Settings whose source decides whether they are changed.
 INHERITED_SETTINGS: LiteralString = """
-SELECT pg_catalog.pg_backend_pid(),
-       pg_catalog.current_setting('synchronous_standby_names'),
+SELECT pg_catalog.current_setting('synchronous_standby_names'),
        pg_catalog.max(setting) FILTER (
            WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting <> 'off'),
        pg_catalog.count(pg_catalog.set_config(

@@ -1,7 +1,7 @@
 """The tables: appends snapshots to the feed and reads them back.
 
-Threads: every method blocks. `append`, `feed` and `feed_end` use the connection of the write thread and are for it
-alone; the others borrow a connection for one call, from any number of threads.
+Threads: every method blocks. `open` and `append` use the connection of the write thread and are for it alone; the
+others borrow a connection for one call, from any number of threads.
 
 Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable, they may
 or may not be stored; appending them again is safe, since an `id` is stored once. `seq` is contiguous from 1 and in
@@ -34,13 +34,6 @@ from balance.storage.pool import Pool
 T = TypeVar("T")
 
 
-class FeedEnd(NamedTuple):
-    """Where the feed ends, and whether a save that was lost may still be committed behind it."""
-
-    position: Position
-    in_doubt: bool
-
-
 class ListRow(NamedTuple):
     """A snapshot of a list, as the JSON that is sent: lists are read by the hundred rows."""
 
@@ -68,7 +61,8 @@ class Store:
     def open(self) -> Position:
         """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
-        position = self.feed_end().position
+        with self._pool.write_connection(READ) as session:
+            position = _read_position(session)
         self._end, self._pool.known_end = position.seq, position
         return position
 
@@ -80,15 +74,6 @@ class Store:
         """Return where the feed ends. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
             return _read_position(connection)
-
-    def feed_end(self) -> FeedEnd:
-        """Return where the feed ends, for the write thread. Raises StoreUnavailable.
-
-        What was in doubt before and is not any more is committed up to the position.
-        """
-        in_doubt = self._pool.has_in_doubt()
-        with self._pool.write_connection(READ) as connection:
-            return FeedEnd(_read_position(connection), in_doubt)
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
@@ -122,11 +107,6 @@ class Store:
         self._pool.known_end = Position(before.epoch, self._end)
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, saved)
-
-    def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
-        """Read at most `limit` snapshots with after < seq ≤ up_to, in order. Raises StoreUnavailable."""
-        with self._pool.write_connection(READ) as connection:
-            return _read(connection, FEED, {"after": after, "up_to": up_to, "limit": limit})
 
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
@@ -196,11 +176,6 @@ def _one_row(row: T | None) -> T:
 FEED_CHANGED = "the feed has changed twice during a save"
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
-
-FEED: LiteralString = """
-SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot
-WHERE seq > %(after)s AND seq <= %(up_to)s ORDER BY seq LIMIT %(limit)s
-"""
 
 PAGE: LiteralString = """
 SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),

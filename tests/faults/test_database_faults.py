@@ -16,14 +16,12 @@ import errno
 import os
 import re
 import signal
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
@@ -572,38 +570,18 @@ async def test_a_snapshot_committed_long_after_its_rejection_reaches_every_watch
     service = await make_service(**QUICK)
     watcher = await Watcher.connect(service.url, SocketClient)
     assert (await service.post(next(source))).status == 201
-    looks: list[bool] = []
-    has_in_doubt = service.app.database.store._pool.has_in_doubt
-
-    def look() -> bool:
-        looks.append(has_in_doubt())
-        return looks[-1]
-
-    monkeypatch.setattr(service.app.database.store._pool, "has_in_doubt", look)
     sessions = [row["pid"] for row in database.rows(SESSIONS)]
     for pid in sessions:
         os.kill(pid, signal.SIGSTOP)
     try:
         answer = await service.post(next(source))
         assert (answer.status, answer.body["code"]) == (503, "unavailable")
-        await until(lambda: len(looks) == 2)
     finally:
         for pid in sessions:
             os.kill(pid, signal.SIGCONT)
     await watcher.until(2)
     await watcher.close()
     check_seen(watcher, database)
-    await until(lambda: not looks[-1])
-
-
-def test_a_later_session_with_the_same_process_id_is_not_in_doubt(database: Database) -> None:
-    pool = Pool(database.url, pool_max=1, pool_wait_ms_max=1000, statement_ms_max=1000)
-    pool.open()
-    with psycopg.connect(database.url) as session:
-        for lost_before_s, in_doubt in ((0, True), (60, False)):
-            pool._in_doubt.add(session.info.backend_pid, time.monotonic() - lost_before_s)
-            assert pool.has_in_doubt() is in_doubt
-    pool.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)

@@ -19,7 +19,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from balance.position import ClaimedPosition
 from balance.snapshot import Snapshot
+from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import migrate
 from balance.storage.outage import CONNECTION, READ, SAVE, Outage
 from balance.storage.pool import Pool
@@ -307,7 +309,11 @@ def test_a_save_finds_its_ids_by_the_index_also_if_the_table_was_empty(database:
         store.append([snapshot() for _ in range(3)])
     store.find(snapshot().id)
     store.page(limit=2)
-    store.feed(0, 5, 10)
+    feed = FeedStore(store._pool)
+    feed.head()
+    feed.page(0, 5)
+    feed.look_up(ClaimedPosition(None, 0))
+    feed.latest(5)
     store.close()
     deadline = time.monotonic() + 10
     while database.rows(f"SELECT sum(idx_scan)::int AS n {tables}")[0]["n"] < 30:  # a session is counted at its end

@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -29,13 +30,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from balance.storage.connect import CREDENTIALS, DatabaseError, keep_only_credentials, to_conninfo
 from balance.storage.embedded import EmbeddedPostgres
+from balance.storage.errors import STOPPING, StoreUnavailable
 from balance.storage.migrate import SchemaError, migrate
 from balance.storage.pool import Pool
+from balance.storage.startup_check import PROBE_S_MAX
 from balance.storage.store import Store
 from tests.support.embedded import start_postgres
 from tests.support.http_client import request
 from tests.support.raw_clients import SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
+from tests.support.waiting import wait_until
 from tests.support.workload import BOTS, SendLog, Watcher, check_seen
 
 SEED = 7
@@ -124,6 +128,19 @@ def test_a_pooler_in_session_mode_with_too_few_sessions_is_refused(
 
 
 @needs_pgbouncer
+def test_a_close_ends_the_check_that_waits_for_a_session_of_the_pooler(
+    pooled: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with pgbouncer(pooled, tmp_path, "session", size=1) as url, ThreadPoolExecutor(1) as thread:
+        pool = Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=1000)
+        opening = thread.submit(pool.open)
+        wait_until(lambda: len(pool._checked._sockets) == 2)
+        pool.close()
+        with pytest.raises(StoreUnavailable, match=STOPPING):
+            opening.result(PROBE_S_MAX / 2)
+
+
+@needs_pgbouncer
 async def test_a_pooler_in_session_mode_works(
     pooled: EmbeddedPostgres, tmp_path: Path, make_service: MakeService
 ) -> None:
@@ -143,30 +160,11 @@ async def test_a_pooler_in_session_mode_works(
         assert (await service.get("?limit=1")).body["pagination"]["total"] == len(send_log.sent)
         with service.app.database.store._pool.connection() as connection:
             assert connection.execute("SHOW statement_timeout").fetchone() == ("4s",)
-            assert connection.execute("SELECT pg_backend_pid()").fetchone() == (connection.backend,)  # type: ignore[attr-defined]
-            assert connection.backend != connection.pgconn.backend_pid  # type: ignore[attr-defined]
+            assert connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.pgconn.backend_pid,)
         await watcher.until(len(send_log.sent))
         await watcher.close()
         check_seen(watcher, Database(make_conninfo(pooled.url, dbname="shared")))
         await service.stop()
-
-
-@needs_pgbouncer
-def test_a_commit_in_doubt_is_looked_for_by_the_session_that_the_pooler_assigned(
-    pooled: EmbeddedPostgres, tmp_path: Path
-) -> None:
-    with pgbouncer(pooled, tmp_path, "session") as url:
-        pool = Pool(url, pool_max=3, pool_wait_ms_max=1000, statement_ms_max=5000)
-        pool.open()
-        with pool.connection() as connection:
-            pool._in_doubt.add(connection.backend, time.monotonic())
-            assert pool.has_in_doubt()
-            # The pooler has assigned the session to another connection, which is idle after its own statement.
-            deadline = time.monotonic() + 10
-            while pool.has_in_doubt():  # the time of the assignment is known to within one round trip
-                assert time.monotonic() < deadline
-                connection.execute("SELECT 1")
-        pool.close()
 
 
 # Grants

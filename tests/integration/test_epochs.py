@@ -18,14 +18,13 @@ from psycopg.conninfo import make_conninfo
 
 from balance.position import ClaimedPosition, Position
 from balance.storage import epochs
+from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import Server, ServerProbe, renew_epoch
-from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
-from tests.support.outages import OUTAGE
 from tests.support.postgres import Postgres, execute, locked
 from tests.support.service import Database, Processes, check_start_refused
 
@@ -208,7 +207,7 @@ def test_a_process_that_is_behind_another_begins_no_epoch(database: Database, ma
 
 
 @pytest.mark.expects_log(BEGINS)
-def test_an_epoch_that_another_process_began_does_not_make_a_new_one(database: Database, make_store: MakeStore) -> None:
+def test_an_epoch_that_another_process_began_is_adopted(database: Database, make_store: MakeStore) -> None:
     one, other = make_store(), make_store()
     append(one, 5)
     append(other, 1)
@@ -308,16 +307,11 @@ def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
             probe.read(connection)
 
 
-@pytest.mark.expects_log(*OUTAGE)
-def test_a_session_to_a_former_primary_is_not_used(database: Database, make_store: MakeStore) -> None:
-    store = make_store()
-    append(store, 1)
-    store._pool.probe._newest = dict.fromkeys(store._pool.probe._newest, "00000002")
-    store._pool._write_session_is_suspect = True
-    store._pool._pool.drain()
-    with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        append(store, 1)
-    assert "former primary" in (store._pool._connect_error or "")
+def test_a_session_to_a_former_primary_is_not_opened(database: Database, make_store: MakeStore) -> None:
+    pool = make_store()._pool
+    pool.probe._newest = dict.fromkeys(pool.probe._newest, "00000002")
+    with pytest.raises(psycopg.OperationalError, match="former primary"):
+        DatabaseSession.connect(pool._conninfo, **pool._pool.kwargs)
 
 
 # The command

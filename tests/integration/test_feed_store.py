@@ -271,7 +271,7 @@ def buffers(database: Database, sql: str, *parameters: object) -> int:
         (LOOK_UP, (OTHER_EPOCH, 700), 40),
         (PAGE, (500, 2**53 - 1, 100, None), 60),
     ],
-    ids=["latest", "latest within heard_s", "look_up", "page"],
+    ids=["latest", "latest since", "look_up", "page"],
 )
 def test_the_cost_of_a_read_does_not_depend_on_the_history(
     rig: Rig, database: Database, sql: str, parameters: tuple[object, ...], blocks_max: int

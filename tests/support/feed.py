@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
+
+from tornado.ioloop import IOLoop
 
 import protocol
 from balance.aio.threads import WorkerThread
+from balance.feed.feed import Feed
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
-from balance.position import Position
-from balance.snapshot import Saved, Snapshot
-from balance.storage.store import Appended, FeedEnd
+from balance.position import ClaimedPosition, Position
+from balance.snapshot import EncodedSnapshot, Saved, Snapshot
+from balance.storage.feed_store import FeedPage, Head, Latest, PositionFacts
+from balance.storage.store import Appended
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -38,57 +44,133 @@ async def result_of(save: PendingSave) -> Saved:
 
 
 class FakeStore:
-    """A feed in memory, whose appends can wait, fail, and lose their answer."""
+    """A feed in memory, whose appends can wait, fail, and lose their answer; the reads are those of FeedStore."""
 
     def __init__(self) -> None:
-        self.epoch = EPOCH
-        self.rows: list[Snapshot] = []
+        self.epochs = {EPOCH: 0}  # each with the seq after which it began, in their order
+        self.stored: list[Snapshot] = []
+        self.first = 1  # what is before is pruned
         self.batches: list[int] = []  # the size of each append
-        self.in_doubt = False
-        self.end_reads = 0
+        self.heads = 0  # the number of polls
+        self.reads: list[int] = []  # the number of rows of each read
+        self.durability = "local"
         self.go = threading.Event()  # an append waits for it
         self.go.set()
         self.before: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None
         self.after: Callable[[], None] = lambda: None
+        self.on_head: Callable[[], None] = lambda: None  # called when a poll has read its result
+        self.on_rows: Callable[[], None] = lambda: None  # called before rows are read
+
+    @property
+    def epoch(self) -> str:
+        """The current epoch."""
+        return list(self.epochs)[-1]
+
+    def save_elsewhere(self, count: int = 1) -> list[Snapshot]:
+        """Store snapshots as another process does."""
+        saved = [snapshot().with_seq(len(self.stored) + n) for n in range(1, count + 1)]
+        self.stored.extend(saved)
+        return saved
+
+    def begin_epoch(self, keep: int | None = None) -> str:
+        """Begin a new epoch, after the loss of all rows but the first `keep`; return it."""
+        if keep is not None:
+            del self.stored[keep:]
+        self.epochs[str(uuid4())] = len(self.stored)
+        return self.epoch
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         self.batches.append(len(snapshots))
         assert self.go.wait(10)
         self.before(snapshots)
-        known = {row.id: row for row in self.rows}
-        saved = []
+        known = {row.id: row for row in self.stored}
+        new, saved = list[Snapshot](), list[Saved]()
         for one in snapshots:
             duplicate = one.id in known
             if not duplicate:
-                known[one.id] = one.with_seq(len(self.rows) + 1)
-                self.rows.append(known[one.id])
+                known[one.id] = one.with_seq(len(self.stored) + len(new) + 1)
+                new.append(known[one.id])
             saved.append(Saved(known[one.id], duplicate))
+        self.stored.extend(new)  # in one step: another thread sees all of them or none
+        epoch = self.epoch
         self.after()
-        return Appended(self.epoch, saved)
+        return Appended(epoch, saved)
 
-    def feed(self, after: int, up_to: int, limit: int) -> list[Snapshot]:
-        return self.rows[after:up_to][:limit]
+    def head(self) -> Head:
+        self.heads += 1
+        head = Head(Position(self.epoch, len(self.stored)), self.durability)
+        self.on_head()
+        return head
 
-    def feed_end(self) -> FeedEnd:
-        self.end_reads += 1
-        return FeedEnd(Position(self.epoch, len(self.rows)), self.in_doubt)
+    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]:
+        self.on_rows()
+        found = [one.encode() for one in self.stored[max(after, self.first - 1) : up_to][:limit]]
+        self.reads.append(len(found))
+        return found
+
+    def renew(self, known: Position) -> Position:
+        if known.seq > len(self.stored):
+            self.begin_epoch()
+        return Position(self.epoch, len(self.stored))
+
+    def page(self, after: int, limit: int, pids: Sequence[int] | None) -> FeedPage:
+        epoch, head = self.epoch, len(self.stored)
+        rows = self.rows(after, head, limit)
+        passed = [one for one in rows if pids is None or one.pid in pids]
+        return FeedPage(epoch, head, rows[0].seq if rows else None, rows[-1].seq if rows else after, passed)
+
+    def look_up(self, claimed: ClaimedPosition) -> PositionFacts:
+        epochs = list(self.epochs)
+        is_known = claimed.epoch in epochs
+        later = epochs[epochs.index(claimed.epoch) + 1 :] if claimed.epoch in epochs else []
+        return PositionFacts(
+            head=Position(self.epoch, len(self.stored)),
+            first=self.first,
+            epoch_is_known=is_known,
+            good_until=min([self.epochs[one] for one in later], default=None),
+            id=self.stored[claimed.seq - 1].id if self.first <= claimed.seq <= len(self.stored) else None,
+        )
+
+    def latest(self, limit: int, heard_s: int | None) -> Latest:
+        newest = self.stored[-1].encode().json if self.stored else None
+        return Latest(Position(self.epoch, len(self.stored)), newest, [])
+
+
+class FakeListener:
+    """A transport that notes what is published; it starts with one watcher."""
+
+    def __init__(self) -> None:
+        self.has_watchers = True
+        self.published: list[int] = []
+        self.snapshots: list[EncodedSnapshot] = []
+        self.ends = 0  # how often its clients were disconnected
+        self.on_publish: Callable[[Sequence[EncodedSnapshot]], None] = lambda snapshots: None
+
+    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
+        self.on_publish(snapshots)
+        self.published += [one.seq for one in snapshots]
+        self.snapshots += snapshots
+
+    def end_all(self) -> None:
+        self.ends += 1
 
 
 class Rig:
-    """A writer, its store and what it published."""
+    """A writer and a feed, their store and a listener."""
 
-    def __init__(self, worker: WorkerThread) -> None:
-        self.worker = worker
+    def __init__(self, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+        self.worker, self.tail_worker = worker, tail_worker
         self.store = FakeStore()
-        self.published: list[int] = []
+        self.listener = FakeListener()
         self.cork: AbstractContextManager[None] = nullcontext()
-        self.publish: Callable[[Sequence[Snapshot]], None] = lambda snapshots: self.published.extend(
-            one.seq for one in snapshots
-        )
-        self.tail = Tail(self.store, worker, self._publish)
+        self.tail = Tail(self.store, tail_worker)
+        self.feed = Feed(self.store, self.tail, executor, read_ms_max=5000)
+        self.feed.subscribe(self.listener)
 
-    def _publish(self, snapshots: Sequence[Snapshot]) -> None:
-        self.publish(snapshots)
+    @property
+    def published(self) -> list[int]:
+        """What the listener got."""
+        return self.listener.published
 
     def writer(self, *, batch_max: int = 100, pending_max: int = 1000, save_ms_max: int = 5000) -> Writer:
         """Make the writer and start it."""
@@ -102,8 +184,8 @@ class Rig:
             save_ms_max=save_ms_max,
         )
         self.worker.start()
-        self.tail.start(Position(EPOCH, 0))
-        made.start()
+        self.tail_worker.start()
+        made.start(Head(Position(self.store.epoch, len(self.store.stored)), self.store.durability))
         return made
 
     def finish_submitted(self) -> None:
@@ -128,14 +210,18 @@ class Rig:
 
 
 @contextmanager
-def feed_rig() -> Iterator[Rig]:
-    """Give a rig whose thread ends with the block."""
-    worker = WorkerThread("test")
-    rig = Rig(worker)
-    try:
-        yield rig
-    finally:
-        rig.store.go.set()
-        worker.stop()
-        worker.join()
-        worker.close()
+def feed_rig(io_loop: IOLoop) -> Iterator[Rig]:
+    """Give a rig for a test on this event loop; its threads end with the block."""
+    workers = WorkerThread("test"), WorkerThread("test-tail")
+    with ThreadPoolExecutor(2, "test-replay") as executor:
+        rig = Rig(*workers, executor)
+        try:
+            yield rig
+        finally:
+            rig.store.go.set()
+            rig.tail.stop()
+            io_loop.run_sync(partial(asyncio.sleep, 0))
+            for worker in workers:
+                worker.stop()
+                worker.join()
+                worker.close()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
@@ -17,8 +18,8 @@ from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    with feed_rig() as rig:
+def rig(io_loop: IOLoop) -> Iterator[Rig]:
+    with feed_rig(io_loop) as rig:
         yield rig
 
 
@@ -54,7 +55,7 @@ async def test_half_of_all_that_are_pending_is_appended_while_the_other_half_sen
     rig.store.after = lambda: None
     rig.store.go.set()
     await writer.drain(5)
-    assert rig.published == list(range(1, len(rig.store.rows) + 1))
+    assert rig.published == list(range(1, len(rig.store.stored) + 1))
 
 
 async def test_the_thread_appends_one_batch_more_without_the_event_loop_if_enough_wait(rig: Rig) -> None:
@@ -85,7 +86,7 @@ async def test_few_share_a_batch_with_what_is_sent_in_the_turn_after_an_acknowle
     loop = asyncio.get_running_loop()
     first.add_done_callback(lambda _: loop.call_soon(writer.submit, snapshot()))
     rig.store.go.set()
-    await rig.until(lambda: len(rig.store.rows) == 5)
+    await rig.until(lambda: len(rig.store.stored) == 5)
     assert rig.store.batches == [1, 4]
 
 
@@ -119,7 +120,7 @@ async def test_one_that_the_database_refuses_fails_alone(rig: Rig) -> None:
     await writer.drain(5)
     with pytest.raises(ValueError, match="not for this table"):
         saves[BATCH_MIN].result()
-    assert [row.id for row in rig.store.rows] == [one.id for one in (first, *batch, *behind)]
+    assert [row.id for row in rig.store.stored] == [one.id for one in (first, *batch, *behind)]
     assert rig.published == list(range(1, 2 * BATCH_MIN + 1))
     assert rig.store.batches == [1, BATCH_MIN, *[1] * BATCH_MIN, BATCH_MIN]
 

@@ -1,4 +1,4 @@
-"""The decisions of the pool by SQLSTATE: the error for the client, the end of the session, commits in doubt."""
+"""The decisions of the pool by SQLSTATE: the error for the client, and the end of the session."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import pytest
 from psycopg import errors
 
 from balance.storage import pool as pool_module
+from balance.storage.connect import DatabaseError
 from balance.storage.errors import STOPPING, TIMED_OUT, UNABLE, UNREACHABLE, DatabaseFault, StoreUnavailable
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
 from balance.storage.pool import Pool, Use
-
-BACKEND = 7
+from balance.storage.session_settings import LOCAL, REPLICATED, SessionFacts
 
 
 class FakeSession:
     """A session that notes what is done with it."""
 
     def __init__(self) -> None:
-        self.backend = BACKEND
         self.closed = False
+        self.warning: str | None = None
         self.aborts = 0
         self.aborted_at = 0.0
 
     def take_warning(self) -> str | None:
-        return None
+        return self.warning
 
     def close(self) -> None:
         self.closed = True
@@ -123,7 +123,6 @@ def test_each_error_is_decided_by_its_sqlstate(name: str, kind: Kind) -> None:
         assert outage.failures == []
     assert outage.successes == []
     assert session.closed is (decision.is_lost or decision.is_given_up)
-    assert list(pool._in_doubt._lost) == ([BACKEND] if decision.is_lost and kind is SAVE else [])
     assert pool._checked_out == {}
 
 
@@ -133,7 +132,35 @@ def test_an_error_on_a_session_that_is_closed_means_that_it_is_lost() -> None:
     session.closed = True
     with pytest.raises(StoreUnavailable, match=UNREACHABLE):
         use(pool, SAVE, errors.DiskFull("x"), session)
-    assert list(pool._in_doubt._lost) == [BACKEND]
+
+
+@pytest.mark.parametrize("kind", [SAVE, READ])
+def test_a_warning_fails_a_save_and_keeps_its_session(kind: Kind) -> None:
+    """The commit may not have waited for a standby."""
+    session = FakeSession()
+    session.warning = "canceling wait"
+    pool, outage = make_pool()
+    if kind is READ:
+        use(pool, kind, None, session)
+        assert outage.successes == [READ]
+        return
+    with pytest.raises(StoreUnavailable, match=UNABLE):
+        use(pool, kind, None, session)
+    assert outage.failures == [(SAVE, "canceling wait")]
+    assert not session.closed
+
+
+@pytest.mark.parametrize("level", ["local", "remote_write", None])
+def test_a_commit_that_would_not_wait_for_a_named_standby_is_refused(level: str | None) -> None:
+    assert SessionFacts("", level).durability == LOCAL
+    SessionFacts("", level).check_durability()
+    named = SessionFacts("ANY 1 (one, two)", level)
+    assert named.durability == REPLICATED
+    if level is None:
+        named.check_durability()
+        return
+    with pytest.raises(DatabaseError, match=f"synchronous_commit = {level} does not wait"):
+        named.check_durability()
 
 
 def test_a_use_that_works_is_noted() -> None:

@@ -1,4 +1,4 @@
-"""The tail: order, gaps, other feeds, and each change of the lag.
+"""The tail: order, gaps, polls, other epochs, listeners that fail, and its end.
 
 The batches come from a writer on a feed in memory, as they do in the service.
 """
@@ -11,26 +11,50 @@ from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
 import pytest
+from tornado.ioloop import IOLoop
 
 from balance.feed.batcher import BATCH_MIN
-from balance.feed.pending import PendingSave
-from balance.feed.tail import ROWS_MAX, Lag
+from balance.feed.tail import PAUSE_S_LOST, PAUSE_S_MAX, PAUSE_S_MIN, ROWS_MAX
 from balance.feed.writer import Writer
 from balance.position import Position
-from balance.snapshot import Snapshot
+from balance.snapshot import EncodedSnapshot, Snapshot
 from balance.storage.errors import StoreUnavailable
-from balance.storage.store import FeedEnd
-from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
+from tests.support.feed import EPOCH, FakeListener, Rig, feed_rig, result_of, snapshot
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    with feed_rig() as rig:
+def rig(io_loop: IOLoop) -> Iterator[Rig]:
+    with feed_rig(io_loop) as rig:
         yield rig
 
 
 def lose() -> None:
     raise StoreUnavailable("connection lost in COMMIT")
+
+
+def raise_once(rig: Rig, name: str, error: Exception) -> None:
+    """Have the next call of a hook of the store raise an error."""
+
+    def fail() -> None:
+        setattr(rig.store, name, lambda: None)
+        raise error
+
+    setattr(rig.store, name, fail)
+
+
+class Held:
+    """Holds calls of the store in their thread until `release`."""
+
+    def __init__(self) -> None:
+        self.is_reached = False
+        self._go = threading.Event()
+
+    def __call__(self) -> None:
+        self.is_reached = True
+        assert self._go.wait(10)
+
+    def release(self) -> None:
+        self._go.set()
 
 
 async def save(writer: Writer, *snapshots: Snapshot) -> None:
@@ -46,75 +70,70 @@ async def save_lost(rig: Rig, writer: Writer, lost: Snapshot | None = None) -> N
     rig.store.after = lambda: None
 
 
+async def quiet(rig: Rig) -> None:
+    """Wait until the tail polls rarely, so that a test has time before the next poll."""
+    await rig.until(lambda: rig.tail._pause_s == PAUSE_S_MAX)
+
+
+# Batches -----------------------------------------------------------------------------------------------------
+
+
 async def test_each_batch_is_published_in_seq_order(rig: Rig) -> None:
     writer = rig.writer()
     await save(writer, *[snapshot() for _ in range(50)])
     assert rig.published == list(range(1, 51))
     assert rig.tail.position == Position(EPOCH, 50)
+    assert [one.json for one in rig.listener.snapshots] == [one.encode().json for one in rig.store.stored]
 
 
 async def test_what_another_process_saved_is_published_before_the_next_batch(rig: Rig) -> None:
     writer = rig.writer()
     await save(writer)
-    rig.store.rows += [snapshot().with_seq(seq) for seq in range(2, 3000)]
+    rig.store.save_elsewhere(3000)
     await save(writer)
     await writer.drain(5)
-    assert rig.published == list(range(1, 3001))
+    assert rig.published == list(range(1, 3003))
 
 
 async def test_batches_behind_a_gap_wait_until_it_is_filled(rig: Rig) -> None:
-    writer = rig.writer()
-    feed, going_on = rig.store.feed, asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow_feed(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        asyncio.run_coroutine_threadsafe(going_on.wait(), loop).result(10)
-        return feed(after, up_to, limit)
-
-    rig.store.feed = slow_feed  # type: ignore[method-assign]
-    rig.store.rows += [snapshot().with_seq(1)]
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_rows = held
+    rig.store.save_elsewhere()
     await save(writer)
     later = writer.submit(snapshot())
-    assert rig.published == []
-    going_on.set()
+    await rig.until(lambda: held.is_reached)
     await result_of(later)
+    assert rig.published == []
+    held.release()
     await writer.drain(5)
     assert rig.published == [1, 2, 3]
 
 
 async def test_a_batch_that_arrives_between_two_reads_of_a_gap_waits_for_both(rig: Rig) -> None:
-    """The first read ends right before the batch behind the gap, so both batches would fit then."""
-    writer, feed, loop = rig.writer(), rig.store.feed, asyncio.get_running_loop()
-    submitted, later = threading.Event(), list[PendingSave]()
-
-    def submit() -> None:
-        later.append(writer.submit(snapshot()))
-        submitted.set()
-
-    def feed_in_parts(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        if after == 0:
-            loop.call_soon_threadsafe(submit)
-            assert submitted.wait(10)
-        return feed(after, up_to, limit)
-
-    rig.store.feed = feed_in_parts  # type: ignore[method-assign]
-    rig.store.rows += [snapshot().with_seq(seq) for seq in range(1, ROWS_MAX + 1)]
+    writer = rig.writer()
+    await quiet(rig)
+    first, second = Held(), Held()
+    rig.store.on_rows = first
+    rig.store.save_elsewhere(ROWS_MAX + 1)
     await save(writer)
-    await rig.until(lambda: bool(later))
-    await result_of(later[0])
+    await rig.until(lambda: first.is_reached)
+    rig.store.on_rows = second
+    first.release()
+    await rig.until(lambda: second.is_reached)
+    await save(writer)
+    assert len(rig.published) == ROWS_MAX
+    second.release()
     await writer.drain(5)
-    assert rig.published == list(range(1, ROWS_MAX + 3))
+    assert rig.store.reads == [ROWS_MAX, 1]
+    assert rig.published == list(range(1, ROWS_MAX + 4))
 
 
 async def test_a_gap_that_cannot_be_read_is_filled_later_without_another_save(rig: Rig) -> None:
-    writer, feed = rig.writer(), rig.store.feed
-
-    def fail_once(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        rig.store.feed = feed  # type: ignore[method-assign]
-        raise StoreUnavailable("the database cannot be reached")
-
-    rig.store.feed = fail_once  # type: ignore[method-assign]
-    rig.store.rows += [snapshot().with_seq(1)]
+    writer = rig.writer()
+    await quiet(rig)
+    raise_once(rig, "on_rows", StoreUnavailable("the database cannot be reached"))
+    rig.store.save_elsewhere()
     await save(writer)
     await rig.until(lambda: rig.published == [1, 2])
 
@@ -140,84 +159,182 @@ async def test_an_old_one_that_is_sent_again_is_not_published_again(rig: Rig) ->
     assert rig.published == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.expects_log("could not be published")
-async def test_a_broadcast_that_fails_stops_no_save(rig: Rig) -> None:
+async def test_the_last_one_sent_again_before_a_new_one_causes_no_read(rig: Rig) -> None:
     writer = rig.writer()
-
-    def fail(snapshots: Sequence[Snapshot]) -> None:
-        raise ValueError("a mistake of ours")
-
-    works, rig.publish = rig.publish, fail
-    assert [(await result_of(writer.submit(snapshot()))).snapshot.seq for _ in range(3)] == [1, 2, 3]
-    rig.publish = works
-    await save(writer)
+    (held,) = await rig.hold(writer, behind=0)
+    for one in (held.snapshot, snapshot()):
+        writer.submit(one)
+    rig.store.go.set()
     await writer.drain(5)
-    assert rig.published == [4], "a part of the watchers may have received the others"
+    assert rig.store.batches == [1, 2]
+    assert rig.published == [1, 2]
+    assert not rig.store.reads
 
 
-# Another feed ------------------------------------------------------------------------------------------------
+# Polls -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.expects_log("the feed is another one now")
-async def test_a_feed_that_was_reset_is_followed_under_its_new_epoch(rig: Rig) -> None:
+async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) -> None:
+    rig.writer()
+    rig.store.save_elsewhere(ROWS_MAX + 1)
+    await rig.until(lambda: len(rig.published) == ROWS_MAX + 1)
+    rig.store.save_elsewhere()
+    await rig.until(lambda: rig.published == list(range(1, ROWS_MAX + 3)))
+
+
+async def test_polls_become_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
+    rig.writer()
+    pauses: list[float] = []
+    rig.store.on_head = lambda: pauses.append(rig.tail._pause_s)
+    await quiet(rig)
+    assert [round(1000 * pause, 1) for pause in pauses] == [5, 7.5, 11.2, 16.9, 25.3, 38.0, 57.0, 85.4]
+    rig.store.save_elsewhere()
+    await rig.until(lambda: bool(rig.published))
+    assert rig.tail._pause_s == PAUSE_S_MIN
+
+
+async def test_without_watchers_nothing_is_read_or_encoded_and_polls_come_once_a_second(rig: Rig) -> None:
+    rig.listener.has_watchers = False
     writer = rig.writer()
-    await save(writer, *[snapshot() for _ in range(5)])
-    rig.store.epoch, rig.store.rows = str(uuid4()), []
+    await quiet(rig)
+    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    rig.store.save_elsewhere(3)
     await save(writer)
-    await writer.drain(5)
-    assert rig.tail.position == Position(rig.store.epoch, 1)
-    assert rig.published == [1, 2, 3, 4, 5, 1]
+    assert rig.tail.position.seq == 4
+    rig.store.save_elsewhere(3)
+    heads = rig.store.heads
+    await rig.until(lambda: rig.tail.position.seq == 7)
+    assert rig.store.heads == heads + 1
+    assert rig.published == rig.store.reads == []
+    assert rig.tail.recent.after(6) is None
 
 
-@pytest.mark.expects_log("the feed is another one now")
-@pytest.mark.parametrize("left", [2, 4])
-async def test_a_feed_that_was_restored_under_its_old_epoch_is_noticed_by_its_numbers(rig: Rig, left: int) -> None:
+async def test_a_client_that_joins_has_the_tail_polled_soon(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.writer()
+    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await rig.feed.resume(None)
+    assert rig.tail._due - rig.tail._loop.time() <= PAUSE_S_MIN
+    rig.listener.has_watchers = True
+    rig.store.save_elsewhere()
+    async with asyncio.timeout(0.5):
+        await rig.until(lambda: rig.published == [1])
+
+
+async def test_batches_that_continue_the_feed_replace_polls(rig: Rig) -> None:
     writer = rig.writer()
-    await save(writer, *[snapshot() for _ in range(5)])
-    del rig.store.rows[left:]
-    await save(writer)
+    await quiet(rig)
+    heads = rig.store.heads
+    for _ in range(15):
+        await save(writer)
+        await asyncio.sleep(0.02)
+    assert rig.store.heads == heads
+
+
+async def test_a_resend_does_not_replace_a_poll(rig: Rig) -> None:
+    writer, old = rig.writer(), snapshot()
+    await save(writer, old)
+    rig.store.save_elsewhere()
+    while rig.published != [1, 2]:
+        await save(writer, old)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_poll_publishes_nothing_of_a_batch_that_is_not_acknowledged(rig: Rig) -> None:
+    writer, committed, seen = rig.writer(), Held(), list[str]()
+    rig.listener.on_publish = lambda snapshots: seen.extend(f"published {one.seq}" for one in snapshots)
+    rig.store.after = committed
+    writer.submit(snapshot()).add_done_callback(lambda done: seen.append(f"saved {done.result().snapshot.seq}"))
+    await rig.until(lambda: committed.is_reached)
+    heads = rig.store.heads
+    rig.tail.hasten()
+    await asyncio.sleep(0.05)
+    assert rig.store.heads == heads, "the result of the batch shows as much"
+    assert seen == []
+    committed.release()
+    await rig.until(lambda: len(seen) == 2)
+    assert seen == ["saved 1", "published 1"]
+
+
+async def test_a_poll_that_sees_a_batch_committed_meanwhile_leaves_it_to_the_batch(rig: Rig) -> None:
+    writer, before_read, committed = rig.writer(), Held(), Held()
+    await quiet(rig)
+    rig.store.on_head = before_read
+    rig.tail.hasten()
+    await rig.until(lambda: before_read.is_reached)
+    rig.store.after = committed
+    pending = writer.submit(snapshot())
+    await rig.until(lambda: committed.is_reached)
+    after_read = Held()
+    rig.store.on_head = after_read
+    before_read.release()
+    await asyncio.sleep(0.02)
+    assert not pending.done()
+    assert rig.published == []
+    committed.release()
+    after_read.release()
     await writer.drain(5)
-    assert rig.published == [1, 2, 3, 4, 5, left + 1]
+    assert rig.published == [1]
 
 
-@pytest.mark.expects_log("the feed is another one now")
-async def test_a_new_epoch_and_a_resend_do_not_publish_history_again(rig: Rig) -> None:
-    writer = rig.writer()
-    old = snapshot()
-    await save(writer, old, *[snapshot() for _ in range(5)])
-    rig.store.epoch = str(uuid4())
-    assert (await result_of(writer.submit(old))).duplicate
+async def test_a_poll_that_a_batch_has_overtaken_is_discarded(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_head = held  # its result, seq 0, has been read
+    rig.tail.hasten()
+    await rig.until(lambda: held.is_reached)
     await save(writer)
+    await save(writer)
+    rig.store.on_head = lambda: None
+    held.release()
+    await rig.until(lambda: rig.store.heads > 12)
+    assert rig.tail.position == Position(EPOCH, 2)
+    assert rig.published == [1, 2]
+    assert rig.store.epochs == {EPOCH: 0}
+
+
+async def test_a_batch_that_comes_while_a_poll_reads_rows_is_published_after_them(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    rig.store.on_rows = held
+    rig.store.save_elsewhere(2)
+    await rig.until(lambda: held.is_reached)
+    await save(writer)
+    assert rig.published == []
+    held.release()
     await writer.drain(5)
-    assert rig.tail.position == Position(rig.store.epoch, 7)
-    assert rig.published[:6] == [1, 2, 3, 4, 5, 6]
-    assert rig.published[-1] == 7
-
-
-@pytest.mark.expects_log("the feed has lost seq 2 to 3")
-async def test_rows_that_are_gone_stop_nothing(rig: Rig) -> None:
-    writer = rig.writer()
-    await save(writer)
-    rig.store.rows += [snapshot().with_seq(2)]
-    rig.store.feed = lambda after, up_to, limit: []  # type: ignore[method-assign]
-    await save(writer)
-    await save(writer)
-    await writer.drain(5)
-    assert rig.published == [1, 4]
-
-
-# Lag ---------------------------------------------------------------------------------------------------------
+    assert rig.published == [1, 2, 3]
 
 
 async def test_a_batch_without_an_answer_is_published_without_another_save(rig: Rig) -> None:
     writer = rig.writer()
+    await quiet(rig)
     await save_lost(rig, writer)
-    assert rig.tail.lag is Lag.UNKNOWN
     await rig.until(lambda: rig.published == [1])
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
-    await rig.until(lambda: rig.tail._repair is None)
-    assert rig.tail._timer is None
-    assert rig.store.end_reads == 1
+
+
+async def test_after_a_batch_without_an_answer_the_tail_is_polled_soon_also_without_watchers(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    writer = rig.writer()
+    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await save_lost(rig, writer)
+    assert rig.tail._due - rig.tail._loop.time() <= PAUSE_S_LOST
+    await rig.until(lambda: rig.tail.position.seq == 1)
+
+
+async def test_a_commit_in_doubt_that_appears_late_is_published(rig: Rig) -> None:
+    lost: list[Snapshot] = []
+
+    def give_up(snapshots: Sequence[Snapshot]) -> None:
+        lost.extend(snapshots)
+        raise StoreUnavailable("the database did not answer in time")
+
+    writer, rig.store.before = rig.writer(), give_up
+    with pytest.raises(StoreUnavailable):
+        await save(writer)
+    await quiet(rig)
+    assert rig.published == []
+    rig.store.stored.append(lost[0].with_seq(1))
+    await rig.until(lambda: rig.published == [1])
 
 
 async def test_a_batch_without_an_answer_is_published_with_the_next_save(rig: Rig) -> None:
@@ -249,247 +366,235 @@ async def test_a_batch_without_an_answer_is_published_before_the_batch_behind_it
     assert rig.published == list(range(1, BATCH_MIN + 2))
 
 
-async def test_the_table_is_read_again_while_a_commit_is_in_doubt(rig: Rig) -> None:
-    lost: list[Snapshot] = []
+async def test_a_poll_that_fails_is_made_again_after_growing_pauses(rig: Rig) -> None:
+    rig.writer()
+    await quiet(rig)
 
-    def give_up(snapshots: Sequence[Snapshot]) -> None:
-        lost.extend(snapshots)
-        raise StoreUnavailable("the database did not answer in time")
+    def fail() -> None:
+        raise StoreUnavailable("the database cannot be reached")
 
-    writer, rig.store.before, rig.store.in_doubt = rig.writer(), give_up, True
-    with pytest.raises(StoreUnavailable):
-        await result_of(writer.submit(snapshot()))
-    await rig.until(lambda: rig.tail.lag is Lag.IN_DOUBT)
-    assert rig.store.end_reads == 1
-    await rig.until(lambda: rig.store.end_reads == 2)
-    await rig.until(lambda: rig.tail.lag is Lag.IN_DOUBT)
-    rig.store.rows.append(lost[0].with_seq(1))
-    rig.store.in_doubt = False
+    rig.store.on_head = fail
+    pauses = []
+    for _ in range(4):
+        heads = rig.store.heads
+        rig.tail.hasten()
+        await rig.until(lambda heads=heads: rig.store.heads > heads and rig.tail._due > rig.tail._loop.time())  # type: ignore[misc]
+        pauses.append(round(rig.tail._due - rig.tail._loop.time(), 1))
+    assert pauses == [0.2, 0.5, 1.0, 1.0]
+    rig.store.save_elsewhere()
+    rig.store.on_head = lambda: None
     await rig.until(lambda: rig.published == [1])
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
 
 
-async def test_a_loss_during_a_read_of_the_table_has_it_read_again(rig: Rig) -> None:
-    writer, feed_end, loop = rig.writer(), rig.store.feed_end, asyncio.get_running_loop()
-    await save_lost(rig, writer)
-    submitted = threading.Event()
-
-    def lose_once() -> None:
-        rig.store.after = lambda: None
-        lose()
-
-    def submit() -> None:
-        writer.submit(snapshot())
-        submitted.set()
-
-    def end_before_the_loss() -> FeedEnd:
-        rig.store.feed_end = feed_end  # type: ignore[method-assign]
-        rig.store.after = lose_once
-        loop.call_soon_threadsafe(submit)
-        assert submitted.wait(10)
-        return feed_end()
-
-    rig.store.feed_end = end_before_the_loss  # type: ignore[method-assign]
-    await rig.until(lambda: rig.published == [1, 2])
-
-
-async def test_rows_of_another_feed_are_not_published_as_what_was_lost(rig: Rig) -> None:
+@pytest.mark.expects_log("the feed could not be followed")
+async def test_a_mistake_in_a_poll_is_logged_and_stops_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     writer = rig.writer()
-    await save(writer)
-    rig.store.epoch = str(uuid4())
-    await save_lost(rig, writer)
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
-    assert rig.published == [1]
-    assert rig.tail.position == Position(EPOCH, 1)
-
-
-async def test_a_loss_while_another_is_in_doubt_is_looked_for_sooner(rig: Rig) -> None:
-    writer, rig.store.in_doubt = rig.writer(), True
-    await save_lost(rig, writer)
-    await rig.until(lambda: rig.tail.lag is Lag.IN_DOUBT)
-    timer = rig.tail._timer
-    await save_lost(rig, writer)
-    assert rig.tail.lag is Lag.UNKNOWN
-    assert timer is not None
-    assert timer.cancelled()
-    rig.store.in_doubt = False
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
-    assert rig.published == [1, 2]
-
-
-async def test_a_read_of_the_table_that_fails_is_made_again(rig: Rig) -> None:
-    writer, feed_end, feed = rig.writer(), rig.store.feed_end, rig.store.feed
-    await save_lost(rig, writer)
-
-    def fail(*_: object) -> FeedEnd:
-        rig.store.end_reads += 1
-        raise StoreUnavailable("the database cannot be reached")
-
-    def fail_once(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        rig.store.feed = feed  # type: ignore[method-assign]
-        raise StoreUnavailable("the database cannot be reached")
-
-    rig.store.feed_end, rig.store.feed = fail, fail_once  # type: ignore[method-assign]
-    await rig.until(lambda: rig.store.end_reads == 2)
-    rig.store.feed_end = feed_end  # type: ignore[method-assign]
+    await quiet(rig)
+    raise_once(rig, "on_head", LookupError())
+    rig.store.save_elsewhere()
     await rig.until(lambda: rig.published == [1])
-    assert rig.store.end_reads == 4, "two that failed, one whose rows could not be read, one that worked"
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP)
+    raise_once(rig, "on_rows", LookupError())
+    rig.store.save_elsewhere()
+    await save(writer)
+    await rig.until(lambda: rig.published == [1, 2, 3])
+    assert caplog.messages == ["the feed could not be followed"] * 2
+
+
+async def test_the_durability_is_that_of_the_last_poll(rig: Rig) -> None:
+    rig.writer()
+    assert rig.feed.durability == "local"
+    rig.store.durability = "replicated"
+    await rig.until(lambda: rig.feed.durability == "replicated")
+
+
+# Positions to wait for ---------------------------------------------------------------------------------------
+
+
+async def test_a_position_of_another_process_is_reached_by_polling_at_once(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.writer()
+    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    rig.store.save_elsewhere(3)
+    async with asyncio.timeout(0.5):
+        await rig.tail.reach(Position(EPOCH, 3))
+    assert rig.tail.position.seq == 3
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_position_of_a_new_epoch_is_reached_when_the_tail_has_it(rig: Rig) -> None:
+    rig.writer()
+    await rig.tail.reach(Position(rig.store.begin_epoch(), 0))
+    assert rig.tail.position == Position(rig.store.epoch, 0)
+
+
+async def test_a_wait_for_a_position_ends_with_the_service(rig: Rig) -> None:
+    rig.writer()
+    waiting = asyncio.ensure_future(rig.tail.reach(Position(EPOCH, 3)))
+    await asyncio.sleep(0)
+    rig.tail.end_waits()
+    with pytest.raises(StoreUnavailable, match=r"^the server is stopping$"):
+        await waiting
+
+
+# Listeners ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.expects_log("could not be published")
-async def test_a_mistake_while_the_table_is_read_is_logged_and_stops_no_save(rig: Rig) -> None:
-    writer = rig.writer()
+async def test_a_listener_that_raises_has_its_clients_resume_and_disturbs_no_other(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, other = rig.writer(), FakeListener()
+    rig.feed.subscribe(other)
 
-    def fail() -> FeedEnd:
-        raise LookupError
-
-    rig.store.feed_end = fail  # type: ignore[method-assign]
-    await save_lost(rig, writer)
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
-    await save(writer)
-    await writer.drain(5)
-    assert rig.published == [1, 2]
-
-
-async def test_a_batch_appended_during_a_read_is_acknowledged_before_it_is_published(rig: Rig) -> None:
-    writer = rig.writer()
-    await save_lost(rig, writer)
-    feed_end, seen = rig.store.feed_end, list[str]()
-    loop = asyncio.get_running_loop()
-    rig.publish = lambda snapshots: seen.extend(f"published {one.seq}" for one in snapshots)
-
-    def submit() -> None:
-        writer.submit(snapshot()).add_done_callback(lambda done: seen.append(f"saved {done.result().snapshot.seq}"))
-
-    def slow_end() -> FeedEnd:
-        loop.call_soon_threadsafe(submit)
-        rig.store.feed_end = feed_end  # type: ignore[method-assign]
-        before = feed_end()
-        return FeedEnd(before.position, True)
-
-    rig.store.feed_end = slow_end  # type: ignore[method-assign]
-    await rig.until(lambda: len(seen) == 3)
-    assert [one for one in seen if "published" in one] == ["published 1", "published 2"]
-    assert seen.index("saved 2") < seen.index("published 2")
-    await writer.drain(5)
-
-
-async def test_a_batch_that_was_appended_before_a_read_of_the_table_is_published_once(rig: Rig) -> None:
-    writer = rig.writer()
-    await save_lost(rig, writer)
-    rig.store.go.clear()
-    pending = writer.submit(snapshot())
-    await rig.until(lambda: rig.tail._repair is not None)
-    rig.store.go.set()
-    await result_of(pending)
-    await rig.until(lambda: rig.tail._repair is None)
-    assert rig.published == [1, 2]
-
-
-async def test_at_the_end_the_table_is_not_read_for_what_is_in_doubt(rig: Rig) -> None:
-    writer, rig.store.in_doubt = rig.writer(), True
-    await save_lost(rig, writer)
-    await writer.drain(5)
-    assert rig.tail.lag is Lag.CAUGHT_UP
-    assert rig.tail._timer is None
-    assert rig.store.end_reads == 0
-
-
-# The log, and what is read from the table --------------------------------------------------------------------
-
-
-@pytest.mark.expects_log("a batch could not be published")
-async def test_each_batch_that_could_not_be_published_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(snapshots: Sequence[Snapshot]) -> None:
+    def fail(snapshots: Sequence[EncodedSnapshot]) -> None:
         raise ValueError("a mistake of ours")
 
-    writer, rig.publish = rig.writer(), fail
-    await save(writer)
-    rig.store.rows.append(snapshot().with_seq(2))  # the next batch has it missing before it
-    await save(writer)
-    await writer.drain(5)
-    assert caplog.messages == ["a batch could not be published"] * 2
-
-
-@pytest.mark.expects_log("what may have been saved could not be published")
-async def test_a_read_of_the_feed_that_is_a_mistake_is_logged(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> FeedEnd:
-        raise LookupError
-
-    writer, rig.store.feed_end = rig.writer(), fail  # type: ignore[method-assign]
-    await save_lost(rig, writer)
-    await rig.until(lambda: rig.tail.lag is Lag.CAUGHT_UP and rig.tail._repair is None)
-    assert caplog.messages == ["what may have been saved could not be published"]
-
-
-@pytest.mark.expects_log("the feed has lost seq 2 to 3")
-async def test_the_log_has_the_numbers_that_are_lost(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    writer = rig.writer()
-    await save(writer)
-    rig.store.rows += [snapshot().with_seq(2)]
-    rig.store.feed = lambda after, up_to, limit: []  # type: ignore[method-assign]
+    rig.listener.on_publish = fail
+    await save(writer, *[snapshot() for _ in range(3)])
+    rig.listener.on_publish = lambda snapshots: None
     await save(writer)
     await writer.drain(5)
-    assert caplog.messages == ["the feed has lost seq 2 to 3"]
+    assert other.published == [1, 2, 3, 4]
+    assert other.ends == 0
+    assert rig.published == [4], "a part of its watchers may have received the others"
+    assert rig.listener.ends == len(caplog.messages) > 0
 
 
-@pytest.mark.expects_log("the feed is another one now")
-async def test_a_restored_feed_that_goes_on_with_the_last_number_is_noticed(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+@pytest.mark.expects_log("could not be ended", "the feed goes on")
+async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(rig: Rig) -> None:
+    def fail() -> None:
+        raise ValueError("a mistake of ours")
+
+    writer, other = rig.writer(), FakeListener()
+    rig.feed.subscribe(other)
+    rig.listener.end_all = fail  # type: ignore[method-assign]
+    rig.store.begin_epoch()
+    await rig.until(lambda: other.ends == 1)
+    await save(writer)
+    await rig.until(lambda: other.published == [1])
+
+
+# Another epoch -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.expects_log("the feed goes on")
+@pytest.mark.parametrize("left", [2, 5])
+async def test_a_poll_that_finds_a_new_epoch_has_every_client_resume(
+    rig: Rig, left: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = rig.writer()
     await save(writer, *[snapshot() for _ in range(5)])
-    del rig.store.rows[4:]
+    epoch = rig.store.begin_epoch(keep=left)
+    await rig.until(lambda: rig.listener.ends == 1)
+    assert rig.tail.position == Position(epoch, left)
+    assert rig.tail.recent.after(left - 1) is None
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4, 5, left + 1]
+    assert rig.listener.ends == 1
+    assert caplog.messages == [
+        f"the feed goes on in epoch {epoch} after seq {left}, before it was {EPOCH} after 5: "
+        "every watcher has to resume"
+    ]
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_batch_of_a_new_epoch_is_not_published_as_the_clients_resume(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer, *[snapshot() for _ in range(5)])
+    await quiet(rig)
+    epoch = rig.store.begin_epoch(keep=3)
+    await save(writer, snapshot())
+    assert rig.tail.position == Position(epoch, 4)
+    assert rig.listener.ends == 1
     await save(writer)
     await writer.drain(5)
     assert rig.published == [1, 2, 3, 4, 5, 5]
-    assert caplog.messages == [f"the feed is another one now: epoch {EPOCH}, going on from seq 5"]
 
 
-async def test_the_last_one_sent_again_before_a_new_one_causes_no_read(rig: Rig) -> None:
-    writer, feed, reads = rig.writer(), rig.store.feed, list[int]()
-
-    def noted_feed(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        reads.append(after)
-        return feed(after, up_to, limit)
-
-    rig.store.feed = noted_feed  # type: ignore[method-assign]
-    (held,) = await rig.hold(writer, behind=0)
-    for one in (held.snapshot, snapshot()):
-        writer.submit(one)
-    rig.store.go.set()
-    await writer.drain(5)
-    assert rig.store.batches == [1, 2]
-    assert rig.published == [1, 2]
-    assert not reads
-
-
-async def test_a_read_of_the_table_has_no_more_rows_than_its_limit(rig: Rig) -> None:
-    writer, feed, sizes = rig.writer(), rig.store.feed, list[int]()
-
-    def counted_feed(after: int, up_to: int, limit: int) -> list[Snapshot]:
-        rows = feed(after, up_to, limit)
-        sizes.append(len(rows))
-        return rows
-
-    rig.store.feed = counted_feed  # type: ignore[method-assign]
-    rig.store.rows += [snapshot().with_seq(seq) for seq in range(1, 2 * ROWS_MAX + 1)]
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_resend_in_a_new_epoch_does_not_publish_history_again(rig: Rig) -> None:
+    writer, old = rig.writer(), snapshot()
+    await save(writer, old, *[snapshot() for _ in range(5)])
+    await quiet(rig)
+    epoch = rig.store.begin_epoch()
+    assert (await result_of(writer.submit(old))).duplicate
+    await rig.until(lambda: rig.tail.position == Position(epoch, 6))
     await save(writer)
     await writer.drain(5)
-    assert sizes == [ROWS_MAX, ROWS_MAX, 1]
-    assert rig.published == list(range(1, 2 * ROWS_MAX + 2))
+    assert rig.published == [1, 2, 3, 4, 5, 6, 7]
 
 
-async def test_a_loss_after_the_end_causes_no_read_of_the_table(rig: Rig) -> None:
-    rig.writer()
-    rig.tail.stop_reading()
-    rig.tail.note_lost()
-    await asyncio.sleep(Lag.UNKNOWN.value * 1.2)
-    assert rig.store.end_reads == 0
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_new_epoch_between_a_poll_and_its_rows_has_the_clients_resume(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    rig.store.on_rows = held
+    rig.store.save_elsewhere(2)
+    await rig.until(lambda: held.is_reached)
+    epoch = rig.store.begin_epoch(keep=1)
+    await save(writer)
+    assert rig.tail.position == Position(epoch, 2)
+    held.release()
+    rig.store.on_rows = lambda: None
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [3]
+    assert rig.listener.ends == 1
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_counter_that_went_back_begins_a_new_epoch(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer, *[snapshot() for _ in range(5)])
+    del rig.store.stored[3:]
+    await rig.until(lambda: rig.listener.ends == 1)
+    assert len(rig.store.epochs) == 2
+    assert rig.tail.position == Position(rig.store.epoch, 3)
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_batch_below_the_position_has_the_clients_resume(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer, *[snapshot() for _ in range(5)])
+    await quiet(rig)
+    del rig.store.stored[4:]
+    await save(writer)
+    assert rig.listener.ends == 1
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.expects_log("the feed has lost some of seq 2 to 3", "the feed goes on")
+async def test_rows_that_are_gone_have_the_clients_resume_and_stop_nothing(rig: Rig) -> None:
+    writer = rig.writer()
+    await save(writer)
+    await quiet(rig)
+    rig.store.first = 4
+    rig.store.save_elsewhere(2)
+    await save(writer)
+    await rig.until(lambda: rig.listener.ends == 1)
+    await rig.until(lambda: rig.published == [1, 4])
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [1, 4, 5]
+
+
+# The end -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_does_not_wait_for_a_poll_that_hangs(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    rig.store.on_head = held
+    await rig.until(lambda: held.is_reached)
+    await save(writer)
+    async with asyncio.timeout(1):
+        await writer.drain(5)
+    assert rig.published == [1]
+    held.release()
 
 
 async def test_a_tail_is_started_once(rig: Rig) -> None:
     rig.writer()
     with pytest.raises(AssertionError, match=r"^started once$"):
-        rig.tail.start(Position(EPOCH, 0))
+        rig.tail.start(rig.store.head(), lambda: False)
