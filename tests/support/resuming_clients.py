@@ -185,7 +185,7 @@ class ResumingNative(ResumingSocket):
 
     _pid: str | None = None
     _offset: str | None = None
-    _was_recovered = False
+    _was_recovered: bool | None = None  # what socket.io-client calls `recovered`; None if it gave no offset
 
     def _auth(self) -> dict[str, Any]:
         if self._pid is None or self._offset is None:
@@ -193,15 +193,14 @@ class ResumingNative(ResumingSocket):
         return {"recovery": True, "pid": self._pid, "offset": self._offset}
 
     def _joined(self, payload: dict[str, Any]) -> None:
-        # What socket.io-client calls `recovered`. The first connection has a position, but no `pid`.
-        self._was_recovered = self._offset is None or payload["pid"] == self._pid
+        self._was_recovered = None if self._offset is None else payload["pid"] == self._pid
         self._pid = payload["pid"]
 
     def _handle(self, event: str, payload: dict[str, Any], *arguments: str) -> None:
         (offset,) = arguments
         assert isinstance(offset, str), offset
-        if event == "connected":
-            assert payload["recovered"] == self._was_recovered, (payload, self._was_recovered)
+        if event == "connected" and self._was_recovered is not None:
+            assert payload["recovered"] == self._was_recovered, payload
         super()._handle(event, payload)
         self._offset = offset
 
