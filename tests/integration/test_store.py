@@ -93,6 +93,18 @@ def values(*snapshots: Snapshot) -> list[tuple[Any, ...]]:
     ]
 
 
+def append_behind(store: Store, database: Database, rows: list[Snapshot], seq: int, id_: str) -> Appended:
+    """Append while another process has the lock of the feed, and commits one snapshot before it releases the lock."""
+    with ThreadPoolExecutor(1) as executor:
+        with locked(database, LOCK_FEED) as session:
+            waiting = executor.submit(store.append, rows)
+            wait_until(lambda: is_waited_for(database))
+            session.execute("UPDATE balance_feed SET last_seq = %s", [seq])
+            session.execute(INSERT, (seq, id_))
+            session.commit()
+        return waiting.result(10)
+
+
 def moments(count: int, **fields: Any) -> list[Snapshot]:
     """Make snapshots of one second after the other."""
     return [replace(snapshot(), ts=TS + timedelta(seconds=number), **fields) for number in range(count)]
@@ -148,34 +160,38 @@ def test_an_append_that_waits_for_another_process_is_stored_behind_it(
     store: Store, database: Database, locked_appends: list[int]
 ) -> None:
     rows = [snapshot(), snapshot()]
-    with ThreadPoolExecutor(1) as executor:
-        with locked(database, LOCK_FEED) as session:
-            waiting = executor.submit(store.append, rows)
-            wait_until(lambda: is_waited_for(database))
-            session.execute("UPDATE balance_feed SET last_seq = 1")
-            session.execute(INSERT, (1, uuid.uuid4()))
-            session.commit()
-        assert seqs(waiting.result(10)) == [2, 3]
+    appended = append_behind(store, database, rows, 1, str(uuid.uuid4()))
+    assert seqs(appended) == [2, 3]
     assert locked_appends == [2]
     assert values(*store.feed(1, 9, 9)) == values(*(row.with_seq(seq) for seq, row in enumerate(rows, 2)))
 
 
 def test_an_append_that_waits_for_another_process_with_its_id_is_a_duplicate(store: Store, database: Database) -> None:
     rows = [snapshot(), snapshot(), snapshot()]
-    with ThreadPoolExecutor(1) as executor:
-        with locked(database, LOCK_FEED) as session:
-            waiting = executor.submit(store.append, rows)
-            wait_until(lambda: is_waited_for(database))
-            session.execute("UPDATE balance_feed SET last_seq = 1")
-            session.execute(INSERT, (1, rows[1].id))
-            session.commit()
-        saved = waiting.result(10).saved
-    assert [(one.snapshot.id, one.snapshot.seq, one.duplicate) for one in saved] == [
+    appended = append_behind(store, database, rows, 1, rows[1].id)
+    assert [(one.snapshot.id, one.snapshot.seq, one.duplicate) for one in appended.saved] == [
         (rows[0].id, 2, False),
         (rows[1].id, 1, True),
         (rows[2].id, 3, False),
     ]
     assert database.seqs() == [1, 2, 3]
+
+
+def test_beside_another_process_an_append_sees_what_that_committed_before_the_lock(
+    store: Store, other: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.append([snapshot()])
+    store.append([snapshot()])
+    monkeypatch.delattr(module, "_append_deduplicated")
+    appended = append_behind(store, database, [snapshot()], 3, str(uuid.uuid4()))
+    assert seqs(appended) == [4]
+
+
+def test_an_id_that_another_process_commits_before_the_lock_is_a_duplicate(store: Store, database: Database) -> None:
+    row = snapshot()
+    appended = append_behind(store, database, [row, row], 1, row.id)  # twice, so that the ids are looked for at once
+    assert [(one.snapshot.seq, one.duplicate) for one in appended.saved] == [(1, True), (1, True)]
+    assert database.seqs() == [1]
 
 
 def test_duplicates_of_one_append_and_of_earlier_ones_are_what_is_stored(store: Store, database: Database) -> None:
