@@ -289,3 +289,10 @@ def test_a_page_by_seq_has_what_is_wanted_of_it(store: Store) -> None:
     assert page(pid=1) == [4, 3, 2, 1]
     first = store.page_by_seq(limit=1)[0]
     assert (first.ts, first.seq, first.total) == (rows[7].ts, 8, 8)
+
+
+def test_a_page_is_never_prepared(store: Store) -> None:
+    for _ in range(10):  # psycopg prepares any other statement at its sixth execution
+        store.page(limit=1)
+    with store._pool.connection() as session:
+        assert not session.execute("SELECT FROM pg_prepared_statements WHERE statement LIKE '%OFFSET%'").fetchall()
