@@ -81,8 +81,8 @@ class FeedStore:
         """Read where the feed ends."""
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"head", HEAD))
-        self._pool.known_end, self._pool.durability = _position(result), durability(_text(result, 3))
-        return Head(self._pool.known_end, self._pool.durability)
+        self._pool.known_end = _position(result)
+        return Head(self._pool.known_end, durability(_text(result, 3)))
 
     def renew(self, known: Position) -> Position:
         """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
