@@ -86,8 +86,7 @@ class FeedStore:
         # there in the same epoch, and the new epoch would begin after rows that are others than before.
         if known is None or known.epoch != position.epoch or known.seq < position.seq:
             self._pool.known_end = position
-        self._pool.durability = durability(_text(result, 3))
-        return Head(position, self._pool.durability)
+        return Head(position, durability(_text(result, 3)))
 
     def renew(self, known: Position) -> Position:
         """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
