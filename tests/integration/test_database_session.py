@@ -39,6 +39,25 @@ def test_the_result_of_an_attempt_to_connect_is_reported(postgres: str) -> None:
     assert reported == [None, caught.value]
 
 
+def test_a_connection_that_cannot_be_set_up_is_closed_and_fails(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[psycopg.Error | None] = []
+    made: list[DatabaseSession] = []
+
+    def fail(session: DatabaseSession, statement_ms_max: int) -> None:
+        made.append(session)
+        raise errors.pop()
+
+    monkeypatch.setattr(DatabaseSession, "_set_up", fail)
+    errors: list[BaseException] = [KeyboardInterrupt(), OSError("too many open files")]
+    with pytest.raises(psycopg.OperationalError, match=r"^too many open files$") as caught:
+        DatabaseSession.connect(postgres, statement_ms_max=4000, connected=reported.append)
+    assert reported == [caught.value]
+    with pytest.raises(KeyboardInterrupt):
+        DatabaseSession.connect(postgres, statement_ms_max=4000, connected=reported.append)
+    assert reported == [caught.value]
+    assert [session.closed for session in made] == [True, True]
+
+
 def test_it_has_its_settings_and_knows_its_backend(session: DatabaseSession) -> None:
     assert session.execute("SELECT pg_backend_pid()").fetchone() == (session.backend,)
     assert session.execute("SHOW statement_timeout").fetchone() == ("4s",)
