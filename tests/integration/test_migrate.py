@@ -136,7 +136,7 @@ def test_a_migration_that_fails_leaves_nothing_and_keeps_those_before_it(empty: 
 
 
 def test_a_first_migration_that_fails_leaves_the_database_empty(empty: str, folder: WriteFolder) -> None:
-    files = folder({"0001_one.sql": f"{ONE}\nSELECT 1/0;"})
+    files = folder({"0001_one.sql": f"\n{ONE}\nSELECT 1/0;"})
     failed = "0001_one.sql, line 1, failed and changed nothing: "  # PostgreSQL gives no position for this error
     refusal(SchemaError, lambda: migrate(empty, files), f"{failed}division by zero")
     assert tables(empty) == set()
