@@ -225,9 +225,9 @@ def test_the_line_ends_of_a_checkout_do_not_count_as_a_change(empty: str, folder
 
 
 def test_a_newer_database_is_refused(empty: str, folder: WriteFolder) -> None:
-    migrate(empty, folder({"0001_one.sql": ONE, "0002_two.sql": TWO}))
+    migrate(empty, folder({"0001_one.sql": ONE, "0002_two.sql": TWO, "0003_three.sql": "SELECT 3"}))
     files = folder({"0001_one.sql": ONE})
-    text = f"the database is at version 2 and this program has only 1: update the program, then run `{COMMAND}`"
+    text = f"the database is at version 3 and this program has only 1: update the program, then run `{COMMAND}`"
     refusal(SchemaAhead, lambda: migrate(empty, files), text)
     refusal(SchemaAhead, lambda: check(empty, files), text)
 
