@@ -258,7 +258,7 @@ def test_another_encoding_is_refused(make_empty: Callable[..., str]) -> None:
 
 
 def test_an_older_server_is_refused(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 130_014)
+    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 130_000)
     refusal(SchemaError, lambda: migrate(empty), "the server is PostgreSQL 13; this program needs 14 or newer")
     monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 140_000)
     assert migrate(empty)
