@@ -68,7 +68,9 @@ class Config:
         64, "concurrent list and get requests, of one address at most as many as stay free; over it `busy`", 1, 10_000
     )
     read_ms_max: int = setting(5_000, "time to answer a list or get; after it `unavailable`", 100, 600_000)
-    pool_max: int = setting(5, "connections to the database: one saves, the others read", 2, 100)
+    pool_max: int = setting(
+        8, "connections to the database: one saves, one follows the feed, two replay it, the others read", 5, 100
+    )
     pool_wait_ms_max: int = setting(1_000, "time to wait for a connection to the database", 10, 60_000)
     statement_ms_max: int = setting(4_000, "time of one SQL statement", 10, 600_000)
     ping_interval_s: int = setting(
@@ -108,12 +110,16 @@ class Config:
         """
         parser = _Parser(prog=f"{program.NAME} [serve | migrate | new-epoch]", allow_abbrev=False)
         for one in fields(cls):
-            parser.add_argument(flag(one), dest=one.name, help=f"{one.metadata['help']} [{_shown(one.default)}]")
+            parser.add_argument(flag(one), dest=one.name, help=_help(one))
         given = {name: text for name, text in vars(parser.parse_args(argv)).items() if text is not None}
         for one in fields(cls):
             if one.name not in given and env.get(variable(one)):
                 given[one.name] = env[variable(one)]
         return cls(**{one.name: _parse(one, given[one.name]) for one in fields(cls) if one.name in given})
+
+
+def _help(one: Field[Any]) -> str:
+    return f"{one.metadata['help']} [{_shown(one.default)}]".replace("%", "%%")  # argparse formats it
 
 
 def flag(one: Field[Any]) -> str:

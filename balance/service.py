@@ -128,7 +128,8 @@ class Service:
         try:
             saved = pending.result()
         except StoreUnavailable as error:
-            raise protocol.Unavailable(str(error)) from error
+            # `pending` keeps it: with its traceback, which refers to `pending`, also the client.
+            raise protocol.Unavailable(str(error)) from error.with_traceback(None)
         if saved.duplicate and not saved.snapshot.has_same_content(pending.snapshot):
             raise protocol.Conflict("another snapshot has this id", "id")
         return saved
@@ -182,7 +183,8 @@ class Service:
         except TimeoutError as error:
             raise protocol.Unavailable(TIMED_OUT) from error
         except StoreUnavailable as error:
-            raise protocol.Unavailable(str(error)) from error
+            # The future of the read keeps it: with its traceback, which refers to the future, also the client.
+            raise protocol.Unavailable(str(error)) from error.with_traceback(None)
 
 
 def now() -> datetime:

@@ -4,8 +4,10 @@ url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream
 file=$1
 store() { printf '%s' "$1" >"$file.tmp" && mv "$file.tmp" "$file"; }
 while :; do
+  rm -f "$file.pipe" && mkfifo "$file.pipe" # a new one, which a curl of before does not write to
   # A quiet stream has a ping every 15 s: one that is silent for longer is lost.
-  curl -fsN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" | while IFS= read -r line; do
+  curl -fsN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" >"$file.pipe" &
+  while IFS= read -r line; do
     case $line in
       'id: '*) id=${line#id: } ;;
       'event: '*) event=${line#event: } ;;
@@ -20,6 +22,7 @@ while :; do
           balance:snapshot) echo "$data" && store "last_event_id=$id" ;;
         esac ;;
     esac
-  done
+  done <"$file.pipe"
+  kill $! 2>/dev/null
   sleep 1
 done

@@ -40,6 +40,7 @@ hypothesis.settings.load_profile("repeatable")
 hypothesis.settings.register_profile(FAST, hypothesis.settings(), max_examples=20)
 
 THREAD_S_MAX = 5.0  # a worker of the pool ends after its attempt to connect, which may take three seconds
+TASK_S_MAX = 1.0  # a cancelled task needs some turns of the event loop to end
 
 contract.install()
 
@@ -110,6 +111,27 @@ def database(postgres: str, template: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def io_loop(io_loop: IOLoop) -> Iterator[IOLoop]:
+    """Check that the test leaves no task, which would be destroyed with the event loop, and logged in a later test."""
+    yield io_loop
+    left = io_loop.run_sync(_end_tasks, timeout=20)
+    assert not left, f"tasks left running: {left}"
+
+
+async def _end_tasks() -> list[str]:
+    """Wait for the end of all other tasks; cancel those that do not end in time, and return their coroutines."""
+    loop, current = asyncio.get_running_loop(), asyncio.current_task()
+    deadline = loop.time() + TASK_S_MAX
+    while (left := asyncio.all_tasks() - {current}) and (seconds := deadline - loop.time()) > 0:
+        await asyncio.wait(left, timeout=seconds)
+    coroutines = [str(task.get_coro()) for task in left]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    return coroutines
+
+
+@pytest.fixture
 def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
     """Start a service in this process, with settings that differ from the defaults by keyword."""
     services: list[Service] = []
@@ -123,25 +145,11 @@ def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
     yield make
     for service in reversed(services):
         io_loop.run_sync(service.stop, timeout=20)
-    left = _own_tasks(io_loop)
-    assert not left, f"tasks left running: {left}"
     started = [thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio")]
     for thread in started:
         thread.join(THREAD_S_MAX)
     leaked = [thread.name for thread in started if thread.is_alive()]
     assert not leaked, f"threads left running: {leaked}"
-
-
-def _own_tasks(io_loop: IOLoop) -> list[str]:
-    async def tasks() -> list[str]:
-        for _ in range(100):  # a cancelled task needs some turns to end
-            left = [str(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            if not left:
-                break
-            await asyncio.sleep(0.01)
-        return left
-
-    return io_loop.run_sync(tasks)
 
 
 @pytest.fixture

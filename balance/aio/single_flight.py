@@ -28,13 +28,17 @@ class SingleFlight(Generic[T]):
             task = asyncio.ensure_future(self._fetch(key, fetch, self._running.get(key)))
             self._queued[key] = task
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # all callers may have given up
-        return await asyncio.shield(task)  # one caller that is cancelled does not cancel it for the others
+        try:
+            return await asyncio.shield(task)  # one caller that is cancelled does not cancel it for the others
+        finally:
+            del task  # its exception refers to this frame, and so to the caller
 
     async def _fetch(
         self, key: Hashable, fetch: Callable[[], Coroutine[Any, Any, T]], before: asyncio.Task[T] | None
     ) -> T:
         if before is not None:
             await asyncio.wait([before])
+            before = None  # otherwise each failed read would keep all those before it
         self._running[key] = self._queued.pop(key)
         try:
             return await fetch()

@@ -124,7 +124,8 @@ class Feed:
             return Resumption(
                 True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
             )
-        good_until = facts.good_until if reason == "diverged" else None
+        # A tag that differs shows a restore by hand: from which seq on the feed is another is not known.
+        good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
     async def replay(

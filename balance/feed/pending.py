@@ -57,8 +57,9 @@ class PendingSave:
         return self._saved
 
     def _run_callback(self) -> None:
-        if self._callback is not None:
+        callback, self._callback = self._callback, None  # it refers to the client
+        if callback is not None:
             try:
-                self._callback(self)
+                callback(self)
             except Exception:  # the other saves of its batch must get their results
                 log.exception("the callback of a save failed")

@@ -15,6 +15,7 @@ import struct
 from contextlib import suppress
 from typing import Any, Protocol
 
+from tornado.iostream import StreamClosedError
 from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketProtocol13
 
@@ -142,12 +143,15 @@ class FrameReader(WebSocketProtocol13):
         close (5 s). To close a socket with unread bytes in it would reset the connection, and lose the close frame.
         """
         self._owner.fail(code, reason)
-        await self.stream.write(b"")  # no byte: done when the close frame has left the stream
-        if not self.stream.closed():
-            with suppress(OSError):  # the client was faster
-                self.stream.socket.shutdown(socket.SHUT_WR)
-        while True:
-            await self.stream.read_bytes(READ_BYTES_MAX, partial=True)  # StreamClosedError ends it
+        # An exception of the task that runs this would form a reference cycle with the frame that awaits the task.
+        with suppress(StreamClosedError):
+            await self.stream.write(b"")  # no byte: done when the close frame has left the stream
+            if not self.stream.closed():
+                with suppress(OSError):  # the client was faster
+                    self.stream.socket.shutdown(socket.SHUT_WR)
+            while True:
+                await self.stream.read_bytes(READ_BYTES_MAX, partial=True)
+        self._abort()  # ends the loop of frames
 
     async def _next_fault(self) -> tuple[int, str] | None:
         """Return the close code and the reason if the next frame breaks the protocol or is too large."""

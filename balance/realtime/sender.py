@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection
 from typing import Protocol
 
+from balance.aio.send import send_to_each
 from balance.realtime.cork import Cork
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
@@ -60,23 +61,12 @@ class Sender:
 
         Clients with a buffered acknowledgement come first and get both in one write.
         """
-        frames, size = packets.frames, len(packets.frames)
         sessions = list(group)  # a session that ends leaves the group
         queues = [session.send_queue for session in sessions]
         sends = [None if queue.unsent_bytes else queue.direct_send for queue in queues]
-        answered = self.cork.add_to(group, frames)
+        answered = self.cork.add_to(group, packets.frames)
         self.cork.flush()
-        # The loop body is `send` alone. The system call leaves the caches of the processor cold, so that each further
-        # object of a watcher that is touched here comes from memory.
-        unfinished = []
-        for session, send in zip(sessions, sends, strict=True):
-            try:
-                sent = send(frames) if send is not None else 0
-            except OSError:
-                sent = 0
-            if sent != size:
-                unfinished.append((session, sent))
-        for session, sent in unfinished:
+        for session, sent in send_to_each(sessions, sends, packets.frames):
             if session not in answered and not session.has_ended:
                 self._send_rest(session, packets, sent)
 

@@ -66,6 +66,7 @@ class Transport:
             self._session.send_queue.note_written(len(text))  # from here on `write` counts it
             if text == NOOP_TEXT:
                 return  # it has ended the wait of the library's writer, which is all that it is for
+        written = None
         try:
             written = self._connection.write(to_frame(text.encode()))
             if written is not None:
@@ -74,6 +75,8 @@ class Transport:
             if was_queued:
                 raise EngineIOError from error
             # Else the probe broke off, and its session goes on polling.
+        finally:
+            written = None  # its exception refers to this frame: without the cycle a client is freed when it has gone
 
     async def close(self) -> None:
         """Close a WebSocket whose reader or writer has been idle for a heartbeat and its timeout."""

@@ -81,8 +81,12 @@ class FeedStore:
         """Read where the feed ends."""
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"head", HEAD))
-        self._pool.known_end, self._pool.durability = _position(result), durability(_text(result, 3))
-        return Head(self._pool.known_end, self._pool.durability)
+        position, known = _position(result), self._pool.known_end
+        # An end before the known one is left to `renew`. If it were known here, an append could continue the feed from
+        # there in the same epoch, and the new epoch would begin after rows that are others than before.
+        if known is None or known.epoch != position.epoch or known.seq < position.seq:
+            self._pool.known_end = position
+        return Head(position, durability(_text(result, 3)))
 
     def renew(self, known: Position) -> Position:
         """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""

@@ -24,7 +24,52 @@ PROBE_S_MAX = 5.0  # for a pooler to provide a session
 REMEDY = "connect directly to PostgreSQL, or through a pooler in session mode"
 
 
-def check_session(connection: Connection[TupleRow], conninfo: str, sessions: int) -> None:
+class CheckedConnections:
+    """The connections on which the checks run, each for a limited time.
+
+    Threads: `limit` is for the thread of the checks, `abort` for any.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the other two
+        self._sockets: list[socket] = []
+        self._is_aborted = False
+
+    def abort(self) -> None:
+        """Abort each connection, also one that is opened later."""
+        with self._lock:
+            self._is_aborted = True
+            for sock in self._sockets:
+                _shut_down(sock)
+
+    @contextmanager
+    def limit(self, connection: Connection[TupleRow], seconds: float) -> Iterator[threading.Event]:
+        """Abort a connection that is in use for longer: its thread gets OperationalError. The event is set then."""
+        is_over = threading.Event()
+
+        def end() -> None:
+            is_over.set()
+            _shut_down(sock)
+
+        with socket(fileno=os.dup(connection.fileno())) as sock:
+            timer = threading.Timer(seconds, end)
+            with self._lock:
+                self._sockets.append(sock)
+                if self._is_aborted:
+                    _shut_down(sock)
+            timer.start()
+            try:
+                yield is_over
+            finally:
+                timer.cancel()
+                timer.join()
+                with self._lock:
+                    self._sockets.remove(sock)
+
+
+def check_session(
+    connection: Connection[TupleRow], conninfo: str, sessions: int, connections: CheckedConnections
+) -> None:
     """Check that a connection has a session of PostgreSQL of its own, which a pooler provides only in session mode.
 
     A pooler is in use if the process id that libpq received is not that of the session. It shares sessions if a
@@ -40,11 +85,11 @@ def check_session(connection: Connection[TupleRow], conninfo: str, sessions: int
     connection.execute(SET_VALUE, {"value": value})
     with psycopg.connect(conninfo, autocommit=True) as other:
         too_few = f"the pooler provides too few sessions: let its pool have {sessions} or more for this service"
-        with _time_limit(other, too_few), _statement_mode_rejected():
+        with _time_limit(connections, other, too_few), _statement_mode_rejected():
             other.execute("BEGIN")
             other.execute("SELECT 1")
         shared = f"the pooler provides a session only for a transaction: {REMEDY}"
-        with _time_limit(connection, shared):
+        with _time_limit(connections, connection, shared):
             if connection.execute(GET_VALUE).fetchone() != (value,):
                 raise DatabaseError(f"DATABASE_URL: {shared}")
 
@@ -67,9 +112,9 @@ def _statement_mode_rejected() -> Iterator[None]:
 
 
 @contextmanager
-def _time_limit(connection: Connection[TupleRow], reason: str) -> Iterator[None]:
+def _time_limit(connections: CheckedConnections, connection: Connection[TupleRow], reason: str) -> Iterator[None]:
     """Abort a connection that does not answer within PROBE_S_MAX, and raise DatabaseError with the reason."""
-    with aborted_after(connection, PROBE_S_MAX) as is_over:
+    with connections.limit(connection, PROBE_S_MAX) as is_over:
         try:
             yield
         except psycopg.OperationalError as error:
@@ -78,24 +123,10 @@ def _time_limit(connection: Connection[TupleRow], reason: str) -> Iterator[None]
             raise
 
 
-@contextmanager
-def aborted_after(connection: Connection[TupleRow], seconds: float) -> Iterator[threading.Event]:
-    """Abort a connection that is in use for longer, so that its thread gets OperationalError; the event is set then."""
-    is_over = threading.Event()
-
-    def abort() -> None:
-        is_over.set()
-        with suppress(OSError):
-            sock.shutdown(SHUT_RDWR)  # a close of the connection would free memory that the other thread uses
-
-    with socket(fileno=os.dup(connection.fileno())) as sock:
-        timer = threading.Timer(seconds, abort)
-        timer.start()
-        try:
-            yield is_over
-        finally:
-            timer.cancel()
-            timer.join()
+def _shut_down(sock: socket) -> None:
+    """Shut a connection's socket down: to close the connection would free memory that another thread uses."""
+    with suppress(OSError):
+        sock.shutdown(SHUT_RDWR)
 
 
 SET_VALUE: LiteralString = "SELECT pg_catalog.set_config('balance.session', %(value)s, false)"

@@ -75,6 +75,11 @@ class JsonHandler(RequestHandler):
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
         await self.budget.run(str(self.request.remote_ip), super()._execute(*arguments, **more))
+        body: asyncio.Future[None] = self.request._body_future
+        if body.done() and (error := body.exception()) is not None:
+            # The client left before the end. Tornado breaks the cycles of a handler only when it has answered.
+            error.__traceback__ = None
+            self.ui = None  # type: ignore[assignment]
 
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""

@@ -96,6 +96,12 @@ class RequestStream(IOStream):
             self._handle = None
             self._read_from_buffer(0)  # ends the wait
 
+    def close(self, exc_info: Any = False) -> None:
+        """Close the stream, and keep the error that closes it without its traceback, which refers to the stream."""
+        super().close(exc_info)
+        if self.error is not None:
+            self.error.__traceback__ = None
+
     def _find_read_pos(self) -> int | None:
         if self._read_regex is not None and self._read_buffer and self._read_buffer[0] not in FIRST_BYTES:
             return self._read_buffer_size  # no method begins like this; the rest of the head may never come

@@ -106,6 +106,7 @@ class StreamHandler(JsonHandler):
             self._headers[name] = value
         head = encode_head(200, self._headers)
         raw = self.detach()
+        self.ui = None  # type: ignore[assignment]  # refers to this handler
         assert isinstance(raw, RequestStream)
         stream = EventStream(raw, closer, ip, None if pids is None else tuple(sorted(set(pids))))
         if not stream.is_closed:

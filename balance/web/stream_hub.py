@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from random import uniform
 
@@ -19,6 +19,7 @@ from tornado.iostream import StreamClosedError
 
 import protocol
 from balance.aio.loop_budget import LoopBudget
+from balance.aio.send import send_to_each
 from balance.feed.feed import Feed
 from balance.feed.replay import ReplayBroken
 from balance.position import Position, to_token
@@ -187,23 +188,13 @@ class StreamHub:
             group.sent_at = clock
             self._broadcast(list(group.streams), b"".join(some))
 
-    def _broadcast(self, streams: Collection[EventStream], events: bytes) -> None:
+    def _broadcast(self, streams: Sequence[EventStream], events: bytes) -> None:
         """Send the same events to each of these streams, without waiting."""
-        sends, size = [stream.direct_send for stream in streams], len(events)
-        # The loop body is `send` alone, as in `realtime`: each further object of a client that is touched here comes
-        # from memory, since the system call leaves the caches of the processor cold.
-        unfinished = []
-        for stream, send in zip(streams, sends, strict=True):
-            try:
-                sent = send(events) if send is not None else 0
-            except OSError:
-                sent = 0
-            if sent != size:
-                unfinished.append((stream, sent))
-        for stream, sent in unfinished:
+        sends = [stream.direct_send for stream in streams]
+        for stream, sent in send_to_each(streams, sends, events):
             if stream.is_closed:
                 continue
-            if stream.admit(size, self._unsent_bytes_max):
+            if stream.admit(len(events), self._unsent_bytes_max):
                 stream.send_rest(events, sent)
             else:
                 self._disconnect(stream)

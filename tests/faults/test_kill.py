@@ -20,7 +20,8 @@ import pytest
 
 from balance.storage.embedded import EmbeddedPostgres
 from tests.support.embedded import is_running, postmaster
-from tests.support.service import Database, Process, Processes
+from tests.support.restarted_server import Server
+from tests.support.service import Database, Processes
 from tests.support.workload import (
     Bot,
     PollingBot,
@@ -35,28 +36,6 @@ from tests.support.workload import (
 
 SEED = 20251107
 BOTS = (RestBot, RestBot, RestBot, SocketBot, SocketBot, SocketBot, SocketBot, PollingBot)
-
-
-class Server:
-    """A server that can be killed and started again; bots get its address from here, and wait while it does not run."""
-
-    def __init__(self, start: Callable[[], Process]) -> None:
-        self._start = start
-        self._url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.process: Process
-
-    async def start(self) -> str:
-        self.process = self._start()
-        self._url.set_result(await asyncio.to_thread(self.process.url))
-        return self._url.result()
-
-    async def find_server(self) -> str:
-        return await asyncio.shield(self._url)
-
-    async def kill(self) -> None:
-        self._url = asyncio.get_running_loop().create_future()
-        await asyncio.to_thread(self.process.kill)
-        assert self.process.complaints == []
 
 
 async def kill_again_and_again(
@@ -74,6 +53,7 @@ async def kill_again_and_again(
             await send_log.more(random.randrange(20, 100))
             await asyncio.sleep(random.random() / 50)  # at any point of a commit, not always right after an answer
             await server.kill()
+            assert server.process.complaints == []
             await asyncio.to_thread(after_kill, number)
             await server.start()
         await send_log.more(50)

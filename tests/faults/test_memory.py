@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import psycopg
 import pytest
 from engineio.async_socket import AsyncSocket
+from tornado.web import RequestHandler
 
+import protocol
+from balance.ids import uuid7
 from balance.realtime.connection import Connection
-from balance.realtime.handler import EngineHandler
+from balance.realtime.frames import FrameReader
+from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
+from balance.storage.errors import StoreUnavailable
+from balance.web.http_connection import Exchange, RequestStream
+from balance.web.save import SaveRequest
 from bench.clients import WebSocket
 from tests.support.http_client import Connection as HttpConnection
+from tests.support.http_client import request_bytes
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PATH, SEPARATOR, SocketClient
-from tests.support.raw_websocket import CLOSE, FINAL, RawSocket, frame, text_frame
-from tests.support.service import Database, MakeService, Process, Service, memory_kb
+from tests.support.raw_websocket import CLOSE, FINAL, TEXT, RawSocket, frame, text_frame
+from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Service, memory_kb
 from tests.support.waiting import until
 
 POLLING, UPGRADE = f"{PATH}/?EIO=4&transport=polling", "EIO=4&transport=websocket"
@@ -50,8 +62,11 @@ async def test_a_client_that_leaves_is_searched_for_in_one_room(service: Service
         await watcher.close()
 
 
-# Of the objects of one client, those from which all others can be reached.
-CLIENT_TYPES = (AsyncSocket, Connection, EngineHandler, Session)
+# Of the objects of one client, those that refer to the others.
+CLIENT_TYPES = (
+    AsyncSocket, Connection, Exchange, FrameReader, RequestHandler, RequestStream, SaveRequest, Session,
+)  # fmt: skip
+PINGS = EncodedPackets(*[b"2"] * 10_000)
 
 
 async def drop(service: Service) -> None:
@@ -78,6 +93,77 @@ async def fail(service: Service) -> None:
     await client.send(frame(FINAL | CLOSE, b"1"))
     assert (await client.read_close())[0] == 1002
     await client.close()
+
+
+async def send_no_text(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    await client.send(frame(FINAL | TEXT, b"4\xff"))
+    assert (await client.read_close())[0] == 1007
+    await client.close()
+
+
+async def reset(service: Service) -> None:
+    client = await RawSocket.join(service.url)
+    client.reset()
+
+
+async def read_nothing(service: Service) -> None:
+    client = await RawSocket.join(service.url, read_ahead=1_000)
+    *_, session = service.app.server.eio.sessions.values()
+    while not session.has_ended:
+        service.app.server.eio.send_packets(session, PINGS)
+        await asyncio.sleep(0)
+    await client.close()
+
+
+async def save_in_an_outage(service: Service) -> None:
+    lose_database(service)
+    client = await RawSocket.join(service.url)
+    await client.send(text_frame(f'42["balance:update",{protocol.dumps(UPDATE)}]'))
+    assert '"unavailable"' in await client.read_text()
+    await client.close()
+
+
+async def post_in_an_outage(service: Service) -> None:
+    await ask_in_an_outage(service, "POST", SNAPSHOTS, protocol.dumps(UPDATE).encode())
+
+
+async def list_in_an_outage(service: Service) -> None:
+    await ask_in_an_outage(service, "GET", SNAPSHOTS)
+
+
+async def find_in_an_outage(service: Service) -> None:
+    await ask_in_an_outage(service, "GET", f"{SNAPSHOTS}/{uuid7()}")
+
+
+async def ask_in_an_outage(service: Service, *request: Any) -> None:
+    lose_database(service)
+    async with HttpConnection.to(service.port) as http:
+        assert (await http.ask(*request)).status == 503
+
+
+def lose_database(service: Service) -> None:
+    """Let every later call of the store fail."""
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        try:
+            raise psycopg.OperationalError("the connection is lost")
+        except psycopg.Error as error:
+            raise StoreUnavailable("the database cannot be reached") from error
+
+    store = service.app.store
+    store.append = store.find = store.page = fail
+
+
+async def leave_a_body(service: Service) -> None:
+    async with HttpConnection.to(service.port) as http:
+        await http.send(request_bytes("GET", SNAPSHOTS, b"{}")[:-1])
+
+
+async def leave_a_packet(service: Service) -> None:
+    async with HttpConnection.to(service.port) as http:
+        sid = await open_by_polling(http)
+        await http.send(request_bytes("POST", f"{POLLING}&sid={sid}", b"40")[:-1])
 
 
 async def leave_a_poll(service: Service) -> None:
@@ -108,7 +194,15 @@ async def open_by_polling(http: HttpConnection) -> str:
     return text.split('"sid":"')[1].split('"', maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("leave", [drop, close, never_connect, fail, leave_a_poll, stop_polling, break_off_an_upgrade])
+LEAVES = [
+    *(drop, close, never_connect, fail, send_no_text, reset),
+    pytest.param(read_nothing, marks=pytest.mark.expects_log("disconnected slow client")),
+    *(save_in_an_outage, post_in_an_outage, list_in_an_outage, find_in_an_outage, leave_a_body),
+    *(leave_a_packet, leave_a_poll, stop_polling, break_off_an_upgrade),
+]
+
+
+@pytest.mark.parametrize("leave", LEAVES)
 async def test_a_client_that_has_gone_is_freed_without_a_garbage_collection(
     make_service: MakeService, leave: Callable[[Service], Awaitable[None]]
 ) -> None:

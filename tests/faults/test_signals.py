@@ -27,7 +27,9 @@ from tests.support.service import Processes
 from tests.support.waiting import wait_until
 
 WAIT_S = 30
+STOP_S_MAX = 5.0  # most of it is the end of the interpreter, on a machine that other processes use too
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SESSION = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I"  # AuthenticationOk and ReadyForQuery of PostgreSQL's protocol
 OLD_PYTHON = """
 import runpy, sys
 sys.version_info = (3, 10, 4, "final", 0)
@@ -88,7 +90,7 @@ async def test_further_signals_do_not_keep_it_from_stopping_postgresql(processes
     ending = asyncio.ensure_future(asyncio.to_thread(process.terminate, signal.SIGINT))
     while not ending.done():
         for number in STOP_SIGNALS:
-            os.kill(process.pid, number)
+            process.send_signal(number)
         await asyncio.sleep(0.001)  # also during the end of the interpreter
     assert await ending == 0
     assert process.complaints == []
@@ -148,6 +150,22 @@ def test_a_signal_during_a_connection_attempt_leaves_no_traceback(processes: Pro
         time.sleep(0.2)  # there is no event for the arrival of the signal
         fatal.set()
         assert process.wait() == 0
+    assert (process.stdout, process.stderr) == ([], [])
+
+
+def test_a_signal_ends_the_checks_of_a_database_that_hangs(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT_S)
+        url = f"postgresql://bot@127.0.0.1:{server.getsockname()[1]}/balance?sslmode=disable"
+        process = processes("--port=0", DATABASE_URL=url)
+        with server.accept()[0] as client:
+            client.settimeout(WAIT_S)
+            client.recv(1000)
+            client.sendall(SESSION)
+            assert client.recv(1000), "the first statement of the checks"
+            began = time.monotonic()
+            assert process.terminate() == 0
+            assert time.monotonic() - began < STOP_S_MAX
     assert (process.stdout, process.stderr) == ([], [])
 
 

@@ -333,7 +333,7 @@ async def test_during_a_flood_updates_of_others_wait_for_a_few_of_its_updates_on
     flooding = asyncio.gather(flooder.send(frames), read())
     behind: dict[str, int] = {}
     while not flooding.done():
-        position = service.app.service.position
+        position = service.app.feed.head
         assert position is not None
         (answer,) = await other.call("balance:update", UPDATE)
         behind[answer["id"]] = position.seq

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from balance.storage.epochs import begin_epoch
@@ -118,8 +117,7 @@ async def test_a_new_epoch_ends_a_poll_and_a_good_position_goes_on_in_it(service
     await save(service, 2)
     old = (await ask(service)).body["feed"]["epoch"]
     poll = await start_poll(service, f"?after=2&epoch={old}&wait=55")
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        new = begin_epoch(connection).epoch
+    new = begin_epoch(database.url).epoch
     assert (await poll).body["feed"] == {"epoch": new, "after": 2, "last": 2, "head": 2}
 
 

@@ -13,6 +13,7 @@ from tornado.web import Application
 from balance.config import Config, ConfigError
 from balance.host_names import is_loopback
 from balance.web.cors import HostPolicy
+from protocol.operations import FEED, LATEST, STREAM
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -28,6 +29,10 @@ TARGETS = [
     f"{SNAPSHOTS}?limit=1",
     f"{SNAPSHOTS}/019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51",
     f"{SNAPSHOTS}/%ff",
+    FEED,
+    f"{FEED}?after=now&wait=55",
+    LATEST,
+    STREAM,
     f"{SOCKET}polling",
     f"{SOCKET}polling&sid=unknown",
     f"{SOCKET}websocket",

@@ -367,7 +367,7 @@ async def test_packets_before_a_close_packet_are_taken_and_those_after_it_are_no
     response = await client.http.fetch(client.url, "POST", SEPARATOR.join([update, "1", update]))
     assert (response.status, response.raw) == (200, b"ok")
     await client.await_closed()
-    await until(lambda: service.app.service.position.seq == 1)
+    await until(lambda: service.app.feed.head.seq == 1)
     listed = json.loads((await client.http.fetch(f"{service.url}/api/balance/snapshot")).raw)
     assert listed["pagination"]["total"] == 1
     await client.close()

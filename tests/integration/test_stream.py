@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from tornado.httputil import HTTPServerRequest
 
@@ -404,8 +403,7 @@ async def test_a_new_epoch_ends_the_stream_and_its_position_is_explained(service
     saved = await save(service, 2)
     async with StreamClient.to(service.port) as client:
         epoch = (await client.expect("connected")).data["epoch"]
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            begin_epoch(connection)
+        begin_epoch(database.url)
         (bye,) = await client.read_to_end()
         assert (bye.name, bye.id, bye.data) == ("bye", None, {"reason": "reset"})
     async with StreamClient.to(service.port, Last_Event_ID=token(epoch, saved[-1])) as client:

@@ -16,27 +16,27 @@ const pages = createServer((request, response) => {
 });
 await new Promise((listening) => pages.listen(0, '127.0.0.1', listening));
 
-const print = (name, value) => console.log(JSON.stringify([name, value]));
+const report = (name, value) => console.log(JSON.stringify([name, value]));
 const origin = `http://localhost:${pages.address().port}`;
 const browser = await launch();
 try {
   const tab = await browser.newPage();
-  await tab.exposeFunction('print', print);
-  tab.on('pageerror', (error) => print('problem', error.message));
+  await tab.exposeFunction('report', report);
+  tab.on('pageerror', (error) => report('problem', error.message));
   tab.on('console', (message) => {
     // The browser itself logs each request that fails while the server is away.
-    if (!message.text().startsWith('Failed to load resource')) print('problem', message.text());
+    if (!message.text().startsWith('Failed to load resource')) report('problem', message.text());
   });
   tab.on('request', (request) => {
     const url = request.url();
-    if (![origin, server, 'data:'].some((known) => url.startsWith(known))) print('problem', `a request to ${url}`);
+    if (![origin, server, 'data:'].some((known) => url.startsWith(known))) report('problem', `a request to ${url}`);
   });
   await tab.goto(`${origin}/dashboard.html?server=${encodeURIComponent(server)}`);
   await tab.evaluate(() => {
     const show = () => {
       const rows = [...document.querySelectorAll('tbody tr')];
       const cells = rows.map((row) => [...row.children].map((cell) => cell.textContent));
-      window.print('shown', { state: document.getElementById('state').textContent, rows: cells });
+      window.report('shown', { state: document.getElementById('state').textContent, rows: cells });
     };
     new MutationObserver(show).observe(document.body, { childList: true, subtree: true, characterData: true });
     show();

@@ -12,7 +12,7 @@ import gzip
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, wraps
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -445,7 +445,7 @@ def _install_in_streams() -> None:
         end(self, last)
 
     @wraps(broadcast)
-    def checked_broadcast(self: StreamHub, streams: Collection[EventStream], events: bytes) -> None:
+    def checked_broadcast(self: StreamHub, streams: Sequence[EventStream], events: bytes) -> None:
         _report(check_stream(events), repr(events))
         broadcast(self, streams, events)
 

@@ -13,12 +13,14 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.support.node import run_node
+from tests.support.node import node, node_modules, run_node
 from tests.support.repository import ROOT
 from tests.support.waiting import until_one_ends
 
 EXAMPLES = ROOT / "examples"
 LANGUAGES = ("javascript", "python")
+FOLLOWERS = {"follow.js": node, "follow.py": lambda: sys.executable, "follow.sh": lambda: "sh"}
+"""The short clients, and the programs that run them."""
 LINE_S_MAX = 15.0
 
 
@@ -33,12 +35,19 @@ class ExampleProcess:
 
     async def line(self, *parts: str) -> str:
         """Read up to the first line that contains all of `parts`, and return it."""
-        async with asyncio.timeout(LINE_S_MAX):
-            async for raw in self._stdout:
-                self.lines.append(raw.decode().rstrip("\n"))
-                if all(part in self.lines[-1] for part in parts):
-                    return self.lines[-1]
-        raise AssertionError(f"no line with {parts} in {self.lines}, stderr: {await self._stderr.read()!r}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINE_S_MAX):
+                async for raw in self._stdout:
+                    self.lines.append(raw.decode().rstrip("\n"))
+                    if all(part in self.lines[-1] for part in parts):
+                        return self.lines[-1]
+                raise AssertionError(f"ended without {parts}: {self.lines}, stderr: {await self._stderr.read()!r}")
+        raise AssertionError(f"no line with {parts} within {LINE_S_MAX} s: {self.lines}")
+
+    async def shows(self, seq: int) -> None:
+        """Read up to the line with this snapshot."""
+        while seq not in self.seqs:
+            await self.line("{")
 
     async def kill(self) -> None:
         """Kill it with SIGKILL, with the programs that it runs, and read the rest of what it printed."""
@@ -59,6 +68,12 @@ class ExampleProcess:
     def saved(self) -> list[str]:
         """The ids of the updates that it printed as saved."""
         return [line.split()[1] for line in self.lines if line.startswith("saved ")]
+
+    @property
+    def seqs(self) -> list[int]:
+        """The `seq` of each snapshot that it printed, as JSON or as a line with JSON."""
+        texts = [line.removeprefix("snapshot ") for line in self.lines]
+        return [json.loads(text)["seq"] for text in texts if text.startswith("{")]
 
 
 def state_folder(language: str, folder: Path) -> Path:
@@ -87,6 +102,19 @@ async def run_example(
         script.write_text(f"{before}\nimport runpy\nrunpy.run_path({path!r}, run_name='__main__')\n")
         async with run_python(script, *args, env=env) as process:
             yield ExampleProcess(process)
+
+
+@asynccontextmanager
+async def run_follower(
+    name: str, url: str, folder: Path, certificate: Path | None = None
+) -> AsyncIterator[ExampleProcess]:
+    """Run one of the short clients; those that store their position do so in `folder`."""
+    env = {"BALANCE_URL": url, "NODE_PATH": str(node_modules()), "no_proxy": "*"}
+    if certificate is not None:
+        env |= dict.fromkeys(("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "CURL_CA_BUNDLE"), str(certificate))
+    command = (str(FOLLOWERS[name]()), str(EXAMPLES / name), str(folder / f"{name}.position"))
+    async with run_program(*command, env=env) as process:
+        yield ExampleProcess(process)
 
 
 @asynccontextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Self
 
 from tests.support.raw_clients import PATH
@@ -117,6 +119,11 @@ class RawSocket:
         """Read until the server has closed its side; return the bytes."""
         async with asyncio.timeout(ANSWER_S_MAX):
             return await self._reader.read()
+
+    def reset(self) -> None:
+        """Close the connection by a reset, so that the next read of the server fails."""
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
 
     async def close(self) -> None:
         self._writer.close()

@@ -136,8 +136,12 @@ class Process:
 
     def terminate(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit status."""
-        self._process.send_signal(number)
+        self.send_signal(number)
         return self.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended, which another thread may have waited for."""
+        self._process.send_signal(number)
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""

@@ -104,6 +104,14 @@ class StreamClient:
         async with asyncio.timeout(WAIT_S):
             return await self._reader.read()
 
+    def stop_reading(self) -> None:
+        """Read nothing more from the socket, so that the server's backlog grows."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket
+
+    def resume_reading(self) -> None:
+        """Read from now on."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     async def send(self, data: bytes) -> None:
         """Send something after the request."""
         self._writer.write(data)

@@ -23,6 +23,7 @@ from engineio.async_drivers.tornado import WebSocket
 from engineio.async_socket import AsyncSocket
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
@@ -48,12 +49,13 @@ NAMES: dict[type, set[str]] = {
         *("_handle_eio_disconnect", "_handle_eio_message", "_send_packet", "environ", "packet_class"),
     },
     socketio.AsyncManager: {"basic_enter_room", "rooms", "sid_from_eio_sid"},
+    HTTPServerRequest: {"_body_future"},
     RequestHandler: {"_execute", "_headers", "_write_buffer", "ui"},
     WebSocketHandler: {"_detach_stream", "ws_connection"},
     WebSocketProtocol13: {
-        *("_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame", "_receive_frame_loop"),
-        *("_run_callback", "_wire_bytes_in", "_write_frame", "client_terminated", "mask_outgoing", "params"),
-        "server_terminated",
+        *("_abort", "_fragmented_message_buffer", "_handle_message", "_read_bytes", "_receive_frame"),
+        *("_receive_frame_loop", "_run_callback", "_wire_bytes_in", "_write_frame", "client_terminated"),
+        *("mask_outgoing", "params", "server_terminated"),
     },
     HTTP1Connection: {
         *("_can_keep_alive", "_clear_callbacks", "_deliver_body", "_disconnect_on_finish", "_finish_future"),
@@ -99,7 +101,7 @@ def names_of(library_class: type) -> set[str]:
     """Return what a class and its bases define: methods, class attributes, and what their methods assign to `self`."""
     names: set[str] = set()
     for one in inspect.getmro(library_class)[:-1]:
-        names |= vars(one).keys()
+        names |= vars(one).keys() | inspect.get_annotations(one).keys()
         if one.__module__.partition(".")[0] in ("engineio", "socketio", "tornado"):
             names |= set(re.findall(r"\bself\.(\w+)(?:: [^=\n]+)? = ", inspect.getsource(one)))
     return names

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 from balance.aio.single_flight import SingleFlight
 
@@ -68,6 +70,35 @@ async def test_an_exception_is_raised_to_all_callers_and_the_next_call_reads_aga
         assert isinstance(outcome, LookupError)
     source.value = 5
     assert await flight.run("newest", source.read) == 5
+
+
+async def test_a_read_keeps_no_error_of_the_reads_before_it() -> None:
+    class Failure(Exception):
+        """One that can be referred to weakly."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise Failure
+
+    async def call() -> weakref.ref[Failure]:
+        try:
+            await flight.run("newest", fail)
+        except Failure as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    flight, errors = SingleFlight[None](), list[weakref.ref[Failure]]()
+    gc.disable()
+    try:
+        following = asyncio.ensure_future(call())
+        for _ in range(10):  # there is always a read that waits for the one that runs
+            running, following = following, asyncio.ensure_future(call())
+            errors.append(await running)
+        del running
+        assert sum(error() is not None for error in errors) <= 1
+    finally:
+        gc.enable()
+    await following
 
 
 async def test_a_caller_that_is_cancelled_does_not_end_the_read_for_the_others() -> None:

@@ -1,0 +1,135 @@
+"""What a commit waits for, and that the service states it truly: on a server whose configuration a test changes.
+
+The standby that is named does not exist: a commit waits until its wait is cancelled or no standby is named any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from balance.storage.connect import DatabaseError
+from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import FeedStore
+from balance.storage.migrate import migrate
+from balance.storage.pool import Pool
+from balance.storage.store import Store
+from tests.support.feed import snapshot
+from tests.support.outages import OUTAGE
+from tests.support.postgres import query
+from tests.support.replication import Cluster
+from tests.support.service import Database, Processes, check_start_refused
+from tests.support.waiting import wait_until
+
+END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'balance'"
+WAITS = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+CANCEL_WAITS = f"SELECT pg_cancel_backend(pid) FROM ({WAITS}) AS waiting"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Start a server that names no standby."""
+    one = Cluster(tmp_path_factory.mktemp("durability") / "one")
+    one.create()
+    one.start()
+    migrate(one.url())
+    yield one
+    one.kill()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[Database]:
+    """Return its database, and reset the configuration at the end."""
+    yield Database(cluster.url())
+    configure(cluster)
+    query(cluster.url(), END_SESSIONS)
+
+
+def configure(cluster: Cluster, **settings: str) -> None:
+    """Change the configuration of the server to these settings alone, and wait until it is in effect."""
+    with psycopg.connect(cluster.url(), autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM RESET ALL")
+        for name, value in settings.items():
+            admin.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
+        admin.execute("SELECT pg_reload_conf()")
+    wanted = {"synchronous_standby_names": "", "synchronous_commit": "on"} | settings
+    names = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
+    wait_until(lambda: query(cluster.url(), names) == [tuple(wanted.values())])
+
+
+def make_pool(database: Database) -> Pool:
+    return Pool(database.url, pool_max=3, pool_wait_ms_max=2000, statement_ms_max=60_000)
+
+
+@pytest.mark.parametrize("level", ["local", "remote_write"])
+def test_a_level_that_does_not_wait_for_the_named_standby_is_refused_at_the_start(
+    cluster: Cluster, database: Database, processes: Processes, level: str
+) -> None:
+    configure(cluster, synchronous_commit=level, synchronous_standby_names="nobody")
+    check_start_refused(processes("--port=0", DATABASE_URL=database.url), f"synchronous_commit = {level}", "to on")
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_later_a_session_that_would_not_wait_is_refused(
+    cluster: Cluster, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(database)
+    pool.open()
+    configure(cluster, synchronous_commit="local", synchronous_standby_names="nobody")
+    query(cluster.url(), END_SESSIONS)
+    with pytest.raises(StoreUnavailable), pool.connection():
+        pass
+    assert "synchronous_commit = local does not wait" in caplog.text
+    pool.close()
+
+
+def test_the_durability_follows_the_configuration(cluster: Cluster, database: Database) -> None:
+    pool = make_pool(database)
+    pool.open()
+    feed = FeedStore(pool)
+    for names, expected in (("", "local"), ("nobody", "replicated"), ("", "local")):
+        configure(cluster, synchronous_standby_names=names)
+        assert feed.head().durability == expected
+        assert pool.durability == expected
+    configure(cluster, synchronous_standby_names="nobody")
+    other = make_pool(database)
+    other.open()
+    with other.connection():
+        assert other.durability == "replicated"
+    pool.close()
+    other.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.parametrize("level", ["on", "local"])
+def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited(
+    cluster: Cluster, database: Database, level: str
+) -> None:
+    """A wait that is cancelled is reported as success by PostgreSQL."""
+    configure(cluster, synchronous_commit=level)
+    store, one = Store(make_pool(database)), snapshot()
+    store.open()
+    store.append([snapshot()])
+    configure(cluster, synchronous_commit=level, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        for _ in range(2):  # the save, and its resend
+            saving = thread.submit(store.append, [one])
+            while not saving.done():  # a resend has two transactions
+                query(cluster.url(), CANCEL_WAITS)
+            with pytest.raises(StoreUnavailable):
+                saving.result()
+        saving = thread.submit(store.append, [one])
+        wait_until(lambda: bool(query(cluster.url(), WAITS)))
+        configure(cluster)
+        (saved,) = saving.result(10).saved
+        assert saved.duplicate
+    store.close()
+
+
+def test_a_refusal_names_the_setting_and_no_password(cluster: Cluster, database: Database) -> None:
+    configure(cluster, synchronous_commit="remote_write", synchronous_standby_names="nobody")
+    with pytest.raises(DatabaseError, match="DATABASE_URL: synchronous_commit = remote_write does not wait"):
+        make_pool(database).open()
