@@ -20,8 +20,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.feed.listeners import FeedListener
 from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
-from balance.feed.tail import FeedListener, Tail
+from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable

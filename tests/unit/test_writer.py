@@ -218,7 +218,7 @@ async def test_a_batch_lost_after_the_end_is_polled_for_no_more(rig: Rig) -> Non
 
 async def test_the_end_waits_for_what_is_being_published(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.on_rows = lambda: time.sleep(0.05)
+    rig.store.on_page = lambda: time.sleep(0.05)
     await rig.hold(writer, behind=0)
     rig.store.save_elsewhere()
     rig.store.go.set()
