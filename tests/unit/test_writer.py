@@ -282,3 +282,14 @@ async def test_a_save_that_is_too_late_has_the_reason(rig: Rig) -> None:
     writer._expire_overdue()
     with pytest.raises(StoreUnavailable, match=r"^the database did not answer in time$"):
         save.result()
+
+
+async def test_saves_of_one_turn_of_the_event_loop_schedule_one_cut(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, cuts = rig.writer(), list[None]()
+    monkeypatch.setattr(writer._batcher, "start_next", lambda: cuts.append(None))
+    for turn in range(3):
+        for _ in range(5):
+            writer.submit(snapshot())
+        assert len(cuts) == turn
+        await asyncio.sleep(0)
+    assert len(cuts) == 3
