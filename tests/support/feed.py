@@ -154,9 +154,9 @@ class FakeListener:
 class Rig:
     """A writer and a feed, their store and a listener."""
 
-    def __init__(self, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+    def __init__(self, store: FakeStore, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+        self.store = store
         self.worker, self.tail_worker = worker, tail_worker
-        self.store = FakeStore()
         self.listener = FakeListener()
         self.cork: AbstractContextManager[None] = nullcontext()
         self.tail = Tail(self.store, tail_worker)
@@ -206,11 +206,11 @@ class Rig:
 
 
 @contextmanager
-def feed_rig(io_loop: IOLoop) -> Iterator[Rig]:
+def feed_rig(io_loop: IOLoop, store: FakeStore | None = None) -> Iterator[Rig]:
     """Give a rig for a test on this event loop; its threads end with the block."""
     workers = WorkerThread("test"), WorkerThread("test-tail")
     with ThreadPoolExecutor(2, "test-replay") as executor:
-        rig = Rig(*workers, executor)
+        rig = Rig(store or FakeStore(), *workers, executor)
         try:
             yield rig
         finally:
