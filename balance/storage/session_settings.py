@@ -120,13 +120,13 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 INHERITED_SETTINGS: LiteralString = """
 SELECT pg_catalog.current_setting('synchronous_standby_names'),
        pg_catalog.max(setting) FILTER (
-           WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting <> 'off'),
+           WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting IN ('local', 'remote_write')),
        pg_catalog.count(pg_catalog.set_config(
            name,
            CASE name
                WHEN 'search_path' THEN 'public'
                WHEN 'default_transaction_read_only' THEN 'off'
-               WHEN 'synchronous_commit' THEN 'on'
+               WHEN 'synchronous_commit' THEN CASE setting WHEN 'remote_apply' THEN setting ELSE 'on' END
                -- Every statement has an index. On a small table the planner would prefer to read all of it, and a
                -- prepared statement would keep that plan while the table grows.
                WHEN 'enable_seqscan' THEN 'off'
@@ -142,7 +142,8 @@ WHERE (name = 'search_path' AND source <> 'client')  -- given in DATABASE_URL
    -- that of the server itself is respected: it may not write now, for example because its disk is nearly full
    OR (name = 'default_transaction_read_only' AND is_inherited)
    -- Saved means on disk, and on that of a standby where the server names one. Where it names none, local and
-   -- remote_write are the same as on. If it names one later, this session waits for it.
-   OR (name = 'synchronous_commit' AND setting IN ('off', 'local', 'remote_write'))
+   -- remote_write are the same as on. If it names one later, this session waits for it. Set in every session, which
+   -- otherwise follows the server when its configuration is reloaded with a level that does not wait.
+   OR name = 'synchronous_commit'
    OR pg_catalog.starts_with(name, 'enable_')
 """

@@ -93,14 +93,7 @@ def test_the_durability_follows_the_configuration(cluster: Cluster, database: Da
     for names, expected in (("", "local"), ("nobody", "replicated"), ("", "local")):
         configure(cluster, synchronous_standby_names=names)
         assert feed.head().durability == expected
-        assert pool.durability == expected
-    configure(cluster, synchronous_standby_names="nobody")
-    other = make_pool(database)
-    other.open()
-    with other.connection():
-        assert other.durability == "replicated"
     pool.close()
-    other.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)
@@ -126,6 +119,23 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
         configure(cluster)
         (saved,) = saving.result(10).saved
         assert saved.duplicate
+    store.close()
+
+
+@pytest.mark.parametrize("level", ["local", "off"])
+def test_a_running_session_waits_although_the_server_is_reloaded_with_a_level_that_does_not(
+    cluster: Cluster, database: Database, level: str
+) -> None:
+    store = Store(make_pool(database))
+    store.open()
+    store.append([snapshot()])
+    configure(cluster, synchronous_commit=level, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        saving = thread.submit(store.append, [snapshot()])
+        wait_until(lambda: saving.done() or bool(query(cluster.url(), WAITS)))
+        assert not saving.done()
+        configure(cluster)
+        saving.result(10)
     store.close()
 
 
