@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -143,3 +144,24 @@ def test_a_refusal_names_the_setting_and_no_password(cluster: Cluster, database:
     configure(cluster, synchronous_commit="remote_write", synchronous_standby_names="nobody")
     with pytest.raises(DatabaseError, match="DATABASE_URL: synchronous_commit = remote_write does not wait"):
         make_pool(database).open()
+
+
+def test_a_warning_that_the_database_needs_a_vacuum_does_not_fail_a_save(tmp_path: Path) -> None:
+    """PostgreSQL sends it with each transaction id of the last 40 million before it stops, as SQLSTATE 01000."""
+    cluster = Cluster(tmp_path / "one")
+    cluster.create()
+    cluster.use_transaction_ids_up_to(2**31 - 37_000_000)
+    cluster.start()
+    try:
+        migrate(cluster.url())
+        warnings: list[str | None] = []
+        with psycopg.connect(cluster.url()) as connection:
+            connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+            connection.execute("SELECT pg_current_xact_id()")
+        assert ["must be vacuumed" in str(warning) for warning in warnings] == [True]
+        store, one = Store(make_pool(Database(cluster.url()))), snapshot()
+        store.open()
+        assert [store.append([one]).saved[0].duplicate for _ in range(2)] == [False, True]
+        store.close()
+    finally:
+        cluster.kill()
