@@ -20,8 +20,13 @@ LOCAL, REPLICATED = "local", "replicated"
 TRANSACTION_TIMEOUT_VERSION = 170_000  # PostgreSQL 17 introduced the setting
 
 
+# The standbys for which a commit waits. It waits for none where the server has no process to send to them.
+STANDBYS: LiteralString = """CASE WHEN pg_catalog.current_setting('max_wal_senders') <> '0'
+    THEN pg_catalog.current_setting('synchronous_standby_names') ELSE '' END"""
+
+
 def durability(standbys: str) -> str:
-    """Return what a commit means where `synchronous_standby_names` is this: replicated to a standby, or local."""
+    """Return what a commit means where STANDBYS are these: replicated to a standby, or local."""
     return REPLICATED if standbys else LOCAL
 
 
@@ -29,7 +34,7 @@ class SessionFacts(NamedTuple):
     """What a session is, apart from what was set in it."""
 
     standbys: str
-    """The server's `synchronous_standby_names`: empty if a commit waits for no standby."""
+    """The server's STANDBYS: empty if a commit waits for none."""
     weak_commit: str | None
     """The server's or the URL's `synchronous_commit`, if it does not wait for the disk of a standby."""
 
@@ -117,8 +122,8 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 """
 
 # Settings whose source decides whether they are changed.
-INHERITED_SETTINGS: LiteralString = """
-SELECT pg_catalog.current_setting('synchronous_standby_names'),
+INHERITED_SETTINGS: LiteralString = f"""
+SELECT {STANDBYS},
        pg_catalog.max(setting) FILTER (
            WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting IN ('local', 'remote_write')),
        pg_catalog.count(pg_catalog.set_config(

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from balance.storage.connect import DatabaseError
+from balance.storage.epochs import begin_epoch
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import migrate
@@ -57,6 +58,7 @@ def configure(cluster: Cluster, **settings: str) -> None:
             admin.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
         admin.execute("SELECT pg_reload_conf()")
     wanted = {"synchronous_standby_names": "", "synchronous_commit": "on"} | settings
+    wanted.pop("max_wal_senders", None)  # in effect after a restart
     names = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
     wait_until(lambda: query(cluster.url(), names) == [tuple(wanted.values())])
 
@@ -95,6 +97,31 @@ def test_the_durability_follows_the_configuration(cluster: Cluster, database: Da
         configure(cluster, synchronous_standby_names=names)
         assert feed.head().durability == expected
     pool.close()
+
+
+def test_a_server_that_sends_to_no_standby_is_not_called_replicated(cluster: Cluster, database: Database) -> None:
+    configure(cluster, max_wal_senders="0", synchronous_standby_names="nobody")
+    cluster.stop()
+    cluster.start()
+    store = Store(pool := make_pool(database))
+    store.open()
+    store.append([snapshot()])  # PostgreSQL waits for nothing
+    assert FeedStore(pool).head().durability == "local"
+    store.close()
+    configure(cluster)
+    cluster.stop()
+    cluster.start()
+
+
+def test_a_new_epoch_by_hand_does_not_wait_for_a_standby(cluster: Cluster, database: Database) -> None:
+    configure(cluster, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        beginning = thread.submit(begin_epoch, database.url)
+        wait_until(lambda: beginning.done() or bool(query(cluster.url(), WAITS)))
+        has_waited = not beginning.done()
+        configure(cluster)
+        assert beginning.result(10).epoch
+    assert not has_waited
 
 
 @pytest.mark.expects_log(*OUTAGE)
