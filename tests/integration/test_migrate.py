@@ -136,7 +136,7 @@ def test_a_migration_that_fails_leaves_nothing_and_keeps_those_before_it(empty: 
 
 
 def test_a_first_migration_that_fails_leaves_the_database_empty(empty: str, folder: WriteFolder) -> None:
-    files = folder({"0001_one.sql": f"{ONE}\nSELECT 1/0;"})
+    files = folder({"0001_one.sql": f"\n{ONE}\nSELECT 1/0;"})
     failed = "0001_one.sql, line 1, failed and changed nothing: "  # PostgreSQL gives no position for this error
     refusal(SchemaError, lambda: migrate(empty, files), f"{failed}division by zero")
     assert tables(empty) == set()
@@ -225,9 +225,9 @@ def test_the_line_ends_of_a_checkout_do_not_count_as_a_change(empty: str, folder
 
 
 def test_a_newer_database_is_refused(empty: str, folder: WriteFolder) -> None:
-    migrate(empty, folder({"0001_one.sql": ONE, "0002_two.sql": TWO}))
+    migrate(empty, folder({"0001_one.sql": ONE, "0002_two.sql": TWO, "0003_three.sql": "SELECT 3"}))
     files = folder({"0001_one.sql": ONE})
-    text = f"the database is at version 2 and this program has only 1: update the program, then run `{COMMAND}`"
+    text = f"the database is at version 3 and this program has only 1: update the program, then run `{COMMAND}`"
     refusal(SchemaAhead, lambda: migrate(empty, files), text)
     refusal(SchemaAhead, lambda: check(empty, files), text)
 
@@ -258,7 +258,7 @@ def test_another_encoding_is_refused(make_empty: Callable[..., str]) -> None:
 
 
 def test_an_older_server_is_refused(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 130_014)
+    monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 130_000)
     refusal(SchemaError, lambda: migrate(empty), "the server is PostgreSQL 13; this program needs 14 or newer")
     monkeypatch.setattr(psycopg.ConnectionInfo, "server_version", 140_000)
     assert migrate(empty)

@@ -109,7 +109,7 @@ def append_behind(store: Store, database: Database, rows: list[Snapshot], seq: i
     with ThreadPoolExecutor(1) as executor:
         with locked(database, LOCK_FEED) as session:
             waiting = executor.submit(store.append, rows)
-            wait_until(lambda: is_waited_for(database))
+            wait_until(lambda: waiting.done() or is_waited_for(database))
             session.execute("UPDATE balance_feed SET last_seq = %s", [seq])
             session.execute(INSERT, (seq, id_))
             session.commit()

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from protocol import dumps, loads
+from protocol.operations import FEED
 from tests.support.http_client import Connection
 from tests.support.raw_clients import Dropped, PollingClient, SocketClient
 from tests.support.service import Database
+from tests.support.sse import Event, StreamClient
 from tests.support.workload import LOST, FindServer
 
-FEED = "/api/balance/feed"
-STREAM = "/api/balance/stream"
 IDLE_S_MAX = 60.0
 WAIT_S = 2  # of a long poll; less than `Connection` waits
 CLOSE_S_MAX = 10.0
@@ -215,34 +215,21 @@ class ResumingStream(ResumingWatcher):
     _last_id: str | None = None
 
     async def _follow(self, url: str) -> None:
-        target = STREAM if self._last_id else f"{STREAM}?{urlencode(self._position())}"
-        headers = f"Last-Event-ID: {self._last_id}\r\n" if self._last_id else ""
-        async with _connection(url) as (reader, writer):
-            self._drop = writer.close
-            host = urlsplit(url).netloc
-            writer.write(
-                f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
-            )
-            async with asyncio.timeout(IDLE_S_MAX):
-                head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200 "), head  # EventSource gives up at any other status
+        query = "" if self._last_id else f"?{urlencode(self._position())}"
+        headers = {"Last_Event_ID": self._last_id} if self._last_id else {}
+        async with StreamClient.to(urlsplit(url).port or 80, query, **headers) as stream:
+            self._drop = stream.drop
             while True:
-                await self._read_event(reader)
+                self._handle(await stream.next(IDLE_S_MAX))
 
-    async def _read_event(self, reader: asyncio.StreamReader) -> None:
-        """Read one event up to its blank line, and handle it; a part of one is discarded at the end of the stream."""
-        fields = {"event": "message", "data": ""}
-        async with asyncio.timeout(IDLE_S_MAX):
-            while line := (await reader.readuntil(b"\n")).decode().rstrip("\r\n"):
-                name, _, value = line.partition(":")
-                fields[name] = value.removeprefix(" ")
-        if fields["event"] == "bye":
+    def _handle(self, event: Event) -> None:
+        if event.name == "bye":
             raise Dropped(None)
-        if fields["event"] == "connected":
-            self._connected(loads(fields["data"]))
-        elif fields["event"] == "balance:snapshot":
-            self._receive(loads(fields["data"]))
-        self._last_id = fields.get("id", self._last_id)
+        if event.name == "connected":
+            self._connected(event.data)
+        elif event.name == "balance:snapshot":
+            self._receive(event.data)
+        self._last_id = event.id or self._last_id
 
     def _reset(self, answer: dict[str, Any]) -> None:
         self._last_id = None
@@ -300,13 +287,3 @@ def check_holds_all(watcher: ResumingWatcher, database: Database) -> None:
     """Check that the watcher has each snapshot that is stored, in order and once."""
     stored = [str(row["id"]) for row in database.rows("SELECT id FROM balance_snapshot ORDER BY seq")]
     assert watcher.ids == stored, f"{type(watcher).__name__}: {len(watcher.ids)} of {len(stored)}"
-
-
-@asynccontextmanager
-async def _connection(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**20)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()

@@ -117,8 +117,12 @@ class StreamClient:
         self._writer.write(data)
         await self._writer.drain()
 
+    def drop(self) -> None:
+        """Close the connection without a wait; a call of `next` raises EOFError."""
+        self._writer.close()
+
     async def close(self) -> None:
         """Close the connection."""
-        self._writer.close()
+        self.drop()
         with suppress(OSError):
             await self._writer.wait_closed()
