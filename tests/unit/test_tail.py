@@ -387,6 +387,19 @@ async def test_a_poll_that_fails_is_made_again_after_growing_pauses(rig: Rig) ->
     await rig.until(lambda: rig.published == [1])
 
 
+async def test_after_a_poll_that_failed_batches_replace_none_until_one_works(rig: Rig) -> None:
+    """The end of an outage of reads is noticed, also while saves work all the time."""
+    writer = rig.writer()
+    await quiet(rig)
+    raise_once(rig, "on_head", StoreUnavailable("the database cannot be reached"))
+    rig.tail.hasten()
+    await rig.until(lambda: rig.tail._schedule.is_failing)
+    heads = rig.store.heads
+    while rig.tail._schedule.is_failing:
+        await save(writer)
+    assert rig.store.heads == heads + 1
+
+
 @pytest.mark.expects_log("the feed could not be followed")
 async def test_a_mistake_in_a_poll_is_logged_and_stops_nothing(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     writer = rig.writer()
