@@ -165,16 +165,16 @@ class Tail:
             if appended.epoch != position.epoch:
                 self._schedule.poll_within(0)
             return True
-        end = Position(appended.epoch, new[-1].seq)
+        end, is_watched = Position(appended.epoch, new[-1].seq), self._listeners.has_watchers
         if end.epoch != position.epoch or new[0].seq <= position.seq:
             self._restart(end)
-        elif not self._listeners.has_watchers:
+        elif not is_watched:
             self._skip_to(end)
         elif new[0].seq != position.seq + 1:
             return False
         else:
             self._publish([one.encode() for one in new])
-        self._schedule.note_quiet(is_watched=self._listeners.has_watchers)
+        self._schedule.note_quiet(is_watched=is_watched)
         return True
 
     # Publishing
