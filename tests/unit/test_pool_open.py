@@ -181,7 +181,7 @@ def test_a_pool_that_is_closed_before_it_is_opened_opens_nothing(start: Start) -
     assert not pool._watchdog.is_alive()
 
 
-def test_checks_that_are_aborted_by_the_end_are_no_outage(start: Start) -> None:
+def test_checks_that_are_aborted_by_the_end_do_not_count_as_outage(start: Start) -> None:
     pool, outage, _ = make_pool()
     start.error = REFUSED
     pool.close()

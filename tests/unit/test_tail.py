@@ -313,7 +313,7 @@ async def test_a_batch_without_an_answer_is_published_without_another_save(rig: 
     await rig.until(lambda: rig.published == [1])
 
 
-async def test_after_a_batch_without_an_answer_the_tail_is_polled_soon_also_without_watchers(rig: Rig) -> None:
+async def test_after_a_batch_without_an_answer_the_next_poll_is_soon_also_unwatched(rig: Rig) -> None:
     rig.listener.has_watchers = False
     writer = rig.writer()
     await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
