@@ -183,7 +183,7 @@ async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) 
     await rig.until(lambda: rig.published == list(range(1, ROWS_MAX + 3)))
 
 
-async def test_polls_become_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
+async def test_polls_become_rare_without_news_and_frequent_when_another_process_saves(rig: Rig) -> None:
     rig.writer()
     pauses: list[float] = []
     rig.store.on_head = lambda: pauses.append(rig.tail._schedule._pause_s)
@@ -292,6 +292,23 @@ async def test_a_poll_that_a_batch_has_overtaken_is_discarded(rig: Rig) -> None:
     assert rig.tail.position == Position(EPOCH, 2)
     assert rig.published == [1, 2]
     assert rig.store.epochs == {EPOCH: 0}
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_poll_that_a_batch_of_a_newer_epoch_has_overtaken_is_discarded(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_head = held  # its result, of the old epoch, has been read
+    rig.tail.hasten()
+    await rig.until(lambda: held.is_reached)
+    epoch = rig.store.begin_epoch()
+    await save(writer)
+    rig.store.on_head = lambda: None
+    heads = rig.store.heads
+    held.release()
+    await rig.until(lambda: rig.store.heads > heads)
+    assert rig.tail.position == Position(epoch, 1)
+    assert rig.listener.ends == 1
 
 
 async def test_a_batch_that_comes_while_a_poll_reads_rows_is_published_after_them(rig: Rig) -> None:
