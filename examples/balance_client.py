@@ -172,6 +172,7 @@ class Bot:
 
     def _resume(self) -> None:
         """End the connection; the next one resumes after the position."""
+        self._sio.on("balance:snapshot", lambda snapshot: None)  # what still comes on this one, comes again
         self._ending = asyncio.ensure_future(self._sio.disconnect())
 
     def _move_to(self, position: dict) -> None:

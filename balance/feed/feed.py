@@ -6,7 +6,7 @@ Promises: a client whose position is recovered receives every snapshot after it 
 the live tail. A client whose position is not good gets the reason. Only the database itself is asked for one: a process
 may be behind.
 
-Life cycle: `start(head, …)` once the database is known, `drain()` and `stop()` at the end; each once.
+Life cycle: `drain()` at the end.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.feed.listeners import FeedListener
 from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
-from balance.feed.tail import FeedListener, Tail
+from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable
@@ -123,7 +124,8 @@ class Feed:
             return Resumption(
                 True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
             )
-        good_until = facts.good_until if reason == "diverged" else None
+        # A tag that differs shows a restore by hand: from which seq on the feed is another is not known.
+        good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
     async def replay(
@@ -156,10 +158,11 @@ class Feed:
             try:
                 async with unavailable_after(self._read_s_max):
                     chunk = await self._replay.read(position, encode_list, limit)
+                head = self._replay.check(position.epoch)
             except ReplayBroken as error:  # the next request has the reason
                 raise protocol.Unavailable(str(error)) from error
         data = protocol.Encoded(chunk.data or b"[]")
-        return FeedSlice(position.epoch, position.seq, chunk.last, self._tail.position.seq, data)
+        return FeedSlice(position.epoch, position.seq, chunk.last, head, data)
 
     async def latest(self, limit: int, heard_s: int | None) -> Latest:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""

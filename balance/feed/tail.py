@@ -21,26 +21,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from balance.aio.threads import WorkerThread
+from balance.feed.listeners import FeedListener, Listeners
+from balance.feed.poll_schedule import PAUSE_S_MIN, PollSchedule
 from balance.feed.recent import Recent
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import STOPPING, StoreUnavailable
-from balance.storage.feed_store import Head
+from balance.storage.feed_store import FeedPage, Head
 from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
 
-PAUSE_S_MIN = 0.005  # between two polls, while other processes save
-PAUSE_S_MAX = 0.1
-PAUSE_GROWTH = 1.5  # after each poll that finds nothing
-PAUSE_S_UNWATCHED = 1.0  # while no listener has watchers
-PAUSE_S_LOST = 0.25  # after a batch without an answer
-PAUSE_S_FAILED = (0.25, 1.0)  # after the first poll that failed, and after the last of many
+PAUSE_S_LOST = 0.25  # before the poll after a batch without an answer
 ROWS_MAX = 500  # of one read of the table
 
 
@@ -49,23 +46,9 @@ class TailStore(Protocol):
 
     def head(self) -> Head: ...
 
-    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]: ...
+    def page(self, after: int, limit: int) -> FeedPage: ...
 
     def renew(self, known: Position) -> Position: ...
-
-
-class FeedListener(Protocol):
-    """A transport that sends the feed to its clients. Event loop only; no method waits."""
-
-    @property
-    def has_watchers(self) -> bool:
-        """Whether it has a client to publish to; without one, nothing is encoded for it."""
-
-    def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
-        """Send snapshots to all clients; they follow those of the call before."""
-
-    def end_all(self) -> None:
-        """Disconnect every client, so that it resumes."""
 
 
 class Tail:
@@ -80,17 +63,12 @@ class Tail:
         self.durability = ""
         """What a commit promises: `local` or `replicated`; as of the last poll."""
         self.recent = Recent()
-        self._listeners: list[FeedListener] = []
-        self._followers = 0
+        self._listeners = Listeners()
         self._unpublished: deque[Appended] = deque()  # batches with rows missing before the first
         self._batches = 0  # that were passed to `advance`
         self._has_batch_in_flight: Callable[[], bool]
-        self._pause_s = PAUSE_S_MIN
-        self._retry_s = PAUSE_S_FAILED[0]
-        self._due = 0.0  # when the next poll is due, by the clock of the event loop
-        self._wakeup = asyncio.Event()
+        self._schedule: PollSchedule
         self._changed = asyncio.Event()  # set for a moment at each change of the position
-        self._loop: asyncio.AbstractEventLoop
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False  # whether no call may wait any more
 
@@ -101,7 +79,7 @@ class Tail:
 
     def subscribe(self, listener: FeedListener) -> None:
         """Publish to a listener from now on."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def start(self, head: Head, has_batch_in_flight: Callable[[], bool]) -> None:
         """Publish what comes after `head`.
@@ -109,36 +87,30 @@ class Tail:
         `has_batch_in_flight` returns whether a batch of this process may be committed and has not come to `advance`.
         """
         assert self._task is None, "started once"
-        self._loop = asyncio.get_running_loop()
+        self._schedule = PollSchedule()
         self.position, self.durability = head
         self.recent.restart(self.position.seq)
         self._has_batch_in_flight = has_batch_in_flight
-        self._task = self._loop.create_task(self._follow())
+        self._task = asyncio.get_running_loop().create_task(self._follow())
 
     def advance(self, appended: Appended) -> None:
         """Publish the feed up to the last snapshot of a batch. Never fails, since the batch is acknowledged already."""
         self._batches += 1
         self._unpublished.append(appended)
         if not self._publish_batches():
-            self._wakeup.set()
+            self._schedule.wake()
 
     def note_lost(self) -> None:
         """Note that a batch got no answer, and may have been committed."""
-        self._poll_within(PAUSE_S_LOST)
+        self._schedule.poll_within(PAUSE_S_LOST)
 
     def hasten(self) -> None:
         """Poll soon and often, since a client comes that wants to be up to date."""
-        self._pause_s = PAUSE_S_MIN
-        self._poll_within(PAUSE_S_MIN)
+        self._schedule.hasten(PAUSE_S_MIN)
 
-    @contextmanager
-    def followed(self) -> Iterator[None]:
+    def followed(self) -> AbstractContextManager[None]:
         """Follow the feed within a block as closely as for a watcher."""
-        self._followers += 1
-        try:
-            yield
-        finally:
-            self._followers -= 1
+        return self._listeners.followed()
 
     async def wait_for_change(self) -> None:
         """Wait until the position has changed. Raises StoreUnavailable at the end."""
@@ -153,8 +125,7 @@ class Tail:
         epoch = self.position.epoch
         while self.position.epoch == epoch and (wanted.epoch != epoch or self.position.seq < wanted.seq):
             self._check_running()
-            self._pause_s = PAUSE_S_MIN
-            self._poll_within(0)
+            self._schedule.hasten(0)
             await self._changed.wait()
 
     async def drain(self) -> None:
@@ -192,36 +163,27 @@ class Tail:
         new = [one.snapshot for one in appended.saved if not one.duplicate]
         if not new:  # it shows nothing about the end of the feed
             if appended.epoch != position.epoch:
-                self._poll_within(0)
+                self._schedule.poll_within(0)
             return True
         end = Position(appended.epoch, new[-1].seq)
         if end.epoch != position.epoch or new[0].seq <= position.seq:
             self._restart(end)
-        elif not self._has_watchers():
+        elif not self._listeners.has_watchers:
             self._skip_to(end)
         elif new[0].seq != position.seq + 1:
             return False
         else:
             self._publish([one.encode() for one in new])
-        self._note_poll(found_more=False)
+        self._schedule.note_quiet(is_watched=self._listeners.has_watchers)
         return True
 
     # Publishing
-
-    def _has_watchers(self) -> bool:
-        return self._followers > 0 or any(listener.has_watchers for listener in self._listeners)
 
     def _publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         """Publish the snapshots that follow the position, and advance it to the last of them."""
         self.position = Position(self.position.epoch, snapshots[-1].seq)
         self.recent.extend(snapshots)
-        for listener in self._listeners:
-            try:
-                if listener.has_watchers:
-                    listener.publish(snapshots)
-            except Exception:
-                log.exception("%d snapshots could not be published", len(snapshots))
-                self._end_all(listener)  # a part of its clients may have received them
+        self._listeners.publish(snapshots)
         self._note_change()
 
     def _skip_to(self, position: Position) -> None:
@@ -238,14 +200,7 @@ class Tail:
         )  # fmt: skip
         self._unpublished.clear()
         self._skip_to(position)
-        for listener in self._listeners:
-            self._end_all(listener)
-
-    def _end_all(self, listener: FeedListener) -> None:
-        try:
-            listener.end_all()
-        except Exception:
-            log.exception("the clients of a listener could not be ended")
+        self._listeners.end_all()
 
     def _note_change(self) -> None:
         self._changed.set()
@@ -257,40 +212,16 @@ class Tail:
 
     # Polling
 
-    def _poll_within(self, seconds: float) -> None:
-        self._due = min(self._due, self._loop.time() + seconds)
-        self._wakeup.set()
-
-    def _note_poll(self, *, found_more: bool) -> None:
-        """Set when the next poll is due, after a poll or a batch that shows as much."""
-        self._retry_s = PAUSE_S_FAILED[0]
-        is_watched = self._has_watchers()
-        self._pause_s = PAUSE_S_MIN if found_more and is_watched else min(self._pause_s * PAUSE_GROWTH, PAUSE_S_MAX)
-        # A client that is about to join is not counted yet: the pause grows to its maximum first.
-        is_idle = self._pause_s == PAUSE_S_MAX and not is_watched
-        self._due = self._loop.time() + (PAUSE_S_UNWATCHED if is_idle else self._pause_s)
-
-    def _note_failed(self) -> None:
-        self._due = self._loop.time() + self._retry_s
-        self._retry_s = min(2 * self._retry_s, PAUSE_S_FAILED[1])
-
     async def _follow(self) -> None:
         while True:
-            pause = self._due - self._loop.time()
             if self._unpublished:
                 await self._fill_gap()
-            elif pause > 0:
-                await self._sleep(pause)
+            elif self._schedule.seconds_left > 0:
+                await self._schedule.wait()
             elif self._has_batch_in_flight():
-                self._due = self._loop.time() + self._pause_s  # its result shows what the poll would
+                self._schedule.postpone()  # its result shows what the poll would
             else:
                 await self._poll()
-
-    async def _sleep(self, seconds: float) -> None:
-        self._wakeup.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wakeup.wait()
 
     async def _fill_gap(self) -> None:
         """Publish the rows before a batch, and the batch."""
@@ -298,7 +229,7 @@ class Tail:
         try:
             await self._publish_rows(first - 1)
             self._publish_batches()
-            self._note_poll(found_more=True)
+            self._schedule.note_found(is_watched=self._listeners.has_watchers)
         except Exception as error:
             self._unpublished.clear()  # a later poll or batch has the same rows missing
             self._fail(error)
@@ -313,7 +244,7 @@ class Tail:
             if self._batches != batches or self._has_batch_in_flight():
                 # The rows may be those of a batch of this process, which is to be acknowledged first; and a batch that
                 # was delivered meanwhile may be newer than this result.
-                self._due = self._loop.time() + self._pause_s
+                self._schedule.postpone()
             else:
                 await self._publish_up_to(head.position)
         except Exception as error:
@@ -322,12 +253,13 @@ class Tail:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, StoreUnavailable):  # which `outage` has logged
             log.error("the feed could not be followed", exc_info=error)
-        self._note_failed()
+        self._schedule.note_failed()
 
     async def _publish_up_to(self, head: Position) -> None:
         """Publish the rows up to the end of the feed. Raises StoreUnavailable."""
         position = self.position
-        self._note_poll(found_more=head.seq > position.seq)
+        note = self._schedule.note_found if head.seq > position.seq else self._schedule.note_quiet
+        note(is_watched=self._listeners.has_watchers)
         if head.epoch != position.epoch:
             self._restart(head)
         elif head.seq < position.seq:  # the database was put back; the next poll finds the new epoch
@@ -340,12 +272,15 @@ class Tail:
         epoch = self.position.epoch
         while self.position.epoch == epoch and self.position.seq < last:
             before = self.position
-            if not self._has_watchers():
+            if not self._listeners.has_watchers:
                 self._skip_to(Position(epoch, last))
                 return
-            rows = await self._worker.run(self._store.rows, before.seq, last, ROWS_MAX)
+            page = await self._worker.run(self._store.page, before.seq, min(last - before.seq, ROWS_MAX))
+            if page.epoch != epoch:  # its rows may be those of a batch that is not acknowledged
+                raise StoreUnavailable("the feed has a new epoch")
             if self.position != before:  # a batch has moved it meanwhile
                 continue
+            rows = page.snapshots
             if rows and rows[0].seq == before.seq + 1 and rows[-1].seq == before.seq + len(rows):
                 self._publish(rows)
             else:

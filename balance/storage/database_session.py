@@ -23,13 +23,12 @@ from psycopg.types.string import TextLoader
 import protocol
 from balance.storage.connect import DatabaseError
 from balance.storage.epochs import Server
-from balance.storage.session_settings import SessionFacts, configure_session
+from balance.storage.session_settings import configure_session
 
 
 class DatabaseSession(Connection[TupleRow]):
     """A session of PostgreSQL, in autocommit: a transaction is opened where it is meant."""
 
-    facts = SessionFacts("", None)
     server = Server(None, None)
     _sock: socket.socket | None = None  # a second descriptor of the connection's socket, to shut it down by
     _statements: frozenset[bytes] = frozenset()  # the names of those that are prepared
@@ -74,8 +73,7 @@ class DatabaseSession(Connection[TupleRow]):
         self.adapters.register_loader("uuid", TextLoader)
         self._warnings = []
         self.add_notice_handler(partial(_note_warning, self._warnings))  # a method of the session would keep it alive
-        self.facts = configure_session(self, statement_ms_max=statement_ms_max)
-        self.facts.check_durability()
+        configure_session(self, statement_ms_max=statement_ms_max).check_durability()
 
     def take_warning(self) -> str | None:
         """Return the first warning of the server since the last call, if there was one."""

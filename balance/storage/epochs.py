@@ -58,6 +58,7 @@ class ServerProbe:
         self._forbidden: set[str] = set()
         self._lock = threading.Lock()  # guards `_newest`
         self._newest: dict[str | None, str] = {}  # of each system, the newest timeline that was seen
+        self._refused: set[Server] = set()
 
     @property
     def can_read_timeline(self) -> bool:
@@ -74,13 +75,18 @@ class ServerProbe:
         if server.timeline is not None:
             with self._lock:
                 newest = self._newest.setdefault(server.system_id, server.timeline)
-                if server.timeline < newest:
-                    raise psycopg.OperationalError(
-                        f"this server is a former primary: it has timeline {server.timeline}, and the database is at "
-                        f"timeline {newest}"
-                    )
-                self._newest[server.system_id] = server.timeline
+                self._newest[server.system_id] = max(newest, server.timeline)
+            if server.timeline < newest:
+                raise psycopg.OperationalError(self._refuse(server, newest))
         return server
+
+    def _refuse(self, server: Server, newest: str) -> str:
+        """Return why a server is refused. It is logged once, since a log of outages may have another reason already."""
+        reason = f"this server is a former primary: it has timeline {server.timeline}, and the database is at {newest}"
+        if server not in self._refused:
+            self._refused.add(server)
+            log.warning("a session is refused: %s", reason)
+        return reason
 
     def _read(self, connection: Connection[Any], sql: LiteralString) -> str | None:
         if sql in self._forbidden:

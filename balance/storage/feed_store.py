@@ -16,7 +16,7 @@ from typing import LiteralString, NamedTuple
 
 from psycopg import errors, pq
 
-from balance.position import SEQ_MAX, ClaimedPosition, Position
+from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot
 from balance.storage.epochs import renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
@@ -86,24 +86,30 @@ class FeedStore:
         # there in the same epoch, and the new epoch would begin after rows that are others than before.
         if known is None or known.epoch != position.epoch or known.seq < position.seq:
             self._pool.known_end = position
-        self._pool.durability = durability(_text(result, 3))
-        return Head(position, self._pool.durability)
+        return Head(position, durability(_text(result, 3)))
 
     def renew(self, known: Position) -> Position:
         """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
         with self._pool.connection() as session:
             return renew_epoch(session, self._pool.probe, known)
 
-    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]:
-        """Read at most `limit` snapshots with after < seq ≤ up_to, in order, and fewer if they are large."""
-        return self._page(after, up_to, limit, None).snapshots
-
     def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
         """Look at the next snapshots after seq `after`, and return those of `pids`, or all.
 
         At most `limit` are looked at, fewer if they are large, and at least one if there is one.
         """
-        return self._page(after, SEQ_MAX, limit, pids)
+        wanted = None if pids is None else f"{{{','.join(map(str, pids))}}}".encode()
+        count = b"%d" % min(limit, self._rows_max)
+        with self._pool.connection() as session:
+            result = _checked(session.execute_prepared(b"page", PAGE, b"%d" % after, count, wanted))
+        position, first, last = _position(result), result.get_value(0, 3), result.get_value(0, 4)
+        if first is None or last is None:
+            return FeedPage(position.epoch, position.seq, None, after, [])
+        # PostgreSQL writes all rows that are asked for, also those that the limit of bytes leaves out.
+        self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(_text(result, 5)) if _text(result, 6) == "t" else self._rows_max))
+        pids_of_rows = (int(pid) if pid else None for pid in _parts(result, 8, b","))
+        rows = zip(map(int, _parts(result, 7, b",")), pids_of_rows, _parts(result, 9, b"\n"), strict=True)
+        return FeedPage(position.epoch, position.seq, int(first), int(last), list(map(EncodedSnapshot._make, rows)))
 
     def look_up(self, claimed: ClaimedPosition) -> PositionFacts:
         """Read what decides whether a position is good; without an epoch it is one of this epoch."""
@@ -130,20 +136,6 @@ class FeedStore:
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"latest", LATEST, b"%d" % limit, since))
         return Latest(_position(result), result.get_value(0, 3), _parts(result, 4, b"\n"))
-
-    def _page(self, after: int, up_to: int, limit: int, pids: Sequence[int] | None) -> FeedPage:
-        wanted = None if pids is None else f"{{{','.join(map(str, pids))}}}".encode()
-        asked = (after, up_to, min(limit, self._rows_max))
-        with self._pool.connection() as session:
-            result = _checked(session.execute_prepared(b"page", PAGE, *[b"%d" % one for one in asked], wanted))
-        position, first, last = _position(result), result.get_value(0, 3), result.get_value(0, 4)
-        if first is None or last is None:
-            return FeedPage(position.epoch, position.seq, None, after, [])
-        # PostgreSQL writes all rows that are asked for, also those that the limit of bytes leaves out.
-        self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(_text(result, 5)) if _text(result, 6) == "t" else self._rows_max))
-        pids_of_rows = (int(pid) if pid else None for pid in _parts(result, 8, b","))
-        rows = zip(map(int, _parts(result, 7, b",")), pids_of_rows, _parts(result, 9, b"\n"), strict=True)
-        return FeedPage(position.epoch, position.seq, int(first), int(last), list(map(EncodedSnapshot._make, rows)))
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
@@ -179,7 +171,7 @@ SELECT epoch, last_seq, pg_is_in_recovery(), current_setting('synchronous_standb
 FROM balance_feed WHERE only_row
 """
 
-# $1 to $3: after, up to and the number of seqs; $4: the pids, or NULL for all.
+# $1: the position; $2: the number of seqs; $3: the pids, or NULL for all.
 PAGE: LiteralString = f"""
 SELECT epoch, last_seq, pg_is_in_recovery(), page.*
 FROM balance_feed, (
@@ -192,9 +184,9 @@ FROM balance_feed, (
         FROM (
             SELECT seq, pid, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes
             FROM (
-                SELECT seq, pid, CASE WHEN $4::bigint[] IS NULL OR pid = ANY ($4::bigint[])
+                SELECT seq, pid, CASE WHEN $3::bigint[] IS NULL OR pid = ANY ($3::bigint[])
                     THEN balance_snapshot_json(id, seq, ts, pid, onchain, onsite) END AS json
-                FROM balance_snapshot WHERE seq > $1 AND seq <= $2 ORDER BY seq LIMIT $3
+                FROM balance_snapshot WHERE seq > $1 ORDER BY seq LIMIT $2
             ) AS row
         ) AS row
     ) AS row

@@ -4,8 +4,9 @@ Threads: `connection` may be called from any number of threads, `write_connectio
 thread at a time.
 
 Promises: both give one that works or raise StoreUnavailable within the wait. An error of psycopg which means that the
-database went away comes out as StoreUnavailable too. After a restart of the database the first call finds it. A
-connection that is in use for longer than a statement may take is aborted.
+database went away comes out as StoreUnavailable too; one that is the caller's own mistake passes as psycopg raised it.
+After a restart of the database the first call finds it. A connection that is in use for longer than a statement may
+take is aborted.
 
 Life cycle: `Pool(url)` checks the URL, `open()` connects, `close()` ends everything.
 """
@@ -34,7 +35,7 @@ from balance.storage.errors import (
 )
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
-from balance.storage.session_settings import LOCAL, configure_session
+from balance.storage.session_settings import configure_session
 from balance.storage.startup_check import CheckedConnections, check_grants, check_session
 
 CHECKOUT_ATTEMPTS = 4
@@ -109,15 +110,13 @@ class Pool:
         self._connect_error: str | None = None  # of the last attempt to connect, if it failed
         self._write_session: DatabaseSession | None = None
         self._write_session_is_suspect = False
-        self._lock = threading.Lock()  # guards `_checked_out` and `_is_closing`
+        self._lock = threading.Lock()  # guards `_checked_out` and the setting of `_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
-        self._is_closing = False
         self.probe = ServerProbe()
         self.known_end: Position | None = None  # where the feed ended at the last append or read of its end
         self._primary: Server | None = None  # of the last session that was not in recovery
-        self.durability = LOCAL  # what a commit means, as the last session or read of the end of the feed found it
         self._checked = CheckedConnections()
-        self._closed = threading.Event()
+        self._closing = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="balance-watchdog", daemon=True)
         self._pool = psycopg_pool.ConnectionPool(
             self._conninfo,
@@ -150,7 +149,7 @@ class Pool:
                 check_grants(connection)
                 check_schema(connection)
         except psycopg.Error as error:
-            if self._is_closing:  # `close` has aborted the checks
+            if self._closing.is_set():  # `close` has aborted the checks
                 raise StoreUnavailable(STOPPING) from error
             text = error_text(error)
             if self._verdict[0] != text:
@@ -163,7 +162,7 @@ class Pool:
         # psycopg and its pool warn at each attempt of each connection; `outage` logs it once.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         with self._lock:
-            if self._is_closing:  # meanwhile; what is opened now would never be closed
+            if self._closing.is_set():  # meanwhile; what is opened now would never be closed
                 raise StoreUnavailable(STOPPING)
             self._pool.open()
             if self._watchdog.ident is None:
@@ -172,9 +171,8 @@ class Pool:
     def close(self) -> None:
         """Close every connection, also one that is in use or being checked: its thread gets StoreUnavailable."""
         with self._lock:
-            self._is_closing = True
+            self._closing.set()
             idle = self._write_session if self._write_session not in self._checked_out else None
-        self._closed.set()
         self._checked.abort()
         self._abort(time.monotonic())
         if idle is not None:
@@ -182,17 +180,13 @@ class Pool:
         self._pool.close(timeout=1)
 
     def connection(self) -> Use:
-        """Lend a connection within a block, to read with. Raises StoreUnavailable.
-
-        An error that is the caller's own mistake passes as psycopg raised it.
-        """
+        """Lend a connection within a block, to read with. Raises StoreUnavailable."""
         return Use(self, self._check_out(READ), READ, is_borrowed=True)
 
     def write_connection(self, kind: Kind = SAVE) -> Use:
         """Lend the connection of the write thread; `kind` is what it is used for. Raises StoreUnavailable.
 
-        An error that is the caller's own mistake passes as psycopg raised it, and so does the rejection of the rows
-        that are saved.
+        The rejection of the rows that are saved passes as psycopg raised it.
         """
         session = self._write_session
         if session is None or self._write_session_is_suspect or not session.is_alive():
@@ -202,7 +196,7 @@ class Pool:
     def begin_use(self, session: DatabaseSession) -> None:
         """Have the watchdog check a session from now on. Raises StoreUnavailable."""
         with self._lock:
-            if self._is_closing:
+            if self._closing.is_set():
                 raise StoreUnavailable(STOPPING)
             self._checked_out[session] = time.monotonic()
 
@@ -228,7 +222,7 @@ class Pool:
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost or isinstance(error, SESSION_IS_STALE):
             session.close()
-        if self._is_closing:  # `close` has aborted it
+        if self._closing.is_set():  # `close` has aborted it
             return StoreUnavailable(STOPPING)
         self.outage.failed(CONNECTION if lost else kind, error_text(error))
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
@@ -272,7 +266,6 @@ class Pool:
 
     def _check_server(self, session: DatabaseSession) -> None:
         """Check the server of a new session, and its epoch. Raises psycopg.Error."""
-        self.durability = session.facts.durability
         session.server = check_server(session, self.probe)
         if session.server.timeline is not None:
             if self._primary not in (None, session.server):  # the other sessions may be those of the former primary
@@ -290,7 +283,7 @@ class Pool:
         connection, and a new one may work.
         """
         statement_s_max = self._statement_ms_max / 1000
-        while not self._closed.wait(statement_s_max / CHECKS):
+        while not self._closing.wait(statement_s_max / CHECKS):
             if self._abort(time.monotonic() - (1 + GRACE) * statement_s_max):
                 self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()

@@ -33,11 +33,6 @@ class SessionFacts(NamedTuple):
     weak_commit: str | None
     """The server's or the URL's `synchronous_commit`, if it does not wait for the disk of a standby."""
 
-    @property
-    def durability(self) -> str:
-        """What a commit of the session means."""
-        return durability(self.standbys)
-
     def check_durability(self) -> None:
         """Raise DatabaseError for a server that names standbys, for which a commit would not wait."""
         if self.standbys and self.weak_commit:

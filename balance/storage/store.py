@@ -163,10 +163,6 @@ def _read_position(connection: Connection[TupleRow]) -> Position:
     return _one_row(connection.cursor(row_factory=class_row(Position)).execute(POSITION).fetchone())
 
 
-def _read(connection: Connection[TupleRow], sql: LiteralString, parameters: Any) -> list[Snapshot]:
-    return connection.cursor(row_factory=class_row(Snapshot)).execute(sql, parameters).fetchall()
-
-
 def _one_row(row: T | None) -> T:
     if row is None:
         raise DatabaseFault(NO_FEED)

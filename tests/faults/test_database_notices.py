@@ -27,7 +27,7 @@ from balance.storage.outage import CONNECTION, READ, SAVE, Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.http_client import Reply, request
-from tests.support.outages import OUTAGE, check_back
+from tests.support.outages import NEW_EPOCH, OUTAGE, check_back
 from tests.support.payloads import snapshot, updates
 from tests.support.postgres import Postgres, execute
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, Service
@@ -52,7 +52,7 @@ def database(private_postgres: Postgres) -> Iterator[Database]:
 def notices(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the log lines of the service about its database; there must be no others."""
     lines = [record for record in caplog.records if record.name.startswith("balance") and record.levelno > logging.INFO]
-    assert {record.name for record in lines} <= {LOG, "balance.epochs"}, lines
+    assert {record.name for record in lines} <= {LOG, "balance.epochs", "balance.feed"}, lines
     return [record.getMessage() for record in lines if record.name == LOG]
 
 
@@ -67,7 +67,6 @@ async def test_without_requests_a_stop_and_a_return_of_the_database_are_one_line
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("balance.app.CHECK_S", 0.2)
     await make_service()
     await asyncio.to_thread(private_postgres.stop)
     await until(lambda: len(notices(caplog)) == 1)
@@ -168,9 +167,7 @@ async def save(service: Service, count: int) -> list[Reply]:
     return await asyncio.gather(*(service.post(one) for one in islice(updates(Random(count)), count)))
 
 
-@pytest.mark.expects_log(
-    *OUTAGE, "a new epoch of the feed begins", "the feed is another one now", "the feed has lost seq"
-)
+@pytest.mark.expects_log(*OUTAGE, *NEW_EPOCH)
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_in_the_database_is_unavailable_and_logged_once(
     database: Database,
@@ -242,7 +239,7 @@ async def test_under_load_a_lasting_fault_is_two_lines_in_all(
     lines = [line for line in process.stderr if LOG in line]
     others = [line for line in process.stderr if LOG not in line]
     assert len(lines) == 2, lines
-    assert all("the feed is another one now" in line for line in others), others
+    assert all("the feed goes on in epoch" in line for line in others), others
     assert len(others) <= 1
 
 

@@ -1,8 +1,6 @@
 """What the service requires of a database at the start: access, sessions of its own, and grants.
 
-A start that fails prints one line with the reason. PgBouncer is the real one, where the machine has it. The server that
-answers in German is implemented here, since few machines have PostgreSQL's translations: it answers the start of a
-session with an ErrorResponse, as PostgreSQL does (Message Formats, in PostgreSQL's manual).
+A start that fails prints one line with the reason. PgBouncer is the real one, where the machine has it.
 """
 
 from __future__ import annotations
@@ -12,9 +10,7 @@ import os
 import pwd
 import shutil
 import socket
-import struct
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,7 +24,7 @@ import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from balance.storage.connect import CREDENTIALS, DatabaseError, keep_only_credentials, to_conninfo
+from balance.storage.connect import CREDENTIALS, DatabaseError
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.errors import STOPPING, StoreUnavailable
 from balance.storage.migrate import SchemaError, migrate
@@ -39,6 +35,7 @@ from tests.support.embedded import start_postgres
 from tests.support.http_client import request
 from tests.support.raw_clients import SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
+from tests.support.session_start import StartServer, rejection
 from tests.support.waiting import wait_until
 from tests.support.workload import BOTS, SendLog, Watcher, check_seen
 
@@ -261,57 +258,14 @@ def test_migrate_prints_in_one_line_the_grants_that_a_role_needs(least: Least, d
 # A server that answers in German
 
 
-class GermanServer:
-    """Answers each start of a session with one error in German."""
-
-    def __init__(self, sqlstate: str, text: str) -> None:
-        fields = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": text, "F": "auth.c", "L": "335", "R": "auth_failed"}
-        body = b"".join(name.encode() + value.encode() + b"\0" for name, value in fields.items()) + b"\0"
-        self._answer = b"E" + struct.pack("!I", len(body) + 4) + body
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"postgresql://bot:hunter2@127.0.0.1:{self._listener.getsockname()[1]}/balance"
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        return self.url
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                with connection, suppress(OSError):
-                    while (
-                        code := self._read(connection)
-                    ) != 196_608:  # protocol 3.0; other codes request TLS or GSSAPI
-                        if code is None:
-                            break
-                        connection.sendall(b"N")
-                    else:
-                        connection.sendall(self._answer)
-
-    def _read(self, connection: socket.socket) -> int | None:
-        head = connection.recv(8, socket.MSG_WAITALL)
-        if len(head) < 8:
-            return None
-        size, code = struct.unpack("!II", head)
-        connection.recv(size - 8, socket.MSG_WAITALL)
-        return 196_608 if code >> 16 == 3 else code
-
-
 def test_a_wrong_password_is_reported_at_once_in_the_language_of_the_server(processes: Processes) -> None:
     text = "Passwort-Authentifizierung für Benutzer »bot« fehlgeschlagen"
-    with GermanServer("28P01", text) as url:
+    with StartServer(rejection("28P01", text)) as url:
         check_start_refused(processes("--port=0", DATABASE_URL=url), text)
 
 
 def test_a_starting_server_is_waited_for_and_logged_in_its_language(processes: Processes) -> None:
-    with GermanServer("57P03", "das Datenbanksystem startet, permission denied does not exist") as url:
+    with StartServer(rejection("57P03", "das Datenbanksystem startet, permission denied does not exist")) as url:
         process = processes("--port=0", DATABASE_URL=url)
         process.url()
         assert process.terminate() == 0
@@ -320,56 +274,7 @@ def test_a_starting_server_is_waited_for_and_logged_in_its_language(processes: P
     assert "hunter2" not in process.stderr[0]
 
 
-# The password
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "postgresql://bot:Pass@Longtail@127.0.0.1/balance",
-        "postgresql://bot:Pass/Longtail@127.0.0.1/balance",
-        "postgresql://bot:Pass/Long@tail@127.0.0.1/balance",
-        "postgresql://bot:Pass?Longtail@127.0.0.1/balance",
-        "postgresql://bot:Pass?Long=tail@127.0.0.1/balance",
-        "postgresql://bot:Pass#Longtail/@127.0.0.1/balance",
-        "postgresql://bot:Pass%Longtail@127.0.0.1/balance",
-        "postgres://bot:Longtail",
-        "postgresql://bot:Longtail/balance",
-        "postgresql://bot@corp:Longtail@127.0.0.1/balance",
-        "host=127.0.0.1 password=Pass Longtail",
-    ],
-)
-def test_an_error_about_an_unescaped_url_has_no_part_of_the_password(url: str) -> None:
-    for call in (to_conninfo, migrate):
-        with pytest.raises((DatabaseError, SchemaError)) as caught:
-            call(url)
-        error: BaseException | None = caught.value
-        assert "DATABASE_URL" in str(error)
-        for part in ("Pass", "Long", "tail"):
-            assert part not in str(error)
-
-
-@pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
-def test_an_invalid_host_is_refused_in_one_line(host: str) -> None:
-    for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
-        with pytest.raises(DatabaseError, match="DATABASE_URL: names a host that cannot have an address"):
-            to_conninfo(url)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"postgresql:///balance?host=/{'long' * 20}",
-        "postgresql://bot:Pass%40word%2F%3F@127.0.0.1,[::1]:5433,db.example:5434/balance?connect_timeout=1",
-        "postgresql://bot@/balance?host=%2Frun%2Fpostgresql&password=a@b",
-        "postgresql:///balance",
-        "host=/run/postgresql password='a@b/c'",
-        "postgresql://[::1]/balance",
-        "postgresql://bot:a:b@127.0.0.1:5432",
-    ],
-)
-def test_an_escaped_url_is_accepted(url: str) -> None:
-    assert "client_encoding=UTF8" in to_conninfo(url)
+# The environment
 
 
 async def test_no_variable_of_libpq_changes_the_database_of_the_url(processes: Processes, database: Database) -> None:
@@ -383,9 +288,3 @@ async def test_no_variable_of_libpq_changes_the_database_of_the_url(processes: P
     url = await asyncio.to_thread(process.url)
     assert (await request(url, "POST", SNAPSHOTS, UPDATE)).status == 201
     assert database.count() == 1
-
-
-def test_variables_of_libpq_with_credentials_are_kept() -> None:
-    environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
-    keep_only_credentials(environment)
-    assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

@@ -294,6 +294,7 @@ def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, 
     store.close()
 
 
+@pytest.mark.expects_log("former primary")
 def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +311,7 @@ def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
             probe.read(connection)
 
 
+@pytest.mark.expects_log("former primary")
 def test_a_session_to_a_former_primary_is_not_opened(database: Database, make_store: MakeStore) -> None:
     pool = make_store()._pool
     pool.probe._newest = dict.fromkeys(pool.probe._newest, "00000002")

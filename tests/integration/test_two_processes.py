@@ -12,10 +12,12 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from random import Random
+from statistics import median
 
 import psycopg
 
@@ -37,6 +39,7 @@ from tests.support.workload import (
 )
 
 SEED = 11
+POLL_S_MAX = 0.15  # a pause of 0.1 s between two polls, and the time of one
 BOTS = (RestBot, SocketBot, SocketBot, PollingBot)
 MOMENT = """
 SELECT (SELECT count(*) FROM balance_snapshot), (SELECT coalesce(max(seq), 0) FROM balance_snapshot),
@@ -106,17 +109,44 @@ async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order
     for count, highest, last in moments:
         assert count == highest == last
     check_stored(database, send_log.acknowledged, send_log.sent)
-    # A server shows what the other one saved when it saves again itself.
-    source = updates(Random(SEED))
-    for url in urls:
-        update = next(source)
-        send_log.sent[update["id"]] = update
-        assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
-    assert (await request(urls[0], "POST", SNAPSHOTS, update)).body["duplicate"]
     for watcher in watchers:
         await watcher.until(len(send_log.sent))
         await watcher.close()
         check_seen(watcher, database)
+    await stop_both(both)
+
+
+async def test_watchers_of_a_server_that_saves_nothing_have_what_the_other_one_saves_at_once(
+    processes: Processes, database: Database
+) -> None:
+    both, urls = await start_both(processes, database)
+    watcher, source = await Watcher.connect(urls[1]), updates(Random(SEED))
+    delays = []
+    for seq, update in enumerate(islice(source, 20), 1):
+        await asyncio.sleep(0.05 * (seq % 5))  # so that the polls are frequent at some saves and rare at others
+        assert (await request(urls[0], "POST", SNAPSHOTS, update)).status == 201
+        acknowledged_at = time.monotonic()
+        await watcher.until(seq)
+        delays.append(time.monotonic() - acknowledged_at)
+    assert median(delays) < POLL_S_MAX, delays
+    await watcher.close()
+    check_seen(watcher, database)
+    await stop_both(both)
+
+
+async def test_a_watcher_that_connects_later_has_what_the_other_one_saved_before(
+    processes: Processes, database: Database
+) -> None:
+    """A server without watchers looks at the feed once a second, but not when a watcher has come."""
+    both, urls = await start_both(processes, database)
+    first, second = islice(updates(Random(SEED)), 2)
+    await asyncio.sleep(1)
+    assert (await request(urls[0], "POST", SNAPSHOTS, first)).status == 201
+    watcher = await Watcher.connect(urls[1])
+    assert (await request(urls[0], "POST", SNAPSHOTS, second)).status == 201
+    await watcher.until(2)
+    await watcher.close()
+    check_seen(watcher, database)
     await stop_both(both)
 
 

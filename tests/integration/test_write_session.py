@@ -16,6 +16,7 @@ from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.outage import READ
 from balance.storage.pool import Pool
+from balance.storage.session_settings import configure_session
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
@@ -61,6 +62,7 @@ def test_no_setting_of_a_database_or_role_makes_a_commit_less_durable(
         admin.execute(change)
     with psycopg.connect(database.url, autocommit=True) as plain:
         assert plain.execute("SHOW synchronous_commit").fetchone() == (level,)
+        assert configure_session(plain, statement_ms_max=5000) == ("", None)
     store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
     store.open()
     with store._pool.write_connection() as session:
@@ -95,12 +97,12 @@ def test_a_commit_with_a_warning_is_unavailable_and_a_resend_is_a_duplicate(stor
 def test_a_level_in_the_url_is_raised_while_there_are_no_standbys(database: Database, level: str) -> None:
     """A server that names standbys later is waited for, and until then the levels are the same."""
     url = make_conninfo(database.url, options=f"-c synchronous_commit={level}")
+    with psycopg.connect(url, autocommit=True) as plain:
+        assert configure_session(plain, statement_ms_max=5000) == ("", level)
     pool = Pool(url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     pool.open()
     with pool.write_connection() as session:
         assert session.execute("SHOW synchronous_commit").fetchone() == ("on",)
-        assert session.facts == ("", level)
-    assert pool.durability == "local"
     pool.close()
 
 

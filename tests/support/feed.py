@@ -59,7 +59,7 @@ class FakeStore:
         self.before: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None
         self.after: Callable[[], None] = lambda: None
         self.on_head: Callable[[], None] = lambda: None  # called when a poll has read its result
-        self.on_rows: Callable[[], None] = lambda: None  # called before rows are read
+        self.on_page: Callable[[], None] = lambda: None  # called before rows are read
 
     @property
     def epoch(self) -> str:
@@ -102,20 +102,16 @@ class FakeStore:
         self.on_head()
         return head
 
-    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]:
-        self.on_rows()
-        found = [one.encode() for one in self.stored[max(after, self.first - 1) : up_to][:limit]]
-        self.reads.append(len(found))
-        return found
-
     def renew(self, known: Position) -> Position:
         if known.seq > len(self.stored):
             self.begin_epoch()
         return Position(self.epoch, len(self.stored))
 
-    def page(self, after: int, limit: int, pids: Sequence[int] | None) -> FeedPage:
+    def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
+        self.on_page()
         epoch, head = self.epoch, len(self.stored)
-        rows = self.rows(after, head, limit)
+        rows = [one.encode() for one in self.stored[max(after, self.first - 1) :][:limit]]
+        self.reads.append(len(rows))
         passed = [one for one in rows if pids is None or one.pid in pids]
         return FeedPage(epoch, head, rows[0].seq if rows else None, rows[-1].seq if rows else after, passed)
 
@@ -158,9 +154,9 @@ class FakeListener:
 class Rig:
     """A writer and a feed, their store and a listener."""
 
-    def __init__(self, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+    def __init__(self, store: FakeStore, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+        self.store = store
         self.worker, self.tail_worker = worker, tail_worker
-        self.store = FakeStore()
         self.listener = FakeListener()
         self.cork: AbstractContextManager[None] = nullcontext()
         self.tail = Tail(self.store, tail_worker)
@@ -210,11 +206,11 @@ class Rig:
 
 
 @contextmanager
-def feed_rig(io_loop: IOLoop) -> Iterator[Rig]:
+def feed_rig(io_loop: IOLoop, store: FakeStore | None = None) -> Iterator[Rig]:
     """Give a rig for a test on this event loop; its threads end with the block."""
     workers = WorkerThread("test"), WorkerThread("test-tail")
     with ThreadPoolExecutor(2, "test-replay") as executor:
-        rig = Rig(*workers, executor)
+        rig = Rig(store or FakeStore(), *workers, executor)
         try:
             yield rig
         finally:

@@ -10,7 +10,8 @@ that list belongs to no survivor.
 mutmut makes the mutants and tests them, in a copy of the working tree. mypy runs first: `just check` rejects a mutant
 with a type error. mutmut tests each mutant in a process that is forked after the import of the code. This is quick, but
 does not test code that runs during the import. So each mutant that is not rejected is tested again in a new process.
-Statements outside of functions, and functions with a decorator, are not mutated.
+Statements outside of functions, and functions with a decorator, are not mutated. For these, which include all SQL, the
+list has changes written by hand; each is tested in a new process too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +41,10 @@ LIST = ROOT / "tests" / "mutants.toml"
 PACKAGES = ("balance", "protocol")
 REJECTED = {"killed", "caught by type check"}
 PLUGINS = ["-p", "no:schemathesis", "-p", "no:xdist", "-p", "tests.support.mutants"]
-TESTS_S_MAX = 300  # a mutant with an endless loop
+# A mutant may have an endless loop. Its tests may last this many times as long as without it, and these seconds more.
+TIMES_MAX, MORE_S_MAX = 4, 20
+DATABASE_S_MAX = 60  # instead of MORE_S_MAX, since each process makes a database
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a folder
 
 
 class Survivor(NamedTuple):
@@ -76,10 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     failed = False
     for name in chosen:
         group = listed["groups"][name]
+        changes = [one for one in listed.get("changes", []) if one["group"] == name]
         with environment(group) as variables, mutated_tree(group, variables) as tree:
-            survivors = set(survivors_in(tree, group["tests"], variables))
+            survivors = set(survivors_in(tree, group["tests"], changes, variables))
         modules = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in group["modules"])
         stale = {one for one in explained if one.function.startswith(modules)} - survivors
+        print(f"{name}: survivors with a reason: {len(survivors & explained)}")
         failed |= report(f"{name}: survivors without a reason", survivors - explained)
         failed |= report(f"{name}: reasons without a survivor", stale)
     return 1 if failed else 0
@@ -94,14 +101,17 @@ def report(title: str, found: Iterable[Survivor]) -> bool:
 
 @contextmanager
 def environment(group: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Give the environment of the tests; a group with `database = true` gets one PostgreSQL for all its mutants."""
+    """Give the environment of the tests; a group with `database = true` gets one PostgreSQL for all its mutants.
+
+    Its data is in memory where that is possible: the tests make many databases.
+    """
     if not group.get("database") or "TEST_DATABASE_URL" in os.environ:
         yield dict(os.environ)
         return
     from balance.storage.embedded import EmbeddedPostgres  # not at the top: as a plugin this module imports no mutants
 
     with (
-        tempfile.TemporaryDirectory(prefix="balance-mutants-data-") as folder,
+        tempfile.TemporaryDirectory(prefix="balance-mutants-data-", dir=MEMORY) as folder,
         EmbeddedPostgres.start(Path(folder)) as server,
     ):
         yield {**os.environ, "TEST_DATABASE_URL": server.url}
@@ -139,33 +149,60 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
         "pytest_add_cli_args": PLUGINS,
         "pytest_add_cli_args_test_selection": group["tests"],
         "type_check_command": [sys.executable, "-m", "mypy", "--no-warn-unused-ignores", "--output=json"],
+        "timeout_multiplier": float(TIMES_MAX),
+        "timeout_constant": MORE_S_MAX / TIMES_MAX,  # mutmut adds it before it multiplies
     }
     if group.get("database"):
         # A process that had threads and connections cannot be forked reliably, so each mutant is imported in a new one.
-        options |= {"process_isolation": "forkserver", "forkserver_warmup": "none", "timeout_constant": 60.0}
+        options |= {"process_isolation": "forkserver", "forkserver_warmup": "none"}
+        options["timeout_constant"] = DATABASE_S_MAX / TIMES_MAX
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {value!r}\n" for key, value in options.items())
 
 
-def survivors_in(tree: Path, tests: list[str], variables: dict[str, str]) -> Iterator[Survivor]:
-    """Yield each mutant of a tree that no type check and no test rejects, also not in a new process."""
+def survivors_in(
+    tree: Path, tests: list[str], changes: list[dict[str, str]], variables: dict[str, str]
+) -> Iterator[Survivor]:
+    """Yield each mutant and each change of a tree that no type check and no test rejects, also not in a new process."""
+    started_at = time.monotonic()
     if is_rejected(tree, "", tests, variables):
         raise SystemExit("the tests fail without a mutant")
+    seconds_max = TIMES_MAX * (time.monotonic() - started_at) + MORE_S_MAX
     results = [line.strip().partition(": ") for line in mutmut(tree, "results", "--all", "true").splitlines()]
     names = [name for name, _, status in results if status not in REJECTED]
-    print(f"{len(results)} mutants, of which {len(names)} are tested again in new processes")
+    print(f"{len(results)} mutants, of which {len(names)} are tested again in new processes; {len(changes)} changes")
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        rejected = executor.map(lambda name: is_rejected(tree, name, tests, variables), names)
+        rejected = executor.map(lambda name: is_rejected(tree, name, tests, variables, seconds_max), names)
         for name in (name for name, is_dead in zip(names, rejected, strict=True) if not is_dead):
             yield survivor(name, mutmut(tree, "show", name))
+    for change in changes:
+        module, before, after = change["module"], change["before"], change["after"]
+        with changed(tree / "mutants" / module, before, after):
+            if not is_rejected(tree, "", tests, variables, seconds_max):
+                yield Survivor(module.removesuffix(".py").replace("/", "."), before, after)
 
 
-def is_rejected(tree: Path, name: str, tests: list[str], variables: dict[str, str]) -> bool:
+@contextmanager
+def changed(file: Path, before: str, after: str) -> Iterator[None]:
+    """Replace a text of a file within the block."""
+    original = file.read_text("utf-8")
+    if before not in original:
+        raise SystemExit(f"{file.name} does not have the text {before!r}")
+    file.write_text(original.replace(before, after), "utf-8")
+    try:
+        yield
+    finally:
+        file.write_text(original, "utf-8")
+
+
+def is_rejected(
+    tree: Path, name: str, tests: list[str], variables: dict[str, str], seconds_max: float | None = None
+) -> bool:
     """Return whether a test fails in a process that imports the mutant; an endless loop is a failure."""
     command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, *tests]
     variables = {**variables, "MUTANT_UNDER_TEST": name}
     try:
         done = subprocess.run(
-            command, cwd=tree / "mutants", env=variables, capture_output=True, timeout=TESTS_S_MAX, check=False
+            command, cwd=tree / "mutants", env=variables, capture_output=True, timeout=seconds_max, check=False
         )
     except subprocess.TimeoutExpired:
         return True

@@ -13,6 +13,8 @@ OUTAGE = (
     "the database cannot be reached", "the database cannot save", "the database cannot be read",
     "the database is available",
 )  # fmt: skip
+# Parts of the log lines of a process that finds fewer rows than it knew, and of each one that follows it.
+NEW_EPOCH = ("a new epoch of the feed begins", "the feed goes on in epoch")
 BACK_S_MAX = 1.0  # from the database being back to the next save
 
 

@@ -280,3 +280,14 @@ async def test_saves_that_arrive_in_one_turn_of_the_event_loop_share_a_batch(rig
     for save in [writer.submit(snapshot()) for _ in range(4)]:
         await result_of(save)
     assert rig.store.batches == [4]
+
+
+async def test_a_batch_that_is_large_enough_starts_with_its_last_save(rig: Rig) -> None:
+    batches: list[Batch] = []
+    batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
+    rig.worker.start()
+    for _ in range(BATCH_MIN):
+        assert rig.store.batches == []
+        batcher.submit(PendingSave(snapshot(), 0))
+    await rig.until(lambda: bool(batches))
+    assert rig.store.batches == [BATCH_MIN]

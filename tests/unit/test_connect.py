@@ -1,26 +1,17 @@
-"""What a connection to PostgreSQL is opened with, and what its errors mean; no test connects to a server."""
+"""What a connection to PostgreSQL is opened with; no test connects to a server."""
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Sequence
-
-import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from balance.storage import connect
-from balance.storage.connect import error_text, is_lost, is_permanent, to_conninfo
+from balance.storage.connect import DatabaseError, keep_only_credentials, to_conninfo
+from balance.storage.migrate import SchemaError, migrate
 
-# Nothing listens there, and no name is resolved for it.
-ADDRESS = "host=127.0.0.1 port=1 connect_timeout=1"
+NO_URL = r"^DATABASE_URL: is not a PostgreSQL URL such as postgresql://user@host/database$"
 
 
-def failed(sqlstate: str | None, message: str = "an error") -> psycopg.Error:
-    """Return an error as psycopg raises it for this SQLSTATE; None is an error of libpq itself."""
-    error = psycopg.OperationalError(message) if sqlstate is None else psycopg.errors.lookup(sqlstate)(message)
-    assert error.sqlstate == sqlstate
-    return error
+# The URL -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -48,91 +39,88 @@ def test_options_and_encryption_of_a_url_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "expected"),
+    "url",
     [
-        ("0A000", True),  # feature_not_supported
-        ("22023", True),  # invalid_parameter_value
-        ("28000", True),  # invalid_authorization_specification
-        ("28P01", True),  # invalid_password
-        ("3D000", True),  # invalid_catalog_name: no such database
-        ("42501", True),  # insufficient_privilege
-        ("42P01", True),  # undefined_table
-        ("55000", True),  # object_not_in_prerequisite_state: the database allows no connections
-        ("58P01", True),  # undefined_file: a library is missing
-        ("08006", False),  # connection_failure
-        ("25006", False),  # read_only_sql_transaction
-        ("53100", False),  # disk_full
-        ("53300", False),  # too_many_connections
-        ("55P03", False),  # lock_not_available
-        ("57014", False),  # query_canceled
-        ("57P03", False),  # cannot_connect_now
-        ("58030", False),  # io_error
+        "postgresql://bot:Pass@Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass/Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass/Long@tail@127.0.0.1/balance",
+        "postgresql://bot:Pass?Longtail@127.0.0.1/balance",
+        "postgresql://bot:Pass?Long=tail@127.0.0.1/balance",
+        "postgresql://bot:Pass#Longtail/@127.0.0.1/balance",
+        "postgresql://bot:Pass%Longtail@127.0.0.1/balance",
+        "postgres://bot:Longtail",
+        "postgresql://bot:Longtail/balance",
+        "postgresql://bot@corp:Longtail@127.0.0.1/balance",
+        "host=127.0.0.1 password=Pass Longtail",
     ],
 )
-def test_the_sqlstate_decides_whether_a_rejection_is_permanent(sqlstate: str, expected: bool) -> None:
-    assert is_permanent(failed(sqlstate), ADDRESS) is expected
+def test_an_error_about_an_unescaped_url_has_no_part_of_the_password(url: str) -> None:
+    for call in (to_conninfo, migrate):
+        with pytest.raises((DatabaseError, SchemaError)) as caught:
+            call(url)
+        error: BaseException | None = caught.value
+        assert "DATABASE_URL" in str(error)
+        for part in ("Pass", "Long", "tail"):
+            assert part not in str(error)
 
 
-def test_a_server_that_does_not_listen_is_not_a_permanent_error() -> None:
-    assert not is_permanent(failed(None, "connection refused"), ADDRESS)
-
-
-def test_options_that_libpq_rejects_are_a_permanent_error() -> None:
-    assert is_permanent(failed(None, "invalid sslmode value"), f"{ADDRESS} sslmode=nonsense")
+@pytest.mark.parametrize("host", ["h" * 64, "database..example", ".example", "bücher..example"])
+def test_an_invalid_host_is_refused_in_one_line(host: str) -> None:
+    for url in (f"postgresql://bot:Longtail@{host}/balance", f"host=127.0.0.1,{host} password=Longtail"):
+        with pytest.raises(DatabaseError, match=r"^DATABASE_URL: names a host that cannot have an address$"):
+            to_conninfo(url)
 
 
 @pytest.mark.parametrize(
-    ("errors", "expected"),
+    "url",
     [
-        ((socket.EAI_NONAME, socket.EAI_NONAME), True),
-        ((socket.EAI_NONAME, socket.EAI_AGAIN), False),  # the name service does not answer now
-        ((socket.EAI_NONAME, 0), False),
+        f"postgresql:///balance?host=/{'long' * 20}",
+        "postgresql://bot:Pass%40word%2F%3F@127.0.0.1,[::1]:5433,db.example:5434/balance?connect_timeout=1",
+        "postgresql://bot@/balance?host=%2Frun%2Fpostgresql&password=a@b",
+        "postgresql:///balance",
+        "host=/run/postgresql password='a@b/c'",
+        "postgresql://[::1]/balance",
+        "postgresql://bot:a:b@127.0.0.1:5432",
     ],
 )
-def test_hosts_are_a_permanent_error_if_none_can_have_an_address(
-    monkeypatch: pytest.MonkeyPatch, errors: Sequence[int], expected: bool
-) -> None:
-    results = dict(zip(("a.invalid", "b.invalid"), errors, strict=True))
-
-    def getaddrinfo(name: str, _port: None) -> list[object]:
-        if results[name]:
-            raise socket.gaierror(results[name], "no address")
-        return []
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(connect, "_connection_sqlstate", lambda _: None)
-    info = "host=a.invalid,b.invalid hostaddr=127.0.0.1,127.0.0.1 port=1 connect_timeout=1"
-    assert is_permanent(failed(None), info) is expected
+def test_an_escaped_url_is_accepted(url: str) -> None:
+    assert "client_encoding=UTF8" in to_conninfo(url)
 
 
+def test_an_invalid_url_is_refused_with_an_example() -> None:
+    for url in ("postgresql://bot@db.example/balance?nonsense=1", "no url", "http://bot@h/d@e"):
+        with pytest.raises(DatabaseError, match=NO_URL) as caught:
+            to_conninfo(url)
+        assert caught.value.__suppress_context__, "libpq quotes the URL"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    "rest",
     [
-        (failed("08006"), True),
-        (failed("57P01"), True),  # admin_shutdown
-        (failed("57P05"), True),  # idle_session_timeout
-        (failed(None), True),
-        (OSError("reset"), True),
-        (failed("57014"), False),  # query_canceled
-        (failed("23505"), False),  # unique_violation
-        (failed("53100"), False),  # disk_full
+        "bot:Pass@Longtail@h/d",
+        "bot@h/d@e",
+        "bot:54/Longtail@h/d",
+        "bot:Pass://Longtail@h/d",
+        "bot@h:54x/d",
+        "bot@h:5432,i:x/d",
+        "bot@[::1]:x/d",
+        "a:b/d",
     ],
-    ids=lambda value: getattr(value, "sqlstate", None) or str(value),
 )
-def test_an_outcome_is_unknown_if_the_connection_was_lost(error: Exception, expected: bool) -> None:
-    assert is_lost(error) is expected
-
-
-def test_the_text_of_an_error_is_one_line_without_the_repetition_of_each_attempt() -> None:
-    text = "connection failed: refused\n  Is it running?\nMultiple connection attempts failed. All failures were:\n- a"
-    assert error_text(failed(None, text)) == "connection failed: refused Is it running?"
-    assert error_text(OSError("two\nlines")) == "two lines"
-
-
-def test_the_sqlstate_of_a_rejected_connection_is_read_from_the_trace_of_libpq() -> None:
-    trace = (
-        "F\t8\tSSLRequest\t 1234 5679\n"
-        'B\t104\tErrorResponse\t S "FATAL" V "FATAL" C "28P01" M "password authentication failed for C "00000""\n'
+def test_a_url_that_libpq_would_read_otherwise_is_refused_with_advice(scheme: str, rest: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        to_conninfo(f"{scheme}://{rest}")
+    assert str(caught.value) == (
+        "DATABASE_URL: cannot be read: write @ as %40, / as %2F and ? as %3F in its user and password, "
+        "and the port in digits"
     )
-    assert connect.TRACED_SQLSTATE.findall(trace) == ["28P01"]
-    assert connect.TRACED_SQLSTATE.findall('B\t10\tNoticeResponse\t S "NOTICE" C "00000"\n') == []
+
+
+# The environment ---------------------------------------------------------------------------------------------
+
+
+def test_variables_of_libpq_with_credentials_are_kept() -> None:
+    environment = {"PGPASSWORD": "secret", "PGSSLMODE": "verify-full", "PGHOST": "elsewhere", "PATH": "/bin"}
+    keep_only_credentials(environment)
+    assert set(environment) == {"PGPASSWORD", "PGSSLMODE", "PATH"}

@@ -33,7 +33,7 @@ from tests.support.feed import FakeStore, snapshot
 
 COMMON = [
     "the_event_loop_runs", "another_process_saves", "a_batch_begins", "a_batch_is_committed", "a_batch_is_delivered",
-    "a_call_of_the_tail_runs", "a_call_of_the_tail_returns", "a_read_runs",
+    "a_batch_begins_and_is_committed", "a_call_of_the_tail_runs", "a_call_of_the_tail_returns", "a_read_runs",
 ]  # fmt: skip
 RARE = [
     "a_client_leaves", "the_database_fails_over", "the_database_loses_rows", "old_rows_are_pruned",
@@ -102,6 +102,7 @@ class Store(FakeStore):
     """A feed in memory whose next calls can fail."""
 
     failing = 0
+    page_max = 3
 
     def _check(self) -> None:
         if self.failing:
@@ -112,16 +113,13 @@ class Store(FakeStore):
         self._check()
         return super().head()
 
-    def rows(self, after: int, up_to: int, limit: int) -> list[EncodedSnapshot]:
-        self._check()
-        return super().rows(after, up_to, min(limit, 3))
-
     def look_up(self, claimed: ClaimedPosition) -> Any:
         self._check()
         return super().look_up(claimed)
 
-    def page(self, after: int, limit: int, pids: Sequence[int] | None) -> FeedPage:
-        return super().page(after, min(limit, 3), pids)
+    def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
+        self._check()
+        return super().page(after, min(limit, self.page_max), pids)
 
 
 class Client:
@@ -156,6 +154,12 @@ class Transport:
         return any(client.is_live for client in self.clients)
 
     def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
+        try:
+            self._publish(snapshots)
+        except AssertionError as error:  # which the tail would log
+            self._model.failures.append(error)
+
+    def _publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         for client in self.clients:
             if client.is_live:
                 for one in snapshots:
@@ -195,7 +199,8 @@ class FeedModel(RuleBasedStateMachine):
         self.batches: deque[tuple[list[Snapshot], list[Appended | None]]] = deque()  # in flight, with their outcome
         self.unanswered: set[str] = set()  # ids of this process that are not acknowledged yet
         self.gone: list[Client] = []
-        self.refused = 0
+        self.failures: list[BaseException] = []
+        self.epoch_number = 0
 
         async def start() -> None:
             self.tail.start(self.store.head(), lambda: bool(self.batches))
@@ -232,6 +237,10 @@ class FeedModel(RuleBasedStateMachine):
                 appended = self.store.append(snapshots)
                 outcome.append(None if is_lost else appended)
                 return
+
+    def a_batch_begins_and_is_committed(self) -> None:
+        self.a_batch_begins()
+        self.a_batch_is_committed()
 
     def a_batch_is_committed_without_an_answer(self) -> None:
         self.a_batch_is_committed(is_lost=True)
@@ -289,8 +298,7 @@ class FeedModel(RuleBasedStateMachine):
         self._poll(between)
 
     def _poll(self, between: list[str]) -> None:
-        self.tail._due = 0.0
-        self.tail._wakeup.set()
+        self.tail._schedule.poll_within(0)
         self.run_turns()
         for n, event in enumerate(between):
             getattr(self, event)()
@@ -319,12 +327,17 @@ class FeedModel(RuleBasedStateMachine):
 
     def _connect(self, client: Client, between: list[str]) -> None:
         client.task = self.loop.create_task(self._serve(client))
+        client.task.add_done_callback(self._note_failure)
         self.run_turns()
         for event in between:
             self.executor.execute()
             getattr(self, event)()
             client.room.set()
             self.run_turns()
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.failures.append(error)
 
     async def _serve(self, client: Client) -> None:
         try:
@@ -345,7 +358,7 @@ class FeedModel(RuleBasedStateMachine):
             await self.feed.replay(
                 resumption.position, encode, lambda data: self._send(client, data), lambda: self._join(client)
             )
-        except (ReplayBroken, StoreUnavailable):
+        except (ReplayBroken, protocol.Unavailable):
             client.task = None
             self.transport.end(client)
 
@@ -367,7 +380,6 @@ class FeedModel(RuleBasedStateMachine):
         if claimed is None:
             assert resumption.reason is None
             return
-        self.refused += 1
         after = self._end_of(claimed.epoch)
         if resumption.reason == "other_feed":
             assert claimed.epoch not in self.store.epochs
@@ -399,17 +411,37 @@ class FeedModel(RuleBasedStateMachine):
             self._check_held(client)
 
     @invariant()
+    def nothing_has_failed(self) -> None:
+        for error in self.failures:
+            raise error
+
+    @invariant()
+    def the_epoch_never_goes_back(self) -> None:
+        number = list(self.store.epochs).index(self.tail.position.epoch)
+        assert number >= self.epoch_number
+        self.epoch_number = number
+
+    @invariant()
     def what_is_in_memory_is_the_end_of_what_is_published(self) -> None:
         assert self.tail.recent.after(self.tail.position.seq) == []
 
     def teardown(self) -> None:
         """Let everything come to its end: each client that is connected has everything then."""
-        self.store.failing = 0
+        try:
+            self._finish()
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.run_turns()
+            self.loop.close()
+
+    def _finish(self) -> None:
+        self.store.failing, self.store.page_max = 0, 1000
         while self.batches:
-            self.a_batch_is_committed(False)
+            self.a_batch_is_committed()
             self.a_batch_is_delivered()
         end = Position(self.store.epoch, len(self.store.stored))
-        for _ in range(50):
+        for _ in range(15):
             self._poll(["the_event_loop_runs"] * 4)
             while self.executor.calls:
                 self.executor.execute()
@@ -421,12 +453,6 @@ class FeedModel(RuleBasedStateMachine):
             assert client.is_live
             assert (client.epoch, client.last) == end
             self._check_held(client)
-        self.tail.stop()
-        for client in list(self.transport.clients):
-            self.transport.end(client)
-        self.run_turns()
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
 
 
 TestFeedModel = pytest.mark.expects_log("the feed goes on", "the feed has lost some")(FeedModel.TestCase)

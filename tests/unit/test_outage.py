@@ -124,3 +124,48 @@ def test_a_connection_that_is_back_before_a_report_is_one_line(clock: Clock, log
     clock.now += 0.2
     outage.worked(SAVE)
     assert logged == [f"{BACK}0.2 s; its connections were lost: reset"]
+
+
+def test_the_end_is_logged_by_a_later_success_if_a_line_was_just_logged(clock: Clock, logged: list[str]) -> None:
+    outage = Outage()
+    outage.failed(CONNECTION, "reset")
+    clock.now += 0.5
+    outage.worked(READ)
+    assert logged == [f"{GONE}reset"]
+    clock.now += 0.5
+    outage.worked(READ)
+    assert logged == [f"{GONE}reset", f"{BACK}1.0 s"]
+
+
+def test_an_outage_that_is_over_before_its_line_leaves_nothing(clock: Clock, logged: list[str]) -> None:
+    outage = Outage()
+    outage.failed(CONNECTION, "reset")
+    clock.now += 2
+    outage.worked(READ)
+    clock.now += 0.1
+    outage.failed(CONNECTION, "short")
+    clock.now += 0.1
+    outage.worked(READ)
+    clock.now += 2
+    outage.failed(SAVE, "disk full")
+    assert logged == [f"{GONE}reset", f"{BACK}2.0 s", f"{NO_SAVES}disk full"]
+
+
+def test_the_time_of_an_outage_counts_from_what_showed_it_first(clock: Clock, logged: list[str]) -> None:
+    outage = Outage()
+    outage.report("the server was killed")
+    clock.now += 2
+    outage.failed(CONNECTION, "refused")
+    clock.now += 2
+    outage.worked(READ)
+    assert logged == ["the server was killed", f"{BACK}4.0 s"]
+
+
+def test_a_loss_that_was_logged_is_not_repeated_by_the_line_of_its_end(clock: Clock, logged: list[str]) -> None:
+    outage = Outage(report_s_max=0.5)
+    outage.failed(CONNECTION, "reset")
+    clock.now += 1
+    outage.failed(CONNECTION, "refused")
+    clock.now += 1
+    outage.worked(READ)
+    assert logged == [f"{GONE}refused", f"{BACK}2.0 s"]

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from tornado.ioloop import IOLoop
 
 import protocol
 from balance.feed.writer import Writer
 from balance.position import Position
 from balance.service import Cursor, Page, Service, encode_cursor, now
 from balance.snapshot import Saved, Snapshot
+from balance.storage.feed_store import Head
 from balance.storage.pool import StoreUnavailable
 from balance.storage.store import ListRow, Store
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
@@ -84,23 +86,24 @@ class ServiceRig:
     def new(self, *, pending_max: int = 100, read_ms_max: int = 5000) -> Service:
         """Make the service; it is not started."""
         feed = self.feed
-        feed.worker.start()
+        for worker in (feed.worker, feed.tail_worker):
+            worker.start()
         writer = Writer(
             feed.store, feed.worker, feed.tail, nullcontext(), batch_max=10, pending_max=pending_max, save_ms_max=5000
         )
         store = cast("Store", self.reads)
-        return Service(writer, feed.tail, store, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
+        return Service(writer, feed.feed, store, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
 
     def started(self, **limits: int) -> Service:
         """Make the service and start it."""
         service = self.new(**limits)
-        service.start(Position(EPOCH, 0))
+        service.start(Head(Position(EPOCH, 0), "local"))
         return service
 
 
 @pytest.fixture
-def rig() -> Iterator[ServiceRig]:
-    with feed_rig() as feed, ThreadPoolExecutor(8) as executor:
+def rig(io_loop: IOLoop) -> Iterator[ServiceRig]:
+    with feed_rig(io_loop) as feed, ThreadPoolExecutor(8) as executor:
         rig = ServiceRig(feed, executor)
         try:
             yield rig
@@ -115,9 +118,9 @@ async def save(service: Service, **fields: object) -> Saved:
     return service.finish_save(pending)
 
 
-async def finish_reads() -> None:
+async def finish_reads(rig: ServiceRig) -> None:
     """Wait for the reads whose callers have given up."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
+    others = asyncio.all_tasks() - {asyncio.current_task(), rig.feed.tail._task}
     await asyncio.gather(*others, return_exceptions=True)
 
 
@@ -130,10 +133,10 @@ def same(page: Page) -> Page:
 
 async def test_before_the_start_nothing_is_saved_and_nothing_is_read(rig: ServiceRig) -> None:
     service = rig.new()
-    assert service.position is None
+    assert service.feed.head is None
     with pytest.raises(protocol.Unavailable, match=f"^{NOT_THERE}$"):
         service.begin_save(UPDATE)
-    for read in (service.list({}, same), service.find(ID), service.check_database()):
+    for read in (service.list({}, same), service.find(ID)):
         with pytest.raises(protocol.Unavailable, match=f"^{NOT_THERE}$"):
             await read
     assert not rig.reads.asked
@@ -141,12 +144,12 @@ async def test_before_the_start_nothing_is_saved_and_nothing_is_read(rig: Servic
 
 async def test_after_the_start_a_save_is_stored_and_published(rig: ServiceRig) -> None:
     service = rig.started()
-    assert service.position == Position(EPOCH, 0)
+    assert service.feed.head == Position(EPOCH, 0)
     saved = await save(service, id=ID)
     assert (saved.snapshot.id, saved.snapshot.seq, saved.duplicate) == (ID, 1, False)
     await service.drain(5)
     assert rig.feed.published == [1]
-    assert service.position == Position(EPOCH, 1)
+    assert service.feed.head == Position(EPOCH, 1)
 
 
 async def test_an_update_without_id_and_ts_gets_both(rig: ServiceRig) -> None:
@@ -310,21 +313,16 @@ async def test_an_id_that_no_snapshot_has_is_not_found(rig: ServiceRig) -> None:
         await service.find("none")
 
 
-async def test_the_check_of_the_database_reads_from_it(rig: ServiceRig) -> None:
-    await rig.started().check_database()
-    assert rig.reads.asked == [("position", None)]
-
-
 async def test_a_read_that_the_database_does_not_answer_in_time_is_unavailable(rig: ServiceRig) -> None:
     service = rig.started(read_ms_max=20)
     rig.reads.go.clear()
-    for read in (service.list({}, same), service.find(ID), service.check_database()):
+    for read in (service.list({}, same), service.find(ID)):
         started_at = time.monotonic()
         with pytest.raises(protocol.Unavailable, match=f"^{TOO_LATE}$"):
             await read
         assert 0.02 <= time.monotonic() - started_at < 5
     rig.reads.go.set()
-    await finish_reads()
+    await finish_reads(rig)
 
 
 async def test_the_time_of_a_list_includes_the_wait_for_the_read_before_it(rig: ServiceRig) -> None:
@@ -338,13 +336,13 @@ async def test_the_time_of_a_list_includes_the_wait_for_the_read_before_it(rig: 
     assert not first.done()
     rig.reads.go.set()
     await first
-    await finish_reads()
+    await finish_reads(rig)
 
 
 async def test_a_read_while_the_database_is_lost_is_unavailable(rig: ServiceRig) -> None:
     service = rig.started()
     rig.reads.error = StoreUnavailable("the database cannot be reached")
-    for read in (service.list({}, same), service.find(ID), service.check_database()):
+    for read in (service.list({}, same), service.find(ID)):
         with pytest.raises(protocol.Unavailable, match=r"^the database cannot be reached$"):
             await read
 

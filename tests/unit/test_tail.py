@@ -14,7 +14,8 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from balance.feed.batcher import BATCH_MIN
-from balance.feed.tail import PAUSE_S_LOST, PAUSE_S_MAX, PAUSE_S_MIN, ROWS_MAX
+from balance.feed.poll_schedule import PAUSE_S_MAX, PAUSE_S_MIN
+from balance.feed.tail import PAUSE_S_LOST, ROWS_MAX
 from balance.feed.writer import Writer
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot, Snapshot
@@ -72,7 +73,7 @@ async def save_lost(rig: Rig, writer: Writer, lost: Snapshot | None = None) -> N
 
 async def quiet(rig: Rig) -> None:
     """Wait until the tail polls rarely, so that a test has time before the next poll."""
-    await rig.until(lambda: rig.tail._pause_s == PAUSE_S_MAX)
+    await rig.until(lambda: rig.tail._schedule._pause_s == PAUSE_S_MAX)
 
 
 # Batches -----------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ async def test_what_another_process_saved_is_published_before_the_next_batch(rig
 async def test_batches_behind_a_gap_wait_until_it_is_filled(rig: Rig) -> None:
     writer, held = rig.writer(), Held()
     await quiet(rig)
-    rig.store.on_rows = held
+    rig.store.on_page = held
     rig.store.save_elsewhere()
     await save(writer)
     later = writer.submit(snapshot())
@@ -114,11 +115,11 @@ async def test_a_batch_that_arrives_between_two_reads_of_a_gap_waits_for_both(ri
     writer = rig.writer()
     await quiet(rig)
     first, second = Held(), Held()
-    rig.store.on_rows = first
+    rig.store.on_page = first
     rig.store.save_elsewhere(ROWS_MAX + 1)
     await save(writer)
     await rig.until(lambda: first.is_reached)
-    rig.store.on_rows = second
+    rig.store.on_page = second
     first.release()
     await rig.until(lambda: second.is_reached)
     await save(writer)
@@ -132,7 +133,7 @@ async def test_a_batch_that_arrives_between_two_reads_of_a_gap_waits_for_both(ri
 async def test_a_gap_that_cannot_be_read_is_filled_later_without_another_save(rig: Rig) -> None:
     writer = rig.writer()
     await quiet(rig)
-    raise_once(rig, "on_rows", StoreUnavailable("the database cannot be reached"))
+    raise_once(rig, "on_page", StoreUnavailable("the database cannot be reached"))
     rig.store.save_elsewhere()
     await save(writer)
     await rig.until(lambda: rig.published == [1, 2])
@@ -185,19 +186,19 @@ async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) 
 async def test_polls_become_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
     rig.writer()
     pauses: list[float] = []
-    rig.store.on_head = lambda: pauses.append(rig.tail._pause_s)
+    rig.store.on_head = lambda: pauses.append(rig.tail._schedule._pause_s)
     await quiet(rig)
     assert [round(1000 * pause, 1) for pause in pauses] == [5, 7.5, 11.2, 16.9, 25.3, 38.0, 57.0, 85.4]
     rig.store.save_elsewhere()
     await rig.until(lambda: bool(rig.published))
-    assert rig.tail._pause_s == PAUSE_S_MIN
+    assert rig.tail._schedule._pause_s == PAUSE_S_MIN
 
 
 async def test_without_watchers_nothing_is_read_or_encoded_and_polls_come_once_a_second(rig: Rig) -> None:
     rig.listener.has_watchers = False
     writer = rig.writer()
     await quiet(rig)
-    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
     rig.store.save_elsewhere(3)
     await save(writer)
     assert rig.tail.position.seq == 4
@@ -212,9 +213,9 @@ async def test_without_watchers_nothing_is_read_or_encoded_and_polls_come_once_a
 async def test_a_client_that_joins_has_the_tail_polled_soon(rig: Rig) -> None:
     rig.listener.has_watchers = False
     rig.writer()
-    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
     await rig.feed.resume(None)
-    assert rig.tail._due - rig.tail._loop.time() <= PAUSE_S_MIN
+    assert rig.tail._schedule.seconds_left <= PAUSE_S_MIN
     rig.listener.has_watchers = True
     rig.store.save_elsewhere()
     async with asyncio.timeout(0.5):
@@ -295,7 +296,7 @@ async def test_a_poll_that_a_batch_has_overtaken_is_discarded(rig: Rig) -> None:
 
 async def test_a_batch_that_comes_while_a_poll_reads_rows_is_published_after_them(rig: Rig) -> None:
     writer, held = rig.writer(), Held()
-    rig.store.on_rows = held
+    rig.store.on_page = held
     rig.store.save_elsewhere(2)
     await rig.until(lambda: held.is_reached)
     await save(writer)
@@ -312,12 +313,12 @@ async def test_a_batch_without_an_answer_is_published_without_another_save(rig: 
     await rig.until(lambda: rig.published == [1])
 
 
-async def test_after_a_batch_without_an_answer_the_tail_is_polled_soon_also_without_watchers(rig: Rig) -> None:
+async def test_after_a_batch_without_an_answer_the_next_poll_is_soon_also_unwatched(rig: Rig) -> None:
     rig.listener.has_watchers = False
     writer = rig.writer()
-    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
     await save_lost(rig, writer)
-    assert rig.tail._due - rig.tail._loop.time() <= PAUSE_S_LOST
+    assert rig.tail._schedule.seconds_left <= PAUSE_S_LOST
     await rig.until(lambda: rig.tail.position.seq == 1)
 
 
@@ -378,8 +379,8 @@ async def test_a_poll_that_fails_is_made_again_after_growing_pauses(rig: Rig) ->
     for _ in range(4):
         heads = rig.store.heads
         rig.tail.hasten()
-        await rig.until(lambda heads=heads: rig.store.heads > heads and rig.tail._due > rig.tail._loop.time())  # type: ignore[misc]
-        pauses.append(round(rig.tail._due - rig.tail._loop.time(), 1))
+        await rig.until(lambda heads=heads: rig.store.heads > heads and rig.tail._schedule.seconds_left > 0)  # type: ignore[misc]
+        pauses.append(round(rig.tail._schedule.seconds_left, 1))
     assert pauses == [0.2, 0.5, 1.0, 1.0]
     rig.store.save_elsewhere()
     rig.store.on_head = lambda: None
@@ -393,7 +394,7 @@ async def test_a_mistake_in_a_poll_is_logged_and_stops_nothing(rig: Rig, caplog:
     raise_once(rig, "on_head", LookupError())
     rig.store.save_elsewhere()
     await rig.until(lambda: rig.published == [1])
-    raise_once(rig, "on_rows", LookupError())
+    raise_once(rig, "on_page", LookupError())
     rig.store.save_elsewhere()
     await save(writer)
     await rig.until(lambda: rig.published == [1, 2, 3])
@@ -413,7 +414,7 @@ async def test_the_durability_is_that_of_the_last_poll(rig: Rig) -> None:
 async def test_a_position_of_another_process_is_reached_by_polling_at_once(rig: Rig) -> None:
     rig.listener.has_watchers = False
     rig.writer()
-    await rig.until(lambda: rig.tail._due - rig.tail._loop.time() > 0.9)
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
     rig.store.save_elsewhere(3)
     async with asyncio.timeout(0.5):
         await rig.tail.reach(Position(EPOCH, 3))
@@ -460,7 +461,7 @@ async def test_a_listener_that_raises_has_its_clients_resume_and_disturbs_no_oth
     assert rig.listener.ends == len(caplog.messages) > 0
 
 
-@pytest.mark.expects_log("could not be ended", "the feed goes on")
+@pytest.mark.expects_log("could not be disconnected", "the feed goes on")
 async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(rig: Rig) -> None:
     def fail() -> None:
         raise ValueError("a mistake of ours")
@@ -528,14 +529,14 @@ async def test_a_resend_in_a_new_epoch_does_not_publish_history_again(rig: Rig) 
 @pytest.mark.expects_log("the feed goes on")
 async def test_a_new_epoch_between_a_poll_and_its_rows_has_the_clients_resume(rig: Rig) -> None:
     writer, held = rig.writer(), Held()
-    rig.store.on_rows = held
+    rig.store.on_page = held
     rig.store.save_elsewhere(2)
     await rig.until(lambda: held.is_reached)
     epoch = rig.store.begin_epoch(keep=1)
     await save(writer)
     assert rig.tail.position == Position(epoch, 2)
     held.release()
-    rig.store.on_rows = lambda: None
+    rig.store.on_page = lambda: None
     await save(writer)
     await writer.drain(5)
     assert rig.published == [3]

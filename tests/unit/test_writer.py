@@ -218,7 +218,7 @@ async def test_a_batch_lost_after_the_end_is_polled_for_no_more(rig: Rig) -> Non
 
 async def test_the_end_waits_for_what_is_being_published(rig: Rig) -> None:
     writer = rig.writer()
-    rig.store.on_rows = lambda: time.sleep(0.05)
+    rig.store.on_page = lambda: time.sleep(0.05)
     await rig.hold(writer, behind=0)
     rig.store.save_elsewhere()
     rig.store.go.set()
@@ -282,3 +282,14 @@ async def test_a_save_that_is_too_late_has_the_reason(rig: Rig) -> None:
     writer._expire_overdue()
     with pytest.raises(StoreUnavailable, match=r"^the database did not answer in time$"):
         save.result()
+
+
+async def test_saves_of_one_turn_of_the_event_loop_schedule_one_cut(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, cuts = rig.writer(), list[None]()
+    monkeypatch.setattr(writer._batcher, "start_next", lambda: cuts.append(None))
+    for turn in range(3):
+        for _ in range(5):
+            writer.submit(snapshot())
+        assert len(cuts) == turn
+        await asyncio.sleep(0)
+    assert len(cuts) == 3

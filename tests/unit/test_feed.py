@@ -1,0 +1,371 @@
+"""Positions, replays, long polls: what a transport gets of the feed, on a feed in memory.
+
+test_feed_model.py has what holds in any order of events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from uuid import uuid4
+
+import pytest
+from tornado.ioloop import IOLoop
+
+import protocol
+from balance.feed.feed import FeedSlice
+from balance.feed.replay import PAGE_ROWS, ReplayBroken
+from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
+from balance.snapshot import EncodedSnapshot
+from balance.storage.errors import StoreUnavailable
+from tests.support.feed import EPOCH, FakeStore, Rig, feed_rig, result_of, snapshot
+
+
+class NotedStore(FakeStore):
+    """A feed in memory that notes its reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look_ups: list[ClaimedPosition] = []
+        self.pages: list[tuple[int, int]] = []
+
+    def look_up(self, claimed: ClaimedPosition):  # type: ignore[no-untyped-def]
+        self.look_ups.append(claimed)
+        return super().look_up(claimed)
+
+    def page(self, after: int, limit: int, pids: Sequence[int] | None = None):  # type: ignore[no-untyped-def]
+        self.pages.append((after, limit))
+        return super().page(after, limit, pids)
+
+
+@pytest.fixture
+def rig(io_loop: IOLoop) -> Iterator[Rig]:
+    with feed_rig(io_loop, NotedStore()) as rig:
+        yield rig
+
+
+def store_of(rig: Rig) -> NotedStore:
+    assert isinstance(rig.store, NotedStore)
+    return rig.store
+
+
+def encode(snapshots: Sequence[EncodedSnapshot], epoch: str) -> list[int]:
+    return [one.seq for one in snapshots]
+
+
+class Reader:
+    """A client that replays."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.pages: list[list[int]] = []
+        self.is_live = False
+        self.go = asyncio.Event()
+        self.go.set()
+
+    @property
+    def seqs(self) -> list[int]:
+        return [seq for page in self.pages for seq in page]
+
+    async def send(self, page: list[int]) -> None:
+        self.pages.append(page)
+        await self.go.wait()
+
+    def join(self) -> None:
+        self.is_live = True
+
+    async def replay(self, position: Position, pids: Sequence[int] | None = None) -> None:
+        await self._rig.feed.replay(position, encode, self.send, self.join, pids)
+
+
+# Positions ---------------------------------------------------------------------------------------------------
+
+
+async def test_before_the_start_nothing_is_answered(rig: Rig) -> None:
+    assert rig.feed.head is None
+    for call in (rig.feed.resume(None), rig.feed.read(None, 10, 0), rig.feed.latest(10, None)):
+        with pytest.raises(protocol.Unavailable, match=r"^the database is not there yet$"):
+            await call
+
+
+async def test_a_client_without_a_position_begins_at_the_head(rig: Rig) -> None:
+    saved = rig.store.save_elsewhere(3)
+    rig.writer()
+    head = Position(EPOCH, 3)
+    for _ in range(2):
+        assert await rig.feed.resume(None) == (False, head, to_tag(saved[-1].id), head, None, None, None)
+    assert len(store_of(rig).look_ups) == 1, "the tag is kept"
+
+
+async def test_a_position_in_memory_is_good_without_the_database(rig: Rig) -> None:
+    writer = rig.writer()
+    saved = [(await result_of(writer.submit(snapshot()))).snapshot for _ in range(5)]
+    head = Position(EPOCH, 5)
+    for claimed in (ClaimedPosition(EPOCH, 3), ClaimedPosition(EPOCH, 3, to_tag(saved[2].id))):
+        assert await rig.feed.resume(claimed) == (True, Position(EPOCH, 3), to_tag(saved[2].id), head, None, None, None)
+    for claimed in (ClaimedPosition(None, 0), ClaimedPosition(EPOCH, 0, NO_TAG)):
+        assert await rig.feed.resume(claimed) == (True, Position(EPOCH, 0), NO_TAG, head, None, None, None)
+    assert not store_of(rig).look_ups
+
+
+async def test_a_position_of_before_the_memory_is_good_by_the_database(rig: Rig) -> None:
+    saved = rig.store.save_elsewhere(5)
+    rig.writer()
+    tag = to_tag(saved[2].id)
+    resumption = await rig.feed.resume(ClaimedPosition(EPOCH, 3, tag))
+    assert resumption == (True, Position(EPOCH, 3), tag, Position(EPOCH, 5), None, None, None)
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_position_of_an_older_epoch_is_good_up_to_the_next_one(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    rig.store.begin_epoch(keep=3)
+    rig.store.save_elsewhere(4)
+    epoch = rig.store.epoch
+    good = await rig.feed.resume(ClaimedPosition(EPOCH, 3))
+    assert (good.recovered, good.position) == (True, Position(epoch, 3))
+    assert rig.tail.position == Position(epoch, 7), "the tail has the epoch that is answered"
+    bad = await rig.feed.resume(ClaimedPosition(EPOCH, 4))
+    assert (bad.recovered, bad.reason, bad.good_until, bad.position) == (False, "diverged", 3, Position(epoch, 7))
+
+
+@pytest.mark.parametrize(
+    ("claimed", "reason", "first"),
+    [
+        (ClaimedPosition(str(uuid4()), 4), "other_feed", None),
+        (ClaimedPosition(EPOCH, 6), "ahead", None),
+        (ClaimedPosition(EPOCH, 1), "pruned", 3),
+        (ClaimedPosition(EPOCH, 4, "00000000"), "diverged", None),
+        (ClaimedPosition(EPOCH, 2, "12345678"), None, None),  # its row is pruned, and nothing after it
+    ],
+)
+async def test_a_position_that_is_not_good_has_its_reason(
+    rig: Rig, claimed: ClaimedPosition, reason: str | None, first: int | None
+) -> None:
+    rig.store.save_elsewhere(5)
+    rig.store.first = 3
+    rig.writer()
+    resumption = await rig.feed.resume(claimed)
+    assert (resumption.recovered, resumption.reason, resumption.first) == (reason is None, reason, first)
+    assert resumption.good_until is None
+
+
+async def test_a_process_that_is_behind_does_not_call_a_position_ahead(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.writer()
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
+    rig.store.save_elsewhere(5)
+    resumption = await rig.feed.resume(ClaimedPosition(EPOCH, 4))
+    assert (resumption.recovered, resumption.head) == (True, Position(EPOCH, 5))
+    reader = Reader(rig)
+    async with asyncio.timeout(0.5):
+        await reader.replay(resumption.position)
+    assert reader.seqs == [5]
+
+
+async def test_equal_questions_share_a_look_up(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    await asyncio.gather(*(rig.feed.resume(ClaimedPosition(EPOCH, 3)) for _ in range(50)))
+    assert len(store_of(rig).look_ups) <= 2
+
+
+async def test_a_database_that_is_away_is_unavailable(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+
+    def fail(claimed: ClaimedPosition) -> None:
+        raise StoreUnavailable("the database cannot be reached")
+
+    rig.store.look_up = fail  # type: ignore[assignment, method-assign]
+    with pytest.raises(protocol.Unavailable, match=r"^the database cannot be reached$"):
+        await rig.feed.resume(ClaimedPosition(EPOCH, 3))
+
+
+# Replays -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_replay_sends_everything_in_aligned_pages_and_joins(rig: Rig) -> None:
+    rig.store.save_elsewhere(2 * PAGE_ROWS + 500)
+    rig.writer()
+    reader = Reader(rig)
+    await reader.replay(Position(EPOCH, 700))
+    assert reader.seqs == list(range(701, 2 * PAGE_ROWS + 501))
+    assert store_of(rig).pages == [(700, 300), (1000, 1000), (2000, 500)]
+    assert reader.is_live
+
+
+async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.store.save_elsewhere(5)
+    writer, reader = rig.writer(), Reader(rig)
+    reader.go.clear()
+    replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 2)))
+    await rig.until(lambda: bool(reader.pages))
+    await result_of(writer.submit(snapshot()))
+    await result_of(writer.submit(snapshot()))
+    assert not reader.is_live
+    reader.go.set()
+    await replaying
+    assert reader.pages == [[3, 4, 5], [6, 7]]
+    assert store_of(rig).pages == [(2, 3)], "a replay is followed: what is published meanwhile is in memory"
+
+
+async def test_clients_at_different_positions_share_the_pages_behind_the_first(rig: Rig) -> None:
+    rig.store.save_elsewhere(4 * PAGE_ROWS)
+    rig.writer()
+    readers = [Reader(rig) for _ in range(20)]
+    await asyncio.gather(*(one.replay(Position(EPOCH, n)) for n, one in enumerate(readers)))
+    for n, reader in enumerate(readers):
+        assert reader.seqs == list(range(n + 1, 4 * PAGE_ROWS + 1))
+    assert len(store_of(rig).pages) < 20 + 3 * 10, "not three for each"
+
+
+async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
+    rig.store.save_elsewhere(PAGE_ROWS + 5)
+    writer, reader = rig.writer(), Reader(rig)
+    await reader.replay(Position(EPOCH, 0), [7])
+    assert (reader.pages, reader.is_live) == ([], True)
+    await result_of(writer.submit(snapshot()))
+    again = Reader(rig)
+    await again.replay(Position(EPOCH, PAGE_ROWS + 5), [7])
+    assert (again.pages, again.is_live) == ([], True)
+
+
+async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
+    rig.store.save_elsewhere(2 * PAGE_ROWS)
+    rig.writer()
+    reader = Reader(rig)
+    reader.go.clear()
+    replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 0)))
+    await rig.until(lambda: bool(reader.pages))
+    rig.store.first = PAGE_ROWS + 100
+    reader.go.set()
+    with pytest.raises(ReplayBroken, match=r"^the feed has no seq 1001$"):
+        await replaying
+    assert not reader.is_live
+
+
+@pytest.mark.expects_log("the feed goes on")
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_a_replay_ends_if_the_epoch_changes(rig: Rig, in_memory: bool) -> None:
+    rig.store.save_elsewhere(2 * PAGE_ROWS)
+    rig.writer()
+    reader = Reader(rig)
+    reader.go.clear()
+    replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 0)))
+    await rig.until(lambda: bool(reader.pages))
+    rig.store.begin_epoch()
+    if in_memory:
+        await rig.until(lambda: rig.tail.position.epoch != EPOCH)
+    reader.go.set()
+    with pytest.raises(ReplayBroken, match=r"^the feed has a new epoch$"):
+        await replaying
+
+
+async def test_a_replay_ends_while_the_database_is_away(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+
+    def fail() -> None:
+        raise StoreUnavailable("the database cannot be reached")
+
+    rig.store.on_page = fail
+    with pytest.raises(protocol.Unavailable, match=r"^the database cannot be reached$"):
+        await Reader(rig).replay(Position(EPOCH, 0))
+
+
+async def test_clients_that_missed_the_same_share_its_bytes(rig: Rig) -> None:
+    writer = rig.writer()
+    for _ in range(5):
+        await result_of(writer.submit(snapshot()))
+    calls = []
+
+    def counted(snapshots: Sequence[EncodedSnapshot], epoch: str) -> list[int]:
+        calls.append(len(snapshots))
+        return [one.seq for one in snapshots]
+
+    readers = [Reader(rig) for _ in range(10)]
+    for one in readers:
+        await rig.feed.replay(Position(EPOCH, 2), counted, one.send, one.join)
+    assert calls == [3]
+    assert all(one.seqs == [3, 4, 5] for one in readers)
+
+
+# Reads -------------------------------------------------------------------------------------------------------
+
+
+def seqs_of(slice_: FeedSlice) -> list[int]:
+    return [one["seq"] for one in protocol.loads(bytes(slice_.data))]
+
+
+async def test_a_read_has_at_most_its_limit_and_the_position_to_go_on(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    first = await rig.feed.read(ClaimedPosition(None, 0), 3, 0)
+    assert (seqs_of(first), first.epoch, first.after, first.last, first.head) == ([1, 2, 3], EPOCH, 0, 3, 5)
+    rest = await rig.feed.read(ClaimedPosition(EPOCH, first.last), 3, 0)
+    assert (seqs_of(rest), rest.last, rest.head) == ([4, 5], 5, 5)
+    none = await rig.feed.read(ClaimedPosition(EPOCH, 5), 3, 0)
+    assert (seqs_of(none), none.last, none.head) == ([], 5, 5)
+
+
+async def test_a_read_has_what_another_process_saved_before_it(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.writer()
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
+    rig.store.save_elsewhere(2)
+    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 0), 10, 0)) == [1, 2]
+    rig.store.save_elsewhere(2)
+    assert (await rig.feed.read(None, 10, 0)).after == 4
+
+
+async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> None:
+    writer = rig.writer()
+    reads = [asyncio.ensure_future(rig.feed.read(None, 10, 10)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert not any(one.done() for one in reads)
+    await result_of(writer.submit(snapshot()))
+    assert [seqs_of(await one) for one in reads] == [[1]] * 3
+
+
+async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:
+    rig.writer()
+    started_at = time.monotonic()
+    assert seqs_of(await rig.feed.read(None, 10, 0.1)) == []
+    assert time.monotonic() - started_at >= 0.1
+    waiting = asyncio.ensure_future(rig.feed.read(None, 10, 50))
+    await asyncio.sleep(0.02)
+    rig.feed.drain()
+    async with asyncio.timeout(1):
+        assert seqs_of(await waiting) == []
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_read_that_waits_while_rows_are_lost_gets_the_reason(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    waiting = asyncio.ensure_future(rig.feed.read(ClaimedPosition(EPOCH, 5), 10, 50))
+    await asyncio.sleep(0.02)
+    epoch = rig.store.begin_epoch(keep=3)
+    with pytest.raises(protocol.PositionUnknown) as raised:
+        await waiting
+    assert raised.value.fields == {"reason": "diverged", "epoch": epoch, "head": 3, "goodUntil": 3}
+
+
+async def test_a_read_after_what_is_pruned_gets_the_first_that_is_kept(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.store.first = 4
+    rig.writer()
+    with pytest.raises(protocol.PositionPruned) as raised:
+        await rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 0)
+    assert raised.value.fields == {"first": 4}
+
+
+async def test_the_latest_are_read_once_for_callers_that_ask_at_once(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    found = await asyncio.gather(*(rig.feed.latest(10, None) for _ in range(20)))
+    assert {one.position for one in found} == {Position(EPOCH, 5)}
