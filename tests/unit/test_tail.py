@@ -183,7 +183,7 @@ async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) 
     await rig.until(lambda: rig.published == list(range(1, ROWS_MAX + 3)))
 
 
-async def test_polls_become_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
+async def test_polls_are_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
     rig.writer()
     pauses: list[float] = []
     rig.store.on_head = lambda: pauses.append(rig.tail._schedule._pause_s)
