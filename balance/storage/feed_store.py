@@ -21,7 +21,7 @@ from balance.snapshot import EncodedSnapshot
 from balance.storage.epochs import renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.pool import Pool
-from balance.storage.session_settings import durability
+from balance.storage.session_settings import STANDBYS, durability
 
 PAGE_ROWS_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024  # of the JSON of one page, but for its last row
@@ -166,8 +166,8 @@ def _parts(result: pq.abc.PGresult, column: int, separator: bytes) -> list[bytes
     return [] if value is None else value.split(separator)
 
 
-HEAD: LiteralString = """
-SELECT epoch, last_seq, pg_is_in_recovery(), current_setting('synchronous_standby_names')
+HEAD: LiteralString = f"""
+SELECT epoch, last_seq, pg_is_in_recovery(), {STANDBYS}
 FROM balance_feed WHERE only_row
 """
 

@@ -22,7 +22,7 @@ from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import Server, ServerProbe, begin_epoch, renew_epoch
 from balance.storage.feed_store import FeedStore
-from balance.storage.migrate import SQL_FOLDER, migrate
+from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
@@ -99,6 +99,9 @@ def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tm
         try:
             database = Database(make_conninfo(postgres, dbname=name))
             migrate(database.url, tmp_path)
+            pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+            with pytest.raises(SchemaBehind):
+                pool.open()
             row = '\'2025-11-07\', 7, \'{"rlb": 1, "usdt": 1}\', \'{"rlb": 1, "usd": 1}\', now()'
             execute(
                 database.url,
@@ -109,7 +112,6 @@ def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tm
             assert migrate(database.url) == [path.name for path in sorted(SQL_FOLDER.glob("*.sql"))][1:]
             assert epochs_of(database) == [(1, 0)]
             assert database.rows("SELECT epoch FROM balance_epoch") == [feed]
-            pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
             store = Store(pool)
             assert store.open() == Position(str(feed["epoch"]), 3)
             assert append(store, 1) == Position(str(feed["epoch"]), 4)
