@@ -27,6 +27,11 @@ class PollSchedule:
         self._wakeup = asyncio.Event()
 
     @property
+    def is_failing(self) -> bool:
+        """Whether the last read of the database failed. Then no batch replaces a poll, which shows when reads work."""
+        return self._retry_s > RETRY_S_MIN
+
+    @property
     def seconds_left(self) -> float:
         """The time to the next poll; at most 0 if it is due."""
         return self._due - self._loop.time()
@@ -51,7 +56,8 @@ class PollSchedule:
 
     def note_quiet(self, *, is_watched: bool) -> None:
         """Poll later, since a poll, or a batch that shows as much, has found nothing of other processes."""
-        self._retry_s = RETRY_S_MIN
+        if self.is_failing:
+            return
         self._pause_s = min(self._pause_s * PAUSE_GROWTH, PAUSE_S_MAX)
         # A client that is about to join is not counted yet: the pause grows to its maximum first.
         is_idle = self._pause_s == PAUSE_S_MAX and not is_watched
@@ -63,6 +69,10 @@ class PollSchedule:
         if is_watched:
             self._pause_s = PAUSE_S_MIN
             self.postpone()
+
+    def note_worked(self) -> None:
+        """Note that the database was read."""
+        self._retry_s = RETRY_S_MIN
 
     def note_failed(self) -> None:
         """Poll after a pause that grows with each failure."""

@@ -165,16 +165,16 @@ class Tail:
             if appended.epoch != position.epoch:
                 self._schedule.poll_within(0)
             return True
-        end = Position(appended.epoch, new[-1].seq)
+        end, is_watched = Position(appended.epoch, new[-1].seq), self._listeners.has_watchers
         if end.epoch != position.epoch or new[0].seq <= position.seq:
             self._restart(end)
-        elif not self._listeners.has_watchers:
+        elif not is_watched:
             self._skip_to(end)
         elif new[0].seq != position.seq + 1:
             return False
         else:
             self._publish([one.encode() for one in new])
-        self._schedule.note_quiet(is_watched=self._listeners.has_watchers)
+        self._schedule.note_quiet(is_watched=is_watched)
         return True
 
     # Publishing
@@ -218,7 +218,7 @@ class Tail:
                 await self._fill_gap()
             elif self._schedule.seconds_left > 0:
                 await self._schedule.wait()
-            elif self._has_batch_in_flight():
+            elif self._has_batch_in_flight() and not self._schedule.is_failing:
                 self._schedule.postpone()  # its result shows what the poll would
             else:
                 await self._poll()
@@ -228,6 +228,7 @@ class Tail:
         first = next(one.snapshot.seq for one in self._unpublished[0].saved if not one.duplicate)
         try:
             await self._publish_rows(first - 1)
+            self._schedule.note_worked()
             self._publish_batches()
             self._schedule.note_found(is_watched=self._listeners.has_watchers)
         except Exception as error:
@@ -240,6 +241,7 @@ class Tail:
         batches = self._batches
         try:
             head = await self._worker.run(self._store.head)
+            self._schedule.note_worked()
             self.durability = head.durability
             if self._batches != batches or self._has_batch_in_flight():
                 # The rows may be those of a batch of this process, which is to be acknowledged first; and a batch that

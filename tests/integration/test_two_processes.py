@@ -116,7 +116,7 @@ async def test_two_servers_under_load_keep_one_feed_without_gaps_in_commit_order
     await stop_both(both)
 
 
-async def test_watchers_of_a_server_that_saves_nothing_have_what_the_other_one_saves_at_once(
+async def test_watchers_of_an_idle_server_have_what_the_other_one_saves_at_once(
     processes: Processes, database: Database
 ) -> None:
     both, urls = await start_both(processes, database)

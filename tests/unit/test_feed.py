@@ -165,7 +165,7 @@ async def test_a_process_that_is_behind_does_not_call_a_position_ahead(rig: Rig)
     assert reader.seqs == [5]
 
 
-async def test_equal_questions_share_a_look_up(rig: Rig) -> None:
+async def test_equal_questions_share_a_read(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
     await asyncio.gather(*(rig.feed.resume(ClaimedPosition(EPOCH, 3)) for _ in range(50)))

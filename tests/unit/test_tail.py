@@ -183,7 +183,7 @@ async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) 
     await rig.until(lambda: rig.published == list(range(1, ROWS_MAX + 3)))
 
 
-async def test_polls_become_rare_while_nothing_comes_and_frequent_when_another_process_saves(rig: Rig) -> None:
+async def test_polls_become_rare_without_news_and_frequent_when_another_process_saves(rig: Rig) -> None:
     rig.writer()
     pauses: list[float] = []
     rig.store.on_head = lambda: pauses.append(rig.tail._schedule._pause_s)
@@ -294,6 +294,23 @@ async def test_a_poll_that_a_batch_has_overtaken_is_discarded(rig: Rig) -> None:
     assert rig.store.epochs == {EPOCH: 0}
 
 
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_poll_that_a_batch_of_a_newer_epoch_has_overtaken_is_discarded(rig: Rig) -> None:
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_head = held  # its result, of the old epoch, has been read
+    rig.tail.hasten()
+    await rig.until(lambda: held.is_reached)
+    epoch = rig.store.begin_epoch()
+    await save(writer)
+    rig.store.on_head = lambda: None
+    heads = rig.store.heads
+    held.release()
+    await rig.until(lambda: rig.store.heads > heads)
+    assert rig.tail.position == Position(epoch, 1)
+    assert rig.listener.ends == 1
+
+
 async def test_a_batch_that_comes_while_a_poll_reads_rows_is_published_after_them(rig: Rig) -> None:
     writer, held = rig.writer(), Held()
     rig.store.on_page = held
@@ -385,6 +402,19 @@ async def test_a_poll_that_fails_is_made_again_after_growing_pauses(rig: Rig) ->
     rig.store.save_elsewhere()
     rig.store.on_head = lambda: None
     await rig.until(lambda: rig.published == [1])
+
+
+async def test_after_a_poll_that_failed_batches_replace_none_until_one_works(rig: Rig) -> None:
+    """The end of an outage of reads is noticed, also while saves work all the time."""
+    writer = rig.writer()
+    await quiet(rig)
+    raise_once(rig, "on_head", StoreUnavailable("the database cannot be reached"))
+    rig.tail.hasten()
+    await rig.until(lambda: rig.tail._schedule.is_failing)
+    heads = rig.store.heads
+    while rig.tail._schedule.is_failing:
+        await save(writer)
+    assert rig.store.heads == heads + 1
 
 
 @pytest.mark.expects_log("the feed could not be followed")
