@@ -20,11 +20,6 @@ LOCAL, REPLICATED = "local", "replicated"
 TRANSACTION_TIMEOUT_VERSION = 170_000  # PostgreSQL 17 introduced the setting
 
 
-# The standbys for which a commit waits. It waits for none where the server has no process to send to them.
-STANDBYS: LiteralString = """CASE WHEN pg_catalog.current_setting('max_wal_senders') <> '0'
-    THEN pg_catalog.current_setting('synchronous_standby_names') ELSE '' END"""
-
-
 def durability(standbys: str) -> str:
     """Return what a commit means where STANDBYS are these: replicated to a standby, or local."""
     return REPLICATED if standbys else LOCAL
@@ -120,6 +115,10 @@ FROM (VALUES
 ) AS wanted (name, value)
 WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 """
+
+# The standbys for which a commit waits. It waits for none where the server has no process to send to them.
+STANDBYS: LiteralString = """CASE WHEN pg_catalog.current_setting('max_wal_senders') <> '0'
+    THEN pg_catalog.current_setting('synchronous_standby_names') ELSE '' END"""
 
 # Settings whose source decides whether they are changed.
 INHERITED_SETTINGS: LiteralString = f"""

@@ -80,6 +80,7 @@ NAMES = {
 # SQL that is not written beside the call that runs it: the files of sql/, and two statements that do without the
 # timeline where the server does not allow it to be read.
 SQL_FROM_ELSEWHERE = {
+    ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
