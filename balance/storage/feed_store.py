@@ -42,7 +42,7 @@ class FeedPage(NamedTuple):
     head: int
     """The last seq of the feed."""
     first: int | None
-    """The first seq that was looked at; None if there is none. A gap before it was deleted."""
+    """The first seq that was looked at, that after the position; None if it is not there."""
     last: int
     """The last seq that was looked at, also if the filter rejects it; that of the position if there is none."""
     snapshots: list[EncodedSnapshot]
@@ -53,7 +53,7 @@ class PositionFacts(NamedTuple):
 
     head: Position
     first: int
-    """The first seq that is kept; one more than the last if none is."""
+    """The first seq after the claimed one that is kept; one more than the last if none is."""
     epoch_is_known: bool
     good_until: int | None
     """The last seq of the claimed epoch that is still in the feed; None if no later epoch began."""
@@ -96,7 +96,7 @@ class FeedStore:
     def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
         """Look at the next snapshots after seq `after`, and return those of `pids`, or all.
 
-        At most `limit` are looked at, fewer if they are large, and at least one if there is one.
+        At most `limit` are looked at, fewer if they are large, and at least one if there is one; none behind a gap.
         """
         wanted = None if pids is None else f"{{{','.join(map(str, pids))}}}".encode()
         count = b"%d" % min(limit, self._rows_max)
@@ -179,9 +179,10 @@ FROM balance_feed, (
            string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL AND $3::bigint[] IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)
     FROM (
-        SELECT seq, json, bytes, bytes - octet_length(json) AS bytes_before
+        SELECT seq, json, bytes, bytes - octet_length(json) AS bytes_before, gap_after
         FROM (
-            SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes
+            SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes,
+                   seq - row_number() OVER (ORDER BY seq) AS gap_after
             FROM (
                 SELECT seq, CASE WHEN $3::bigint[] IS NULL OR pid = ANY ($3::bigint[])
                     THEN balance_snapshot_json(id, seq, ts, pid, onchain, onsite) END AS json
@@ -189,7 +190,7 @@ FROM balance_feed, (
             ) AS row
         ) AS row
     ) AS row
-    WHERE coalesce(bytes_before, 0) < {PAGE_BYTES_MAX}
+    WHERE coalesce(bytes_before, 0) < {PAGE_BYTES_MAX} AND gap_after = $1
 ) AS page
 WHERE only_row
 """
@@ -197,7 +198,7 @@ WHERE only_row
 # $1: the claimed epoch, or NULL; $2: the claimed seq.
 LOOK_UP: LiteralString = """
 SELECT feed.epoch, last_seq, pg_is_in_recovery(),
-       coalesce((SELECT min(seq) FROM balance_snapshot), last_seq + 1),
+       coalesce((SELECT min(seq) FROM balance_snapshot WHERE seq > $2), last_seq + 1),
        coalesce($1::uuid = feed.epoch OR claimed.number IS NOT NULL, true),
        (SELECT min(after_seq) FROM balance_epoch WHERE number > claimed.number),
        (SELECT id FROM balance_snapshot WHERE seq = $2)

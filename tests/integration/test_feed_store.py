@@ -147,12 +147,22 @@ def test_a_page_of_large_snapshots_is_bounded_in_bytes_and_has_at_least_one(rig:
     assert rig.feed.page(len(saved), 1000).snapshots == [one]
 
 
-def test_a_gap_at_the_start_of_a_page_can_be_seen(rig: Rig, database: Database) -> None:
+@pytest.mark.parametrize("pids", [None, [0, 4, 8]])
+def test_a_page_has_nothing_behind_a_gap(rig: Rig, database: Database, pids: list[int] | None) -> None:
     saved = rig.save(*range(10))
-    execute(database.url, "DELETE FROM balance_snapshot WHERE seq <= 4")
-    assert rig.feed.page(0, 3) == (rig.epoch, 10, 5, 7, saved[4:7])
-    assert rig.feed.page(3, 3).first == 5
-    assert rig.feed.page(4, 3).first == 5
+    execute(database.url, "DELETE FROM balance_snapshot WHERE seq <= 2 OR seq IN (6, 7)")
+    for after in (0, 1, 5, 6):
+        assert rig.feed.page(after, 5, pids) == (rig.epoch, 10, None, after, [])
+    wanted = [one for one in saved if pids is None or one.pid in pids]
+    assert rig.feed.page(2, 5, pids) == (rig.epoch, 10, 3, 5, [one for one in wanted if 3 <= one.seq <= 5])
+    assert rig.feed.page(7, 5, pids) == (rig.epoch, 10, 8, 10, [one for one in wanted if one.seq >= 8])
+
+
+def test_the_first_that_is_kept_is_behind_the_gap_after_a_position(rig: Rig, database: Database) -> None:
+    rig.save(*range(10))
+    execute(database.url, "DELETE FROM balance_snapshot WHERE seq <= 2 OR seq IN (6, 7)")
+    firsts = [rig.feed.look_up(ClaimedPosition(rig.epoch, seq)).first for seq in range(11)]
+    assert firsts == [3, 3, 3, 4, 5, 8, 8, 8, 9, 10, 11]
 
 
 def test_a_page_of_some_pids_advances_over_all_others(rig: Rig) -> None:
@@ -170,9 +180,9 @@ def test_a_page_of_some_pids_advances_over_all_others(rig: Rig) -> None:
 def test_a_position_of_the_current_epoch(rig: Rig) -> None:
     saved = rig.save(1, 2, 3)
     facts = rig.feed.look_up(ClaimedPosition(rig.epoch, 2))
-    assert facts == (Position(rig.epoch, 3), 1, True, None, protocol.loads(saved[1].json)["id"])
+    assert facts == (Position(rig.epoch, 3), 3, True, None, protocol.loads(saved[1].json)["id"])
     assert to_tag(facts.id) == saved[1].tag.decode()
-    assert rig.feed.look_up(ClaimedPosition(rig.epoch.upper(), 4)) == (Position(rig.epoch, 3), 1, True, None, None)
+    assert rig.feed.look_up(ClaimedPosition(rig.epoch.upper(), 4)) == (Position(rig.epoch, 3), 4, True, None, None)
 
 
 @pytest.mark.parametrize("has_epoch", [True, False])
