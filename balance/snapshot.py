@@ -12,6 +12,7 @@ list (`store.PAGE`), as the same text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,7 +25,9 @@ import protocol
 
 Amount = int | Decimal
 
+# Where `to_wire` has the tag of the id and the pid; no value before that of the pid holds a quoted name.
 TAG_IN_JSON = slice(len('{"id":"') + 28, len('{"id":"') + 36)
+PID_IN_JSON = re.compile(rb'"pid":([0-9]+)')
 SMALLEST_EXPONENT = -30  # of the smallest amount that is not 0, 1e-30 (schemas/amount.json)
 
 
@@ -87,8 +90,8 @@ class Snapshot(msgspec.Struct, frozen=True):
         }
 
     def encode(self) -> EncodedSnapshot:
-        """Return the JSON of `to_wire`, with what a watcher's stream needs beside it."""
-        return EncodedSnapshot(self.seq, self.pid, protocol.encode(self.to_wire()))
+        """Return the JSON of `to_wire` and the seq."""
+        return EncodedSnapshot(self.seq, protocol.encode(self.to_wire()))
 
     def to_save_reply(self) -> dict[str, Any]:
         """Return the `data` of the reply to POST (docs/spec.md, POST /api/balance/snapshot)."""
@@ -100,16 +103,23 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class EncodedSnapshot(NamedTuple):
-    """A saved snapshot as the JSON of a list, of an event and of a stream; PostgreSQL writes the same bytes."""
+    """A saved snapshot as the JSON of a list, of an event and of a stream; PostgreSQL writes the same bytes.
+
+    A replay makes one for each row, and nearly all are only sent: what else is needed is read from the JSON.
+    """
 
     seq: int
-    pid: int | None
     json: bytes
 
     @property
     def tag(self) -> bytes:
-        """The last eight hex digits of its id, with which the JSON begins."""
+        """The last eight hex digits of its id."""
         return self.json[TAG_IN_JSON]
+
+    @property
+    def pid(self) -> int | None:
+        """The process that reported it, if it names one."""
+        return int(found[1]) if (found := PID_IN_JSON.search(self.json)) else None
 
 
 class Saved(msgspec.Struct, frozen=True):

@@ -43,7 +43,13 @@ class EventHandlers:
 
     async def resume(self, session: Session, auth: ConnectAuth) -> Resumption:
         """Decide from which position a client is sent snapshots. Raises Unavailable."""
-        resumption = await self._feed.resume(auth.claimed)
+        try:
+            resumption = await self._feed.resume(auth.claimed)
+        except protocol.Unavailable:
+            raise
+        except Exception as error:  # otherwise the client would wait for an answer for ever
+            log.exception("a position could not be looked up")
+            raise protocol.Unavailable("internal error") from error
         session.answer_pid = auth.answer_pid(resumption.head.epoch, recovered=resumption.recovered)
         return resumption
 
@@ -84,7 +90,8 @@ class EventHandlers:
             log.exception("a client could not be sent what it has missed")
             self._watchers.end(session, "internal error")
         finally:
-            session.replay = None
+            if session.replay is asyncio.current_task():  # else the client has left, and may be in its next replay
+                session.replay = None
 
     def on_event(self, session: Session, name: str, ack_id: int | None, payloads: list[Any]) -> None:
         """Handle an event, or answer that there is none of this name."""

@@ -30,6 +30,7 @@ MASKED = 0x80
 CONTROL_BYTES_MAX = 125
 TWO_BYTES_OF_LENGTH, EIGHT_BYTES_OF_LENGTH = 126, 127
 HEAD_BYTES, MASK_BYTES = 2, 4
+HEAD_OF_4, HEAD_OF_10 = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack  # bound once: a replay frames each row
 # RFC 6455, section 7.4.1
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED_DATA = 1000, 1001, 1002, 1003
 NOT_UTF8, POLICY, TOO_LARGE = 1007, 1008, 1009
@@ -225,8 +226,8 @@ def to_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     if size < TWO_BYTES_OF_LENGTH:
         return b"%c%c%b" % (first, size, payload)
     if size < 65_536:
-        return struct.pack("!BBH", first, TWO_BYTES_OF_LENGTH, size) + payload
-    return struct.pack("!BBQ", first, EIGHT_BYTES_OF_LENGTH, size) + payload
+        return HEAD_OF_4(first, TWO_BYTES_OF_LENGTH, size) + payload
+    return HEAD_OF_10(first, EIGHT_BYTES_OF_LENGTH, size) + payload
 
 
 def head_fault(first: int, second: int, *, is_continued: bool) -> str | None:

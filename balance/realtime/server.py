@@ -162,7 +162,7 @@ class SocketServer(socketio.AsyncServer):
         try:
             if (namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
                 raise protocol.InvalidPayload(f"there is none but {protocol.NAMESPACE}", "namespace")
-            if session.has_joined:
+            if session.has_sent_connect:  # perhaps on the other transport, and its position is still looked up
                 raise protocol.InvalidPayload("this client is connected to it already", "namespace")
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
             connect_auth = ConnectAuth.read(auth or {})

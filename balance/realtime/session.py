@@ -72,6 +72,11 @@ class Session:
         """Whether its packets go through a WebSocket, not through polls."""
         return bool(self.socket.upgraded)
 
+    @property
+    def has_sent_connect(self) -> bool:
+        """Whether a CONNECT packet has come that was accepted, although the client may not have joined yet."""
+        return math.isinf(self.connect_by)
+
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""
         self.connect_by = math.inf

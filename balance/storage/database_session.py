@@ -131,9 +131,15 @@ class DatabaseSession(Connection[TupleRow]):
         raise error
 
 
+# The functions of PostgreSQL that warn in every transaction, for weeks, that a database needs a VACUUM. They have the
+# same SQLSTATE as a cancelled wait for a standby. The names do not depend on the language of the server.
+VACUUM_WARNINGS = ("GetNewTransactionId", "GetNewMultiXactId")
+
+
 def _note_warning(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
     """Keep a warning of the server: its SQLSTATE is of class 01, whatever its language."""
-    if (notice.sqlstate or "").startswith("01") or notice.severity_nonlocalized == "WARNING":
+    is_warning = (notice.sqlstate or "").startswith("01") or notice.severity_nonlocalized == "WARNING"
+    if is_warning and notice.source_function not in VACUUM_WARNINGS:
         warnings.append(notice.message_primary or "")
 
 

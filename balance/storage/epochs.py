@@ -156,6 +156,7 @@ def begin_epoch(url: str) -> Position:
             check_schema(connection)
             server = ServerProbe().read(connection)
             with connection.transaction():
+                connection.execute(COMMIT_LOCALLY)
                 _one(_read_feed(connection, LOCK))
                 feed = _begin(connection, server)
     except (psycopg.Error, DatabaseFault) as error:

@@ -21,7 +21,7 @@ from balance.snapshot import EncodedSnapshot
 from balance.storage.epochs import renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.pool import Pool
-from balance.storage.session_settings import durability
+from balance.storage.session_settings import STANDBYS, durability
 
 PAGE_ROWS_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024  # of the JSON of one page, but for its last row
@@ -107,9 +107,9 @@ class FeedStore:
             return FeedPage(position.epoch, position.seq, None, after, [])
         # PostgreSQL writes all rows that are asked for, also those that the limit of bytes leaves out.
         self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(_text(result, 5)) if _text(result, 6) == "t" else self._rows_max))
-        pids_of_rows = (int(pid) if pid else None for pid in _parts(result, 8, b","))
-        rows = zip(map(int, _parts(result, 7, b",")), pids_of_rows, _parts(result, 9, b"\n"), strict=True)
-        return FeedPage(position.epoch, position.seq, int(first), int(last), list(map(EncodedSnapshot._make, rows)))
+        seqs, rows = range(int(first), int(last) + 1), _parts(result, 8, b"\n")
+        snapshots = map(EncodedSnapshot, seqs if len(seqs) == len(rows) else map(int, _parts(result, 7, b",")), rows)
+        return FeedPage(position.epoch, position.seq, seqs[0], seqs[-1], list(snapshots))
 
     def look_up(self, claimed: ClaimedPosition) -> PositionFacts:
         """Read what decides whether a position is good; without an epoch it is one of this epoch."""
@@ -166,8 +166,8 @@ def _parts(result: pq.abc.PGresult, column: int, separator: bytes) -> list[bytes
     return [] if value is None else value.split(separator)
 
 
-HEAD: LiteralString = """
-SELECT epoch, last_seq, pg_is_in_recovery(), current_setting('synchronous_standby_names')
+HEAD: LiteralString = f"""
+SELECT epoch, last_seq, pg_is_in_recovery(), {STANDBYS}
 FROM balance_feed WHERE only_row
 """
 
@@ -176,15 +176,14 @@ PAGE: LiteralString = f"""
 SELECT epoch, last_seq, pg_is_in_recovery(), page.*
 FROM balance_feed, (
     SELECT min(seq), max(seq), count(*), coalesce(bool_or(bytes > {PAGE_BYTES_MAX}), false),
-           string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
-           string_agg(coalesce(pid::text, ''), ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL),
+           string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL AND $3::bigint[] IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)
     FROM (
-        SELECT seq, pid, json, bytes, bytes - octet_length(json) AS bytes_before
+        SELECT seq, json, bytes, bytes - octet_length(json) AS bytes_before
         FROM (
-            SELECT seq, pid, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes
+            SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes
             FROM (
-                SELECT seq, pid, CASE WHEN $3::bigint[] IS NULL OR pid = ANY ($3::bigint[])
+                SELECT seq, CASE WHEN $3::bigint[] IS NULL OR pid = ANY ($3::bigint[])
                     THEN balance_snapshot_json(id, seq, ts, pid, onchain, onsite) END AS json
                 FROM balance_snapshot WHERE seq > $1 ORDER BY seq LIMIT $2
             ) AS row

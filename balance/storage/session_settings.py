@@ -20,8 +20,13 @@ LOCAL, REPLICATED = "local", "replicated"
 TRANSACTION_TIMEOUT_VERSION = 170_000  # PostgreSQL 17 introduced the setting
 
 
+# The standbys for which a commit waits. It waits for none where the server has no process to send to them.
+STANDBYS: LiteralString = """CASE WHEN pg_catalog.current_setting('max_wal_senders') <> '0'
+    THEN pg_catalog.current_setting('synchronous_standby_names') ELSE '' END"""
+
+
 def durability(standbys: str) -> str:
-    """Return what a commit means where `synchronous_standby_names` is this: replicated to a standby, or local."""
+    """Return what a commit means where STANDBYS are these: replicated to a standby, or local."""
     return REPLICATED if standbys else LOCAL
 
 
@@ -29,7 +34,7 @@ class SessionFacts(NamedTuple):
     """What a session is, apart from what was set in it."""
 
     standbys: str
-    """The server's `synchronous_standby_names`: empty if a commit waits for no standby."""
+    """The server's STANDBYS: empty if a commit waits for none."""
     weak_commit: str | None
     """The server's or the URL's `synchronous_commit`, if it does not wait for the disk of a standby."""
 
@@ -117,16 +122,16 @@ WHERE pg_catalog.current_setting(name, true) IS NOT NULL
 """
 
 # Settings whose source decides whether they are changed.
-INHERITED_SETTINGS: LiteralString = """
-SELECT pg_catalog.current_setting('synchronous_standby_names'),
+INHERITED_SETTINGS: LiteralString = f"""
+SELECT {STANDBYS},
        pg_catalog.max(setting) FILTER (
-           WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting <> 'off'),
+           WHERE name = 'synchronous_commit' AND NOT is_inherited AND setting IN ('local', 'remote_write')),
        pg_catalog.count(pg_catalog.set_config(
            name,
            CASE name
                WHEN 'search_path' THEN 'public'
                WHEN 'default_transaction_read_only' THEN 'off'
-               WHEN 'synchronous_commit' THEN 'on'
+               WHEN 'synchronous_commit' THEN CASE setting WHEN 'remote_apply' THEN setting ELSE 'on' END
                -- Every statement has an index. On a small table the planner would prefer to read all of it, and a
                -- prepared statement would keep that plan while the table grows.
                WHEN 'enable_seqscan' THEN 'off'
@@ -142,7 +147,8 @@ WHERE (name = 'search_path' AND source <> 'client')  -- given in DATABASE_URL
    -- that of the server itself is respected: it may not write now, for example because its disk is nearly full
    OR (name = 'default_transaction_read_only' AND is_inherited)
    -- Saved means on disk, and on that of a standby where the server names one. Where it names none, local and
-   -- remote_write are the same as on. If it names one later, this session waits for it.
-   OR (name = 'synchronous_commit' AND setting IN ('off', 'local', 'remote_write'))
+   -- remote_write are the same as on. If it names one later, this session waits for it. Set in every session, which
+   -- otherwise follows the server when its configuration is reloaded with a level that does not wait.
+   OR name = 'synchronous_commit'
    OR pg_catalog.starts_with(name, 'enable_')
 """

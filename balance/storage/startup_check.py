@@ -133,7 +133,7 @@ SET_VALUE: LiteralString = "SELECT pg_catalog.set_config('balance.session', %(va
 
 GET_VALUE: LiteralString = "SELECT pg_catalog.current_setting('balance.session', true)"
 
-# A table that is missing is left to the check of the schema.
+# A table or a column that is missing is left to the check of the schema.
 MISSING_GRANTS: LiteralString = """
 SELECT 'USAGE', 'schema ' || current_setting('search_path') WHERE current_schema() IS NULL
 UNION ALL
@@ -148,8 +148,9 @@ FROM (VALUES
     ('INSERT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}')
 ) AS needed (privilege, name, columns)
 WHERE EXISTS (
-    SELECT FROM unnest(columns) AS column_name
-    WHERE NOT has_column_privilege(to_regclass(name), column_name, privilege)
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass(name) AND attname = ANY (columns)
+      AND NOT has_column_privilege(attrelid, attnum, privilege)
 )
 UNION ALL
 SELECT DISTINCT 'EXECUTE', 'function ' || called.refobjid::regprocedure::text
@@ -159,6 +160,7 @@ WHERE rule.conrelid = to_regclass('balance_snapshot')
   AND NOT has_function_privilege(called.refobjid, 'EXECUTE')
 UNION ALL
 SELECT 'EXECUTE', 'function ' || oid::regprocedure::text FROM pg_proc
-WHERE proname = 'balance_snapshot_json' AND pronamespace = current_schema()::regnamespace
+WHERE proname = 'balance_snapshot_json'
+  AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
   AND NOT has_function_privilege(oid, 'EXECUTE')
 """

@@ -14,7 +14,7 @@ from random import randint
 from typing import Any
 
 import protocol
-from balance.snapshot import EncodedSnapshot
+from balance.snapshot import TAG_IN_JSON, EncodedSnapshot
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -25,18 +25,15 @@ HEADERS = {
 RETRY_MS = (1_000, 3_000)  # the bounds of the time after which a client connects again: not all at once
 
 
-def encode_snapshot(snapshot: EncodedSnapshot, epoch: bytes) -> bytes:
-    """Encode one snapshot as an event."""
-    return b"id: %b:%d:%b\nevent: %b\ndata: %b\n\n" % (
-        *(epoch, snapshot.seq, snapshot.tag),
-        *(BALANCE_SNAPSHOT, snapshot.json),
-    )
+def encode_each(snapshots: Sequence[EncodedSnapshot], epoch: str) -> list[bytes]:
+    """Encode each snapshot of one epoch as an event."""
+    event = b"id: %b:%%d:%%b\nevent: %b\ndata: %%b\n\n" % (epoch.encode(), protocol.BALANCE_SNAPSHOT.encode())
+    return [event % (seq, json[TAG_IN_JSON], json) for seq, json in snapshots]
 
 
 def encode_snapshots(snapshots: Sequence[EncodedSnapshot], epoch: str) -> bytes:
     """Encode snapshots of one epoch as events, in their order."""
-    epoch_bytes = epoch.encode()
-    return b"".join([encode_snapshot(one, epoch_bytes) for one in snapshots])
+    return b"".join(encode_each(snapshots, epoch))
 
 
 def encode_event(name: str, data: dict[str, Any], token: str | None = None) -> bytes:
@@ -48,6 +45,3 @@ def encode_event(name: str, data: dict[str, Any], token: str | None = None) -> b
 def encode_retry() -> bytes:
     """Encode the line that sets how long a client waits before it connects again, drawn for each stream."""
     return b"retry: %d\n" % randint(*RETRY_MS)  # spreads load, and protects nothing
-
-
-BALANCE_SNAPSHOT = protocol.BALANCE_SNAPSHOT.encode()

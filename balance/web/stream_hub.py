@@ -26,7 +26,7 @@ from balance.position import Position, to_token
 from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
 from balance.web.event_stream import EventStream
-from balance.web.sse import encode_event, encode_snapshot, encode_snapshots
+from balance.web.sse import encode_each, encode_event, encode_snapshots
 
 log = logging.getLogger("balance.web")
 
@@ -58,7 +58,7 @@ class StreamHub:
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
         self._groups: dict[tuple[int, ...] | None, _Group] = {}
-        self._groups_of_pid: dict[int, dict[_Group, None]] = {}
+        self._groups_of_pid: dict[int | None, dict[_Group, None]] = {}
         self._last: EncodedSnapshot | None = None  # that was published
         self._sweeper: asyncio.TimerHandle | None = None
         self.slow_disconnects = 0
@@ -175,14 +175,14 @@ class StreamHub:
         if not self._groups:
             return
         assert self._feed.head is not None
-        epoch = self._feed.head.epoch.encode()
-        events = [encode_snapshot(one, epoch) for one in snapshots]
+        events = encode_each(snapshots, self._feed.head.epoch)
         wanted: dict[_Group, list[bytes]] = {}
         if None in self._groups:
             wanted[self._groups[None]] = events
-        for snapshot, event in zip(snapshots, events, strict=True):
-            for group in self._groups_of_pid.get(snapshot.pid, ()) if snapshot.pid is not None else ():
-                wanted.setdefault(group, []).append(event)
+        if self._groups_of_pid:
+            for snapshot, event in zip(snapshots, events, strict=True):
+                for group in self._groups_of_pid.get(snapshot.pid, ()):
+                    wanted.setdefault(group, []).append(event)
         clock = asyncio.get_running_loop().time()
         for group, some in wanted.items():
             group.sent_at = clock

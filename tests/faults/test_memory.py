@@ -111,7 +111,7 @@ async def read_nothing(service: Service) -> None:
     client = await RawSocket.join(service.url, read_ahead=1_000)
     *_, session = service.app.server.eio.sessions.values()
     while not session.has_ended:
-        service.app.server.eio.send_packets(session, PINGS)
+        service.app.server.eio.sender.send(session, PINGS)
         await asyncio.sleep(0)
     await client.close()
 
@@ -151,7 +151,7 @@ def lose_database(service: Service) -> None:
         except psycopg.Error as error:
             raise StoreUnavailable("the database cannot be reached") from error
 
-    store = service.app.store
+    store = service.app.database.store
     store.append = store.find = store.page = fail
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from balance.storage.connect import DatabaseError
+from balance.storage.epochs import begin_epoch
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import migrate
@@ -56,6 +58,7 @@ def configure(cluster: Cluster, **settings: str) -> None:
             admin.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
         admin.execute("SELECT pg_reload_conf()")
     wanted = {"synchronous_standby_names": "", "synchronous_commit": "on"} | settings
+    wanted.pop("max_wal_senders", None)  # in effect after a restart
     names = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
     wait_until(lambda: query(cluster.url(), names) == [tuple(wanted.values())])
 
@@ -96,6 +99,31 @@ def test_the_durability_follows_the_configuration(cluster: Cluster, database: Da
     pool.close()
 
 
+def test_a_server_that_sends_to_no_standby_is_not_called_replicated(cluster: Cluster, database: Database) -> None:
+    configure(cluster, max_wal_senders="0", synchronous_standby_names="nobody")
+    cluster.stop()
+    cluster.start()
+    store = Store(pool := make_pool(database))
+    store.open()
+    store.append([snapshot()])  # PostgreSQL waits for nothing
+    assert FeedStore(pool).head().durability == "local"
+    store.close()
+    configure(cluster)
+    cluster.stop()
+    cluster.start()
+
+
+def test_a_new_epoch_by_hand_does_not_wait_for_a_standby(cluster: Cluster, database: Database) -> None:
+    configure(cluster, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        beginning = thread.submit(begin_epoch, database.url)
+        wait_until(lambda: beginning.done() or bool(query(cluster.url(), WAITS)))
+        has_waited = not beginning.done()
+        configure(cluster)
+        assert beginning.result(10).epoch
+    assert not has_waited
+
+
 @pytest.mark.expects_log(*OUTAGE)
 @pytest.mark.parametrize("level", ["on", "local"])
 def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited(
@@ -122,7 +150,45 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
     store.close()
 
 
+@pytest.mark.parametrize("level", ["local", "off"])
+def test_a_running_session_waits_although_the_server_is_reloaded_with_a_level_that_does_not(
+    cluster: Cluster, database: Database, level: str
+) -> None:
+    store = Store(make_pool(database))
+    store.open()
+    store.append([snapshot()])
+    configure(cluster, synchronous_commit=level, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        saving = thread.submit(store.append, [snapshot()])
+        wait_until(lambda: saving.done() or bool(query(cluster.url(), WAITS)))
+        assert not saving.done()
+        configure(cluster)
+        saving.result(10)
+    store.close()
+
+
 def test_a_refusal_names_the_setting_and_no_password(cluster: Cluster, database: Database) -> None:
     configure(cluster, synchronous_commit="remote_write", synchronous_standby_names="nobody")
     with pytest.raises(DatabaseError, match="DATABASE_URL: synchronous_commit = remote_write does not wait"):
         make_pool(database).open()
+
+
+def test_a_warning_that_the_database_needs_a_vacuum_does_not_fail_a_save(tmp_path: Path) -> None:
+    """PostgreSQL sends it with each transaction id of the last 40 million before it stops, as SQLSTATE 01000."""
+    cluster = Cluster(tmp_path / "one")
+    cluster.create()
+    cluster.use_transaction_ids_up_to(2**31 - 37_000_000)
+    cluster.start()
+    try:
+        migrate(cluster.url())
+        warnings: list[str | None] = []
+        with psycopg.connect(cluster.url()) as connection:
+            connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+            connection.execute("SELECT pg_current_xact_id()")
+        assert ["must be vacuumed" in str(warning) for warning in warnings] == [True]
+        store, one = Store(make_pool(Database(cluster.url()))), snapshot()
+        store.open()
+        assert [store.append([one]).saved[0].duplicate for _ in range(2)] == [False, True]
+        store.close()
+    finally:
+        cluster.kill()

@@ -18,15 +18,17 @@ from psycopg.conninfo import make_conninfo
 
 from balance.position import ClaimedPosition, Position
 from balance.storage import epochs
+from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import Server, ServerProbe, renew_epoch
+from balance.storage.epochs import Server, ServerProbe, begin_epoch, renew_epoch
 from balance.storage.feed_store import FeedStore
-from balance.storage.migrate import SQL_FOLDER, migrate
+from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
-from tests.support.postgres import Postgres, execute, locked
+from tests.support.postgres import LOCK_FEED, Postgres, execute, is_waited_for, locked
 from tests.support.service import Database, Processes, check_start_refused
+from tests.support.waiting import wait_until
 
 BEGINS = "a new epoch of the feed begins"
 OTHER_TIMELINE = "UPDATE balance_feed SET timeline = '00000009'"
@@ -97,6 +99,9 @@ def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tm
         try:
             database = Database(make_conninfo(postgres, dbname=name))
             migrate(database.url, tmp_path)
+            pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+            with pytest.raises(SchemaBehind):
+                pool.open()
             row = '\'2025-11-07\', 7, \'{"rlb": 1, "usdt": 1}\', \'{"rlb": 1, "usd": 1}\', now()'
             execute(
                 database.url,
@@ -107,7 +112,6 @@ def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tm
             assert migrate(database.url) == [path.name for path in sorted(SQL_FOLDER.glob("*.sql"))][1:]
             assert epochs_of(database) == [(1, 0)]
             assert database.rows("SELECT epoch FROM balance_epoch") == [feed]
-            pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
             store = Store(pool)
             assert store.open() == Position(str(feed["epoch"]), 3)
             assert append(store, 1) == Position(str(feed["epoch"]), 4)
@@ -199,6 +203,22 @@ def test_processes_that_notice_at_once_begin_one_epoch(database: Database, make_
         assert len(set(threads.map(save, stores))) == 1
     assert epochs_of(database) == [(1, 0), (2, end["last_seq"])]
     assert database.rows("SELECT last_seq FROM balance_feed") == [{"last_seq": end["last_seq"] + len(stores)}]
+
+
+def test_a_process_that_waits_for_another_finds_the_epoch_that_it_began(
+    database: Database, make_store: MakeStore
+) -> None:
+    append(make_store(), 3)
+    execute(database.url, OTHER_TIMELINE)
+    with psycopg.connect(database.url, autocommit=True) as connection, ThreadPoolExecutor(1) as executor:
+        with locked(database, LOCK_FEED) as other:
+            waiting = executor.submit(renew_epoch, connection, ServerProbe())
+            wait_until(lambda: is_waited_for(database))
+            begun = other.execute(epochs.BEGIN, server_of(database)._asdict()).fetchone()
+            other.commit()
+        assert begun is not None
+        assert waiting.result(10) == Position(*begun[:2])
+    assert epochs_of(database) == [(1, 0), (2, 3)]
 
 
 def test_a_process_that_is_behind_another_begins_no_epoch(database: Database, make_store: MakeStore) -> None:
@@ -337,16 +357,21 @@ def test_the_command_begins_an_epoch_that_running_processes_adopt(
     assert epochs_of(database) == [(1, 0), (2, 3)]
 
 
-def test_the_command_is_refused_in_one_line(
-    processes: Processes, database: Database, private_postgres: Postgres
-) -> None:
+def test_the_command_is_refused_in_one_line(processes: Processes, private_postgres: Postgres) -> None:
     url = private_postgres.url
     private_postgres.stop()
     check_start_refused(processes("new-epoch", DATABASE_URL=url), "the database cannot be reached")
     private_postgres.start()
     check_start_refused(processes("new-epoch", DATABASE_URL=url), "python server.py migrate")
+
+
+def test_the_error_of_the_command_names_what_is_missing(database: Database) -> None:
+    with pytest.raises(DatabaseError, match=r"^the database cannot be reached: .*/nowhere"):
+        begin_epoch("host=/nowhere dbname=x")
     execute(database.url, "DELETE FROM balance_feed")
-    check_start_refused(processes("new-epoch", DATABASE_URL=database.url), "balance_feed has lost its row")
+    with pytest.raises(DatabaseError) as caught:
+        begin_epoch(database.url)
+    assert str(caught.value) == "the database cannot begin a new epoch: table balance_feed has lost its row"
 
 
 def test_the_command_waits_for_the_batch_that_locks_the_feed(
@@ -354,10 +379,8 @@ def test_the_command_waits_for_the_batch_that_locks_the_feed(
 ) -> None:
     monkeypatch.setattr(epochs, "COMMAND_MS_MAX", 50)
     with (
-        locked(database, "SELECT FROM balance_feed FOR UPDATE"),
-        pytest.raises(
-            epochs.DatabaseError, match="cannot begin a new epoch: canceling statement due to statement timeout"
-        ),
+        locked(database, LOCK_FEED),
+        pytest.raises(DatabaseError, match="cannot begin a new epoch: canceling statement due to statement timeout"),
     ):
-        epochs.begin_epoch(database.url)
-    assert epochs.begin_epoch(database.url).seq == 0
+        begin_epoch(database.url)
+    assert begin_epoch(database.url).seq == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 from uuid import uuid4
 
@@ -155,6 +156,67 @@ async def test_a_client_that_goes_during_its_replay_leaves_nothing_behind(
     await client.close()
     await until(lambda: not service.app.server.eio.sessions)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+async def test_a_client_that_leaves_in_its_second_replay_is_not_made_live(
+    database: Database, make_service: MakeService
+) -> None:
+    append_history(database, 20_000)
+    service = await make_service(watcher_unsent_bytes_max=65_536)
+    epoch = feed_epoch(database)
+    client = await PollingClient.open(service.url, poll=False)
+    assert (await client.post("40" + protocol.dumps({"after": 0, "epoch": epoch}))).status == 200
+    (session,) = service.app.server.eio.sessions.values()
+    await until(lambda: session.send_queue.unsent_bytes > 16_384)
+    for _ in range(2):
+        assert (await service.post(UPDATE)).status == 201
+    # The second position is in memory, so the second replay begins before the first one has ended.
+    assert (await client.post("41", "40" + protocol.dumps({"after": 20_001, "epoch": epoch}))).status == 200
+    await asyncio.sleep(0)
+    assert session.replay is not None
+    assert (await client.post("41")).status == 200
+    client.start_polling()
+    await until(lambda: not session.send_queue.unsent_bytes)
+    assert session.live_group is None
+    await client.close()
+
+
+async def test_a_second_connect_while_the_position_is_looked_up_is_refused(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_history(database, 5)
+    service = await make_service()
+    go, look_up = threading.Event(), service.app.database.feed_store.look_up
+    monkeypatch.setattr(service.app.database.feed_store, "look_up", lambda claimed: go.wait(10) and look_up(claimed))
+    client = await PollingClient.open(service.url)
+    (session,) = service.app.server.eio.sessions.values()
+    connect = "40" + protocol.dumps({"after": 3, "epoch": feed_epoch(database)})
+    connecting = asyncio.create_task(client.post(connect))
+    await until(lambda: session.has_sent_connect)
+    # A client that changes to its WebSocket meanwhile can send a second one there.
+    await service.app.server.receive(session, connect[1:])
+    assert str(await client.next_frame()).startswith("44")
+    go.set()
+    assert (await connecting).status == 200
+    await client.take_connect()
+    await client.expect("connected")
+    assert await seqs(client, 2) == [4, 5]
+    await check_live(service, client, 6)
+    await client.expect_silence(0.1)
+    await client.close()
+
+
+@pytest.mark.expects_log("a position could not be looked up")
+async def test_a_fault_while_a_position_is_looked_up_ends_the_session(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_history(database, 5)
+    service = await make_service()
+    monkeypatch.setattr(service.app.database.feed_store, "look_up", lambda claimed: 1 / 0)
+    client = await SocketClient.open(service.url)
+    await client.send_raw("40" + protocol.dumps({"after": 3, "epoch": feed_epoch(database)}))
+    assert await client.await_closed() == 1013
+    await client.close()
 
 
 async def test_a_client_that_does_not_read_its_replay_is_sent_no_more_than_its_limit(

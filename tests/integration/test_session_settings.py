@@ -224,20 +224,23 @@ def made(url: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-def test_tables_of_another_schema_are_used_where_the_url_names_it(postgres: str) -> None:
+@pytest.mark.parametrize("schema", ["app", "My Schema"])
+def test_tables_of_another_schema_are_used_where_the_url_names_it(postgres: str, schema: str) -> None:
     name = f"balance_schema_{uuid.uuid4().hex}"
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0".encode())
         try:
-            url = make_conninfo(postgres, dbname=name, options="-c search_path=app")
+            quoted = f'"{schema}"'
+            path = quoted.replace(" ", "\\ ")
+            url = make_conninfo(postgres, dbname=name, options=f"-c search_path={path}")
             with psycopg.connect(url, autocommit=True) as connection:
-                connection.execute("CREATE SCHEMA app")
+                connection.execute(f"CREATE SCHEMA {quoted}".encode())
             migrate(url)
             store = Store(Pool(url, pool_max=2, pool_wait_ms_max=1000, statement_ms_max=5000))
             store.open()
             store.append([snapshot()])
             store.close()
             with psycopg.connect(url, autocommit=True) as connection:
-                assert connection.execute("SELECT count(*) FROM app.balance_snapshot").fetchone() == (1,)
+                assert connection.execute(f"SELECT count(*) FROM {quoted}.balance_snapshot".encode()).fetchone() == (1,)
         finally:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

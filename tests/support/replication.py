@@ -26,6 +26,7 @@ from tests.support.postgres import execute, query
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
+XIDS_OF_SEGMENT = 2**20  # of a file of pg_xact, which has two bits for each
 PORT = "5432"  # part of the name of a socket
 IS_READY = ("ready", "standby")  # the last line of postmaster.pid
 SETTINGS = {
@@ -89,6 +90,14 @@ class Cluster:
         self._process = process
         wait_until(lambda: process.poll() is not None or self._is_ready(process.pid))
         assert process.returncode is None, (self.folder / "log").read_text()
+
+    def use_transaction_ids_up_to(self, last: int) -> None:
+        """Skip transaction ids, while it is stopped."""
+        segment = self.pgdata / "pg_xact" / f"{last // XIDS_OF_SEGMENT:04X}"
+        segment.write_bytes(bytes(XIDS_OF_SEGMENT // 4))
+        owner = self.pgdata.stat()
+        os.chown(segment, owner.st_uid, owner.st_gid)
+        self._programs.run("pg_resetwal", f"--next-transaction-id={last}", "--pgdata", str(self.pgdata))
 
     @property
     def is_running(self) -> bool:

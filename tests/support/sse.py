@@ -59,12 +59,17 @@ class StreamClient:
 
     @classmethod
     async def open(cls, port: int, query: str = "", method: str = "GET", **headers: str) -> Self:
-        """Request a stream, and read the head of the response; in the names of headers `_` is written for `-`."""
+        """Request a stream, and read the head of the response; in the names of headers `_` is written for `-`.
+
+        Raises EOFError and OSError when the connection ends before.
+        """
         one = cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
-        one._writer.write(request_bytes(method, STREAM + query, **headers))
-        async with asyncio.timeout(WAIT_S):
-            line, _, lines = (await one._reader.readuntil(b"\r\n\r\n")).decode("latin1").partition("\r\n")
-        one.status, one.headers = int(line.split()[1]), HTTPHeaders.parse(lines)
+        try:
+            await one.send(request_bytes(method, STREAM + query, **headers))
+            await one._read_head()
+        except BaseException:
+            await one.close()
+            raise
         return one
 
     @classmethod
@@ -77,6 +82,11 @@ class StreamClient:
             yield one
         finally:
             await one.close()
+
+    async def _read_head(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            line, _, lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin1").partition("\r\n")
+        self.status, self.headers = int(line.split()[1]), HTTPHeaders.parse(lines)
 
     async def next(self, timeout: float = WAIT_S) -> Event:
         """Return the next event. Raises EOFError at the end of the stream."""

@@ -7,7 +7,7 @@ from balance.snapshot import EncodedSnapshot
 
 
 def encoded(first: int, last: int, size: int = 100) -> list[EncodedSnapshot]:
-    return [EncodedSnapshot(seq, None, b"x" * size) for seq in range(first, last + 1)]
+    return [EncodedSnapshot(seq, b"x" * size) for seq in range(first, last + 1)]
 
 
 def seqs(recent: Recent, after: int) -> list[int] | None:

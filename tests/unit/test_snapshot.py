@@ -153,8 +153,9 @@ def test_a_moment_is_parsed_to_utc() -> None:
     assert parse_ts("2025-11-07T02:45:08+02:00").tzinfo is UTC
 
 
-def test_an_encoded_snapshot_is_the_json_of_the_event_and_has_the_tag_of_its_id() -> None:
-    sent = snapshot("1.5", ts=TS, pid=1).with_seq(7)
+@pytest.mark.parametrize("pid", [None, 0, 1, 2**53 - 1])
+def test_an_encoded_snapshot_is_the_json_of_the_event_with_its_tag_and_its_pid(pid: int | None) -> None:
+    sent = snapshot("1.5", ts=TS, pid=pid).with_seq(7)
     encoded = sent.encode()
-    assert encoded == (7, 1, protocol.encode(sent.to_wire()))
-    assert encoded.tag.decode() == ID[-8:]
+    assert encoded == (7, protocol.encode(sent.to_wire()))
+    assert (encoded.tag.decode(), encoded.pid) == (ID[-8:], pid)

@@ -37,7 +37,7 @@ def snapshot(seq: int, pid: int | None = None, padding: int = 0) -> EncodedSnaps
     """Return a snapshot as the feed has it."""
     wire = {"id": f"019a5bb2-4a1b-7c3e-9f10-0000{seq:08x}", "seq": seq, "ts": TS, "pid": pid}
     text = protocol.encode({**wire, "onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}})
-    return EncodedSnapshot(seq, pid, text[:-1] + b" " * padding + b"}")
+    return EncodedSnapshot(seq, text[:-1] + b" " * padding + b"}")
 
 
 async def join_at_once(_send: Any, join: Any) -> None:
