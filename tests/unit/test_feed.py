@@ -197,6 +197,16 @@ async def test_a_replay_sends_everything_in_aligned_pages_and_joins(rig: Rig) ->
     assert reader.is_live
 
 
+async def test_a_client_joins_in_the_turn_in_which_nothing_is_missing(rig: Rig) -> None:
+    """What is published in a later turn would be missed."""
+    writer, reader = rig.writer(), Reader(rig)
+    for _ in range(3):
+        await result_of(writer.submit(snapshot()))
+    with pytest.raises(StopIteration):
+        rig.feed.replay(Position(EPOCH, 1), encode, reader.send, reader.join).send(None)
+    assert (reader.pages, reader.is_live) == ([[2, 3]], True)
+
+
 async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:
     rig.listener.has_watchers = False
     rig.store.save_elsewhere(5)
