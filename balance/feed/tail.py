@@ -159,20 +159,16 @@ class Tail:
 
     def _publish_batch(self, appended: Appended) -> bool:
         """Publish what is new of a batch; return False if rows are missing before it."""
-        position = self.position
+        position, end = self.position, Position(appended.epoch, appended.end)
         new = [one.snapshot for one in appended.saved if not one.duplicate]
-        if not new:  # it shows nothing about the end of the feed
-            if appended.epoch != position.epoch:
-                self._schedule.poll_within(0)
-            return True
-        end, is_watched = Position(appended.epoch, new[-1].seq), self._listeners.has_watchers
-        if end.epoch != position.epoch or new[0].seq <= position.seq:
+        before, is_watched = end.seq - len(new), self._listeners.has_watchers
+        if end.epoch != position.epoch or before < position.seq:
             self._restart(end)
         elif not is_watched:
             self._skip_to(end)
-        elif new[0].seq != position.seq + 1:
+        elif before > position.seq:
             return False
-        else:
+        elif new:
             self._publish([one.encode() for one in new])
         self._schedule.note_quiet(is_watched=is_watched)
         return True
@@ -225,9 +221,9 @@ class Tail:
 
     async def _fill_gap(self) -> None:
         """Publish the rows before a batch, and the batch."""
-        first = next(one.snapshot.seq for one in self._unpublished[0].saved if not one.duplicate)
+        appended = self._unpublished[0]
         try:
-            await self._publish_rows(first - 1)
+            await self._publish_rows(appended.end - sum([not one.duplicate for one in appended.saved]))
             self._schedule.note_worked()
             self._publish_batches()
             self._schedule.note_found(is_watched=self._listeners.has_watchers)

@@ -83,10 +83,10 @@ def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expec
 
 def append_deduplicated(
     session: DatabaseSession, snapshots: Sequence[Snapshot], ids: Sequence[str], expected: Expected
-) -> tuple[str, list[Saved]] | None:
+) -> tuple[str, int, list[Saved]] | None:
     """Store of `snapshots` those whose id is not stored yet; the others are duplicates.
 
-    Returns the epoch and the result for each; returns None and stores nothing if the feed is not the expected one.
+    Returns the epoch, the end of the feed and the result for each; returns None and stores nothing if the feed is not the expected one.
     """
     with session.transaction():
         # The lock makes the commit of a transaction that stores nothing wait for a standby too.
@@ -109,7 +109,7 @@ def append_deduplicated(
             saved.append(Saved(stored[snapshot.id], duplicate))
         if new and insert(session, new, expected) is None:
             raise DatabaseFault(NO_FEED)
-    return epoch, saved
+    return epoch, seq + len(new), saved
 
 
 def find(session: Connection[TupleRow], ids: Sequence[str]) -> list[Snapshot]:

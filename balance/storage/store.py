@@ -47,6 +47,8 @@ class Appended(NamedTuple):
     """The outcome of one `append`: for each snapshot, in order, what is stored under its id now."""
 
     epoch: str
+    end: int
+    """The last seq of the feed after it; the new ones of `saved` are the last of the feed."""
     saved: list[Saved]
 
 
@@ -106,7 +108,7 @@ class Store:
         self._end = before.seq + len(snapshots)
         self._pool.known_end = Position(before.epoch, self._end)
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
-        return Appended(before.epoch, saved)
+        return Appended(before.epoch, self._end, saved)
 
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""

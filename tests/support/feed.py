@@ -92,9 +92,9 @@ class FakeStore:
                 new.append(known[one.id])
             saved.append(Saved(known[one.id], duplicate))
         self.stored.extend(new)  # in one step: another thread sees all of them or none
-        epoch = self.epoch
+        epoch, end = self.epoch, len(self.stored)
         self.after()
-        return Appended(epoch, saved)
+        return Appended(epoch, end, saved)
 
     def head(self) -> Head:
         self.heads += 1

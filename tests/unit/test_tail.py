@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from uuid import uuid4
 
@@ -232,13 +233,32 @@ async def test_batches_that_continue_the_feed_replace_polls(rig: Rig) -> None:
     assert rig.store.heads == heads
 
 
-async def test_a_resend_does_not_replace_a_poll(rig: Rig) -> None:
+async def test_a_resend_has_what_others_saved_before_it_published(rig: Rig) -> None:
     writer, old = rig.writer(), snapshot()
     await save(writer, old)
     rig.store.save_elsewhere()
     while rig.published != [1, 2]:
         await save(writer, old)
         await asyncio.sleep(0.01)
+
+
+async def test_resends_without_a_pause_do_not_hold_back_others(rig: Rig) -> None:
+    writer, old = rig.writer(), snapshot()
+    await save(writer, old)
+    rig.store.before = lambda _: time.sleep(0.002)
+    is_flooding = True
+
+    def resend(_: object = None) -> None:
+        if is_flooding:
+            writer.submit(old).add_done_callback(resend)
+
+    for _ in range(200):
+        resend()
+    await rig.until(lambda: rig.tail._has_batch_in_flight())
+    rig.store.save_elsewhere()
+    await rig.until(lambda: rig.published == [1, 2])
+    is_flooding = False
+    await writer.drain(5)
 
 
 async def test_a_poll_publishes_nothing_of_a_batch_that_is_not_acknowledged(rig: Rig) -> None:
