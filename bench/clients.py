@@ -97,8 +97,9 @@ class Loop:
 class Client:
     """One connection to a server on the loopback address."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        """Connect from an address of the loopback network."""
+        self.socket = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
 

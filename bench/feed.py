@@ -53,7 +53,10 @@ def come_back(database: str, clients: int) -> list[Figure]:
         query = f"?after={_end(database) - BACKLOG}&epoch={_epoch(database)}"
         began = time.perf_counter()
         busy = saver.submit(_time_saves, target.port, SAVES)
-        streams = [Stream(target.port, query) for _ in range(clients)]
+        streams = [
+            Stream(target.port, query, address=f"127.0.{1 + number // 250}.{1 + number % 250}")
+            for number in range(clients)
+        ]
         for stream in streams:
             loop.add(stream)
         loop.read_until(lambda: all(stream.received >= BACKLOG for stream in streams))

@@ -13,9 +13,11 @@ CONNECTED, SNAPSHOT = b"\nevent: connected\n", b"\nevent: balance:snapshot\n"
 class Stream(Client):
     """One stream of server-sent events."""
 
-    def __init__(self, port: int, query: str = "", total: Counter[bytes] | None = None) -> None:
+    def __init__(
+        self, port: int, query: str = "", total: Counter[bytes] | None = None, address: str = "127.0.0.1"
+    ) -> None:
         """Connect and ask for the stream, which a `Loop` reads; `total` counts for all streams that share it."""
-        super().__init__(port)
+        super().__init__(port, address)
         self._total = Counter() if total is None else total
         self.is_open = False
         self.received = 0
@@ -51,8 +53,7 @@ class StreamFleet:
             stream = Stream(self._port, total=self._total)
             self.streams.append(stream)
             self.loop.add(stream)
-            self.loop.read()
-        self.loop.read_until(lambda: all(stream.is_open for stream in self.streams))
+            self.loop.read_until(lambda stream=stream: stream.is_open)
 
     def time_broadcasts(self, updates: int) -> list[float]:
         """Save updates, each when every stream has received the one before; return the seconds that each took."""

@@ -151,7 +151,7 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
 
 
 @pytest.mark.parametrize("level", ["local", "off"])
-def test_a_running_session_keeps_its_level_when_the_server_is_reloaded_with_a_lower_one(
+def test_a_running_session_keeps_its_level_when_that_of_the_server_is_lowered(
     cluster: Cluster, database: Database, level: str
 ) -> None:
     store = Store(make_pool(database))
