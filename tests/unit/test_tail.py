@@ -254,7 +254,7 @@ async def test_resends_without_a_pause_do_not_hold_back_others(rig: Rig) -> None
 
     for _ in range(200):
         resend()
-    await rig.until(lambda: rig.tail._has_batch_in_flight())
+    await rig.until(rig.tail._has_batch_in_flight)
     rig.store.save_elsewhere()
     await rig.until(lambda: rig.published == [1, 2])
     is_flooding = False
