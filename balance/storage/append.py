@@ -86,8 +86,8 @@ def append_deduplicated(
 ) -> tuple[str, int, list[Saved]] | None:
     """Store of `snapshots` those whose id is not stored yet; the others are duplicates.
 
-    Returns the epoch, the end of the feed and the result for each; None if the feed is not the expected one, and then
-    stores nothing.
+    Returns the epoch, the end of the feed and the result for each; returns None and stores nothing if the feed is not
+    the expected one.
     """
     with session.transaction():
         # The lock makes the commit of a transaction that stores nothing wait for a standby too.
