@@ -263,6 +263,7 @@ async def test_resends_without_a_pause_do_not_hold_back_others(rig: Rig) -> None
 
 async def test_a_poll_publishes_nothing_of_a_batch_that_is_not_acknowledged(rig: Rig) -> None:
     writer, committed, seen = rig.writer(), Held(), list[str]()
+    await quiet(rig)
     rig.listener.on_publish = lambda snapshots: seen.extend(f"published {one.seq}" for one in snapshots)
     rig.store.after = committed
     writer.submit(snapshot()).add_done_callback(lambda done: seen.append(f"saved {done.result().snapshot.seq}"))
