@@ -31,6 +31,11 @@ class ClaimedPosition(NamedTuple):
     tag: str | None = None
     """The last eight hex digits of the id of snapshot `seq`; None if the client did not send it."""
 
+    @classmethod
+    def of(cls, after: int, epoch: str | None, id_: str | None) -> ClaimedPosition:
+        """Return the position of a client that has sent the fields of one; `id_` is that of snapshot `after`."""
+        return cls(epoch and epoch.lower(), int(after), id_ and to_tag(id_.lower()))
+
 
 def to_tag(id_: str | None) -> str:
     """Return the tag of a snapshot's id; None is that of seq 0."""

@@ -63,6 +63,12 @@ class Resumption(NamedTuple):
     first: int | None = None
     """The first `seq` that is still there, if the position is pruned."""
 
+    def to_wire(self) -> dict[str, Any]:
+        """Return the part of the event `connected` that each transport has (schemas/stream_connected.json)."""
+        connected = {"seq": self.head.seq, "epoch": self.head.epoch, "recovered": self.recovered}
+        why = {"reason": self.reason, "goodUntil": self.good_until}
+        return connected | {name: value for name, value in why.items() if value is not None}
+
 
 class FeedSlice(NamedTuple):
     """A part of the feed as JSON."""
@@ -201,7 +207,7 @@ class Feed:
     def _recent_tag(self, claimed: ClaimedPosition) -> str | None:
         """Return the tag of a position that is good by what is in memory; of any other, only the database knows."""
         position = self._tail.position
-        if claimed.epoch not in (None, position.epoch) or self._tail.recent.after(claimed.seq) is None:
+        if claimed.epoch not in (None, position.epoch) or not self._tail.recent.reaches(claimed.seq):
             return None
         tag = self._tag_of(Position(position.epoch, claimed.seq))
         return tag if claimed.tag in (None, tag) else None

@@ -37,10 +37,13 @@ class Recent:
             self._bytes -= len(held.popleft().json)
             self._before += 1
 
+    def reaches(self, seq: int) -> bool:
+        """Return whether all snapshots after `seq` are here, and `seq` is published."""
+        return 0 <= seq - self._before <= len(self._snapshots)
+
     def after(self, seq: int) -> list[EncodedSnapshot] | None:
         """Return all snapshots after `seq`, in order; None if not all of them are here, or `seq` is not published."""
-        skipped = seq - self._before
-        return list(islice(self._snapshots, skipped, None)) if 0 <= skipped <= len(self._snapshots) else None
+        return list(islice(self._snapshots, seq - self._before, None)) if self.reaches(seq) else None
 
     def find(self, seq: int) -> EncodedSnapshot | None:
         """Return the snapshot with this `seq` if it is here."""

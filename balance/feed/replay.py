@@ -1,9 +1,9 @@
 """Sends a client what it missed, page by page, and joins it to the tail with no gap and no duplicate.
 
 A page comes from the newest snapshots in memory if they reach back far enough, otherwise from the database: as JSON
-that PostgreSQL wrote, read and encoded in a thread. Pages end at multiples of PAGE_ROWS, so that clients that came at
-different positions ask for the same pages soon; equal pages that are asked for at once are read once. No page reaches
-beyond the tail: a snapshot of this process is sent to nobody before it is acknowledged.
+that PostgreSQL wrote, read and encoded in a thread. Pages end at multiples of PAGE_ROWS_MAX, so that clients that came
+at different positions ask for the same pages soon; equal pages that are asked for at once are read once. No page
+reaches beyond the tail: a snapshot of this process is sent to nobody before it is acknowledged.
 
 Threads: event loop only, but for `_read`, which runs in a thread of the executor.
 
@@ -23,10 +23,8 @@ from balance.feed.tail import Tail
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable
-from balance.storage.feed_store import FeedPage
+from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
-PAGE_ROWS = 1000
-PAGE_BYTES = 262_144  # of JSON, of a page from memory; the store bounds its pages in the same way
 KEPT_MAX = 8  # encoded pages from memory
 
 T = TypeVar("T")
@@ -81,7 +79,7 @@ class Replay:
         with self._tail.followed():
             seq = position.seq
             while seq != self.check(position.epoch):
-                chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS, pids)
+                chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS_MAX, pids)
                 seq = chunk.last
                 if chunk.data is not None:
                     await send(chunk.data)
@@ -103,7 +101,7 @@ class Replay:
         pids = None if pids is None else tuple(pids)
         if recent is not None:
             return self._encode_recent(recent[:limit], after.epoch, encode, pids)
-        limit = min(limit, PAGE_ROWS - after.seq % PAGE_ROWS)
+        limit = min(limit, PAGE_ROWS_MAX - after.seq % PAGE_ROWS_MAX)
 
         async def read() -> Chunk[T]:
             return await run_in_thread(self._executor, self._read, after, encode, limit, pids)
@@ -127,7 +125,7 @@ class Replay:
     def _encode_recent(
         self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: Sequence[int] | None
     ) -> Chunk[T]:
-        """Encode the first of the snapshots, up to PAGE_BYTES; clients that ask for the same share the bytes."""
+        """Encode the first of the snapshots, up to PAGE_BYTES_MAX; clients that ask for the same share the bytes."""
         page = _first_bytes(snapshots)
         key = encode, epoch, page[0].seq, page[-1].seq, pids
         chunk = self._kept.get(key)
@@ -149,10 +147,10 @@ class Replay:
 
 
 def _first_bytes(snapshots: Sequence[EncodedSnapshot]) -> Sequence[EncodedSnapshot]:
-    """Return the first snapshots, at least one, up to PAGE_BYTES of JSON."""
+    """Return the first snapshots, at least one, up to PAGE_BYTES_MAX of JSON."""
     size = 0
     for count, one in enumerate(snapshots):
         size += len(one.json)
-        if size > PAGE_BYTES:
+        if size > PAGE_BYTES_MAX:
             return snapshots[: max(1, count)]
     return snapshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from balance.position import ClaimedPosition, parse_token, to_tag
+from balance.position import ClaimedPosition, parse_token
 
 OTHER_FEED = "00000000-0000-0000-0000-000000000000"  # the epoch of no feed
 
@@ -30,7 +30,9 @@ class ConnectAuth(NamedTuple):
         is_native = bool(auth.get("recovery"))
         if is_native and pid is not None and offset is not None:
             return cls(_read_offset(pid, offset), is_native, pid)
-        return cls(_read_after(auth), is_native, pid)
+        after = auth.get("after")
+        claimed = None if after is None else ClaimedPosition.of(after, auth.get("epoch"), auth.get("id"))
+        return cls(claimed, is_native, pid)
 
     def answer_pid(self, epoch: str, *, recovered: bool) -> str | None:
         """Return the `pid` of the CONNECT packet that answers, None without native recovery.
@@ -54,12 +56,3 @@ def _read_offset(pid: str, offset: str) -> ClaimedPosition:
         return parse_token(offset if offset.count(":") > 1 else f"{pid.lower()}:{offset}")
     except ValueError:
         return ClaimedPosition(OTHER_FEED, 0)
-
-
-def _read_after(auth: Mapping[str, Any]) -> ClaimedPosition | None:
-    after, epoch, id_ = auth.get("after"), auth.get("epoch"), auth.get("id")
-    if after is None:
-        return None
-    return ClaimedPosition(
-        None if epoch is None else epoch.lower(), int(after), None if id_ is None else to_tag(id_.lower())
-    )

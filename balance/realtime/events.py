@@ -55,18 +55,14 @@ class EventHandlers:
 
     def on_joined(self, session: Session, sid: str, resumption: Resumption) -> None:
         """Greet a client whose CONNECT packet is answered, and send it every snapshot after its position."""
-        position, head, epoch = resumption.position, resumption.head, resumption.head.epoch
+        position, epoch = resumption.position, resumption.head.epoch
         greeting = {
             "message": GREETING,
             "socketId": sid,
             "timestamp": format_ts(now()),
-            "seq": max(position.seq, head.seq),  # this process may be behind the one that the client was connected to
-            "epoch": epoch,
+            **resumption.to_wire(),
             "durability": self._feed.durability,
-            "recovered": resumption.recovered,
         }
-        why = {"reason": resumption.reason, "goodUntil": resumption.good_until}
-        greeting |= {name: value for name, value in why.items() if value is not None}
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
         session.has_joined = True

@@ -10,13 +10,13 @@ from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.auth import Operation
 from balance.feed.feed import FeedSlice
 from balance.position import ClaimedPosition
+from balance.service import LIMIT_DEFAULT
 from balance.web.base import WatcherLimit
 from balance.web.query import read_query, to_claimed
 from balance.web.snapshots import RestHandler
 
 FEED_INTEGERS = frozenset(("after", "limit", "wait"))  # of schemas/feed_query.json
 LATEST_INTEGERS = frozenset(("limit", "heard_s"))  # of schemas/latest_query.json
-LIMIT_DEFAULT = 100
 
 
 class FeedHandler(RestHandler):

@@ -9,7 +9,7 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 
 import protocol
-from balance.position import ClaimedPosition, parse_token, to_tag
+from balance.position import ClaimedPosition, parse_token
 
 INTEGER = re.compile(r"-?[0-9]{1,30}")
 
@@ -45,8 +45,7 @@ def _decode(request: HTTPServerRequest, name: str, value: bytes, integers: Colle
 
 def to_claimed(after: int, query: Mapping[str, Any]) -> ClaimedPosition:
     """Return a position of which a query may have the `epoch`, and the `id` of the snapshot `after`."""
-    epoch, id_ = query.get("epoch"), query.get("id")
-    return ClaimedPosition(epoch and epoch.lower(), after, id_ and to_tag(id_.lower()))
+    return ClaimedPosition.of(after, query.get("epoch"), query.get("id"))
 
 
 def parse_position(token: str, path: str) -> ClaimedPosition:

@@ -117,9 +117,6 @@ class StreamHandler(JsonHandler):
 def encode_connected(resumption: Resumption) -> bytes:
     """Encode the first event of a stream (schemas/stream_connected.json)."""
     position = resumption.position
-    data = {"seq": resumption.head.seq, "epoch": resumption.head.epoch, "recovered": resumption.recovered}
-    if resumption.reason is not None:
-        data["reason"] = resumption.reason
-    if resumption.good_until is not None:
-        data["goodUntil"] = resumption.good_until
-    return encode_event(protocol.CONNECTED, data, to_token(position.epoch, position.seq, resumption.tag))
+    return encode_event(
+        protocol.CONNECTED, resumption.to_wire(), to_token(position.epoch, position.seq, resumption.tag)
+    )

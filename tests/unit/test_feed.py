@@ -15,10 +15,11 @@ from tornado.ioloop import IOLoop
 
 import protocol
 from balance.feed.feed import FeedSlice
-from balance.feed.replay import PAGE_ROWS, ReplayBroken
+from balance.feed.replay import ReplayBroken
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import PAGE_ROWS_MAX
 from tests.support.feed import EPOCH, FakeStore, Rig, feed_rig, result_of, snapshot
 
 
@@ -188,11 +189,11 @@ async def test_a_database_that_is_away_is_unavailable(rig: Rig) -> None:
 
 
 async def test_a_replay_sends_everything_in_aligned_pages_and_joins(rig: Rig) -> None:
-    rig.store.save_elsewhere(2 * PAGE_ROWS + 500)
+    rig.store.save_elsewhere(2 * PAGE_ROWS_MAX + 500)
     rig.writer()
     reader = Reader(rig)
     await reader.replay(Position(EPOCH, 700))
-    assert reader.seqs == list(range(701, 2 * PAGE_ROWS + 501))
+    assert reader.seqs == list(range(701, 2 * PAGE_ROWS_MAX + 501))
     assert store_of(rig).pages == [(700, 300), (1000, 1000), (2000, 500)]
     assert reader.is_live
 
@@ -224,34 +225,34 @@ async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(r
 
 
 async def test_clients_at_different_positions_share_the_pages_behind_the_first(rig: Rig) -> None:
-    rig.store.save_elsewhere(4 * PAGE_ROWS)
+    rig.store.save_elsewhere(4 * PAGE_ROWS_MAX)
     rig.writer()
     readers = [Reader(rig) for _ in range(20)]
     await asyncio.gather(*(one.replay(Position(EPOCH, n)) for n, one in enumerate(readers)))
     for n, reader in enumerate(readers):
-        assert reader.seqs == list(range(n + 1, 4 * PAGE_ROWS + 1))
+        assert reader.seqs == list(range(n + 1, 4 * PAGE_ROWS_MAX + 1))
     assert len(store_of(rig).pages) < 20 + 3 * 10, "not three for each"
 
 
 async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
-    rig.store.save_elsewhere(PAGE_ROWS + 5)
+    rig.store.save_elsewhere(PAGE_ROWS_MAX + 5)
     writer, reader = rig.writer(), Reader(rig)
     await reader.replay(Position(EPOCH, 0), [7])
     assert (reader.pages, reader.is_live) == ([], True)
     await result_of(writer.submit(snapshot()))
     again = Reader(rig)
-    await again.replay(Position(EPOCH, PAGE_ROWS + 5), [7])
+    await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), [7])
     assert (again.pages, again.is_live) == ([], True)
 
 
 async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
-    rig.store.save_elsewhere(2 * PAGE_ROWS)
+    rig.store.save_elsewhere(2 * PAGE_ROWS_MAX)
     rig.writer()
     reader = Reader(rig)
     reader.go.clear()
     replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 0)))
     await rig.until(lambda: bool(reader.pages))
-    rig.store.first = PAGE_ROWS + 100
+    rig.store.first = PAGE_ROWS_MAX + 100
     reader.go.set()
     with pytest.raises(ReplayBroken, match=r"^the feed has no seq 1001$"):
         await replaying
@@ -261,7 +262,7 @@ async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
 @pytest.mark.expects_log("the feed goes on")
 @pytest.mark.parametrize("in_memory", [True, False])
 async def test_a_replay_ends_if_the_epoch_changes(rig: Rig, in_memory: bool) -> None:
-    rig.store.save_elsewhere(2 * PAGE_ROWS)
+    rig.store.save_elsewhere(2 * PAGE_ROWS_MAX)
     rig.writer()
     reader = Reader(rig)
     reader.go.clear()
