@@ -65,7 +65,7 @@ class EventHandlers:
         }
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
-        session.has_joined = True
+        self._watchers.join(session)
         if position == self._feed.head:
             self._watchers.go_live(session, form, epoch)
         else:

@@ -20,6 +20,7 @@ from tornado.iostream import StreamClosedError
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.send import send_to_each
+from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
 from balance.feed.replay import ReplayBroken
 from balance.position import Position, to_token
@@ -60,6 +61,7 @@ class StreamHub:
         self._groups: dict[tuple[int, ...] | None, _Group] = {}
         self._groups_of_pid: dict[int | None, dict[_Group, None]] = {}
         self._last: EncodedSnapshot | None = None  # that was published
+        self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
         self.slow_disconnects = 0
 
@@ -126,6 +128,7 @@ class StreamHub:
     def _leave(self, stream: EventStream) -> bool:
         """Send nothing more to a stream; return whether it was live."""
         self._streams.discard(stream)
+        self._outdated.discard(stream)
         group = self._groups.get(stream.pids)
         if group is None or stream not in group.streams:
             return False
@@ -224,16 +227,22 @@ class StreamHub:
         return max(stream.sent_at, group.sent_at) if group is not None else stream.sent_at
 
     def end_all(self) -> None:
-        """End every stream, so that its client connects again and is sent whether its position is still good."""
+        """End every stream that there is, so that its client connects again and is sent whether its position is good.
+
+        They get nothing more from now on; their ends are spread over turns of the event loop, and meanwhile new streams
+        are served.
+        """
         self._last = None
-        self._end_each(RESET)
+        self._outdated.add(self._streams)
+        self._streams, self._groups, self._groups_of_pid = set(), {}, {}
+
+    def _reset(self, stream: EventStream) -> None:
+        self._end(stream, RESET)
 
     def close(self) -> None:
         """End every stream, since the server is stopping."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._end_each(STOPPING)
-
-    def _end_each(self, reason: str) -> None:
+        self._outdated.finish()
         for stream in list(self._streams):
-            self._end(stream, reason)
+            self._end(stream, STOPPING)

@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 
 import protocol
+from balance.aio import slices
+from balance.aio.slices import SlicedWork
 from tests.support.history import append_history, begin_epoch, id_of
 from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
@@ -87,6 +89,48 @@ async def test_a_client_that_has_seen_what_was_lost_gets_the_last_seq_that_is_go
     assert {"seq": 3, "epoch": new, "recovered": True}.items() <= good.connected.items()
     for client in (lost, good):
         await client.close()
+
+
+@pytest.mark.expects_log("every watcher has to resume")
+async def test_while_a_new_epoch_ends_its_clients_a_save_is_not_delayed_and_a_client_that_connects_stays(
+    database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one client in each turn of the event loop
+    monkeypatch.setattr(slices, "GIL_PAUSE_S", 0.005)
+    service = await make_service()
+    old = [await SocketClient.connect(service.url) for _ in range(60)]
+    sessions = list(service.app.server.eio.sessions.values())
+
+    def ended() -> int:
+        return sum(session.has_ended for session in sessions)
+
+    begin_epoch(database, 0)
+    await until(lambda: ended() > 0)
+    new = await SocketClient.connect(service.url)
+    assert new.connected["epoch"] == feed_epoch(database)
+    assert (await service.post(UPDATE)).status == 201
+    assert ended() < len(old), "the save did not wait for the last of them"
+    assert [await client.await_closed() for client in old] == [1012] * len(old)
+    assert [client.waiting() for client in old] == [1] * len(old), "nothing of the new epoch, but the end"
+    assert await seqs(new, 1) == [1]
+    await check_live(service, new, 2)
+    for client in (*old, new):
+        await client.close()
+
+
+async def test_a_client_that_connects_again_on_its_transport_is_of_the_new_epoch(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await SocketClient.connect(service.url)
+    with monkeypatch.context() as patched:
+        patched.setattr(SlicedWork, "_run_slice", lambda work: work._schedule())  # no turn comes
+        service.app.watchers.end_all()
+        await client.send_raw("41")
+        await client.send_raw("40")
+        await client.take_connect()
+    await client.expect("connected")
+    await check_live(service, client, 1)
+    await client.close()
 
 
 @pytest.mark.parametrize("client_class", CLIENTS)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 import protocol
+from balance.aio import slices
 from balance.aio.loop_budget import LoopBudget
 from balance.feed.feed import Feed
 from balance.feed.replay import ReplayBroken
@@ -300,6 +301,42 @@ async def test_all_streams_end_also_those_that_replay_or_were_opened_just_now(
             (event,) = read_events(await read_rest(client))
             assert (event.name, event.id, event.data) == ("bye", None, {"reason": reason})
         await until(lambda: not len(one.hub))
+
+
+async def test_a_new_epoch_ends_the_streams_of_before_in_turns_and_none_that_opens_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one in each turn of the event loop
+    async with scene() as one:
+        old = [await one.open(*[7] * (n % 2)) for n in range(20)]
+        one.feed.work = lambda _send, _join: asyncio.sleep(60)
+        old.append(await one.open(is_live=False))
+        await asyncio.sleep(0.01)
+        one.feed.work = join_at_once
+        one.hub.end_all()
+        for ended in (0, 1, 2):
+            assert sum(stream.is_closed for stream, _ in old) == ended
+            await asyncio.sleep(0)
+        one.publish(snapshot(1, 7))
+        one.hub._sweep()
+        (new, client), (filtered, other) = await one.open(), await one.open(7)
+        one.publish(snapshot(2, 7))
+        for _, outdated in old:
+            (bye,) = read_events(await read_rest(outdated))
+            assert (bye.name, bye.id, bye.data) == ("bye", None, {"reason": "reset"})
+        assert [seqs(await arrived(one)) for one in (client, other)] == [[2], [2]]
+        assert [one.is_closed for one in (new, filtered)] == [False, False]
+        assert len(one.hub) == 2
+
+
+async def test_a_stop_ends_also_the_streams_that_a_new_epoch_has_not_ended_yet() -> None:
+    async with scene() as one:
+        stream, client = await one.open()
+        one.hub.end_all()
+        one.hub.close()
+        assert stream.is_closed
+        (bye,) = read_events(await read_rest(client))
+        assert bye.data == {"reason": "reset"}
 
 
 async def test_a_client_with_a_backlog_gets_it_before_the_last_event() -> None:
