@@ -18,7 +18,7 @@ import protocol
 from balance.auth import Operation, Role, authorize
 from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.event_packets import Form, form_and_offset
@@ -73,13 +73,12 @@ class EventHandlers:
 
     async def _replay(self, session: Session, position: Position, form: Form) -> None:
         """Send a client what it has missed, until it is live; if that fails, end its session, so that it resumes."""
+        send = partial(self._watchers.send_missed, session)
+        go_live = partial(self._watchers.go_live, session, form, position.epoch)
         try:
-            await self._feed.replay(
-                position,
-                form,
-                partial(self._watchers.send_missed, session),
-                partial(self._watchers.go_live, session, form, position.epoch),
-            )
+            await self._feed.replay(position, Receiver(form, send, go_live))
+        except SlowClient:
+            self._watchers.disconnect_slow(session)
         except (protocol.Unavailable, ReplayBroken) as error:
             self._watchers.end(session, str(error))
         except Exception:

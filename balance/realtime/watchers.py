@@ -56,7 +56,7 @@ class Watchers:
             packets.append(acknowledgement(ack_id, payload))
         self._sender.send(session, EncodedPackets(*packets))
 
-    async def send_missed(self, session: Session, packets: EncodedPackets) -> None:
+    async def send_missed(self, session: Session, packets: EncodedPackets, _last: int) -> None:
         """Send a page of what a client has missed; return when it may be sent the next one."""
         await self._sender.send_paced(session, packets)
 
@@ -71,6 +71,10 @@ class Watchers:
         for form, group in self._live.items():
             if group:
                 self._sender.broadcast(form(snapshots, self._epoch), group)
+
+    def disconnect_slow(self, session: Session) -> None:
+        """Disconnect a client that does not read."""
+        self._sender.disconnect_slow(session)
 
     def end(self, session: Session, reason: str) -> None:
         """Disconnect a client, so that it connects again and resumes."""

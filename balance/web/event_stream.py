@@ -34,6 +34,7 @@ class EventStream:
         "expires_at",
         "ip",
         "pids",
+        "replayed",
         "replaying",
         "sent_at",
     )
@@ -52,6 +53,8 @@ class EventStream:
         self.expires_at = 0.0
         self.replaying: asyncio.Task[None] | None = None
         """The task that sends what the client has missed; None once the stream is live."""
+        self.replayed = 0
+        """The seq up to which everything was sent before the stream was live."""
         self._largest_batch = 0
         self._bytes_left = INPUT_BYTES_MAX
         self._on_close: Callable[[EventStream], object] | None = None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from tornado.httpclient import HTTPClientError
 
 import protocol
 from balance.aio import slices
 from balance.aio.slices import SlicedWork
+from balance.feed import replay
 from tests.support.history import append_history, begin_epoch, id_of
 from tests.support.payloads import UPDATE
-from tests.support.raw_clients import PollingClient, Refused, SocketClient
+from tests.support.raw_clients import Dropped, PollingClient, Refused, SocketClient
 from tests.support.service import Database, MakeService, Service
 from tests.support.waiting import until
 from tests.support.watching import check_live, feed_epoch, seqs
@@ -202,6 +206,36 @@ async def test_a_client_that_does_not_read_its_replay_is_sent_no_more_than_its_l
     assert service.app.server.eio.sender.slow_disconnects == 0
     client.resume_reading()
     assert await seqs(client, 100_020) == list(range(1, 100_021))
+    await client.close()
+
+
+@pytest.mark.expects_log("disconnected slow client")
+@pytest.mark.parametrize("client_class", CLIENTS)
+async def test_a_client_that_answers_pings_and_does_not_read_its_replay_is_disconnected(
+    database: Database,
+    make_service: MakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    client_class: Any,
+) -> None:
+    monkeypatch.setattr(replay, "READ_S_MAX", 1.0)
+    append_history(database, 50_000)
+    service = await make_service(watcher_unsent_bytes_max=65_536)
+    engine = service.app.server.eio
+    client = await client_class.open(service.url, **({"poll": False} if client_class is PollingClient else {}))
+    await client.send_raw(f'40{{"after":0,"epoch":"{feed_epoch(database)}"}}')
+    (session,) = engine.sessions.values()
+    if client_class is SocketClient:
+        await client.stop_reading()
+    while engine.sessions:
+        with suppress(Dropped, HTTPClientError):
+            await client.send_raw("3")
+        await asyncio.sleep(0.02)
+    assert engine.sender.slow_disconnects == 1
+    assert session.replay is None
+    lines = [record.getMessage() for record in caplog.records if "slow client" in record.getMessage()]
+    assert len(lines) == 1
+    assert re.fullmatch(rf"disconnected slow client {session.id}: \d{{5,}} bytes unread", lines[0])
     await client.close()
 
 
