@@ -113,14 +113,17 @@ class EventHandlers:
             self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, update), ack_id)
             session.release()
         else:
-            pending.add_done_callback(partial(self._answer_update, session, ack_id, update))
+            pending.add_done_callback(partial(self._answer_update, session, session.leaves, ack_id, update))
 
-    def _answer_update(self, session: Session, ack_id: int | None, update: object, pending: PendingSave) -> None:
+    def _answer_update(
+        self, session: Session, leaves: int, ack_id: int | None, update: object, pending: PendingSave
+    ) -> None:
         try:
             event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
             event, payload = protocol.BALANCE_ERROR, _error(error, update)
-        self._watchers.answer(session, event, payload, ack_id)
+        if session.leaves == leaves:  # else a client that has connected again would count it as another answer
+            self._watchers.answer(session, event, payload, ack_id)
         session.release()
 
     def on_ping(self, session: Session, ack_id: int | None, _payloads: list[Any]) -> None:

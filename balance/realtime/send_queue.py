@@ -196,6 +196,16 @@ class SendQueue:
         if self._shrunk is not None:
             self._note_shrunk()
 
+    def discard(self, is_outdated: Callable[[Packet], bool]) -> None:
+        """Discard some of the packets that are queued."""
+        queued, self._packets = self._packets, ()
+        for packet in queued:
+            if packet is not None and is_outdated(packet):
+                self.note_written(len(packet.encode()))
+            else:
+                self._packets = self._packets or deque()
+                self._packets.append(packet)
+
     def recount(self) -> None:
         """Count again, after the library has removed packets for the answer to a handshake."""
         self.unsent_bytes = sum([len(packet.encode()) for packet in self._packets if packet is not None])
