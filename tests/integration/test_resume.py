@@ -242,10 +242,7 @@ async def test_a_client_that_answers_pings_and_does_not_read_its_replay_is_disco
 @pytest.mark.parametrize(
     ("auth", "error"),
     [
-        ({"after": -1, "epoch": str(uuid4())}, "after: must be at least 0"),
-        ({"after": 2**63, "epoch": str(uuid4())}, "after: must be at most 9007199254740991"),
         ({"after": 1.5, "epoch": str(uuid4())}, "after: must be an integer"),
-        ({"after": " 5", "epoch": str(uuid4())}, "after: must be an integer"),
         ({"after": 5}, "epoch: is required"),
         ({"after": 5, "epoch": "x"}, "epoch: must be a UUID"),
         ({"after": 5, "epoch": str(uuid4()), "id": 7}, "id: must be a string"),
