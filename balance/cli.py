@@ -32,6 +32,7 @@ from balance.storage.migrate import SchemaError, migrate
 from balance.storage.outage import Outage
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
+BACKLOG = 4_096  # connections that wait to be accepted: the listener accepts a few in each turn of the event loop
 
 
 def main(argv: Sequence[str]) -> int:
@@ -164,7 +165,9 @@ def print_now(text: str) -> None:
 def bind(config: Config) -> list[socket.socket]:
     """Bind the port, before the database is touched. Raises ConfigError when that is not possible."""
     try:
-        return bind_sockets(config.port, config.host, backlog=1024)
+        return bind_sockets(
+            config.port, config.host, backlog=4096
+        )  # connections wait here to be accepted, a few in each turn
     except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
         reason = getattr(error, "strerror", None) or "this is not a host"
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {reason}") from error
