@@ -165,9 +165,7 @@ def print_now(text: str) -> None:
 def bind(config: Config) -> list[socket.socket]:
     """Bind the port, before the database is touched. Raises ConfigError when that is not possible."""
     try:
-        return bind_sockets(
-            config.port, config.host, backlog=4096
-        )  # connections wait here to be accepted, a few in each turn
+        return bind_sockets(config.port, config.host, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: the host is not a valid name
         reason = getattr(error, "strerror", None) or "this is not a host"
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {reason}") from error
