@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.aio.turn_limit import TurnLimit
 from balance.feed.tail import Tail
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
@@ -27,6 +28,7 @@ from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
 KEPT_MAX = 8  # encoded pages from memory
 READ_S_MAX = 30.0  # for a client to accept one page
+SENT_MAX = 4  # pages in one turn of the event loop: all clients that wait for a page get it at once
 
 T = TypeVar("T")
 Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
@@ -79,6 +81,7 @@ class Replay:
         self._reach_s_max = reach_s_max
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
+        self._sent = TurnLimit(SENT_MAX)
 
     async def run(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, then call `join` in the same turn of the event loop as the last check.
@@ -91,6 +94,7 @@ class Replay:
                 after = Position(position.epoch, seq)
                 seq, page = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
                 if page is not None:
+                    await self._sent.acquire()
                     await _send_in_time(receiver.send(page, seq))
             receiver.join()
 
