@@ -85,10 +85,12 @@ def test_postgresql_writes_the_bytes_of_to_wire(rig: Rig) -> None:
 
 
 def test_the_json_does_not_depend_on_the_time_zone_of_the_session(rig: Rig, database: Database) -> None:
-    (saved,) = rig.save(7)
+    times = (NOW, NOW.replace(microsecond=603001), NOW.replace(microsecond=0))
+    batch = [Snapshot(str(uuid.uuid4()), ts, pid, ONCHAIN, ONSITE, NOW) for ts in times for pid in (7, None)]
+    saved = [one.snapshot.encode().json.decode() for one in rig.store.append(batch).saved]
     with psycopg.connect(database.url, options="-c TimeZone=Asia/Kathmandu -c DateStyle=German") as connection:
-        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot"
-        assert connection.execute(sql).fetchall() == [(saved.json.decode(),)]
+        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot ORDER BY seq"
+        assert connection.execute(sql).fetchall() == [(text,) for text in saved]
 
 
 # The head
@@ -145,6 +147,17 @@ def test_a_page_of_large_snapshots_is_bounded_in_bytes_and_has_at_least_one(rig:
     assert len(one.json) > PAGE_BYTES_MAX
     rig.save(2)
     assert rig.feed.page(len(saved), 1000).snapshots == [one]
+
+
+def test_a_page_of_some_pids_ends_before_a_large_snapshot_that_is_left_out(rig: Rig) -> None:
+    saved = rig.save(*[1, 2] * 20, onchain=large_ledger(4, 4000))
+    first = rig.feed.page(0, 1000, [1])
+    assert first.last == first.snapshots[-1].seq < len(saved)
+    assert rig.feed._rows_max == 2 * first.last, "the next one asks for fewer rows"
+    second = rig.feed.page(first.last, 1000, [1])
+    assert second.last == len(saved)
+    assert first.snapshots + second.snapshots == saved[::2]
+    assert rig.feed._rows_max == 4 * first.last
 
 
 @pytest.mark.parametrize("pids", [None, [0, 4, 8]])
@@ -230,12 +243,14 @@ def test_a_feed_that_was_made_by_hand_knows_its_own_epoch(rig: Rig, database: Da
 
 def test_the_latest_of_each_pid_is_the_last_saved_one(rig: Rig) -> None:
     assert rig.feed.latest(10) == (Position(rig.epoch, 0), None, [])
-    saved = rig.save(3, 1, 2, 1, None, 3, None)
+    saved = rig.save(None)
+    assert rig.feed.latest(10) == (Position(rig.epoch, 1), saved[0].json, []), "it has no pid, and is the newest"
+    saved += rig.save(3, 1, 2, 1, None, 3, None)
     found = rig.feed.latest(10)
-    assert found.position == Position(rig.epoch, 7)
-    assert found.newest == saved[6].json, "a snapshot without a pid counts as the newest"
-    assert found.of_pids == [saved[5].json, saved[3].json, saved[2].json]
-    assert rig.feed.latest(2).of_pids == [saved[5].json, saved[3].json]
+    assert found.position == Position(rig.epoch, 8)
+    assert found.newest == saved[7].json
+    assert found.of_pids == [saved[6].json, saved[4].json, saved[3].json]
+    assert rig.feed.latest(2).of_pids == [saved[6].json, saved[4].json]
 
 
 def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> None:
