@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -112,6 +113,19 @@ def test_without_its_row_the_feed_is_unavailable(rig: Rig, database: Database) -
     for read in (rig.feed.head, lambda: rig.feed.page(0, 1), lambda: rig.feed.latest(1)):
         with pytest.raises(StoreUnavailable):
             read()
+
+
+def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
+    for _ in range(2):
+        rig.feed.head()
+        rig.feed.page(0, 1)
+        rig.feed.look_up(ClaimedPosition(rig.epoch, 0))
+        rig.feed.latest(1)
+    with rig.pool.connection() as session:
+        prepared = session.execute(
+            "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE NOT from_sql ORDER BY name"
+        ).fetchall()
+    assert prepared == [("head", 2), ("latest", 2), ("look_up", 2), ("page", 2)]
 
 
 # Pages
@@ -253,6 +267,17 @@ def test_the_latest_of_each_pid_is_the_last_saved_one(rig: Rig) -> None:
     assert rig.feed.latest(2).of_pids == [saved[6].json, saved[4].json]
 
 
+@pytest.fixture
+def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the machine in a time zone that is 5:45 hours before UTC."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("kathmandu")
 def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> None:
     now = datetime.now(UTC)
     rig.save(1, received_at=now - timedelta(seconds=7200))
