@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from hypothesis import given, settings
+from psycopg.conninfo import make_conninfo
 
 import protocol
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
 from balance.storage.epochs import begin_epoch
-from balance.storage.errors import StoreUnavailable
+from balance.storage.errors import UNABLE, StoreUnavailable
 from balance.storage.feed_store import LATEST, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
 from balance.storage.pool import Pool
 from balance.storage.store import Store
@@ -120,6 +121,27 @@ def test_without_its_row_the_feed_is_unavailable(rig: Rig, database: Database) -
     for read in (rig.feed.head, lambda: rig.feed.page(0, 1), lambda: rig.feed.latest(1)):
         with pytest.raises(StoreUnavailable):
             read()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_the_reads_of_a_server_in_recovery_are_refused(rig: Rig, database: Database) -> None:
+    """A function of the database simulates it."""
+    rig.save(1)
+    url = make_conninfo(database.url, options="-c search_path=public,pg_catalog")
+    pool = Pool(url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    pool.open()
+    feed = FeedStore(pool)
+    execute(database.url, "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean RETURN true")
+    claimed = ClaimedPosition(rig.epoch, 0)
+    try:
+        for read in (feed.head, lambda: feed.page(0, 1), lambda: feed.look_up(claimed), lambda: feed.latest(1)):
+            with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+                read()
+    finally:
+        execute(database.url, "DROP FUNCTION public.pg_is_in_recovery")
+    assert set(pool.outage._failures.values()) == {"the server is in recovery"}
+    assert feed.head().position == Position(rig.epoch, 1), "by another session"
+    pool.close()
 
 
 def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
