@@ -359,7 +359,7 @@ def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, 
 
 @pytest.mark.expects_log("former primary")
 def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     probe = ServerProbe()
     with psycopg.connect(database.url, autocommit=True) as connection:
@@ -370,8 +370,11 @@ def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
         monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000001'")
         assert probe.read(connection) == Server("00000001", "1")
         monkeypatch.undo()
-        with pytest.raises(psycopg.OperationalError, match="former primary: it has timeline 00000001"):
-            probe.read(connection)
+        reason = "this server is a former primary: it has timeline 00000001, and the database is at 00000002"
+        for _ in range(2):
+            with pytest.raises(psycopg.OperationalError, match=f"^{reason}$"):
+                probe.read(connection)
+        assert caplog.messages == [f"a session is refused: {reason}"]
 
 
 @pytest.mark.expects_log("former primary")

@@ -16,7 +16,7 @@ import protocol
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
 from balance.storage.epochs import begin_epoch
-from balance.storage.errors import UNABLE, StoreUnavailable
+from balance.storage.errors import NO_FEED, UNABLE, StoreUnavailable
 from balance.storage.feed_store import LATEST, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
 from balance.storage.pool import Pool
 from balance.storage.store import Store
@@ -121,6 +121,7 @@ def test_without_its_row_the_feed_is_unavailable(rig: Rig, database: Database) -
     for read in (rig.feed.head, lambda: rig.feed.page(0, 1), lambda: rig.feed.latest(1)):
         with pytest.raises(StoreUnavailable):
             read()
+    assert set(rig.pool.outage._failures.values()) == {NO_FEED}
 
 
 @pytest.mark.expects_log(*OUTAGE)
