@@ -11,7 +11,7 @@ mutmut makes the mutants and tests them, in a copy of the working tree. mypy run
 with a type error. mutmut tests each mutant in a process that is forked after the import of the code. This is quick, but
 does not test code that runs during the import. So each mutant that is not rejected is tested again in a new process.
 Statements outside of functions, and functions with a decorator, are not mutated. For these, which include all SQL, the
-list has changes written by hand; each is tested in a new process too.
+list has changes written by hand; each is tested in a new process too. A group without modules has only such changes.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         group = listed["groups"][name]
         changes = [one for one in listed.get("changes", []) if one["group"] == name]
         with environment(group) as variables, mutated_tree(group, variables) as tree:
-            survivors = set(survivors_in(tree, group["tests"], changes, variables))
-        modules = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in group["modules"])
+            survivors = set(survivors_in(tree, group, changes, variables))
+        modules = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in group.get("modules", []))
         stale = {one for one in explained if one.function.startswith(modules)} - survivors
         print(f"{name}: survivors with a reason: {len(survivors & explained)}")
         failed |= report(f"{name}: survivors without a reason", survivors - explained)
@@ -119,17 +119,21 @@ def environment(group: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def mutated_tree(group: dict[str, Any], variables: dict[str, str]) -> Iterator[Path]:
-    """Copy the working tree, run mutmut in the copy, and give the copy with the results."""
+    """Copy the working tree, run mutmut in the copy, and give the copy; the mutants are in its folder `mutants`."""
     with tempfile.TemporaryDirectory(prefix="balance-mutants-") as folder:
         tree = Path(folder)
+        copy = tree if "modules" in group else tree / "mutants"
         tracked = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.split("\0")  # fmt: skip
         for name in filter(None, tracked):
             if (ROOT / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, tree / name)
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, copy / name)
+        if "modules" not in group:
+            yield tree
+            return
         with (tree / "pyproject.toml").open("a") as file:
             file.write(configuration(group, sorted({name.partition("/")[0] for name in tracked if name})))
         # mutmut shows its progress on the terminal of the caller.
@@ -160,14 +164,15 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
 
 
 def survivors_in(
-    tree: Path, tests: list[str], changes: list[dict[str, str]], variables: dict[str, str]
+    tree: Path, group: dict[str, Any], changes: list[dict[str, str]], variables: dict[str, str]
 ) -> Iterator[Survivor]:
     """Yield each mutant and each change of a tree that no type check and no test rejects, also not in a new process."""
-    started_at = time.monotonic()
+    tests, started_at = group["tests"], time.monotonic()
     if is_rejected(tree, "", tests, variables):
         raise SystemExit("the tests fail without a mutant")
     seconds_max = TIMES_MAX * (time.monotonic() - started_at) + MORE_S_MAX
-    results = [line.strip().partition(": ") for line in mutmut(tree, "results", "--all", "true").splitlines()]
+    listed = mutmut(tree, "results", "--all", "true") if "modules" in group else ""
+    results = [line.strip().partition(": ") for line in listed.splitlines()]
     names = [name for name, _, status in results if status not in REJECTED]
     print(f"{len(results)} mutants, of which {len(names)} are tested again in new processes; {len(changes)} changes")
     with ThreadPoolExecutor(os.cpu_count()) as executor:
