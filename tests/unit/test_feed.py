@@ -101,6 +101,17 @@ async def test_a_client_without_a_position_begins_at_the_head(rig: Rig) -> None:
     assert len(store_of(rig).look_ups) == 1, "the tag is kept"
 
 
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_client_that_begins_at_the_head_has_its_tag_in_the_current_epoch(rig: Rig) -> None:
+    rig.store.save_elsewhere(3)
+    rig.writer()
+    await rig.feed.resume(None)
+    epoch = rig.store.begin_epoch(keep=2)
+    (saved,) = rig.store.save_elsewhere()
+    await rig.until(lambda: rig.tail.position == Position(epoch, 3))
+    assert (await rig.feed.resume(None)).tag == to_tag(saved.id)
+
+
 async def test_a_position_in_memory_is_good_without_the_database(rig: Rig) -> None:
     writer = rig.writer()
     saved = [(await result_of(writer.submit(snapshot()))).snapshot for _ in range(5)]
@@ -421,8 +432,9 @@ def test_a_page_from_memory_has_a_limit_in_bytes_but_at_least_one_snapshot(sizes
 async def test_a_replay_beyond_a_tail_that_does_not_come_there_ends_in_time(rig: Rig) -> None:
     rig.writer()
     rig.feed._replay._reach_s_max = 0.05
-    with pytest.raises(protocol.Unavailable, match=f"^{TIMED_OUT}$"):
-        await Reader(rig).replay(Position(EPOCH, 3))
+    async with asyncio.timeout(5):
+        with pytest.raises(protocol.Unavailable, match=f"^{TIMED_OUT}$"):
+            await Reader(rig).replay(Position(EPOCH, 3))
 
 
 # Reads -------------------------------------------------------------------------------------------------------
