@@ -425,22 +425,25 @@ class FeedModel(RuleBasedStateMachine):
 
     @rule(between=events(4), pids=st.sampled_from(PIDS))
     def a_client_comes_for_the_first_time(self, between: bytes, pids: tuple[int, ...] | None) -> None:
-        self._connect(Client(None, pids), between)
+        self._connect(Client(None, pids), between=between)
 
     @precondition(lambda self: self.gone)
     @rule(index=st.integers(0, 7), has_tag=st.booleans(), between=events(8))
     def a_client_comes_back(self, index: int, has_tag: bool, between: bytes) -> None:
         before = self.gone.pop(index % len(self.gone))
         claimed = ClaimedPosition(before.epoch, before.last, before.tag if has_tag else None)
-        self._connect(Client(claimed, before.pids, index), between)
+        self._connect(Client(claimed, before.pids, index), between=between)
 
     @rule(choice=st.binary(min_size=5, max_size=5), between=events(6))
-    def a_client_comes_with_any_position(self, choice: bytes, between: bytes) -> None:
-        self._connect(Client(self._any_position(choice), PIDS[choice[4] % len(PIDS)], choice[0]), between)
+    def two_clients_come_with_any_position(self, choice: bytes, between: bytes) -> None:
+        claimed, which = self._any_position(choice), choice[4]
+        one = Client(claimed, PIDS[which % len(PIDS)], which)
+        other = Client(claimed, PIDS[which // 8 % len(PIDS)], which // 2)  # what they have in common is read once
+        self._connect(one, other, between=between)
 
     @rule(choice=st.binary(min_size=4, max_size=4), between=events(6), waits=st.booleans())
     def a_client_reads(self, choice: bytes, between: bytes, waits: bool) -> None:
-        self._connect(Client(self._any_position(choice)), between, read_s=60 if waits else 0)
+        self._connect(Client(self._any_position(choice)), between=between, read_s=60 if waits else 0)
 
     def _any_position(self, choice: bytes) -> ClaimedPosition:
         """Choose a position: mostly near one where the answer changes, or of what is in memory."""
@@ -454,15 +457,17 @@ class FeedModel(RuleBasedStateMachine):
         tag = (None, true_tag, true_tag, "87654321")[choice[3] % 4]
         return ClaimedPosition(None if seq == 0 and choice[0] % 2 else epoch, seq, tag)
 
-    def _connect(self, client: Client, between: bytes = b"", read_s: float | None = None) -> None:
+    def _connect(self, *clients: Client, between: bytes = b"", read_s: float | None = None) -> None:
         self.loop.run()
-        serve = self._serve(client) if read_s is None else self._read(client, read_s)
-        client.task = self.loop.create_task(serve)
-        client.task.add_done_callback(self._note_failure)
+        for client in clients:
+            serve = self._serve(client) if read_s is None else self._read(client, read_s)
+            client.task = self.loop.create_task(serve)
+            client.task.add_done_callback(self._note_failure)
         self.loop.run()
         for event in between:
             self.executor.execute()
-            client.room.set()
+            for client in clients:
+                client.room.set()
             self.happen(event)
             self.loop.run()
 
