@@ -660,10 +660,12 @@ class FeedModel(RuleBasedStateMachine):
     def what_is_in_memory_is_the_end_of_what_is_published(self) -> None:
         epoch, end = self.tail.position
         published = self.store.histories[epoch][:end]
-        assert self.tail.recent.after(end) == []
+        assert (self.tail.recent.after(end), self.tail.recent.after(end + 1)) == ([], None)
         for seq in range(max(0, end - SMALL["balance.feed.recent.SNAPSHOTS_MAX"] - 1), end + 2):
             found = self.tail.recent.after(seq)
             assert found is None or [one.json[ID_IN_JSON].decode() for one in found] == published[seq:]
+            one = self.tail.recent.find(seq)
+            assert one is None or one.json[ID_IN_JSON].decode() == published[seq - 1]
 
     def teardown(self) -> None:
         """Let everything come to its end: each client that is connected has everything then."""
