@@ -47,6 +47,7 @@ from balance.web.snapshots import (
 )
 from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
+from balance.web.tls import Certificate
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
@@ -63,9 +64,15 @@ RETRY_S = 0.25  # between two attempts to open a database that was not available
 class App:
     """The service of one process."""
 
-    def __init__(self, config: Config, url: str, outage: Outage | None = None) -> None:
-        """Build it; `outage` logs the loss and return of the database. Raises DatabaseError for an invalid `url`."""
+    def __init__(
+        self, config: Config, url: str, outage: Outage | None = None, certificate: Certificate | None = None
+    ) -> None:
+        """Build it; `outage` logs the loss and return of the database. Raises DatabaseError for an invalid `url`.
+
+        With a certificate the service speaks TLS only.
+        """
         self._config = config
+        self._certificate = certificate
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
         engine = _engine(config)
@@ -106,22 +113,27 @@ class App:
         # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
         for_own_machine = is_loopback(config.host) and not config.trusted_proxies
         origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = HttpListener(
-            SaveRouter(
-                self._routes(hosts, origins),
-                self.service,
-                hosts,
-                origins,
-                self._budget,
-                body_bytes_max=config.body_bytes_max,
-            ),
-            budget=self._budget,
-            xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
-            trusted_downstream=list(config.trusted_proxies),
-            max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
-        )
+        self._http = self._listener(hosts, origins)
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
+
+    def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:
+        router = SaveRouter(
+            self._routes(hosts, origins),
+            self.service,
+            hosts,
+            origins,
+            self._budget,
+            body_bytes_max=self._config.body_bytes_max,
+        )
+        return HttpListener(
+            router,
+            budget=self._budget,
+            certificate=self._certificate,
+            xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
+            trusted_downstream=list(self._config.trusted_proxies),
+            max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
+        )
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
@@ -184,6 +196,8 @@ class App:
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
+        if self._certificate is not None:
+            self._certificate.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -227,6 +241,8 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        if self._certificate is not None:
+            self._certificate.stop()
         await self.database.close()
 
 

@@ -45,6 +45,8 @@ class Config:
     )
     cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call: comma-separated, or *")
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is trusted")
+    tls_cert: str = setting("", "file with the certificate and its chain, PEM; with it the service speaks TLS")
+    tls_key: str = setting("", "file with the private key of the certificate, PEM")
 
     body_bytes_max: int = setting(
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
@@ -90,6 +92,8 @@ class Config:
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ConfigError("--tls-cert, --tls-key: one is given without the other")
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
         """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""

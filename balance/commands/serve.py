@@ -8,6 +8,7 @@ import resource
 import socket
 from argparse import Namespace
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tornado.netutil import bind_sockets
@@ -21,6 +22,7 @@ from balance.storage.connect import to_conninfo
 from balance.storage.embedded import Supervisor
 from balance.storage.migrate import migrate
 from balance.storage.outage import Outage
+from balance.web.tls import Certificate, CertificateError
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 BACKLOG = 4_096  # connections that wait to be accepted: the listener accepts a few in each turn of the event loop
@@ -31,6 +33,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     raise_open_file_limit(config.watchers_max)
     if config.database_url:
         to_conninfo(config.database_url)  # reject an invalid URL before anything is opened
+    certificate = read_certificate(config)
     sockets = bind(config)
     with database(config, signals) as (url, postgres):
         supervisor = None
@@ -43,7 +46,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
         location = postgres.location if postgres is not None else database_location(url)
         # Printed in one write: a reader may close the pipe between two.
         greeting = f"listening on {url_of_service}\n{start_line(location, url_of_service)}"
-        return asyncio.run(serve(App(config, url, outage), sockets, signals, supervisor, greeting))
+        return asyncio.run(serve(App(config, url, outage, certificate), sockets, signals, supervisor, greeting))
 
 
 async def serve(
@@ -96,6 +99,16 @@ def bind(config: Config) -> list[socket.socket]:
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {reason}") from error
 
 
+def read_certificate(config: Config) -> Certificate | None:
+    """Read the certificate and its key, if the settings name them. Raises ConfigError."""
+    if not config.tls_cert:
+        return None
+    try:
+        return Certificate(Path(config.tls_cert), Path(config.tls_key))
+    except CertificateError as error:
+        raise ConfigError(str(error)) from error
+
+
 def raise_open_file_limit(watchers_max: int) -> None:
     """Raise the limit on open files to one for each watcher, as far as the hard limit allows; defaults are lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -107,8 +120,9 @@ def raise_open_file_limit(watchers_max: int) -> None:
 
 def base_url(config: Config, listening: socket.socket) -> str:
     """Return the URL under which a client reaches the service: `http://127.0.0.1:3000`."""
+    scheme = "https" if config.tls_cert else "http"
     host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{host}:{listening.getsockname()[1]}"
+    return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
 
 COMMAND = Command("serve REST and Socket.IO until a signal; the default", run, "")

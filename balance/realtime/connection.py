@@ -3,7 +3,7 @@
 Broadcasts, acknowledgements, heartbeats, the packets that python-engineio sends, and the pongs and close frames of
 Tornado all leave by `Connection.write`. One other call sends bytes: the loop of `Engine.broadcast` calls
 `SendQueue.direct_send`, which is `send` of the same socket, while nothing waits; what the operating system does not
-accept is then passed to `write`.
+accept is then passed to `write`. With TLS there is no `direct_send`, and `write` sends all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 
 from balance.realtime.frames import FrameReader
 from balance.realtime.receive_queue import ReceiveQueue
 from balance.realtime.send_queue import SendQueue
+from balance.web.request_stream import RequestStream
 
 
 class Connection:
@@ -25,7 +26,7 @@ class Connection:
 
     def __init__(self, websocket: FrameReader, upgrade_frames: tuple[str, ...]) -> None:
         self._websocket = websocket
-        self.stream: IOStream = websocket.stream
+        self.stream: RequestStream = websocket.stream
         self.receive_queue = ReceiveQueue()
         self.send_queue: SendQueue | None = None
         """The queue of its session, which counts what waits in the stream; None until there is a session."""

@@ -20,7 +20,7 @@ from tornado.util import _websocket_mask
 from tornado.websocket import WebSocketProtocol13
 
 from balance.aio.loop_budget import LoopBudget
-from balance.web.http_connection import READ_BYTES_MAX, RequestStream
+from balance.web.request_stream import READ_BYTES_MAX, RequestStream
 
 # RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -132,7 +132,7 @@ class FrameReader(WebSocketProtocol13):
         if (fault := close_fault(data)) is not None:
             return asyncio.ensure_future(self._fail(*fault))
         if not self.stream.closed():
-            connection = self.stream.socket.dup()
+            connection = self.stream.duplicate()
             super()._handle_message(CLOSE, data)  # which answers and closes the stream
             self._owner.linger(connection)  # python-socketio's Client sends three more frames after its close
         return None
@@ -148,8 +148,7 @@ class FrameReader(WebSocketProtocol13):
         with suppress(StreamClosedError):
             await self.stream.write(b"")  # no byte: done when the close frame has left the stream
             if not self.stream.closed():
-                with suppress(OSError):  # the client was faster
-                    self.stream.socket.shutdown(socket.SHUT_WR)
+                self.stream.end_sending()
             while True:
                 await self.stream.read_bytes(READ_BYTES_MAX, partial=True)
         self._abort()  # ends the loop of frames

@@ -78,7 +78,7 @@ class Sender:
         """
         connection = session.connection if session.is_upgraded and session.send_queue.can_bypass() else None
         if connection is not None and connection.is_idle:
-            session.send_queue.direct_send = connection.stream.socket.send
+            session.send_queue.direct_send = connection.stream.direct_send
             connection.write(packets.frames, sent)
         elif sent:
             self._engine.abort_session(session)

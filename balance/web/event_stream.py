@@ -15,8 +15,8 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 
 from balance.aio.backlog import Backlog
-from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
+from balance.web.request_stream import RequestStream
 
 READ_BYTES = 1_024
 INPUT_BYTES_MAX = 4_096  # that a client may send after its request; a stream is for sending to the client only

@@ -15,10 +15,9 @@ import asyncio
 import logging
 import re
 from asyncio import Future
-from collections.abc import Callable
-from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httpserver import _HTTPRequestContext
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -27,12 +26,13 @@ from tornado.httputil import (
     RequestStartLine,
     parse_request_start_line,
 )
-from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+from tornado.iostream import StreamClosedError
 
 import protocol
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
+from balance.web.request_stream import RequestStream
 from balance.web.request_target import normalise_target
 
 log = logging.getLogger("balance.web")
@@ -40,81 +40,36 @@ log = logging.getLogger("balance.web")
 HEAD_BYTES_MAX = 16_384
 HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
-FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 # RFC 9112, section 7.1: the size, and extensions, which are ignored. A line ends in CR LF and in nothing else: a reader
 # that accepts a bare LF as the end of an extension sees other requests than a reader that does not.
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 CHUNK_LINE_BYTES_MAX = 1_024
-READ_BYTES_MAX = 32_768  # in one read of a WebSocket: a hundred updates or more
 TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; each chunk counts as CHUNK_COST more
 CHUNK_COST = 1_024
 
 
-class RequestStream(IOStream):
-    """A stream that returns what has arrived if that cannot become what the reader waits for.
+class ConnectionContext(_HTTPRequestContext):
+    """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
 
-    Tornado closes a stream when a line or a head is too long. Here the reader gets more bytes than it asked for.
-    """
+    def _apply_xheaders(self, headers: HTTPHeaders) -> None:
+        """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
 
-    # Beside Tornado's own attributes, whose dict is shared by all streams.
-    __slots__ = ("_handle",)
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._handle: Callable[[bytes], bool] | None = None
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes that were written and that the operating system has not accepted yet."""
-        return len(self._write_buffer) if self._write_buffer else 0
-
-    async def read_or_handle(self, handle: Callable[[bytes], bool]) -> bytes:
-        """Return what has arrived; if that is nothing, call `handle` with all that arrives until it returns False.
-
-        Each read would cost a future and a turn of the event loop otherwise. `handle` keeps what it does not handle.
+        Tornado trusts every peer, and X-Real-Ip before X-Forwarded-For, although a proxy passes it on unchanged.
         """
-        self._handle = handle
-        try:
-            return await self.read_bytes(READ_BYTES_MAX, partial=True)
-        finally:
-            self._handle = None
-
-    def _handle_read(self) -> None:
-        if self._handle is None:
-            super()._handle_read()
-            return
-        try:
-            arrived = self.socket.recv(READ_BYTES_MAX)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.close(exc_info=error)
-            return
-        if not arrived:
-            self.close()
-        elif not self._handle(arrived):
-            self._handle = None
-            self._read_from_buffer(0)  # ends the wait
-
-    def close(self, exc_info: Any = False) -> None:
-        """Close the stream, and keep the error that closes it without its traceback, which refers to the stream."""
-        super().close(exc_info)
-        if self.error is not None:
-            self.error.__traceback__ = None
-
-    def _find_read_pos(self) -> int | None:
-        if self._read_regex is not None and self._read_buffer and self._read_buffer[0] not in FIRST_BYTES:
-            return self._read_buffer_size  # no method begins like this; the rest of the head may never come
-        try:
-            return super()._find_read_pos()
-        except UnsatisfiableReadError:
-            return self._read_buffer_size
+        if self._orig_remote_ip in self.trusted_downstream:
+            headers.pop("X-Real-Ip", None)
+            super()._apply_xheaders(headers)
 
 
 class ServerConnection(HTTP1ServerConnection):
     """A connection of a client: one request after the other."""
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
+    stream: RequestStream
+    context: ConnectionContext
+
+    def __init__(
+        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
+    ) -> None:
         super().__init__(stream, params, context)
         self._closer = closer
 
@@ -134,7 +89,12 @@ class ServerConnection(HTTP1ServerConnection):
 class Exchange(HTTP1Connection):
     """One request and its response."""
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
+    stream: RequestStream
+    context: ConnectionContext
+
+    def __init__(
+        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
+    ) -> None:
         super().__init__(stream, False, params, context)
         self.closer = closer
         self._is_rejected = False
@@ -150,7 +110,7 @@ class Exchange(HTTP1Connection):
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers, self._max_body_size)
             self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
-            start_line = normalise_target(start_line, headers)
+            start_line = normalise_target(start_line, headers, self.context.protocol)
             check_host_and_query(start_line, headers)
             self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)

@@ -13,7 +13,9 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
+
+from balance.web.request_stream import RequestStream
 
 LINGER_S = 5.0
 LINGER_BYTES_MAX = 64 * 1024 * 1024
@@ -25,7 +27,7 @@ class Closer:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def close_after(self, stream: IOStream, response: bytes) -> None:
+    def close_after(self, stream: RequestStream, response: bytes) -> None:
         """Send the last bytes of a connection; close it when the client has, or has sent for too long."""
         self._start(self._close_after(stream, response))
 
@@ -38,14 +40,14 @@ class Closer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _close_after(self, stream: IOStream, response: bytes) -> None:
+    async def _close_after(self, stream: RequestStream, response: bytes) -> None:
         with suppress(StreamClosedError, OSError, TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 if response:
                     await stream.write(response)
                 if stream.closed():
                     return
-                connection = stream.socket.dup()
+                connection = stream.duplicate()
                 stream.close()  # ends a read that waits
                 await self._linger(connection)
         stream.close()

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from tornado.httpserver import HTTPServer, _HTTPRequestContext
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnectionDelegate
-from tornado.iostream import IOStream
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from balance.aio.loop_budget import LoopBudget
-from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
+from balance.web.http_connection import HEAD_BYTES_MAX, ConnectionContext, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
+from balance.web.request_stream import RequestStream, TlsStream
+from balance.web.tls import Certificate
 
 DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
@@ -41,33 +42,6 @@ class _AwaitedRequest:
     has_head: bool = False
 
 
-class NoDelayStream(RequestStream):
-    """A stream without Nagle's delay (RFC 896): each response is sent at once.
-
-    Tornado switches the delay off and on again for every request.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        super().set_nodelay(True)
-
-    def set_nodelay(self, value: bool) -> None:
-        """Change nothing."""
-
-
-class ConnectionContext(_HTTPRequestContext):
-    """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
-
-    def _apply_xheaders(self, headers: HTTPHeaders) -> None:
-        """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
-
-        Tornado trusts every peer, and X-Real-Ip before X-Forwarded-For, although a proxy passes it on unchanged.
-        """
-        if self._orig_remote_ip in self.trusted_downstream:
-            headers.pop("X-Real-Ip", None)
-            super()._apply_xheaders(headers)
-
-
 class BudgetedConnection(ServerConnection):
     """A connection whose requests are served within the budget of their address."""
 
@@ -76,7 +50,6 @@ class BudgetedConnection(ServerConnection):
         self._budget = budget
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
-        assert isinstance(self.context, ConnectionContext)
         await self._budget.run(self.context.remote_ip, super()._server_request_loop(delegate))
 
 
@@ -88,6 +61,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._certificate: Certificate | None = options.pop("certificate")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -120,15 +94,27 @@ class HttpListener(HTTPServer):
                 continue
             self._handle_connection(connection, address)
 
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        if 0 < self.descriptors_max - DESCRIPTORS_RESERVED < stream.socket.fileno():
-            stream.close()
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        """Serve a connection. Tornado's method makes a stream of its own kind."""
+        if 0 < self.descriptors_max - DESCRIPTORS_RESERVED < connection.fileno():
+            connection.close()
             return
-        stream = NoDelayStream(stream.socket, max_buffer_size=stream.max_buffer_size)
+        try:
+            stream = self._open_stream(connection)
+        except OSError:  # the client has reset the connection
+            connection.close()
+            return
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
-        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
-        self._connections.add(connection)
-        connection.start_serving(self)
+        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
+        self._connections.add(served)
+        served.start_serving(self)
+
+    def _open_stream(self, connection: socket.socket) -> RequestStream:
+        if self._certificate is None:
+            return RequestStream(connection, max_buffer_size=self.max_buffer_size)
+        context = self._certificate.context
+        with_tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return TlsStream(with_tls, max_buffer_size=self.max_buffer_size, ssl_options=context)
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         self._awaited[server_conn] = _AwaitedRequest(request_conn, time.monotonic())

@@ -21,10 +21,11 @@ AUTHORITY_END = re.compile("[/?#]")
 UNRESERVED = frozenset(ascii_letters + digits + "-._~")  # RFC 3986, section 2.3
 
 
-def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders) -> RequestStartLine:
+def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders, expected: str = "http") -> RequestStartLine:
     """Return the request line with its target normalised; the host of an absolute form replaces the header.
 
-    Raises InvalidPayload for a target that is neither a path nor an http address, such as those for a proxy.
+    Raises InvalidPayload for a target that is neither a path nor an address whose scheme is `expected`, such as those
+    for a proxy.
     """
     target = start_line.path
     is_path = target.startswith("/")
@@ -33,7 +34,7 @@ def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders) -> Requ
     if not is_path:
         if target == "*" and start_line.method == "OPTIONS":
             return start_line
-        target = _split_absolute_form(start_line, headers)
+        target = _split_absolute_form(start_line, headers, expected)
     path, mark, query = target.partition("?")
     path = ENCODED.sub(_decode_unreserved, path)
     if len(path) > 1:
@@ -41,13 +42,14 @@ def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders) -> Requ
     return start_line._replace(path=path + mark + query)
 
 
-def _split_absolute_form(start_line: RequestStartLine, headers: HTTPHeaders) -> str:
+def _split_absolute_form(start_line: RequestStartLine, headers: HTTPHeaders, expected: str) -> str:
     """Return the path and query of an absolute form, and set its host in the headers."""
     scheme, found, rest = start_line.path.partition("://")
     if not found or start_line.method == "CONNECT":
-        raise protocol.InvalidPayload("must be a path or an http:// address; this server is not a proxy", TARGET)
-    if scheme.lower() != "http":
-        raise protocol.InvalidPayload("must be an http:// address: this port speaks plain HTTP", TARGET)
+        raise protocol.InvalidPayload(f"must be a path or an {expected}:// address; this server is not a proxy", TARGET)
+    if scheme.lower() != expected:
+        spoken = "TLS" if expected == "https" else "plain HTTP"
+        raise protocol.InvalidPayload(f"must be an {expected}:// address: this port speaks {spoken}", TARGET)
     end = AUTHORITY_END.search(rest)
     authority, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     if not authority or "@" in authority:

@@ -20,8 +20,9 @@ from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
 from balance.web.cors import OriginPolicy
 from balance.web.event_stream import EventStream
-from balance.web.http_connection import Exchange, RequestStream
+from balance.web.http_connection import Exchange
 from balance.web.query import parse_position, read_query, to_claimed
+from balance.web.request_stream import RequestStream
 from balance.web.sse import HEADERS, encode_event, encode_retry
 from balance.web.stream_hub import BUSY, STOPPING, UNAVAILABLE, StreamHub
 

@@ -19,7 +19,8 @@ from balance.realtime.frames import FrameReader
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
 from balance.storage.errors import StoreUnavailable
-from balance.web.http_connection import Exchange, RequestStream
+from balance.web.http_connection import Exchange
+from balance.web.request_stream import RequestStream
 from balance.web.save import SaveRequest
 from bench.clients import WebSocket
 from tests.support.http_client import Connection as HttpConnection

@@ -22,7 +22,8 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 
 import protocol
-from balance.web.http_connection import FIRST_BYTES, HEAD_BYTES_MAX, Exchange
+from balance.web.http_connection import HEAD_BYTES_MAX, Exchange
+from balance.web.request_stream import FIRST_BYTES
 from tests.support.http_client import Connection, Reply
 from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, MALFORMED, ONE_SPACE, POST, UPDATE, get
 from tests.support.service import SNAPSHOTS, MakeService, Service

@@ -7,20 +7,17 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
-from tests.support.node import node_modules, run_node
+from tests.support.node import node_modules
 from tests.support.proxies import Proxy, haproxy, nginx
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import SNAPSHOTS, MakeService
-from tests.support.socketio_clients import check_saved, run_socketio_client
+from tests.support.socketio_clients import TRANSPORTS, check_saved, run_socketio_client, talk_javascript
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
-TALK = Path(__file__).parent.parent / "js" / "ping.js"
-TRANSPORTS = ("polling", "websocket", "polling,websocket")
 NAME = "snapshots.example"
 BARE = "location / { proxy_pass http://127.0.0.1:3000; }"
 
@@ -51,15 +48,6 @@ def check_refused(answer: HTTPResponse, code: str, setting: str) -> None:
     error = json.loads(answer.body)
     assert error["code"] == code
     assert setting in error["error"]
-
-
-async def talk_javascript(url: str, transports: str, certificate: Path) -> list[Any]:
-    """Let the official JavaScript client connect and ping; return the events that it received."""
-    trust = {"NODE_EXTRA_CA_CERTS": str(certificate), "no_proxy": "*"}
-    async with run_node(TALK, "socket.io-client", url, transports, env=trust) as process, asyncio.timeout(30):
-        output, errors = await process.communicate()
-    assert not errors, errors.decode()
-    return [json.loads(line)[0] for line in output.splitlines()]
 
 
 @pytest.mark.parametrize("run", [nginx, haproxy])

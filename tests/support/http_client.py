@@ -164,8 +164,13 @@ class _ListedStreams(TCPClient):
         return stream
 
 
-async def request(url: str, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-    """Send one request to the service at `url`; `body` is bytes, or a value to be written as JSON."""
+async def request(
+    url: str, method: str, path: str, body: Any = None, *, ca_certs: str | None = None, **headers: str
+) -> Reply:
+    """Send one request to the service at `url`; `body` is bytes, or a value to be written as JSON.
+
+    With https, the certificate of the service must be in the file `ca_certs`.
+    """
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None:
         named.setdefault("Content-Type", "application/json")
@@ -173,6 +178,7 @@ async def request(url: str, method: str, path: str, body: Any = None, **headers:
             body = protocol.dumps(body).encode()
     client = HttpClient(named)
     try:
-        return await client.fetch(url + path, method, body, timeout=REQUEST_S_MAX, decompress_response=False)
+        options = {"ca_certs": ca_certs, "decompress_response": False}
+        return await client.fetch(url + path, method, body, timeout=REQUEST_S_MAX, **options)
     finally:
         client.close()

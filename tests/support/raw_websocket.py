@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from typing import Self
 
@@ -47,14 +48,21 @@ class RawSocket:
         self._writer = writer
 
     @classmethod
-    async def open(cls, base_url: str, query: str = "EIO=4&transport=websocket", *, read_ahead: int = 65_536) -> Self:
+    async def open(
+        cls,
+        base_url: str,
+        query: str = "EIO=4&transport=websocket",
+        *,
+        read_ahead: int = 65_536,
+        tls: ssl.SSLContext | None = None,
+    ) -> Self:
         """Connect and read the OPEN packet, if there is no session yet.
 
         Without a call to `read`, asyncio reads at most `read_ahead` bytes by itself, twice.
         """
-        host = base_url.removeprefix("http://")
+        host = base_url.partition("://")[2]
         address, _, port = host.partition(":")
-        client = cls(*await asyncio.open_connection(address, int(port), limit=read_ahead))
+        client = cls(*await asyncio.open_connection(address, int(port), limit=read_ahead, ssl=tls))
         await client.send(HANDSHAKE.format(path=f"{PATH}/?{query}", host=host).encode())
         head = await client._reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
@@ -63,9 +71,9 @@ class RawSocket:
         return client
 
     @classmethod
-    async def join(cls, base_url: str, *, read_ahead: int = 65_536) -> Self:
+    async def join(cls, base_url: str, *, read_ahead: int = 65_536, tls: ssl.SSLContext | None = None) -> Self:
         """Connect, and connect to the main namespace."""
-        client = await cls.open(base_url, read_ahead=read_ahead)
+        client = await cls.open(base_url, read_ahead=read_ahead, tls=tls)
         await client.send(text_frame("40"))
         assert (await client.read_text()).startswith("40{")
         assert (await client.read_text()).startswith('42["connected",')

@@ -18,6 +18,7 @@ from tornado.netutil import bind_sockets
 
 import protocol
 from balance.app import App
+from balance.commands.serve import base_url, read_certificate
 from balance.config import Config
 from tests.support.contract import AGAINST
 from tests.support.http_client import Reply, request
@@ -53,18 +54,19 @@ class Database:
 class Service:
     """A service in this process, on a free loopback port."""
 
-    def __init__(self, app: App, port: int) -> None:
+    def __init__(self, app: App, url: str, port: int) -> None:
         self.app = app
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = url
+        self.certificate = app._config.tls_cert or None
         self._stopped = False
 
     @classmethod
     async def start(cls, **settings: Any) -> Service:
         config = Config(port=0, **settings)
         sockets = bind_sockets(0, "127.0.0.1")
-        app = App(config, config.database_url)
-        service = cls(app, sockets[0].getsockname()[1])
+        app = App(config, config.database_url, certificate=read_certificate(config))
+        service = cls(app, base_url(config, sockets[0]), sockets[0].getsockname()[1])
         await app.start(sockets)
         return service
 
@@ -75,7 +77,7 @@ class Service:
 
     async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """Send one HTTP request; `body` is bytes, or a value to be written as JSON."""
-        return await request(self.url, method, path, body, **headers)
+        return await request(self.url, method, path, body, ca_certs=self.certificate, **headers)
 
     async def post(self, update: Any) -> Reply:
         return await self.request("POST", SNAPSHOTS, update)

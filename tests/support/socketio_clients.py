@@ -1,4 +1,4 @@
-"""python-socketio's own client as a process of its own, by the script socketio_client_script.py."""
+"""The official clients, each as a process of its own: python-socketio's, and JavaScript's by tests/js/ping.js."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from tests.support.node import FOLDER, run_node
+
+TALK = FOLDER / "ping.js"
+TRANSPORTS = ("polling", "websocket", "polling,websocket")
 SCRIPT = Path(__file__).parent / "socketio_client_script.py"
 RUN_S_MAX = 30
 
@@ -37,3 +42,12 @@ def check_saved(lines: list[list[object]], transport: str) -> None:
     assert set(payloads) == {"connected", "saved", "transport"}
     assert payloads["saved"]["success"] is True  # type: ignore[index]
     assert payloads["transport"] == transport
+
+
+async def talk_javascript(url: str, transports: str, certificate: Path) -> list[Any]:
+    """Let the official JavaScript client connect and ping; return the events that it received."""
+    trust = {"NODE_EXTRA_CA_CERTS": str(certificate), "no_proxy": "*"}
+    async with run_node(TALK, "socket.io-client", url, transports, env=trust) as process, asyncio.timeout(30):
+        output, errors = await process.communicate()
+    assert not errors, errors.decode()
+    return [json.loads(line)[0] for line in output.splitlines()]

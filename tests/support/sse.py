@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self
@@ -58,12 +59,14 @@ class StreamClient:
         """Those that were read."""
 
     @classmethod
-    async def open(cls, port: int, query: str = "", method: str = "GET", **headers: str) -> Self:
+    async def open(
+        cls, port: int, query: str = "", method: str = "GET", *, tls: ssl.SSLContext | None = None, **headers: str
+    ) -> Self:
         """Request a stream, and read the head of the response; in the names of headers `_` is written for `-`.
 
         Raises EOFError and OSError when the connection ends before.
         """
-        one = cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**20))
+        one = cls(*await asyncio.open_connection("127.0.0.1", port, limit=2**20, ssl=tls))
         try:
             await one.send(request_bytes(method, STREAM + query, **headers))
             await one._read_head()

@@ -23,7 +23,7 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "process", "program", "storage"},
-    "commands": {"app", "config", "process", "storage"},
+    "commands": {"app", "config", "process", "storage", "web"},
     "app": {"aio", "config", "database", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
     "database": {"aio", "config", "storage"},
     "realtime": {"aio", "auth", "feed", "position", "protocol", "service", "snapshot", "web"},
@@ -47,7 +47,8 @@ IMPORTS = {
 MODULES = {
     ("entry", "process"): {"stop_signals"},
     ("cli", "storage"): {"connect", "embedded", "migrate"},
-    ("realtime", "web"): {"base", "cors", "http_connection"},
+    ("commands", "web"): {"tls"},
+    ("realtime", "web"): {"base", "cors", "http_connection", "request_stream"},
     ("service", "storage"): {"errors", "feed_store", "store"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }

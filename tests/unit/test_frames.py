@@ -14,7 +14,7 @@ from tornado.websocket import WebSocketProtocol13, _WebSocketParams
 
 from balance.aio.loop_budget import LoopBudget
 from balance.realtime.frames import FrameReader
-from balance.web.http_connection import READ_BYTES_MAX, RequestStream
+from balance.web.request_stream import READ_BYTES_MAX, RequestStream
 from tests.support.raw_websocket import BINARY, CLOSE, FINAL, MASK, PING, PONG, TEXT, frame
 from tests.support.strategies import examples
 

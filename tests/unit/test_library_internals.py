@@ -24,7 +24,7 @@ from engineio.async_socket import AsyncSocket
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
@@ -32,8 +32,9 @@ from balance.realtime.engine import Engine
 from balance.realtime.frames import FrameReader
 from balance.realtime.handler import EngineHandler
 from balance.realtime.server import ClientManager, SocketServer
-from balance.web.http_connection import Exchange, RequestStream, ServerConnection
-from balance.web.listener import BudgetedConnection, ConnectionContext, HttpListener
+from balance.web.http_connection import ConnectionContext, Exchange, ServerConnection
+from balance.web.listener import BudgetedConnection, HttpListener
+from balance.web.request_stream import RequestStream, TlsStream
 from tests.support.repository import ROOT
 
 # By class: the private names, then those that are public but not documented.
@@ -73,6 +74,7 @@ NAMES: dict[type, set[str]] = {
         "_read_regex",
         "_write_buffer",
     },
+    SSLIOStream: {"_do_ssl_handshake", "_handshake_reading", "_handshake_writing", "_is_connreset", "_ssl_accepting"},
     HTTPServer: {"_connections", "_handle_connection", "_handlers", "_sockets", "conn_params"},
     _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},
 }
@@ -90,6 +92,7 @@ SUBCLASSES: dict[type, type] = {
     ServerConnection: HTTP1ServerConnection,
     BudgetedConnection: HTTP1ServerConnection,
     RequestStream: IOStream,
+    TlsStream: SSLIOStream,
     ConnectionContext: _HTTPRequestContext,
     HttpListener: HTTPServer,
 }

@@ -20,8 +20,8 @@ from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
 from balance.web.event_stream import INPUT_BYTES_MAX, EventStream
-from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
+from balance.web.request_stream import RequestStream
 from balance.web.sse import encode_snapshots
 from balance.web.stream_hub import PING_S, StreamHub
 from tests.support.sse import Event, read_events
