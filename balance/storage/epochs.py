@@ -27,8 +27,13 @@ log = logging.getLogger("balance.epochs")
 
 COMMAND_MS_MAX = 10_000  # of a statement of the command; it waits for the batch that locks the feed
 
-# What a service of PostgreSQL answers that does not have a function, or does not allow it.
-FORBIDDEN = (errors.InsufficientPrivilege, errors.UndefinedFunction, errors.FeatureNotSupported)
+# What a service of PostgreSQL answers that does not have a function.
+UNSUPPORTED = (errors.UndefinedFunction, errors.FeatureNotSupported)
+
+NO_TIMELINE = (
+    "the timeline of the database may not be read any more: a failover that loses rows is noticed only when the feed "
+    "ends before a position that was known"
+)
 
 
 class Server(NamedTuple):
@@ -55,15 +60,12 @@ class ServerProbe:
     """Reads the timeline and the system of servers, as far as they allow it, and rejects a server that is too old."""
 
     def __init__(self) -> None:
-        self._forbidden: set[str] = set()
+        self.can_read_timeline = True
+        """Whether the statements may have TIMELINE in them, as the last `read` found."""
+        self._unsupported: set[str] = set()  # the statements that the service does not have
         self._lock = threading.Lock()  # guards `_newest`
         self._newest: dict[str | None, str] = {}  # of each system, the newest timeline that was seen
         self._refused: set[Server] = set()
-
-    @property
-    def can_read_timeline(self) -> bool:
-        """Whether the statements may have TIMELINE in them, as far as it is known."""
-        return READ_TIMELINE not in self._forbidden
 
     def read(self, connection: Connection[Any]) -> Server:
         """Read the server of a session; in recovery the timeline is not known.
@@ -71,7 +73,9 @@ class ServerProbe:
         Raises psycopg.OperationalError for a server with an older timeline than one of the same system before: it was
         the primary until a standby was promoted.
         """
-        server = Server(self._read(connection, READ_TIMELINE), self._read(connection, READ_SYSTEM_ID))
+        timeline = self._read(connection, MAY_READ_TIMELINE, READ_TIMELINE)
+        self._note_timeline(can_read=timeline is not None)
+        server = Server(timeline or None, self._read(connection, MAY_READ_SYSTEM_ID, READ_SYSTEM_ID))
         if server.timeline is not None:
             with self._lock:
                 newest = self._newest.setdefault(server.system_id, server.timeline)
@@ -88,15 +92,26 @@ class ServerProbe:
             log.warning("a session is refused: %s", reason)
         return reason
 
-    def _read(self, connection: Connection[Any], sql: LiteralString) -> str | None:
-        if sql in self._forbidden:
+    def _read(self, connection: Connection[Any], may_read: LiteralString, read: LiteralString) -> str | None:
+        """Return a value; None if it is not allowed or not supported.
+
+        The grant is asked for first, since a statement that is refused is an error in the log of the database.
+        """
+        if read in self._unsupported or connection.execute(may_read).fetchall() != [(True,)]:
             return None
         try:
-            (value,) = connection.execute(sql).fetchall()[0]
-        except FORBIDDEN:
-            self._forbidden.add(sql)
+            (value,) = connection.execute(read).fetchall()[0]
+        except errors.InsufficientPrivilege:
             return None
-        return None if value is None else str(value)
+        except UNSUPPORTED:
+            self._unsupported.add(read)
+            return None
+        return str(value)
+
+    def _note_timeline(self, *, can_read: bool) -> None:
+        if self._newest and self.can_read_timeline and not can_read:
+            log.warning(NO_TIMELINE)
+        self.can_read_timeline = can_read
 
 
 def check_server(connection: Connection[Any], probe: ServerProbe) -> Server:
@@ -186,9 +201,18 @@ def _one(feed: Feed | None) -> Feed:
 # pg_control_checkpoint().
 TIMELINE: LiteralString = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
 
-READ_TIMELINE: LiteralString = f"SELECT CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END"
+READ_TIMELINE: LiteralString = f"SELECT CASE WHEN pg_is_in_recovery() THEN '' ELSE {TIMELINE} END"
+
+MAY_READ_TIMELINE: LiteralString = """
+SELECT has_function_privilege(to_regprocedure('pg_catalog.pg_walfile_name(pg_lsn)'), 'EXECUTE')
+   AND has_function_privilege(to_regprocedure('pg_catalog.pg_current_wal_insert_lsn()'), 'EXECUTE')
+"""
 
 READ_SYSTEM_ID: LiteralString = "SELECT system_identifier::text FROM pg_control_system()"
+
+MAY_READ_SYSTEM_ID: LiteralString = """
+SELECT has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()'), 'EXECUTE')
+"""
 
 # A new epoch must not wait for a standby, which may be what was lost. A save in it waits for its own commit.
 COMMIT_LOCALLY: LiteralString = "SET LOCAL synchronous_commit = local"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
-from psycopg import Connection
+from psycopg import Connection, errors
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
@@ -95,6 +95,17 @@ class Store:
 
     def _append(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         """Store the snapshots; return None and store nothing if the feed is not the one of before."""
+        probe = self._pool.probe
+        has_timeline = probe.can_read_timeline
+        try:
+            return self._append_checked(session, snapshots)
+        except errors.InsufficientPrivilege:  # perhaps of the functions in TIMELINE, since a moment ago
+            probe.read(session)
+            if probe.can_read_timeline == has_timeline:
+                raise
+            return self._append_checked(session, snapshots)
+
+    def _append_checked(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         ids = [snapshot.id for snapshot in snapshots]
         expected = Expected(self._pool.known_end, session.server.system_id, self._pool.probe.can_read_timeline)
         before = None

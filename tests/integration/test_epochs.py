@@ -14,13 +14,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from balance.position import ClaimedPosition, Position
 from balance.storage import epochs
 from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import Server, ServerProbe, begin_epoch, renew_epoch
+from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
 from balance.storage.pool import Pool
@@ -34,6 +35,8 @@ BEGINS = "a new epoch of the feed begins"
 OTHER_TIMELINE = "UPDATE balance_feed SET timeline = '00000009'"
 OTHER_SYSTEM = "UPDATE balance_feed SET system_id = '1'"
 COUNTER_WENT_BACK = "DELETE FROM balance_snapshot WHERE seq > 2; UPDATE balance_feed SET last_seq = 2"
+
+HIDDEN = ("pg_walfile_name(pg_lsn)", "pg_control_system()")
 
 MakeStore = Callable[[], Store]
 
@@ -277,27 +280,33 @@ def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store:
 # Where the functions are not allowed, and servers that are too old
 
 
+def hide_server(database: Database) -> None:
+    """Have no role but the owner read the timeline and the system any more."""
+    execute(database.url, *(f"REVOKE EXECUTE ON FUNCTION {function} FROM public" for function in HIDDEN))
+
+
+def show_server(database: Database) -> None:
+    execute(database.url, *(f"GRANT EXECUTE ON FUNCTION {function} TO public" for function in HIDDEN))
+
+
 @pytest.fixture
 def limited(database: Database) -> Iterator[str]:
-    """Make a role that may not read the timeline and the system; return its URL."""
+    """Make a role that is not the owner; return its URL. After the test it may read the timeline and the system."""
     role = f"limited_{uuid.uuid4().hex}"
-    hidden = ("pg_walfile_name(pg_lsn)", "pg_control_system()")
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN".encode())
         admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}".encode())
-        for function in hidden:
-            admin.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM public".encode())
         try:
             yield make_conninfo(database.url, user=role)
         finally:
-            for function in hidden:
-                admin.execute(f"GRANT EXECUTE ON FUNCTION {function} TO public".encode())
+            show_server(database)
             admin.execute(f"DROP OWNED BY {role}".encode())
             admin.execute(f"DROP ROLE {role}".encode())
 
 
 @pytest.mark.expects_log(BEGINS)
 def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, limited: str) -> None:
+    hide_server(database)
     pool = Pool(limited, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     store = Store(pool)
     store.open()
@@ -311,6 +320,45 @@ def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, 
     execute(database.url, COUNTER_WENT_BACK)
     append(store, 1)
     assert epochs_of(database) == [(1, 0), (2, 2)]
+    store.close()
+
+
+@pytest.mark.expects_log("the timeline of the database may not be read any more", BEGINS)
+@pytest.mark.parametrize("repeats_id", [False, True])
+def test_saves_go_on_when_the_timeline_is_hidden_from_a_running_process(
+    database: Database, limited: str, caplog: pytest.LogCaptureFixture, repeats_id: bool
+) -> None:
+    pool = Pool(limited, pool_max=3, pool_wait_ms_max=5000, statement_ms_max=5000)
+    store = Store(pool)
+    store.open()
+    assert append(store, 1).seq == 1
+    hide_server(database)
+    one = snapshot()
+    assert store.append([one, one] if repeats_id else [one]).end == 2
+    assert append(store, 1).seq == 3
+    assert len(caplog.records) == 1, "one line, however many batches follow"
+    show_server(database)
+    assert append(store, 1).seq == 4
+    assert not pool.probe.can_read_timeline, "without an error, only a new session finds out"
+    with pool.connection(), pool.connection():  # the second one is new
+        assert pool.probe.can_read_timeline
+    execute(database.url, OTHER_TIMELINE)
+    assert append(store, 1).seq == 5
+    assert epochs_of(database) == [(1, 0), (2, 4)]
+    store.close()
+
+
+@pytest.mark.expects_log("the database cannot save")
+def test_a_grant_that_is_missing_on_a_table_fails_the_save(database: Database, limited: str) -> None:
+    pool = Pool(limited, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    store = Store(pool)
+    store.open()
+    append(store, 1)
+    role = conninfo_to_dict(limited)["user"]
+    execute(database.url, f"REVOKE INSERT ON balance_snapshot FROM {role}")
+    with pytest.raises(StoreUnavailable):
+        append(store, 1)
+    assert pool.probe.can_read_timeline
     store.close()
 
 
