@@ -23,7 +23,7 @@ class Expected(NamedTuple):
     """The feed to which a batch is appended."""
 
     known: Position | None
-    """Where it ended once: in the same epoch it never ends before that."""
+    """Where it ended once: it has the same epoch, and never ends before that."""
     system_id: str | None
     """The system of the session's server; None if it may not be read."""
     has_timeline: bool
@@ -122,12 +122,12 @@ LOCK_FEED: LiteralString = "SELECT FROM balance_feed WHERE only_row FOR UPDATE"
 
 TIMELINE_IS_SAME: LiteralString = f"timeline = {TIMELINE}"
 
-# $1 and $2: the epoch, and a seq at which it ended once; $3: the system; NULL: not known. Not true if no timeline or
-# system is recorded yet.
+# $1 and $2: the epoch, and a seq at which it ended once; $3: the system, or NULL if it is not known. Not true in any
+# other epoch, since `renew_epoch` finds out whether it is over, and not if no timeline or system is recorded yet.
 IS_EXPECTED: LiteralString = f"""
 ({TIMELINE_IS_SAME}
  AND ($3::text IS NULL OR system_id = $3)
- AND ($1::uuid IS NULL OR epoch <> $1 OR last_seq >= $2::bigint)) IS TRUE
+ AND epoch = $1::uuid AND last_seq >= $2::bigint) IS TRUE
 """
 
 LOCK_EXPECTED: LiteralString = f"SELECT epoch, last_seq, {IS_EXPECTED} FROM balance_feed WHERE only_row FOR UPDATE"

@@ -2,15 +2,17 @@
 
 A position is good if and only if no later epoch began before it (`balance_epoch.after_seq`). PostgreSQL counts up its
 timeline at each promotion of a standby and each point-in-time restore. A new epoch begins when the timeline or the
-system is another than the recorded one, when the counter of the feed went back, and by hand.
+system is another than the recorded one, when a process finds the feed in an epoch that was over or its counter lower
+than before, and by hand.
 
-Threads: `ServerProbe` may be used by any number of threads; the functions block.
+Threads: `ServerProbe` and `KnownFeed` may be used by any number of threads; the functions block.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
@@ -63,7 +65,7 @@ class ServerProbe:
         self.can_read_timeline = True
         """Whether the statements may have TIMELINE in them, as the last `read` found."""
         self._unsupported: set[str] = set()  # the statements that the service does not have
-        self._lock = threading.Lock()  # guards `_newest`
+        self._lock = threading.Lock()  # guards the changes of `can_read_timeline` and `_newest`
         self._newest: dict[str | None, str] = {}  # of each system, the newest timeline that was seen
         self._refused: set[Server] = set()
 
@@ -109,12 +111,47 @@ class ServerProbe:
         return str(value)
 
     def _note_timeline(self, *, can_read: bool) -> None:
-        if self._newest and self.can_read_timeline and not can_read:
+        with self._lock:
+            could_read, self.can_read_timeline = self.can_read_timeline, can_read
+        if self._newest and could_read and not can_read:
             log.warning(NO_TIMELINE)
-        self.can_read_timeline = can_read
 
 
-def check_server(connection: Connection[Any], probe: ServerProbe) -> Server:
+class KnownFeed:
+    """What a process knows of the feed: where it ends, and the epochs that are over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards both
+        self._past: set[str] = set()
+        self.end: Position | None = None
+        """Where the feed ended at the last append or read of its end: in this epoch it never ends before that."""
+
+    def is_past(self, epoch: str) -> bool:
+        """Return whether an epoch is over: a feed in it was put back."""
+        return epoch in self._past
+
+    def went_back(self, position: Position) -> bool:
+        """Return whether a feed that ends at this position was put back."""
+        end = self.end
+        return self.is_past(position.epoch) or (
+            end is not None and end.epoch == position.epoch and end.seq > position.seq
+        )
+
+    def note(self, position: Position, past: Iterable[str] = ()) -> None:
+        """Note where the feed ends, and epochs that are over. A position before the known one is ignored.
+
+        Another thread may have noted a newer one since it was read. If the feed was put back, it is left to
+        `renew_epoch`: an append would continue the feed from there in the same epoch.
+        """
+        with self._lock:
+            if not self.went_back(position):
+                if self.end is not None and self.end.epoch != position.epoch:
+                    self._past.add(self.end.epoch)
+                self._past.update(past)
+                self.end = position
+
+
+def check_server(connection: Connection[Any], probe: ServerProbe, known: KnownFeed) -> Server:
     """Return the server of a new session; if the epoch of the feed is not of it, renew the epoch.
 
     If the server, its tables or grants do not allow that now, a save fails with the reason, and reads may work. Raises
@@ -124,17 +161,29 @@ def check_server(connection: Connection[Any], probe: ServerProbe) -> Server:
     try:
         feed = _read_feed(connection, FEED)
         if feed is not None and not feed.is_of(server):
-            renew_epoch(connection, probe)
+            renew_epoch(connection, probe, known)
     except psycopg.Error as error:
         if connection.closed or is_lost(error):
             raise
     return server
 
 
-def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: Position | None = None) -> Position:
-    """Begin a new epoch if the feed is not the one of before; return its position.
+def note_end(connection: Connection[Any], probe: ServerProbe, known: KnownFeed, position: Position) -> Position:
+    """Note where the feed ends, as a session has read it; if it is in an epoch that is over, renew the epoch.
 
-    It is another one if its timeline or system is, or if it ends before `known`, which was its end once. Processes
+    Returns where the feed ends. Raises psycopg.Error and DatabaseFault.
+    """
+    if known.is_past(position.epoch):
+        return renew_epoch(connection, probe, known)
+    is_same = known.end is not None and known.end.epoch == position.epoch
+    known.note(position, () if is_same else _read_past(connection, position.epoch))
+    return position
+
+
+def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: KnownFeed) -> Position:
+    """Begin a new epoch if the feed is not the one of before; return its position, and note it.
+
+    It is another one if its timeline or system is, if its epoch is over, or if it ends before its known end. Processes
     that notice this at once begin one epoch, since each checks it under the lock of the feed. What was not recorded
     is recorded. Raises psycopg.Error and DatabaseFault.
     """
@@ -142,18 +191,21 @@ def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: Position
     with connection.transaction():
         connection.execute(COMMIT_LOCALLY)
         feed = _one(_read_feed(connection, LOCK))
-        is_shorter = known is not None and known.epoch == feed.epoch and known.seq > feed.last_seq
-        if is_shorter or _is_other(feed.timeline, server.timeline) or _is_other(feed.system_id, server.system_id):
+        went_back = known.went_back(Position(feed.epoch, feed.last_seq))
+        if went_back or _is_other(feed.timeline, server.timeline) or _is_other(feed.system_id, server.system_id):
             before, feed = feed, _begin(connection, server)
             log.warning(
                 "a new epoch of the feed begins after seq %d: timeline %s, system %s; before: seq %d, timeline %s, "
                 "system %s",
                 feed.last_seq, feed.timeline, feed.system_id,
-                known.seq if known else before.last_seq, before.timeline, before.system_id,
+                known.end.seq if known.end else before.last_seq, before.timeline, before.system_id,
             )  # fmt: skip
         elif not feed.is_of(server):
             feed = _one(_read_feed(connection, RECORD, {"timeline": server.timeline, "system_id": server.system_id}))
-    return Position(feed.epoch, feed.last_seq)
+        past = _read_past(connection, feed.epoch)
+    position = Position(feed.epoch, feed.last_seq)
+    known.note(position, past)
+    return position
 
 
 def begin_epoch(url: str) -> Position:
@@ -181,6 +233,10 @@ def begin_epoch(url: str) -> Position:
 
 def _begin(connection: Connection[Any], server: Server) -> Feed:
     return _one(_read_feed(connection, BEGIN, {"timeline": server.timeline, "system_id": server.system_id}))
+
+
+def _read_past(connection: Connection[Any], epoch: str) -> list[str]:
+    return [past for (past,) in connection.execute(PAST, (epoch,)).fetchall()]
 
 
 def _is_other(recorded: str | None, current: str | None) -> bool:
@@ -220,6 +276,10 @@ COMMIT_LOCALLY: LiteralString = "SET LOCAL synchronous_commit = local"
 FEED: LiteralString = "SELECT epoch::text, last_seq, timeline, system_id FROM balance_feed WHERE only_row"
 
 LOCK: LiteralString = f"{FEED} FOR UPDATE"
+
+PAST: LiteralString = """
+SELECT epoch::text FROM balance_epoch WHERE number < (SELECT number FROM balance_epoch WHERE epoch = %s)
+"""
 
 RECORD: LiteralString = """
 UPDATE balance_feed

@@ -18,7 +18,7 @@ from psycopg import errors, pq
 
 from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot
-from balance.storage.epochs import renew_epoch
+from balance.storage.epochs import note_end, renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.pool import Pool
 from balance.storage.session_settings import STANDBYS, durability
@@ -78,20 +78,16 @@ class FeedStore:
         self._rows_max = PAGE_ROWS_MAX  # of the next page: fewer after a page of large rows
 
     def head(self) -> Head:
-        """Read where the feed ends."""
+        """Read where the feed ends. An epoch that is over is renewed; a counter that went back is left to `renew`."""
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"head", HEAD))
-        position, known = _position(result), self._pool.known_end
-        # An end before the known one is left to `renew`. If it were known here, an append could continue the feed from
-        # there in the same epoch, and the new epoch would begin after rows that are others than before.
-        if known is None or known.epoch != position.epoch or known.seq < position.seq:
-            self._pool.known_end = position
+            position = note_end(session, self._pool.probe, self._pool.known, _position(result))
         return Head(position, durability(_text(result, 3)))
 
-    def renew(self, known: Position) -> Position:
-        """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
+    def renew(self) -> Position:
+        """Begin a new epoch if the feed ends before its known end; return where it ends."""
         with self._pool.connection() as session:
-            return renew_epoch(session, self._pool.probe, known)
+            return renew_epoch(session, self._pool.probe, self._pool.known)
 
     def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
         """Look at the next snapshots after seq `after`, and return those of `pids`, or all.

@@ -20,7 +20,7 @@ from balance.position import ClaimedPosition, Position
 from balance.storage import epochs
 from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import Server, ServerProbe, begin_epoch, renew_epoch
+from balance.storage.epochs import KnownFeed, Server, ServerProbe, begin_epoch, renew_epoch
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
@@ -36,6 +36,7 @@ OTHER_TIMELINE = "UPDATE balance_feed SET timeline = '00000009'"
 OTHER_SYSTEM = "UPDATE balance_feed SET system_id = '1'"
 COUNTER_WENT_BACK = "DELETE FROM balance_snapshot WHERE seq > 2; UPDATE balance_feed SET last_seq = 2"
 
+TABLES = ("balance_epoch", "balance_feed", "balance_snapshot")
 HIDDEN = ("pg_walfile_name(pg_lsn)", "pg_control_system()")
 
 MakeStore = Callable[[], Store]
@@ -77,6 +78,17 @@ def recorded(database: Database) -> Server:
 def server_of(database: Database) -> Server:
     with psycopg.connect(database.url, autocommit=True) as connection:
         return ServerProbe().read(connection)
+
+
+class FeedDump:
+    """The tables of the feed as they are now, to be put back later as by a dump."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.url
+        execute(self._url, "CREATE SCHEMA dump", *(f"CREATE TABLE dump.{one} AS TABLE {one}" for one in TABLES))
+
+    def restore(self) -> None:
+        execute(self._url, *(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM dump.{one}" for one in TABLES))
 
 
 # What is recorded
@@ -215,7 +227,7 @@ def test_a_process_that_waits_for_another_finds_the_epoch_that_it_began(
     execute(database.url, OTHER_TIMELINE)
     with psycopg.connect(database.url, autocommit=True) as connection, ThreadPoolExecutor(1) as executor:
         with locked(database, LOCK_FEED) as other:
-            waiting = executor.submit(renew_epoch, connection, ServerProbe())
+            waiting = executor.submit(renew_epoch, connection, ServerProbe(), KnownFeed())
             wait_until(lambda: is_waited_for(database))
             begun = other.execute(epochs.BEGIN, server_of(database)._asdict()).fetchone()
             other.commit()
@@ -249,14 +261,69 @@ def test_the_tail_renews_the_epoch_when_the_feed_ends_before_its_position(
     store = make_store()
     known = append(store, 5)
     feed = FeedStore(store._pool)
-    assert feed.renew(known) == known
+    assert feed.renew() == known
     execute(database.url, COUNTER_WENT_BACK)
-    renewed = feed.renew(known)
+    renewed = feed.renew()
     assert renewed.seq == 2
-    assert feed.renew(known) == renewed
+    assert feed.renew() == renewed
     assert feed.head().position == renewed
     assert epochs_of(database) == [(1, 0), (2, 2)]
     assert feed.look_up(ClaimedPosition(known.epoch, 3)).good_until == 2
+
+
+@pytest.mark.expects_log(BEGINS)
+@pytest.mark.parametrize("is_polled", [False, True])
+@pytest.mark.parametrize("has_seen_it", [False, True])
+def test_a_feed_that_was_put_back_into_an_epoch_that_is_over_begins_another(
+    database: Database, make_store: MakeStore, is_polled: bool, has_seen_it: bool
+) -> None:
+    """A dump of the first epoch is restored while a process runs, which has seen that epoch or a later one only."""
+    store = make_store()
+    first = append(store, 3)
+    dump = FeedDump(database)
+    second = begin_epoch(database.url)
+    if not has_seen_it:
+        store = make_store()
+    assert append(store, 4) == Position(second.epoch, 7)
+    dump.restore()
+    if is_polled:
+        FeedStore(store._pool).head()
+    after = append(store, 9)  # more than were lost
+    assert after.seq == 12
+    assert after.epoch not in (first.epoch, second.epoch)
+    assert epochs_of(database) == [(1, 0), (2, 3)]
+    feed = FeedStore(store._pool)
+    assert feed.head().position == after
+    assert not feed.look_up(ClaimedPosition(second.epoch, 5)).epoch_is_known
+    assert feed.look_up(ClaimedPosition(first.epoch, 3)).good_until == 3
+
+
+@pytest.mark.expects_log(BEGINS)
+def test_processes_that_see_a_feed_put_back_begin_one_epoch(database: Database, make_store: MakeStore) -> None:
+    stores = [make_store() for _ in range(3)]
+    dump = FeedDump(database)
+    begin_epoch(database.url)
+    for store in stores:
+        append(store, 2)
+    dump.restore()
+    assert len({append(store, 1).epoch for store in stores}) == 1
+    assert epochs_of(database) == [(1, 0), (2, 0)]
+    dump.restore()
+    FeedStore(stores[0]._pool).head()
+    assert {append(store, 1).epoch for store in stores} == {FeedStore(stores[1]._pool).head().position.epoch}
+    assert epochs_of(database) == [(1, 0), (2, 0)]
+
+
+def test_a_position_that_was_read_before_the_newest_known_one_is_not_noted() -> None:
+    known = KnownFeed()
+    for position in (Position("a", 5), Position("a", 7), Position("b", 6), Position("b", 8)):
+        known.note(position)
+        assert known.end == position
+    for late in (Position("b", 7), Position("a", 9)):
+        known.note(late)
+        assert known.end == Position("b", 8)
+        assert known.went_back(late)
+    assert not known.went_back(Position("c", 1))
 
 
 def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store: MakeStore) -> None:
@@ -272,7 +339,7 @@ def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store:
         connection.execute("CREATE TRIGGER note AFTER UPDATE ON balance_feed EXECUTE FUNCTION note()")
         execute(database.url, "UPDATE balance_feed SET timeline = NULL")
         connection.add_notice_handler(lambda notice: seen.append(notice.message_primary))
-        renew_epoch(connection, ServerProbe())
+        renew_epoch(connection, ServerProbe(), KnownFeed())
         assert seen == ["local"]
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("remote_apply",)
 
@@ -287,6 +354,12 @@ def hide_server(database: Database) -> None:
 
 def show_server(database: Database) -> None:
     execute(database.url, *(f"GRANT EXECUTE ON FUNCTION {function} TO public" for function in HIDDEN))
+
+
+def is_at_rest(pool: Pool) -> bool:
+    """Return whether the pool opens no session in the background; one is that of the write thread."""
+    stats = pool._pool.get_stats()
+    return stats["pool_size"] == stats["pool_available"] + 1
 
 
 @pytest.fixture
@@ -332,6 +405,7 @@ def test_saves_go_on_when_the_timeline_is_hidden_from_a_running_process(
     store = Store(pool)
     store.open()
     assert append(store, 1).seq == 1
+    wait_until(lambda: is_at_rest(pool))
     hide_server(database)
     one = snapshot()
     assert store.append([one, one] if repeats_id else [one]).end == 2

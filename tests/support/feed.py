@@ -49,6 +49,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.epochs = {EPOCH: 0}  # each with the seq after which it began, in their order
         self.stored: list[Snapshot] = []
+        self._known_end = 0  # where it ended at the last append or poll
         self.first = 1  # what is before is pruned
         self.batches: list[int] = []  # the size of each append
         self.heads = 0  # the number of polls
@@ -93,17 +94,20 @@ class FakeStore:
             saved.append(Saved(known[one.id], duplicate))
         self.stored.extend(new)  # in one step: another thread sees all of them or none
         epoch, end = self.epoch, len(self.stored)
+        self._known_end = end
         self.after()
         return Appended(epoch, end, saved)
 
     def head(self) -> Head:
         self.heads += 1
+        self._known_end = max(self._known_end, len(self.stored))
         head = Head(Position(self.epoch, len(self.stored)), self.durability)
         self.on_head()
         return head
 
-    def renew(self, known: Position) -> Position:
-        if known.seq > len(self.stored):
+    def renew(self) -> Position:
+        if self._known_end > len(self.stored):
+            self._known_end = len(self.stored)
             self.begin_epoch()
         return Position(self.epoch, len(self.stored))
 
