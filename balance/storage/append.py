@@ -15,8 +15,8 @@ import protocol
 from balance.position import Position
 from balance.snapshot import Saved, Snapshot
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import TIMELINE
 from balance.storage.errors import NO_FEED, DatabaseFault
+from balance.storage.server_probe import TIMELINE
 
 
 class Expected(NamedTuple):

@@ -22,7 +22,7 @@ import psycopg_pool
 
 from balance.storage.connect import DatabaseError, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import KnownFeed, Server, ServerProbe, check_server
+from balance.storage.epochs import KnownFeed, check_server
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -34,6 +34,7 @@ from balance.storage.errors import (
 )
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 from balance.storage.startup_check import CheckedConnections, check_grants, check_session
 

@@ -17,14 +17,15 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from balance.position import ClaimedPosition, Position
-from balance.storage import epochs
+from balance.storage import epochs, server_probe
 from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import KnownFeed, Server, ServerProbe, begin_epoch, renew_epoch
+from balance.storage.epochs import KnownFeed, begin_epoch, renew_epoch
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
 from balance.storage.pool import Pool
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.postgres import LOCK_FEED, Postgres, execute, is_waited_for, locked
@@ -443,10 +444,10 @@ def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
     probe = ServerProbe()
     with psycopg.connect(database.url, autocommit=True) as connection:
         assert probe.read(connection).timeline == "00000001"
-        monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000002'")
+        monkeypatch.setattr(server_probe, "READ_TIMELINE", "SELECT '00000002'")
         assert probe.read(connection).timeline == "00000002"
-        monkeypatch.setattr(epochs, "READ_SYSTEM_ID", "SELECT '1'")
-        monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000001'")
+        monkeypatch.setattr(server_probe, "READ_SYSTEM_ID", "SELECT '1'")
+        monkeypatch.setattr(server_probe, "READ_TIMELINE", "SELECT '00000001'")
         assert probe.read(connection) == Server("00000001", "1")
         monkeypatch.undo()
         with pytest.raises(psycopg.OperationalError, match="former primary: it has timeline 00000001"):
