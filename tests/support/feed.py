@@ -158,13 +158,21 @@ class FakeListener:
 class Rig:
     """A writer and a feed, their store and a listener."""
 
-    def __init__(self, store: FakeStore, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+    def __init__(
+        self,
+        store: FakeStore,
+        worker: WorkerThread,
+        tail_worker: WorkerThread,
+        executor: Executor,
+        read_executor: Executor,
+    ) -> None:
         self.store = store
+        self.executor = executor
         self.worker, self.tail_worker = worker, tail_worker
         self.listener = FakeListener()
         self.cork: AbstractContextManager[None] = nullcontext()
         self.tail = Tail(self.store, tail_worker)
-        self.feed = Feed(self.store, self.tail, executor, read_ms_max=5000)
+        self.feed = Feed(self.store, self.tail, executor, read_executor, read_ms_max=5000)
         self.feed.subscribe(self.listener)
 
     @property
@@ -213,8 +221,8 @@ class Rig:
 def feed_rig(io_loop: IOLoop, store: FakeStore | None = None) -> Iterator[Rig]:
     """Give a rig for a test on this event loop; its threads end with the block."""
     workers = WorkerThread("test"), WorkerThread("test-tail")
-    with ThreadPoolExecutor(2, "test-replay") as executor:
-        rig = Rig(store or FakeStore(), *workers, executor)
+    with ThreadPoolExecutor(2, "test-replay") as executor, ThreadPoolExecutor(1, "test-read") as read_executor:
+        rig = Rig(store or FakeStore(), *workers, executor, read_executor)
         try:
             yield rig
         finally:
