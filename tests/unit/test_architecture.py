@@ -31,7 +31,7 @@ IMPORTS = {
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
-    "position": set(),
+    "position": {"protocol"},
     "auth": {"protocol"},
     "config": {"host_names", "program", "protocol"},
     "host_names": set(),
