@@ -84,6 +84,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.migrate", "migration.text.encode()"),
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
+    ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
 }
 
