@@ -88,6 +88,12 @@ class Loop:
                 raise TimeoutError(f"not done within {seconds} s")
             self.read(1.0)
 
+    def read_for(self, seconds: float) -> None:
+        """Read for a time."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.read(left)
+
     def read(self, wait_s: float = 0.0) -> None:
         """Read what has arrived, or what arrives first within the wait."""
         for descriptor, _ in self._epoll.poll(wait_s):
@@ -193,7 +199,8 @@ class Http(Client):
         super().__init__(port)
         self._requests = iter(requests)
         self._status = status
-        self._sent_at = 0.0
+        self.sent: list[float] = []
+        """When each request was sent, by `time.perf_counter`."""
         self.latencies: list[float] = []
         """Of each request that was answered, the seconds from it to the end of its response."""
         self.is_done = False
@@ -204,7 +211,7 @@ class Http(Client):
         if request is None:
             self.is_done = True
         else:
-            self._sent_at = time.perf_counter()
+            self.sent.append(time.perf_counter())
             self.socket.sendall(request)
 
     def _handle(self) -> None:
@@ -216,7 +223,7 @@ class Http(Client):
         size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         if len(body) >= size:
             self._buffer = body[size:]
-            self.latencies.append(time.perf_counter() - self._sent_at)
+            self.latencies.append(time.perf_counter() - self.sent[-1])
             self.send_next()
 
 

@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.aio.turn_limit import TurnLimit
 from balance.feed.tail import Tail
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
@@ -26,6 +27,7 @@ from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
 KEPT_MAX = 8  # encoded pages from memory
+SENT_MAX = 4  # pages in one turn of the event loop: all clients that wait for a page get it at once
 
 T = TypeVar("T")
 Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
@@ -62,6 +64,7 @@ class Replay:
         self._reach_s_max = reach_s_max
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
+        self._sent = TurnLimit(SENT_MAX)
 
     async def run(
         self,
@@ -82,6 +85,7 @@ class Replay:
                 chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS_MAX, pids)
                 seq = chunk.last
                 if chunk.data is not None:
+                    await self._sent.acquire()
                     await send(chunk.data)
             join()
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnectionDelegate
@@ -26,6 +29,7 @@ DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
+ACCEPTED_MAX = 4  # connections in one turn of the event loop: many that come back at once must not delay a save
 
 
 @dataclass(slots=True)
@@ -93,6 +97,28 @@ class HttpListener(HTTPServer):
         self._awaited: dict[object, _AwaitedRequest] = {}  # by connection
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._closer = Closer()
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept connections on these sockets from now on.
+
+        Tornado accepts up to 128 in a turn, and their requests arrive together in the next.
+        """
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            self._sockets[listening.fileno()] = listening
+            loop.add_reader(listening, self._accept, listening)
+            self._handlers[listening.fileno()] = cast("Callable[[], None]", partial(loop.remove_reader, listening))
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Accept some connections; the event loop calls again in its next turn if there are more."""
+        for _ in range(ACCEPTED_MAX):
+            try:
+                connection, address = listening.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:  # closed while it waited (accept(2), FreeBSD)
+                continue
+            self._handle_connection(connection, address)
 
     def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         if 0 < self.descriptors_max - DESCRIPTORS_RESERVED < stream.socket.fileno():

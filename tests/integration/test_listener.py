@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from itertools import pairwise
 from random import Random
 
 import psycopg
 import pytest
 
 import protocol
+from balance.web.listener import ACCEPTED_MAX
 from tests.support.http_client import request_bytes
 from tests.support.payloads import UPDATE, updates
 from tests.support.raw_clients import SocketClient
@@ -132,3 +134,16 @@ async def test_the_client_address_is_read_from_trusted_proxies_only(make_service
     assert await remote_address(service, "127.0.0.1", **real) == "127.0.0.1"
     assert await remote_address(service, "127.0.0.2", **forwarded, **real) == "127.0.0.2"
     assert await remote_address(service, "127.0.0.1", X_Forwarded_For="192.0.2.1, ::1, 127.0.0.1") == "192.0.2.1"
+
+
+async def test_connections_that_arrive_at_once_are_accepted_a_few_per_turn(service: Service) -> None:
+    http = service.app._http
+    before, accepted = len(http._connections), []
+    with ExitStack() as opened:
+        for _ in range(5 * ACCEPTED_MAX):
+            opened.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+        while not accepted or accepted[-1] < 5 * ACCEPTED_MAX:
+            await asyncio.sleep(0)
+            accepted.append(len(http._connections) - before)
+    assert max(now - then for then, now in pairwise([0, *accepted])) == ACCEPTED_MAX
+    await until(lambda: len(http._connections) == before)

@@ -73,7 +73,7 @@ NAMES: dict[type, set[str]] = {
         "_read_regex",
         "_write_buffer",
     },
-    HTTPServer: {"_connections", "conn_params"},
+    HTTPServer: {"_connections", "_handle_connection", "_handlers", "_sockets", "conn_params"},
     _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},
 }
 # By module: private functions and classes that are imported.

@@ -1,0 +1,52 @@
+"""A number of coroutines continue in each turn of the event loop, first in, first out."""
+
+from __future__ import annotations
+
+import asyncio
+
+from balance.aio.turn_limit import TurnLimit
+
+
+async def turns_of(limit: TurnLimit, count: int) -> list[int]:
+    """Start coroutines that are ready at once; return in which turn each of them continued."""
+    turn, turns = 0, list[int]()
+
+    async def step() -> None:
+        await limit.acquire()
+        turns.append(turn)
+
+    steps = [asyncio.ensure_future(step()) for _ in range(count)]
+    while not all(step.done() for step in steps):
+        turn += 1
+        await asyncio.sleep(0)
+    return turns
+
+
+async def test_of_many_that_are_ready_a_few_continue_in_each_turn() -> None:
+    turns = await turns_of(TurnLimit(3), 20)
+    assert len(turns) == 20
+    assert turns == sorted(turns), "first in, first out"
+    assert max(turns.count(turn) for turn in turns) == 3
+    assert max(turns) <= 2 * 7 + 1, "no turn passes unused for long"
+
+
+async def test_a_coroutine_that_is_alone_waits_for_nothing() -> None:
+    limit = TurnLimit(2)
+    for _ in range(10):
+        assert await turns_of(limit, 1) == [1]
+
+
+async def test_a_cancelled_wait_uses_no_step() -> None:
+    limit, order = TurnLimit(1), list[int]()
+
+    async def step(number: int) -> None:
+        await limit.acquire()
+        order.append(number)
+
+    steps = [asyncio.ensure_future(step(number)) for number in range(4)]
+    await asyncio.sleep(0)
+    steps[1].cancel()
+    steps[2].cancel()
+    await asyncio.gather(*steps, return_exceptions=True)
+    assert order == [0, 3]
+    assert await turns_of(limit, 1) == [1], "it goes on as before"
