@@ -25,7 +25,7 @@ from balance.database import Database
 from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
-from balance.host_names import is_loopback
+from balance.public import limits_of, policies
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
@@ -49,7 +49,6 @@ from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
 from balance.web.tls import Certificate
 from protocol.documents import documents
-from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
 
 log = logging.getLogger("balance.app")
@@ -78,13 +77,12 @@ class App:
         engine = _engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
-        self.feed = Feed(database.feed_store, tail, database.replay_executor, read_ms_max=config.read_ms_max)
+        self.feed = Feed(
+            database.feed_store, tail, database.replay_executor, database.read_executor, read_ms_max=config.read_ms_max
+        )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed,
-            self._budget,
-            stream_s_max=config.stream_s_max,
-            unsent_bytes_max=config.watcher_unsent_bytes_max,
+            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -108,12 +106,7 @@ class App:
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
         self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
-        # The start line has the address of `--host`, so it is served too.
-        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = self._listener(hosts, origins)
+        self._http = self._listener(*policies(config))
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
@@ -125,6 +118,7 @@ class App:
             origins,
             self._budget,
             body_bytes_max=self._config.body_bytes_max,
+            prefix=public.prefix if (public := self._config.public) is not None else "",
         )
         return HttpListener(
             router,
@@ -150,12 +144,7 @@ class App:
             "watcher_limit": self._watcher_limit,
             "body_bytes_max": self._config.frame_bytes_max,
         }
-        limits = Limits(
-            update_bytes_max=self._config.body_bytes_max,
-            ping_interval_s=self._config.ping_interval_s,
-            ping_timeout_s=self._config.ping_timeout_s,
-            address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
-        )
+        limits = limits_of(self._config)
         watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from balance import program
-from balance.host_names import normalise_host, normalise_origin
+from balance.host_names import PublicUrl, normalise_host, normalise_origin, parse_public_url
 from protocol.limits import DEFAULT
 
 
@@ -45,6 +45,7 @@ class Config:
     )
     cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call: comma-separated, or *")
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is trusted")
+    public_url: str = setting("", "address of the service as clients see it: https://balance.example.com/prefix")
     tls_cert: str = setting("", "file with the certificate and its chain, PEM; with it the service speaks TLS")
     tls_key: str = setting("", "file with the private key of the certificate, PEM")
 
@@ -90,6 +91,11 @@ class Config:
         self._normalise("hosts", normalise_host)
         self._normalise("cors_origins", normalise_origin)
         self._normalise("trusted_proxies", _normal_address)
+        if self.public_url:
+            try:
+                object.__setattr__(self, "public_url", str(parse_public_url(self.public_url)))
+            except ValueError as error:
+                raise ConfigError(f"--public-url: {self.public_url!r} {error}") from error
         if not self.host:
             raise ConfigError("--host: must not be empty")
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -105,6 +111,11 @@ class Config:
             except ValueError as error:
                 raise ConfigError(f"{flag(one)}: {text!r} {error}") from error
         object.__setattr__(self, name, tuple(values))
+
+    @property
+    def public(self) -> PublicUrl | None:
+        """The setting `--public-url`, in its parts."""
+        return parse_public_url(self.public_url) if self.public_url else None
 
     @classmethod
     def read(cls, argv: Sequence[str], env: Mapping[str, str]) -> Config:

@@ -28,6 +28,8 @@ AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]*(?:%[0-9A-Za-z._~-]*)?\]|[0-9A-Za-z._-
 NAME = re.compile(r"[0-9a-z_-]{1,63}(?:\.[0-9a-z_-]{1,63})*")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # the last label of an IPv4 address (URL standard, section 3.5)
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, section 3.1
+PREFIX = re.compile(r"(?:/[0-9A-Za-z_~-][0-9A-Za-z._~-]*)*")  # of unreserved characters: nothing in it is encoded
+OWN_PATHS = frozenset(("api", "healthz", "livez", "metrics", "readyz", "version"))  # first segments of routes
 APP_HOST = re.compile(r"[0-9a-z._:-]+")
 
 
@@ -47,6 +49,23 @@ class Origin(NamedTuple):
     name: str
     port: str
     """Decimal, or empty for the scheme's default."""
+
+
+class PublicUrl(NamedTuple):
+    """The address of the service as its clients see it, normalised: `https://balance.example.com/prefix`."""
+
+    scheme: str
+    host: Authority
+    prefix: str
+    """What comes before every path of the service; empty, or with a slash at its beginning and none at its end."""
+
+    @property
+    def address(self) -> str:
+        """The host, with its port if it is not the default one."""
+        return self.host.name + (self.host.port and f":{self.host.port}")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.address}{self.prefix}"
 
 
 def is_private(name: str) -> bool:
@@ -91,6 +110,25 @@ def parse_origin(text: str) -> Origin:
         return Origin(scheme, rest, "")
     name, port = parse_authority(rest)
     return Origin(scheme, name, "" if port == DEFAULT_PORTS[scheme] else port)
+
+
+def parse_public_url(text: str) -> PublicUrl:
+    """Parse and normalise the value of `--public-url`. Raises ValueError with the reason."""
+    scheme, mark, rest = text.partition("://")
+    authority, slash, path = rest.partition("/")
+    if scheme.lower() not in DEFAULT_PORTS or not mark:
+        raise ValueError("is not an address such as https://balance.example.com/prefix: it must begin with https://")
+    try:
+        name, port = parse_authority(_to_ascii(authority))
+    except ValueError as error:
+        raise ValueError(f"is not an address such as https://balance.example.com/prefix: it {error}") from error
+    prefix = (slash + path).removesuffix("/")
+    if not PREFIX.fullmatch(prefix):
+        raise ValueError("has a path that is not of segments of letters, digits and ._~-")
+    if (first := prefix.partition("/")[2].partition("/")[0]) in OWN_PATHS:
+        raise ValueError(f"has a path that begins with /{first}, as paths of the service itself do")
+    port = "" if port == DEFAULT_PORTS[scheme.lower()] else port
+    return PublicUrl(scheme.lower(), Authority(name, port), prefix)
 
 
 def normalise_host(text: str) -> str:

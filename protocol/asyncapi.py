@@ -74,8 +74,8 @@ def asyncapi(version: str, limits: Limits) -> Json:
 def _server(limits: Limits) -> Json:
     return {
         "host": "{host}",
-        "pathname": SOCKET_PATH,
-        "protocol": "ws",
+        "pathname": limits.prefix + SOCKET_PATH,
+        "protocol": "wss" if limits.scheme == "https" else "ws",
         "description": "Socket.IO over WebSocket and over HTTP long polling.",
         "variables": {
             "host": {
@@ -84,7 +84,7 @@ def _server(limits: Limits) -> Json:
             }
         },
         "x-socketio": {
-            "path": SOCKET_PATH,
+            "path": limits.prefix + SOCKET_PATH,
             "namespace": NAMESPACE,
             "protocol": 5,
             "engineioProtocol": 4,

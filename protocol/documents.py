@@ -61,7 +61,7 @@ def documents(limits: Limits = DEFAULT) -> dict[str, Document]:
     ]
     types = resources.files("protocol").joinpath("types.d.ts").read_bytes()
     found += [
-        Document(CONTRACT, "index.json", JSON, _to_json(_index())),
+        Document(CONTRACT, "index.json", JSON, _to_json(_index(limits.prefix))),
         Document(f"{CONTRACT}bundle.json", "bundle.json", SCHEMA_JSON, _to_json(bundle())),
         Document(f"{CONTRACT}types.d.ts", "types.d.ts", f"{TEXT}; charset=utf-8", types),
         Document(OPENAPI, "openapi.json", JSON, _to_json(openapi(VERSION, limits))),
@@ -70,17 +70,17 @@ def documents(limits: Limits = DEFAULT) -> dict[str, Document]:
     return {document.path: document for document in found}
 
 
-def _index() -> dict[str, Any]:
+def _index(prefix: str) -> dict[str, Any]:
     """Build the index (schemas/contract_reply.json)."""
     data = {
         "version": VERSION,
-        "docs": DOCS,
-        "bundle": f"{CONTRACT}bundle.json",
-        "types": f"{CONTRACT}types.d.ts",
-        "openapi": OPENAPI,
-        "asyncapi": ASYNCAPI,
+        "docs": prefix + DOCS,
+        "bundle": f"{prefix}{CONTRACT}bundle.json",
+        "types": f"{prefix}{CONTRACT}types.d.ts",
+        "openapi": prefix + OPENAPI,
+        "asyncapi": prefix + ASYNCAPI,
         "schemas": [
-            {"name": name, "description": registry.schema(name)["description"], "url": f"{CONTRACT}{name}.json"}
+            {"name": name, "description": registry.schema(name)["description"], "url": f"{prefix}{CONTRACT}{name}.json"}
             for name in registry.names()
         ],
     }

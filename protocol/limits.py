@@ -16,7 +16,11 @@ class Limits:
     ping_timeout_s: int = 20
     """Seconds within which a heartbeat must be answered."""
     address: str = "127.0.0.1:3000"
-    """Host and port on which the server listens."""
+    """Host and port of the server, as its clients see it."""
+    scheme: str = "http"
+    """`http`, or `https` where clients speak TLS."""
+    prefix: str = ""
+    """What comes before every path: empty, or as in `/prefix`."""
 
 
 DEFAULT = Limits()

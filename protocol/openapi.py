@@ -68,9 +68,9 @@ def openapi(version: str, limits: Limits) -> Json:
             "description": INTRODUCTION,
         },
         "servers": [
-            {"url": "/", "description": "The server that serves this document."},
+            {"url": limits.prefix or "/", "description": "The server that serves this document."},
             {
-                "url": "http://{address}",
+                "url": f"{limits.scheme}://{{address}}{limits.prefix}",
                 # The variable has no description: swagger-parser rejects one there, although OpenAPI 3.1 allows it.
                 "description": "Another server, by host and port.",
                 "variables": {"address": {"default": limits.address}},

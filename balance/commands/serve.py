@@ -45,7 +45,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
         url_of_service = base_url(config, sockets[0])
         location = postgres.location if postgres is not None else database_location(url)
         # Printed in one write: a reader may close the pipe between two.
-        greeting = f"listening on {url_of_service}\n{start_line(location, url_of_service)}"
+        greeting = f"listening on {url_of_service}\n{start_line(location, config.public_url or url_of_service)}"
         return asyncio.run(serve(App(config, url, outage, certificate), sockets, signals, supervisor, greeting))
 
 

@@ -42,6 +42,14 @@ def normalise_target(start_line: RequestStartLine, headers: HTTPHeaders, expecte
     return start_line._replace(path=path + mark + query)
 
 
+def without_prefix(start_line: RequestStartLine, prefix: str) -> RequestStartLine:
+    """Return the request line without a prefix of its path, which a proxy may have removed already (`--public-url`)."""
+    rest = start_line.path.removeprefix(prefix)
+    if len(rest) == len(start_line.path) or rest[:1] not in ("/", "?", ""):
+        return start_line
+    return start_line._replace(path=rest if rest.startswith("/") else f"/{rest}")
+
+
 def _split_absolute_form(start_line: RequestStartLine, headers: HTTPHeaders, expected: str) -> str:
     """Return the path and query of an absolute form, and set its host in the headers."""
     scheme, found, rest = start_line.path.partition("://")

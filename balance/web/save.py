@@ -32,6 +32,7 @@ from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
+from balance.web.request_target import without_prefix
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
@@ -53,7 +54,10 @@ class SaveRouter(HTTPServerConnectionDelegate):
         budget: LoopBudget,
         *,
         body_bytes_max: int,
+        prefix: str = "",
     ) -> None:
+        """Serve addresses with and without `prefix`, with which clients see them."""
+        self.prefix = prefix
         self.application = application
         self.service = service
         self.hosts = hosts
@@ -77,6 +81,8 @@ class RoutedRequest(HTTPMessageDelegate):
         self._connection = connection
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        if prefix := self._router.prefix:
+            start_line = without_prefix(start_line, prefix)
         if is_save(start_line):
             self._delegate = SaveRequest(self._router, self._connection, headers)
         else:
@@ -143,7 +149,7 @@ class SaveRequest(HTTPMessageDelegate):
         else:
             headers = default_headers()
             self._set_cors_headers(headers)
-            headers["Location"] = location
+            headers["Location"] = self._router.prefix + location
             self._write_json(status, headers, body)
 
     def _write_error(self, failure: Exception) -> None:

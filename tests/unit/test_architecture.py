@@ -24,7 +24,8 @@ IMPORTS = {
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "process", "program", "storage"},
     "commands": {"app", "config", "process", "storage", "web"},
-    "app": {"aio", "config", "database", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
+    "app": {"aio", "config", "database", "feed", "protocol", "public", "realtime", "service", "storage", "web"},
+    "public": {"config", "host_names", "protocol", "web"},
     "database": {"aio", "config", "storage"},
     "realtime": {"aio", "auth", "feed", "position", "protocol", "service", "snapshot", "web"},
     "web": {"aio", "auth", "feed", "host_names", "position", "protocol", "service", "snapshot"},
@@ -32,7 +33,7 @@ IMPORTS = {
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
-    "position": set(),
+    "position": {"protocol"},
     "auth": {"protocol"},
     "config": {"host_names", "program", "protocol"},
     "host_names": set(),
@@ -86,6 +87,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.migrate", "migration.text.encode()"),
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
+    ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
 }
 

@@ -84,31 +84,35 @@ def _swagger_ui() -> Path:
 
 
 def _render(name: str, limits: Limits) -> bytes:
+    prefix = limits.prefix
     return (
         Loader(str(FOLDER))
         .load(name)
         .generate(
-            rest_page=DOCS,
-            events_page=EVENTS_PAGE,
-            contract=CONTRACT,
-            openapi=OPENAPI,
-            asyncapi=ASYNCAPI,
-            snippets=list(_snippets()),
+            rest_page=prefix + DOCS,
+            events_page=prefix + EVENTS_PAGE,
+            contract=prefix + CONTRACT,
+            openapi=prefix + OPENAPI,
+            asyncapi=prefix + ASYNCAPI,
+            snippets=list(_snippets(prefix)),
             sent=sent(),
             received=received(),
             connect=CONNECT,
             handshake_errors=HANDSHAKE_ERRORS,
             errors=ERRORS.values(),
-            socket_path=SOCKET_PATH,
+            socket_path=prefix + SOCKET_PATH,
+            prefix=prefix,
             namespace=NAMESPACE,
             limits=limits,
         )
     )
 
 
-def _snippets() -> Iterator[Snippet]:
+def _snippets(prefix: str) -> Iterator[Snippet]:
+    """Yield the programs; the page puts the address of the server into them, with the prefix, but not into a path."""
     folder = resources.files("protocol") / "guide"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         suffix = Path(file.name).suffix
         if suffix in LANGUAGES:
-            yield Snippet(LANGUAGES[suffix], file.name, file.read_text("utf-8"))
+            text = file.read_text("utf-8").replace(f"'{SOCKET_PATH}'", f"'{prefix}{SOCKET_PATH}'")
+            yield Snippet(LANGUAGES[suffix], file.name, text)
