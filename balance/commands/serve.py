@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import socket
 from argparse import Namespace
@@ -16,6 +17,7 @@ from tornado.netutil import bind_sockets
 from balance.app import App
 from balance.commands.command import Command, database, print_now
 from balance.config import Config, ConfigError
+from balance.process.service_manager import ServiceManager
 from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
 from balance.storage.connect import to_conninfo
@@ -30,11 +32,13 @@ BACKLOG = 4_096  # connections that wait to be accepted: the listener accepts a 
 
 def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     """Bind the port, open the database, serve until a signal."""
+    manager = ServiceManager(os.environ)
     raise_open_file_limit(config.watchers_max)
     if config.database_url:
         to_conninfo(config.database_url)  # reject an invalid URL before anything is opened
     certificate = read_certificate(config)
     sockets = bind(config)
+    manager.report("STATUS=opening the database")
     with database(config, signals) as (url, postgres):
         supervisor = None
         outage = Outage(REPORT_S_MAX if postgres is not None else 0.0)
@@ -46,11 +50,17 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
         location = postgres.location if postgres is not None else database_location(url)
         # Printed in one write: a reader may close the pipe between two.
         greeting = f"listening on {url_of_service}\n{start_line(location, config.public_url or url_of_service)}"
-        return asyncio.run(serve(App(config, url, outage, certificate), sockets, signals, supervisor, greeting))
+        app = App(config, url, outage, certificate)
+        return asyncio.run(serve(app, sockets, signals, supervisor, manager, greeting))
 
 
 async def serve(
-    app: App, sockets: list[socket.socket], signals: StopSignals, supervisor: Supervisor | None, greeting: str
+    app: App,
+    sockets: list[socket.socket],
+    signals: StopSignals,
+    supervisor: Supervisor | None,
+    manager: ServiceManager,
+    greeting: str,
 ) -> int:
     """Serve until a signal, then finish the requests in flight.
 
@@ -68,11 +78,13 @@ async def serve(
         if started.done():
             ends.append(started.result())
             print_now(greeting)
+            manager.report_ready(greeting.partition("\n")[0])
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             if end.done():
                 end.result()
     finally:
+        manager.report_stopping("answering the requests in flight")
         signals.ignore()  # the loop of the event `stop` is closed soon
         started.cancel()  # otherwise it could still begin to serve, or fail with an error that is never retrieved
         if supervisor is not None:

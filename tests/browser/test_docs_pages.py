@@ -9,12 +9,12 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import protocol
-from balance.web.pages import pages
+from balance.web.pages import LANGUAGES, pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
 from tests.support.browser import run_in_browser
 from tests.support.repository import ROOT
-from tests.support.service import Database, Service
+from tests.support.service import Database, MakeService, Service
 
 AMOUNT = "100074.9997800000000000000000001"  # 31 digits
 UPDATE = f'{{"onchain": {{"rlb": {AMOUNT}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'
@@ -37,17 +37,25 @@ MEDIA_TYPES = {
 }
 
 
-async def browse(page: str, service: Service, folder: Path) -> dict[str, Any]:
+async def browse(page: str, service: Service, folder: Path, prefix: str) -> dict[str, Any]:
     """Read and use a page; return what it shows.
 
     Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
     """
-    seen = await run_in_browser("docs.mjs", page, service.url, UPDATE, folder=folder)
+    url = service.url + prefix
+    seen = await run_in_browser("docs.mjs", page, url, UPDATE, folder=folder)
     assert seen["problems"] == []
-    elsewhere = [url for url in seen["requests"] if not url.startswith((f"{service.url}/", "data:"))]
+    elsewhere = [one for one in seen["requests"] if not one.startswith((f"{url}/", "data:"))]
     assert elsewhere == []
+    assert len(seen["programs"]) == len(LANGUAGES)
+    changes = {"127.0.0.1:3000/": f"127.0.0.1:{service.port}{prefix}/", "127.0.0.1:3000'": f"127.0.0.1:{service.port}'"}
+    changes |= {"'/api/socket.io'": f"'{prefix}/api/socket.io'"}
     guide = sorted(file for file in (ROOT / "protocol" / "guide").iterdir() if file.is_file())
-    assert seen["programs"] == [text.read_text("utf-8").replace("http://127.0.0.1:3000", service.url) for text in guide]
+    for program, file in zip(seen["programs"], guide, strict=True):
+        expected = file.read_text("utf-8")
+        for old, new in changes.items():
+            expected = expected.replace(old, new)
+        assert program == expected
     return seen
 
 
@@ -59,11 +67,13 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
     )
 
 
+@pytest.mark.parametrize("prefix", ["", "/balance"])
 @pytest.mark.gen_test(timeout=90)
 async def test_the_page_of_rest_shows_and_calls_every_operation(
-    service: Service, database: Database, browser_folder: Path
+    make_service: MakeService, database: Database, browser_folder: Path, prefix: str
 ) -> None:
-    seen = await browse("rest", service, browser_folder)
+    service = await make_service(public_url=f"http://localhost{prefix}")
+    seen = await browse("rest", service, browser_folder, prefix)
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
     for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
         assert seen[name][0] == status
@@ -72,11 +82,13 @@ async def test_the_page_of_rest_shows_and_calls_every_operation(
     assert [str(row["onchain"]["rlb"]) for row in database.rows()] == [AMOUNT]
 
 
+@pytest.mark.parametrize("prefix", ["", "/balance"])
 @pytest.mark.gen_test(timeout=90)
 async def test_the_page_of_events_shows_and_sends_every_event(
-    service: Service, database: Database, browser_folder: Path
+    make_service: MakeService, database: Database, browser_folder: Path, prefix: str
 ) -> None:
-    seen = await browse("events", service, browser_folder)
+    service = await make_service(public_url=f"http://localhost{prefix}")
+    seen = await browse("events", service, browser_folder, prefix)
     assert seen["events"] == [*protocol.EVENTS, "connect_error"]
     assert seen["errors"] == [*protocol.ERRORS]
     assert protocol.loads(seen["example"].encode()) == protocol.schema("balance_update")["examples"][0]

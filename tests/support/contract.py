@@ -52,7 +52,7 @@ ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
 }
 BY_EVENT = {error.code for event in protocol.EVENTS.values() for error in event.errors}
 HEADERS = {
-    "Location": r"/api/balance/snapshot/[0-9a-f-]{36}",
+    "Location": r"(?:/[\w.~-]+)*/api/balance/snapshot/[0-9a-f-]{36}",
     "Retry-After": "[1-9][0-9]*",
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
 }
