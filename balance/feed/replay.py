@@ -65,6 +65,10 @@ class Replay:
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
         self._sent = TurnLimit(SENT_MAX)
+        self.runs = 0
+        """The replays that were begun."""
+        self.rows = 0
+        """The snapshots that all replays have passed, also those that a filter rejected."""
 
     async def run(
         self,
@@ -79,10 +83,12 @@ class Replay:
         `send` returns when the client has room for more. `join` has the client receive what is published from then on.
         With `pids`, only snapshots of these are sent. Raises ReplayBroken and StoreUnavailable.
         """
+        self.runs += 1
         with self._tail.followed():
             seq = position.seq
             while seq != self.check(position.epoch):
                 chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS_MAX, pids)
+                self.rows += chunk.last - seq
                 seq = chunk.last
                 if chunk.data is not None:
                     await self._sent.acquire()

@@ -23,6 +23,8 @@ class Watchers:
         self._engine = engine
         self._sender = engine.sender
         self._live: dict[Form, dict[Session, None]] = {}
+        self.deliveries = 0
+        """The events of published snapshots that were sent to clients, or queued for them."""
         self._epoch = ""  # of all live clients: in another one `end_all` is called first
 
     def __len__(self) -> int:
@@ -63,6 +65,7 @@ class Watchers:
         """Send `balance:snapshot` for each, in this order, to every live client."""
         for form, group in self._live.items():
             if group:
+                self.deliveries += len(snapshots) * len(group)
                 self._sender.broadcast(form(snapshots, self._epoch), group)
 
     def end(self, session: Session, reason: str) -> None:
