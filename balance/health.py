@@ -86,14 +86,14 @@ class Health:
         return problems
 
     def _database_problems(self) -> list[Problem]:
-        failing = self._database.outage.failing()
-        kind = next((kind for kind in (CONNECTION, READ) if kind in failing), None)
+        kind = next((kind for kind in (CONNECTION, READ) if self._database.outage.fails(kind)), None)
         if kind is not None:
             return [Problem("database", kind.value)]
         return [Problem("database", NO_ANSWER)] if self._tail.poll_s > WAIT_S_MAX else []
 
     def _writer_problems(self) -> list[Problem]:
-        has_failed = self._database.outage.failing().get(SAVE, FAILED_S) < FAILED_S
+        failed_s = self._writer.failed_s
+        has_failed = failed_s is not None and failed_s < FAILED_S
         if not has_failed and self._writer.waiting_s <= WAIT_S_MAX:
             return []
         if self._database.pool.lacks_standby:

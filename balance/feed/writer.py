@@ -67,6 +67,7 @@ class Writer:
         self.commit_rows = Histogram(COMMIT_BOUNDS_ROWS)
         self.failed_commits = 0
         """The batches that failed or got no answer; one without an answer may have been committed."""
+        self._failed_at: float | None = None  # when the last batch failed; None if it was committed
 
     @property
     def pending(self) -> int:
@@ -80,6 +81,11 @@ class Writer:
             if not save.done():
                 return self._loop.time() + self._save_s_max - save.deadline
         return 0.0
+
+    @property
+    def failed_s(self) -> float | None:
+        """The time since the last batch failed; None if it was committed, or there was none."""
+        return None if self._failed_at is None else self._loop.time() - self._failed_at
 
     @property
     def append_s(self) -> float:
@@ -122,6 +128,7 @@ class Writer:
         if isinstance(batch.outcome, Appended):
             self.commit_seconds.observe(batch.seconds)
             self.commit_rows.observe(len(batch.saves))
+            self._failed_at = None
             with self._cork:
                 for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                     save.set_result(saved)
@@ -129,6 +136,7 @@ class Writer:
                 self._tail.advance(batch.outcome)
             return
         self.failed_commits += 1
+        self._failed_at = self._loop.time()
         if isinstance(batch.outcome, StoreUnavailable):
             self._tail.note_lost()
             for save in batch.saves:

@@ -43,7 +43,6 @@ class Outage:
     def __init__(self, report_s_max: float = 0.0) -> None:
         self._lock = threading.Lock()
         self._failures: dict[Kind, str] = {}  # the reason of each kind that fails
-        self._failed_at: dict[Kind, float] = {}
         self._report_s_max = report_s_max
         self._since = 0.0
         self._logged: str | None = None  # the last line of this outage; None if the log has the database as available
@@ -55,7 +54,7 @@ class Outage:
         with self._lock:
             if not self._failures:
                 self._since = time.monotonic()
-            self._failures[kind], self._failed_at[kind] = reason, time.monotonic()
+            self._failures[kind] = reason
             self._log()
 
     def report(self, line: str) -> None:
@@ -63,7 +62,7 @@ class Outage:
         with self._lock:
             if not self._failures:
                 self._since = time.monotonic()
-            self._failures[CONNECTION], self._failed_at[CONNECTION] = line, time.monotonic()
+            self._failures[CONNECTION] = line
             self._write(line)
 
     def worked(self, kind: Kind) -> None:
@@ -75,11 +74,9 @@ class Outage:
             self._failures.pop(CONNECTION, None)
             self._log()
 
-    def failing(self) -> dict[Kind, float]:
-        """Return what fails, and the seconds since it was tried last."""
-        now = time.monotonic()
-        with self._lock:
-            return {kind: now - self._failed_at[kind] for kind in self._failures}
+    def fails(self, kind: Kind) -> bool:
+        """Return whether this failed when it was tried last."""
+        return kind in self._failures
 
     def _log(self) -> None:
         now = time.monotonic()
