@@ -28,7 +28,7 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.health import Health
 from balance.host_names import is_loopback
-from balance.metrics.collector import Metrics
+from balance.metrics.collector import MEDIA_TYPE, Metrics
 from balance.metrics.table import Parts
 from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
@@ -208,7 +208,7 @@ class App:
                 (READYZ, ReadyHandler, of_health),
                 (HEALTHZ, ReadyHandler, of_health),
                 (VERSION_PATH, VersionHandler, of_health),
-                (METRICS, MetricsHandler, {**of_documents, "scrape": self.metrics.scrape}),
+                (METRICS, MetricsHandler, {**of_documents, "scrape": self.metrics.scrape, "media_type": MEDIA_TYPE}),
                 (r"\*", ServerHandler, common),
             ],
             default_handler_class=NotFoundHandler,

@@ -256,8 +256,7 @@ OPERATIONS: dict[str, Operation] = {
             "GET",
             METRICS,
             "Get the metrics for Prometheus",
-            "Prometheus' text format, or OpenMetrics if the header Accept asks for it. Needs the permission to read "
-            "metrics.",
+            "The text format of Prometheus. Needs the permission to read metrics.",
             {200: Response("The metrics.", None, TEXT, _METRICS)},
             (InvalidPayload, Forbidden, *_HEAD, Busy, InternalError),
         ),

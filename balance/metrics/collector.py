@@ -12,11 +12,13 @@ from math import inf
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from balance.aio.histogram import Histogram
 from balance.metrics.table import COUNTER, METRICS, Metric, Parts, Value
+
+MEDIA_TYPE = CONTENT_TYPE_PLAIN_0_0_4  # which every version of Prometheus reads
 
 
 class Metrics:
@@ -26,20 +28,19 @@ class Metrics:
         self._parts = parts
         self._process = ProcessCollector(registry=None)
 
-    async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics in the format that a client accepts, and its media type."""
-        return await asyncio.to_thread(self._render, self.read(), accept)
+    async def scrape(self) -> bytes:
+        """Return all metrics as text, of the media type MEDIA_TYPE."""
+        return await asyncio.to_thread(self._render, self.read())
 
     def read(self) -> list[Family]:
         """Read the metrics of the table."""
         return [_family(metric, metric.read(self._parts)) for metric in METRICS]
 
-    def _render(self, families: list[Family], accept: str) -> tuple[bytes, str]:
+    def _render(self, families: list[Family]) -> bytes:
         registry = CollectorRegistry()
         registry.register(_Families(families))
         registry.register(self._process)
-        encode, content_type = choose_encoder(accept)
-        return encode(registry), content_type
+        return generate_latest(registry)
 
 
 class _Families(Collector):

@@ -75,21 +75,21 @@ class RootHandler(HealthHandler):
 
 
 class MetricsHandler(RestHandler):
-    """`/metrics`: the numbers of `balance.metrics`, in the text format that the client accepts."""
+    """`/metrics`: the numbers of `balance.metrics`."""
 
     operation = Operation.READ_METRICS
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
-        self, *, scrape: Callable[[str], Awaitable[tuple[bytes, str]]], limiter: CapacityLimiter, **common: Any
+        self, *, scrape: Callable[[], Awaitable[bytes]], media_type: str, limiter: CapacityLimiter, **common: Any
     ) -> None:
         super().initialize(**common)
         self.limiter = limiter
         self._scrape = scrape
+        self._media_type = media_type
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
-        body, content_type = await self._scrape(self.request.headers.get("Accept", ""))
-        self.set_header("Content-Type", content_type)
-        self.set_header("Vary", "Accept, Origin")
+        body = await self._scrape()
+        self.set_header("Content-Type", self._media_type)
         return self.finish(body)
 
 
