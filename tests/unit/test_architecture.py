@@ -43,7 +43,7 @@ IMPORTS = {
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
-    "position": set(),
+    "position": {"protocol"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
     "config": {"host_names", "program", "protocol"},
@@ -98,6 +98,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.migrate", "migration.text.encode()"),
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
+    ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
 }
 
