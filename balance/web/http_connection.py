@@ -29,6 +29,7 @@ from tornado.httputil import (
 from tornado.iostream import StreamClosedError
 
 import protocol
+from balance.refusals import HTTP, Refusals
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -68,15 +69,21 @@ class ServerConnection(HTTP1ServerConnection):
     context: ConnectionContext
 
     def __init__(
-        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
+        self,
+        stream: RequestStream,
+        params: HTTP1ConnectionParameters,
+        context: ConnectionContext,
+        closer: Closer,
+        refusals: Refusals,
     ) -> None:
         super().__init__(stream, params, context)
-        self._closer = closer
+        self.closer = closer
+        self.refusals = refusals
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                exchange = Exchange(self.stream, self.params, self.context, self._closer)
+                exchange = Exchange(self)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
                 await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
@@ -92,11 +99,10 @@ class Exchange(HTTP1Connection):
     stream: RequestStream
     context: ConnectionContext
 
-    def __init__(
-        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
-    ) -> None:
-        super().__init__(stream, False, params, context)
-        self.closer = closer
+    def __init__(self, connection: ServerConnection) -> None:
+        super().__init__(connection.stream, False, connection.params, connection.context)
+        self.closer = connection.closer
+        self._refusals = connection.refusals
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -151,6 +157,7 @@ class Exchange(HTTP1Connection):
             self.close()
             return
         self._is_rejected = self._write_finished = True
+        self._refusals.count(HTTP, error)
         method = self._request_start_line.method if self._request_start_line else None
         self.closer.close_after(self.stream, error_response(error, method))
 

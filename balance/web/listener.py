@@ -21,6 +21,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from balance.aio.loop_budget import LoopBudget
+from balance.refusals import Refusals
 from balance.web.http_connection import HEAD_BYTES_MAX, ConnectionContext, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
 from balance.web.request_stream import RequestStream, TlsStream
@@ -62,6 +63,7 @@ class HttpListener(HTTPServer):
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
         self._certificate: Certificate | None = options.pop("certificate")
+        self._refusals: Refusals = options.pop("refusals")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -105,7 +107,7 @@ class HttpListener(HTTPServer):
             connection.close()
             return
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
-        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
+        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer, self._refusals)
         self._connections.add(served)
         served.start_serving(self)
 
