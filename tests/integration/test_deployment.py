@@ -1,4 +1,4 @@
-"""docs/deployment.md: two processes on one database behind nginx, with exactly the configuration of that document."""
+"""Two processes on one database behind nginx, with exactly deploy/nginx.conf and deploy/balance@.service."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from tests.support.example_clients import FOLLOWERS, ExampleProcess, run_follower, run_program
 from tests.support.http_client import request
-from tests.support.proxies import Proxy, nginx_for_processes, program
-from tests.support.repository import ROOT
+from tests.support.proxies import DEPLOY, Proxy, nginx_for_processes, program
 from tests.support.service import SNAPSHOTS, Database, Process, Processes
 from tests.support.socketio_clients import check_saved, run_socketio_client
 
@@ -33,7 +32,7 @@ class Site(NamedTuple):
     """Two processes behind nginx."""
 
     start: Callable[[int], Process]
-    """Start a process on a port, with the command of the unit in the document."""
+    """Start a process on a port, with the command of the unit."""
     proxy: Proxy
     processes: list[Process]
     urls: list[str]
@@ -78,13 +77,14 @@ class Stream(NamedTuple):
 
 @asynccontextmanager
 async def site(processes: Processes, database: Database, folder: Path, *, cookie: bool = False) -> AsyncIterator[Site]:
-    """Start two processes with the command of the unit in the document, and nginx."""
-    found = re.search(r"^ExecStart=\S+ (.*)$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE)
+    """Start two processes with the command of the unit, and nginx with its file."""
+    found = re.search(r"^ExecStart=\S+ (.*)$", (DEPLOY / "balance@.service").read_text(), re.MULTILINE)
     assert found
     flags = found[1]
+    settings = {"BALANCE_PUBLIC_URL": "https://balance.example.com", "BALANCE_TRUSTED_PROXIES": "127.0.0.1"}
 
     def start(port: int) -> Process:
-        return processes(*shlex.split(flags.replace("%i", str(port))), DATABASE_URL=database.url)
+        return processes(*shlex.split(flags.replace("%i", str(port))), DATABASE_URL=database.url, **settings)
 
     both = [start(0) for _ in range(2)]
     urls = [await asyncio.to_thread(process.url) for process in both]

@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a service, on free loopback ports, with all their files in one folder."""
+"""nginx, HAProxy and Caddy in front of a service, on free loopback ports, with all their files in one folder."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from tests.support.repository import ROOT
 
 START_S_MAX = 10.0
+DEPLOY = ROOT / "deploy"
 NGINX = """
 daemon off;
 master_process off;
@@ -106,32 +107,81 @@ async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> 
 
 
 @asynccontextmanager
-async def nginx_for_processes(folder: Path, upstreams: Sequence[int], *, cookie: bool) -> AsyncIterator[Proxy]:
-    """Run nginx with the configuration of docs/deployment.md, on another port and with another certificate.
+async def nginx_for_processes(
+    folder: Path, upstreams: Sequence[int], *, cookie: bool = False, prefix: str = ""
+) -> AsyncIterator[Proxy]:
+    """Run nginx with deploy/nginx.conf, on another port and with another certificate.
 
-    With `cookie` it has the changes by which nginx chooses the process of a Socket.IO session by a cookie.
+    With `cookie` it has the changes by which nginx chooses the process of a Socket.IO session by a cookie. With a
+    prefix, each of its locations has it.
     """
     proxy = Proxy(0, free_port(), make_certificate(folder))
-    text = (ROOT / "docs" / "deployment.md").read_text()
-    (content,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
+    content = (DEPLOY / "nginx.conf").read_text()
     changes = {
         "listen 443 ssl": f"listen 127.0.0.1:{proxy.https} ssl",
         "/etc/nginx/balance.pem": str(proxy.certificate),
         "/etc/nginx/balance.key": str(proxy.certificate),
-        **{f"127.0.0.1:{3000 + n}": f"127.0.0.1:{port}" for n, port in enumerate(upstreams)},
+        "location /api/": f"location {prefix}/api/",
+        **_ports(upstreams),
     }
     if cookie:
+        text = (ROOT / "docs" / "deployment.md").read_text()
         by_cookie, node_map, set_cookie = re.findall(r"```nginx cookie\n(.*?)```", text, re.DOTALL)
         changes |= {
             "ip_hash;": by_cookie,
             "map $http_upgrade": f"{node_map}map $http_upgrade",
-            "location /api/socket.io {": f"location /api/socket.io {{\n{set_cookie}",
+            "/api/socket.io {": f"/api/socket.io {{\n{set_cookie}",
         }
-    for old, new in changes.items():
-        assert old in content, old
-        content = content.replace(old, new)
-    async with _running_nginx(folder, proxy, content):
+    async with _running_nginx(folder, proxy, replace_all(content, changes)):
         yield proxy
+
+
+@asynccontextmanager
+async def caddy_for_processes(folder: Path, upstreams: Sequence[int], *, prefix: str = "") -> AsyncIterator[Proxy]:
+    """Run Caddy with deploy/Caddyfile, on another port and with another certificate."""
+    proxy = Proxy(free_port(), free_port(), make_certificate(folder))
+    changes = {
+        "balance.example.com {": f"https://localhost:{proxy.https} {{",
+        "/etc/caddy/balance.pem /etc/caddy/balance.key": f"{proxy.certificate} {proxy.certificate}",
+        " /api/": f" {prefix}/api/",
+        **_ports(upstreams),
+    }
+    options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {folder}\n}}\n"
+    file = folder / "Caddyfile"
+    file.write_text(options + replace_all((DEPLOY / "Caddyfile").read_text(), changes), "utf-8")
+    async with _running(
+        proxy, "env", f"HOME={folder}", program("caddy"), "run", "--adapter", "caddyfile", "--config", file
+    ):
+        yield proxy
+
+
+@asynccontextmanager
+async def haproxy_for_processes(folder: Path, upstreams: Sequence[int], *, prefix: str = "") -> AsyncIterator[Proxy]:
+    """Run HAProxy with deploy/haproxy.cfg, on another port and with another certificate."""
+    proxy = Proxy(0, free_port(), make_certificate(folder))
+    changes = {
+        "bind :443": f"bind 127.0.0.1:{proxy.https}",
+        "/etc/haproxy/balance.pem": str(proxy.certificate),
+        "maxconn 50000": "maxconn 256",
+        " /api/": f" {prefix}/api/",
+        **_ports(upstreams),
+    }
+    file = folder / "haproxy.cfg"
+    file.write_text(replace_all((DEPLOY / "haproxy.cfg").read_text(), changes), "utf-8")
+    async with _running(proxy, program("haproxy"), "-db", "-q", "-f", file):
+        yield proxy
+
+
+def _ports(upstreams: Sequence[int]) -> dict[str, str]:
+    return {f"127.0.0.1:{3000 + n}": f"127.0.0.1:{port}" for n, port in enumerate(upstreams)}
+
+
+def replace_all(text: str, changes: dict[str, str]) -> str:
+    """Replace each text, which must be there."""
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
 
 
 @asynccontextmanager

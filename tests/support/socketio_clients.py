@@ -44,10 +44,10 @@ def check_saved(lines: list[list[object]], transport: str) -> None:
     assert payloads["transport"] == transport
 
 
-async def talk_javascript(url: str, transports: str, certificate: Path) -> list[Any]:
+async def talk_javascript(url: str, transports: str, certificate: Path, path: str = "/api/socket.io") -> list[Any]:
     """Let the official JavaScript client connect and ping; return the events that it received."""
     trust = {"NODE_EXTRA_CA_CERTS": str(certificate), "no_proxy": "*"}
-    async with run_node(TALK, "socket.io-client", url, transports, env=trust) as process, asyncio.timeout(30):
+    async with run_node(TALK, "socket.io-client", url, transports, path, env=trust) as process, asyncio.timeout(30):
         output, errors = await process.communicate()
     assert not errors, errors.decode()
     return [json.loads(line)[0] for line in output.splitlines()]
