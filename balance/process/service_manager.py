@@ -19,7 +19,7 @@ class ServiceManager:
     """The service manager of this process, if there is one."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Read the variables of the manager and remove them, so that no child process reports in their place."""
+        """Read the variables of the manager and remove them, so that no child process reports instead."""
         address, usec, pid = (environ.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"))
         self._address = "\0" + address[1:] if address.startswith("@") else address  # an abstract socket: unix(7)
         is_for_this = usec.isdecimal() and pid in ("", str(os.getpid()))

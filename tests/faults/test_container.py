@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.support.repository import ROOT
 from tests.support.service import Database, Process, Processes
 from tests.support.waiting import wait_until
 
-NAMELESS = 54_321
+UNNAMED = 54_321
 # Becomes another user after the imports: that user may not be able to read the interpreter, which is not tested.
 LAUNCHER = """
 import os, sys
@@ -48,21 +49,30 @@ pytestmark = pytest.mark.skipif(not can_unshare(), reason="name spaces need root
 
 
 @pytest.fixture
-def contained(processes: Processes, tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Start the service as process 1 of name spaces of its own, on a read-only root; only `data` can be written."""
-    (tmp_path / "data").mkdir()
+def volume() -> Iterator[Path]:
+    """Make a folder that every user can reach, as a volume is; pytest's own are for their owner alone."""
+    folder = Path(tempfile.mkdtemp(prefix="balance-volume-"))
+    folder.chmod(0o755)
+    (folder / "data").mkdir()
+    yield folder / "data"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def contained(processes: Processes, volume: Path, tmp_path: Path) -> Callable[..., Process]:
+    """Start the service as process 1 of name spaces of its own, on a read-only root; only the volume can be written."""
     (tmp_path / "launcher.py").write_text(LAUNCHER.format(root=str(ROOT)))
     script = tmp_path / "contained.sh"
-    python = f"{sys.executable} {tmp_path}/launcher.py"
-    writable = f"mount --bind {tmp_path}/data {tmp_path}/data && mount -o remount,bind,ro /"
-    run = f'exec unshare -m -p -f --kill-child --mount-proc sh -c \'{writable} && exec {python} "$@"\' sh "$@"'
-    script.write_text(f"#!/bin/sh\n{run}\n")
+    writable = f"mount --bind {volume} {volume} && mount -o remount,bind,ro /"
+    inside = f'{writable} && exec {sys.executable} {tmp_path}/launcher.py "$@"'
+    script.write_text(f"#!/bin/sh\nexec unshare -m -p -f --kill-child --mount-proc sh -c '{inside}' sh \"$@\"\n")
     script.chmod(0o755)
 
-    def start(uid: int, *flags: str, **environment: str) -> Process:
-        return processes(str(uid), "--port", "0", *flags, program=str(script), **environment)
+    def start(uid: int, **environment: str) -> Process:
+        flags = ("--port", "0", "--data-dir", str(volume))
+        return processes(str(uid), *flags, program=str(script), **environment)
 
-    yield start
+    return start
 
 
 def first(process: Process) -> int:
@@ -83,35 +93,28 @@ def test_process_1_stops_at_a_signal_although_the_kernel_gives_it_no_default_act
     assert process.complaints == []
 
 
-def test_a_user_without_a_name_serves_from_a_read_only_root(
-    contained: Callable[..., Process], database: Database, tmp_path: Path
+@pytest.mark.parametrize("uid", [0, UNNAMED], ids=["root", "a user without a name"])
+def test_the_embedded_postgresql_works_on_a_read_only_root_and_ends_with_process_1(
+    contained: Callable[..., Process], pristine: Path, volume: Path, uid: int
 ) -> None:
-    process = contained(NAMELESS, DATABASE_URL=database.url)
+    subprocess.run(["cp", "-a", f"{pristine}/.", str(volume)], check=True)
+    if uid:
+        subprocess.run(["chown", "-R", f"{uid}:{uid}", str(volume)], check=True)
+    process = contained(uid)
     process.url()
-    status = Path(f"/proc/{first(process)}/status").read_text()
-    assert f"Uid:\t{NAMELESS}" in status
+    assert f"Uid:\t{uid}" in Path(f"/proc/{first(process)}/status").read_text()
     os.kill(first(process), signal.SIGTERM)
     assert process.wait() == 0
     assert process.complaints == []
+    assert not (volume / "postgresql" / "postmaster.pid").exists()
 
 
-def test_the_embedded_postgresql_of_a_user_without_a_name_is_refused_in_one_line(
-    contained: Callable[..., Process], tmp_path: Path
+def test_a_new_database_of_a_user_without_a_name_is_refused_in_one_line(
+    contained: Callable[..., Process], volume: Path
 ) -> None:
-    os.chown(tmp_path / "data", NAMELESS, NAMELESS)
-    process = contained(NAMELESS, "--data-dir", str(tmp_path / "data"))
+    os.chown(volume, UNNAMED, UNNAMED)
+    process = contained(UNNAMED)
     assert process.wait() == 1
     assert process.stdout == []
     assert len(process.stderr) == 1
-    assert f"initdb needs a name for user {NAMELESS}" in process.stderr[0]
-
-
-def test_the_embedded_postgresql_of_process_1_works_on_a_read_only_root_and_ends_with_it(
-    contained: Callable[..., Process], pristine: Path, tmp_path: Path
-) -> None:
-    subprocess.run(["cp", "-a", f"{pristine}/.", str(tmp_path / "data")], check=True)
-    process = contained(0, "--data-dir", str(tmp_path / "data"))
-    process.url()
-    os.kill(first(process), signal.SIGTERM)
-    assert process.wait() == 0
-    assert not (tmp_path / "data" / "postgresql" / "postmaster.pid").exists()
+    assert f"initdb needs a name for user {UNNAMED}" in process.stderr[0]

@@ -68,7 +68,7 @@ def test_ready_comes_when_requests_are_answered_and_the_watchdog_as_long_as_they
     assert process.complaints == []
 
 
-def test_the_embedded_postgresql_cannot_report_in_place_of_the_service(
+def test_the_embedded_postgresql_cannot_report_instead_of_the_service(
     processes: Processes, manager: socket.socket, pristine: Path, tmp_path: Path
 ) -> None:
     subprocess.run(["cp", "-a", str(pristine), str(tmp_path / "data")], check=True)

@@ -1,0 +1,9 @@
+-- The least grants of the role as which the service runs. Run it by psql as balance_owner, after each migration.
+
+GRANT USAGE ON SCHEMA public TO balance_role;
+GRANT SELECT ON schema_migration TO balance_role;
+GRANT SELECT, UPDATE ON balance_feed TO balance_role;
+GRANT SELECT, INSERT ON balance_epoch TO balance_role;
+GRANT SELECT, INSERT ON balance_snapshot TO balance_role;
+GRANT EXECUTE ON FUNCTION balance_ledger_is_valid(jsonb, text[]) TO balance_role;
+GRANT EXECUTE ON FUNCTION balance_snapshot_json(uuid, bigint, timestamptz, bigint, jsonb, jsonb) TO balance_role;
