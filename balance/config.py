@@ -8,8 +8,8 @@ its text is one line with the setting and the reason.
 
 from __future__ import annotations
 
-import argparse
 import re
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
@@ -108,14 +108,32 @@ class Config:
 
         Raises ConfigError for an unknown flag and for an invalid value.
         """
-        parser = _Parser(prog=f"{program.NAME} [serve | migrate | new-epoch]", allow_abbrev=False)
-        for one in fields(cls):
-            parser.add_argument(flag(one), dest=one.name, help=_help(one))
-        given = {name: text for name, text in vars(parser.parse_args(argv)).items() if text is not None}
+        return cls.of(settings_parser(program.NAME).parse_args(argv), env)
+
+    @classmethod
+    def of(cls, arguments: Namespace, env: Mapping[str, str]) -> Config:
+        """Read the settings from what a `settings_parser` has parsed, and the environment. Raises ConfigError."""
+        flags = vars(arguments)
+        given = {one.name: flags[one.name] for one in fields(cls) if flags[one.name] is not None}
         for one in fields(cls):
             if one.name not in given and env.get(variable(one)):
                 given[one.name] = env[variable(one)]
         return cls(**{one.name: _parse(one, given[one.name]) for one in fields(cls) if one.name in given})
+
+
+def settings_parser(prog: str, description: str = "") -> ArgumentParser:
+    """Return a parser of all settings as flags, which raises ConfigError."""
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [settings]",  # a command with arguments of its own has another
+        description=description,
+        allow_abbrev=False,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    settings = parser.add_argument_group("settings")
+    for one in fields(Config):
+        settings.add_argument(flag(one), dest=one.name, help=_help(one))
+    return parser
 
 
 def _help(one: Field[Any]) -> str:
@@ -154,7 +172,7 @@ def _shown(default: Any) -> str:
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(ArgumentParser):
     """An argument parser that raises its error, which is one line, instead of printing it."""
 
     def error(self, message: str) -> NoReturn:

@@ -12,8 +12,8 @@ from balance.process.stop_signals import exit_on_signals, ignore_signals
 
 def main() -> int:
     """Run the command in the arguments of the process; return the exit status."""
-    # A command that was stopped is not done.
-    exit_on_signals(status=1 if sys.argv[1:2] in (["migrate"], ["new-epoch"]) else 0)
+    is_serving = len(sys.argv) < 2 or sys.argv[1] == "serve" or sys.argv[1].startswith("-")
+    exit_on_signals(status=0 if is_serving else 1)  # any other command that was stopped is not done
     from balance import cli
 
     exit_status = cli.main(sys.argv[1:])

@@ -211,7 +211,7 @@ LEAVES = [
 async def test_a_client_that_has_gone_is_freed_without_a_garbage_collection(
     make_service: MakeService, leave: Callable[[Service], Awaitable[None]]
 ) -> None:
-    """A full collection is rare (`balance.cli.tune_gc`): what waits for it grows with each client that has gone."""
+    """A full collection is rare (`tune_gc` of `serve`): what waits for it grows with each client that has gone."""
     service = await make_service(connect_ms_max=500, ping_interval_s=1, ping_timeout_s=1)
     await leave(service)
     gc.collect()

@@ -140,7 +140,7 @@ LEAVE = [drop, drop_a_filtered_one, drop_at_once, be_ended, be_refused, only_ask
 async def test_a_client_that_has_gone_is_freed_without_a_garbage_collection(
     service: Service, leave: Callable[[Service], Awaitable[None]]
 ) -> None:
-    """A full collection is rare (`balance.cli.tune_gc`): what waits for it grows with each client that has gone."""
+    """A full collection is rare (`tune_gc` of `serve`): what waits for it grows with each client that has gone."""
     await leave(service)
     await until(lambda: not len(service.app.streams))
     gc.collect()

@@ -26,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 from tornado.httpclient import HTTPClientError
 
 from balance import __version__, cli
+from balance.commands import serve
 from balance.config import Config, flag, variable
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SQL_FOLDER
@@ -316,9 +317,9 @@ def test_each_bad_setting_is_refused_in_one_line_by_its_name(
         sockets.extend(original_bind(config))
         return sockets
 
-    original_bind, sockets = cli.bind, list[socket.socket]()
-    monkeypatch.setattr(cli, "App", start)
-    monkeypatch.setattr(cli, "bind", bind)  # keeps the sockets, which only the end of the process would close
+    original_bind, sockets = serve.bind, list[socket.socket]()
+    monkeypatch.setattr(serve, "App", start)
+    monkeypatch.setattr(serve, "bind", bind)  # keeps the sockets, which only the end of the process would close
     monkeypatch.setenv("BALANCE_PORT", "0")
     monkeypatch.setenv("BALANCE_DATA_DIR", str(tmp_path / "data"))
     if by == "variable":

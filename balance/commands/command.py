@@ -1,0 +1,65 @@
+"""What a command is, and what several commands share: the database that the settings name, and printing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from balance.config import Config
+from balance.process.stop_signals import StopSignals
+from balance.storage.connect import keep_only_credentials
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked for; the text is one line."""
+
+
+class Command(NamedTuple):
+    """One command: `server.py <name> ...`. Each has all settings as flags, beside its own arguments."""
+
+    help: str
+    """One line for `--help`."""
+    run: Callable[[Config, Namespace, StopSignals], int]
+    """Does it and returns the exit status.
+
+    Raises CommandError, ConfigError, EmbeddedError, SchemaError and DatabaseError, each with the reason in one line,
+    and KeyboardInterrupt at a signal.
+    """
+    interrupted: str
+    """What to print when a signal ends it; empty for a command that has lost nothing then, and ends with status 0."""
+    add_arguments: Callable[[ArgumentParser], object] = lambda _parser: None
+    """Adds its own arguments."""
+
+
+@contextmanager
+def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
+    """Yield the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
+    if config.database_url:
+        keep_only_credentials(os.environ)
+        yield config.database_url, None
+        return
+    postgres = EmbeddedPostgres.start(config.data_dir)
+    try:
+        yield postgres.url, postgres
+    except EmbeddedError:  # the reason for its end is raised, and not the failure to stop it too
+        with suppress(EmbeddedError):
+            postgres.stop()
+        raise
+    finally:
+        signals.ignore()
+        postgres.stop()
+
+
+def print_now(text: str) -> None:
+    """Print a text and flush it. A closed pipe or a full disk does not end a service that works."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        devnull = os.open(os.devnull, os.O_WRONLY)  # the rest of the buffer is written there at exit
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
