@@ -20,12 +20,13 @@ from tornado.web import Application
 import protocol
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
-from balance.config import Config
+from balance.config import Config, parse_keep
 from balance.database import Database
 from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
+from balance.pruner import Pruner
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
@@ -120,6 +121,7 @@ class App:
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
+        self._pruner = Pruner(url, parse_keep(config.keep)) if config.keep else None
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
@@ -186,6 +188,8 @@ class App:
         self.streams.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
+        if self._pruner is not None:
+            self._pruner.start()
         return unfit
 
     async def _open_when_there(self, unfit: asyncio.Future[None]) -> None:
@@ -216,6 +220,8 @@ class App:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
+        if self._pruner is not None:
+            self._pruner.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())
@@ -227,6 +233,8 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        if self._pruner is not None:
+            await asyncio.to_thread(self._pruner.join)
         await self.database.close()
 
 

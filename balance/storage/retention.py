@@ -118,7 +118,8 @@ class Pruning:
     def _prune_batch(self, session: Connection[TupleRow], after: int) -> Batch:
         cursor = session.cursor(row_factory=class_row(Batch))
         parameters = self._parameters | {"after": after}
-        found = cursor.execute(COUNT if self._dry_run else PRUNE, parameters).fetchone()
+        done = cursor.execute(COUNT, parameters) if self._dry_run else cursor.execute(PRUNE, parameters)
+        found = done.fetchone()
         assert found is not None, "an aggregate has one row"
         return found
 

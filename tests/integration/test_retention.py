@@ -6,11 +6,15 @@ import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
+from balance import pruner
+from balance.config import Config, ConfigError
 from balance.position import ClaimedPosition, Position
+from balance.pruner import Pruner
 from balance.snapshot import Snapshot
 from balance.storage import retention
 from balance.storage.connect import DatabaseError
@@ -20,12 +24,18 @@ from balance.storage.retention import Pruned, Pruning, PruningElsewhere
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
-from tests.support.service import Database
+from tests.support.raw_clients import SocketClient
+from tests.support.service import Database, MakeService, Processes, check_start_refused
+from tests.support.sse import StreamClient
 from tests.support.waiting import wait_until
+from tests.support.watching import seqs
 
 NEW = datetime(2025, 11, 7, tzinfo=UTC)
 OLD = NEW - timedelta(days=100)
 LIMIT = NEW - timedelta(days=90)
+TRIED = (
+    "SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
+)
 
 
 class Rig:
@@ -191,7 +201,7 @@ def test_one_process_prunes_at_a_time(rig: Rig) -> None:
     rig.save(OLD, None, None)
     pruning = Pruning(rig.database.url, LIMIT)
     with pruning._session():
-        with pytest.raises(PruningElsewhere, match="^another process prunes this database$"):
+        with pytest.raises(PruningElsewhere, match=r"^another process prunes this database$"):
             rig.prune()
         assert rig.prune(dry_run=True).pruned == 1, "to count needs no lock"
     assert rig.prune().pruned == 1
@@ -203,6 +213,157 @@ def test_a_stopped_run_ends_after_its_batch(rig: Rig, monkeypatch: pytest.Monkey
     pruning = Pruning(rig.database.url, LIMIT)
     assert pruning.run(lambda _: pruning.stop()) == (2, 9, 3)
     assert rig.prune() == (6, 7, 9)
+
+
+def test_the_service_prunes_in_the_background_and_logs_one_line(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime.now(UTC)
+    rig.save(now - timedelta(days=91), 1, 1, 2, None)
+    rig.save(now - timedelta(days=89), None)
+    ran = threading.Event()
+    monkeypatch.setattr(pruner.log, "info", lambda *args: (lines.append(args[0] % args[1:]), ran.set()))
+    lines: list[str] = []
+    one = Pruner(rig.database.url, timedelta(days=90), first_s=0, pause_s=0.05)
+    one.start()
+    assert ran.wait(10)
+    one.stop()
+    one.join()
+    assert not one._thread.is_alive()
+    assert rig.database.seqs() == [2, 3, 5]
+    assert len(lines) == 1
+    assert lines[0].startswith("deleted 2 of 5 snapshots, which were received before ")
+    assert lines[0].endswith("; the feed begins at seq 5")
+    assert caplog.records == []
+
+
+def test_the_service_leaves_it_to_another_process_that_prunes_already(rig: Rig) -> None:
+    rig.save(datetime.now(UTC) - timedelta(days=91), None, None)
+    with Pruning(rig.database.url, LIMIT)._session():
+        one = Pruner(rig.database.url, timedelta(days=90), first_s=0, pause_s=0.01)
+        one.start()
+        wait_until(lambda: rig.database.rows(TRIED)[0]["n"] >= 1)
+        one.stop()
+        one.join()
+    assert rig.database.seqs() == [1, 2]
+
+
+@pytest.mark.expects_log("old snapshots are not deleted now: the database cannot be pruned: ")
+def test_the_service_tries_again_after_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    one = Pruner("postgresql://127.0.0.1:1/none", timedelta(days=90), first_s=0, pause_s=0.01)
+    one.start()
+    wait_until(lambda: len(caplog.records) >= 2)
+    one.stop()
+    one.join()
+
+
+async def test_a_service_with_the_setting_starts_and_stops(make_service: MakeService) -> None:
+    service = await make_service(keep="1h")
+    assert service.app._pruner is not None
+    await service.stop()
+    assert not service.app._pruner._thread.is_alive()
+
+
+# What clients get
+
+
+async def test_rest_answers_a_pruned_position_with_the_first_that_is_complete(
+    make_service: MakeService, rig: Rig
+) -> None:
+    rig.save(OLD, 1, None, None)
+    rig.save(NEW, None, None)
+    rig.prune()
+    service = await make_service()
+    for query in ("?after=0", f"?after=2&epoch={rig.epoch}"):
+        reply = await service.request("GET", f"/api/balance/feed{query}")
+        assert (reply.status, reply.body["code"], reply.body["first"]) == (410, "position_pruned", 4)
+    reply = await service.request("GET", f"/api/balance/feed?after=3&epoch={rig.epoch}")
+    assert [one["seq"] for one in reply.body["data"]] == [4, 5]
+    assert (await service.get()).body["pagination"]["total"] == 3
+
+
+async def test_socket_io_and_event_streams_send_the_reason(make_service: MakeService, rig: Rig) -> None:
+    rig.save(OLD, 1, None, None)
+    rig.save(NEW, None, None)
+    rig.prune()
+    service = await make_service()
+    wanted = {"recovered": False, "reason": "pruned", "seq": 5}
+    client = await SocketClient.connect(service.url, {"after": 1, "epoch": rig.epoch})
+    assert wanted.items() <= client.connected.items()
+    await client.close()
+    async with StreamClient.to(service.port, f"?after=1&epoch={rig.epoch}") as stream:
+        assert wanted.items() <= (await stream.expect("connected")).data.items()
+
+
+async def test_a_client_whose_replay_is_overtaken_by_a_run_gets_the_reason(
+    rig: Rig, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it received has no hole: the replay ends in front of the first row that is gone."""
+    rig.save(OLD, *[None] * 2000)
+    rig.save(NEW, *[None] * 2000)
+    service = await make_service()
+    page = service.app.database.feed_store.page
+
+    def prune_then_read(after: int, *arguments: Any) -> Any:
+        if after == 1000:
+            rig.prune()
+        return page(after, *arguments)
+
+    monkeypatch.setattr(service.app.database.feed_store, "page", prune_then_read)
+    client = await SocketClient.connect(service.url, {"after": 0, "epoch": rig.epoch})
+    assert client.connected["recovered"] is True
+    assert await seqs(client, 1000) == list(range(1, 1001))
+    assert await client.await_closed() == 1013
+    client = await SocketClient.connect(service.url, {"after": 1000, "epoch": rig.epoch})
+    assert {"recovered": False, "reason": "pruned", "seq": 4000}.items() <= client.connected.items()
+    await client.close()
+    client = await SocketClient.connect(service.url, {"after": 2000, "epoch": rig.epoch})
+    assert client.connected["recovered"] is True
+    assert await seqs(client, 2000) == list(range(2001, 4001))
+    await client.close()
+
+
+# The command
+
+
+def test_the_command_prunes_and_prints_what_it_did(rig: Rig, processes: Processes) -> None:
+    rig.save(OLD, 1, 1, None)
+    rig.save(NEW, None)
+    url = rig.database.url
+    process = processes("prune", "--before", "2025-08-09", "--dry-run", DATABASE_URL=url)
+    assert (process.wait(), process.complaints) == (0, [])
+    assert process.stdout == ["would delete 2 of 4 snapshots, those received before 2025-08-09T00:00:00+00:00"]
+    process = processes("prune", "--before", "2025-08-09", DATABASE_URL=url)
+    assert (process.wait(), process.complaints) == (0, [])
+    assert process.stdout == [
+        "deleted 2 of 4 snapshots, those received before 2025-08-09T00:00:00+00:00; the feed begins at seq 4"
+    ]
+    process = processes("prune", DATABASE_URL=url, BALANCE_KEEP="1h")
+    assert process.wait() == 0
+    assert process.stdout[0].startswith("deleted 0 of 2 snapshots, ")
+    assert rig.database.seqs() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "prune needs --before DATE, or --keep"),
+        (("--before", "yesterday"), "--before: 'yesterday' is not a date"),
+        (("--before", "2025-08-01T12:00"), "--before: '2025-08-01T12:00' has no zone"),
+        (("--before", "2999-01-01"), "--before: '2999-01-01' is in the future"),
+        (("--keep", "90"), "--keep: '90' is not a time"),
+        (("--before", "2025-08-01"), "the database cannot be pruned: connection "),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_command_refuses_in_one_line(processes: Processes, arguments: tuple[str, ...], reason: str) -> None:
+    check_start_refused(processes("prune", *arguments, DATABASE_URL="postgresql://127.0.0.1:1/none"), reason)
+
+
+@pytest.mark.parametrize("text", ["0d", "1", "d", "1.5d", "-1d", "90D", "1y", "999999w", " 1d"])
+def test_a_time_to_keep_that_is_not_one_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--keep: "):
+        Config.read(["--keep=" + text], {})
 
 
 def test_the_grants_are_checked_and_named(rig: Rig) -> None:
