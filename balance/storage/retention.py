@@ -5,8 +5,8 @@ snapshot of each pid and the last one of the feed are kept, however old. `balanc
 complete from then on; a row that is kept before it is deleted as soon as its pid has another one.
 
 Each batch is one statement in a transaction of its own. It acquires the lock of the feed, for which saves wait, as its
-last action, and its commit does not wait for the disk: if it is lost in a crash, its rows are there again. Between two
-batches the session rests for as long as a batch took, so that half of the time is left to everything else.
+last action, and its commit does not wait for the disk: if it is lost in a crash, its rows are there again. After each
+batch the session rests for four times as long as it took, so that saves have most of the time of processor and disk.
 
 Threads: every function blocks; `Pruning.stop` may be called from any thread.
 
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import Connection
@@ -31,7 +31,8 @@ from balance.storage.migrate import check_schema
 from balance.storage.session_settings import configure_session
 from balance.storage.startup_check import check_prune_grants
 
-BATCH_ROWS = 500
+BATCH_ROWS = 100
+REST = 4  # times as long as a batch took, before the next one
 STATEMENT_MS_MAX = 60_000  # the first statement may have to read over the rows of an interrupted run
 
 _ADVISORY_KEY = int.from_bytes(b"pruning", "big")  # advisory locks are per database, so this name is enough
@@ -78,7 +79,7 @@ class Pruning:
     def __init__(self, url: str, before: datetime, *, dry_run: bool = False) -> None:
         """Delete what was received before a moment; with `dry_run`, only count it. Raises DatabaseError."""
         self._conninfo = to_conninfo(url)
-        self._parameters = {"before": before, "rows": BATCH_ROWS}
+        self._parameters: dict[str, Any] = {"before": before, "rows": BATCH_ROWS}
         self._dry_run = dry_run
         self._stop = threading.Event()
 
@@ -99,7 +100,7 @@ class Pruning:
                     break
                 after = batch.last
                 report(Progress(after, before.last_seq))
-                self._stop.wait(time.monotonic() - began)
+                self._stop.wait(REST * (time.monotonic() - began))
             return Pruned(pruned, before.last_seq - before.pruned, _read_feed(session).first_seq)
 
     @contextmanager
@@ -116,12 +117,7 @@ class Pruning:
             yield session
 
     def _prune_batch(self, session: Connection[TupleRow], after: int) -> Batch:
-        cursor = session.cursor(row_factory=class_row(Batch))
-        parameters = self._parameters | {"after": after}
-        done = cursor.execute(COUNT, parameters) if self._dry_run else cursor.execute(PRUNE, parameters)
-        found = done.fetchone()
-        assert found is not None, "an aggregate has one row"
-        return found
+        return _read_batch(session, COUNT if self._dry_run else PRUNE, self._parameters | {"after": after})
 
 
 class FeedRow(NamedTuple):
@@ -136,6 +132,12 @@ def _read_feed(session: Connection[TupleRow]) -> FeedRow:
     found = session.cursor(row_factory=class_row(FeedRow)).execute(FEED).fetchone()
     if found is None:
         raise DatabaseError("the database cannot be pruned: table balance_feed has lost its row")
+    return found
+
+
+def _read_batch(session: Connection[TupleRow], sql: LiteralString, parameters: dict[str, Any]) -> Batch:
+    found = session.cursor(row_factory=class_row(Batch)).execute(sql, parameters).fetchone()
+    assert found is not None, "an aggregate has one row"
     return found
 
 

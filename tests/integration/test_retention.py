@@ -67,7 +67,7 @@ def rig(database: Database) -> Iterator[Rig]:
     rig.store.close()
 
 
-@pytest.fixture(params=[2, 500])
+@pytest.fixture(params=[2, 100])
 def batch_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prune in batches of few rows and of many."""
     monkeypatch.setattr(retention, "BATCH_ROWS", request.param)

@@ -23,7 +23,7 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "process", "program", "storage"},
-    "commands": {"app", "config", "process", "storage"},
+    "commands": {"app", "balance", "config", "process", "storage"},
     "app": {
         "aio",
         "config",
@@ -96,6 +96,7 @@ NAMES = {
 SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
+    ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
