@@ -12,7 +12,7 @@ Life cycle: `drain()` at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -21,7 +21,7 @@ import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
 from balance.feed.listeners import FeedListener
-from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
+from balance.feed.replay import PageStore, Receiver, Replay, ReplayBroken
 from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
@@ -134,20 +134,13 @@ class Feed:
         good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
-    async def replay(
-        self,
-        position: Position,
-        encode: Encoder[T],
-        send: Callable[[T], Awaitable[None]],
-        join: Callable[[], None],
-        pids: Sequence[int] | None = None,
-    ) -> None:
+    async def replay(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, and join the live tail; see `Replay.run`.
 
-        Raises ReplayBroken and Unavailable: the client keeps its position and resumes.
+        Raises ReplayBroken, SlowClient and Unavailable: the client keeps its position and resumes.
         """
         try:
-            await self._replay.run(position, encode, send, join, pids)
+            await self._replay.run(position, receiver)
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 

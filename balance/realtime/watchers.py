@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from balance.aio.slices import SlicedWork
 from balance.realtime.engine import Engine
 from balance.realtime.event_packets import Form, acknowledgement, event
 from balance.realtime.frames import SERVICE_RESTART, TRY_AGAIN_LATER
@@ -24,6 +25,7 @@ class Watchers:
         self._sender = engine.sender
         self._live: dict[Form, dict[Session, None]] = {}
         self._epoch = ""  # of all live clients: in another one `end_all` is called first
+        self._outdated = SlicedWork(self._reset)  # clients that joined before `end_all`
 
     def __len__(self) -> int:
         return sum([session.has_joined for session in self._engine.sessions.values()])
@@ -32,6 +34,11 @@ class Watchers:
     def has_watchers(self) -> bool:
         """Whether there is a client that waits for snapshots."""
         return bool(self._engine.sessions)
+
+    def join(self, session: Session) -> None:
+        """Send events to a client from now on; it knows the epoch of the feed."""
+        session.has_joined = True
+        self._outdated.discard(session)  # it has left and connected again
 
     def send(self, session: Session, name: str, *arguments: object) -> None:
         """Send one event to one client."""
@@ -49,7 +56,7 @@ class Watchers:
             packets.append(acknowledgement(ack_id, payload))
         self._sender.send(session, EncodedPackets(*packets))
 
-    async def send_missed(self, session: Session, packets: EncodedPackets) -> None:
+    async def send_missed(self, session: Session, packets: EncodedPackets, _last: int) -> None:
         """Send a page of what a client has missed; return when it may be sent the next one."""
         await self._sender.send_paced(session, packets)
 
@@ -65,14 +72,25 @@ class Watchers:
             if group:
                 self._sender.broadcast(form(snapshots, self._epoch), group)
 
+    def disconnect_slow(self, session: Session) -> None:
+        """Disconnect a client that does not read."""
+        self._sender.disconnect_slow(session)
+
     def end(self, session: Session, reason: str) -> None:
         """Disconnect a client, so that it connects again and resumes."""
         session.has_joined = False
         self._engine.abort_session(session, close=(TRY_AGAIN_LATER, reason))
 
     def end_all(self) -> None:
-        """Disconnect every client: the epoch has changed, and each has to compare its position with the new one."""
-        for session in list(self._engine.sessions.values()):
-            session.leave()
-            if not session.has_ended:
-                self._engine.abort_session(session, close=(SERVICE_RESTART, "the feed has a new epoch"))
+        """Disconnect every client that has joined: each has to compare its position with the new epoch.
+
+        None of them is live from now on; their ends are spread over turns of the event loop. A client that joins
+        meanwhile stays.
+        """
+        self._live = {}
+        self._outdated.add([session for session in self._engine.sessions.values() if session.has_joined])
+
+    def _reset(self, session: Session) -> None:
+        session.leave()
+        if not session.has_ended:
+            self._engine.abort_session(session, close=(SERVICE_RESTART, "the feed has a new epoch"))

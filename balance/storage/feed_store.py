@@ -180,7 +180,7 @@ FROM balance_feed, (
            string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL AND $3::bigint[] IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)
     FROM (
-        SELECT seq, json, bytes, bytes - octet_length(json) AS bytes_before, gap_after
+        SELECT seq, json, bytes, bytes - coalesce(octet_length(json), 0) AS bytes_before, gap_after
         FROM (
             SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes,
                    seq - row_number() OVER (ORDER BY seq) AS gap_after

@@ -20,8 +20,9 @@ from tornado.iostream import StreamClosedError
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.send import send_to_each
+from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position, to_token
 from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
@@ -32,7 +33,6 @@ log = logging.getLogger("balance.web")
 
 SWEEP_S = 1.0
 PING_S = 15.0  # of quiet, after which a ping is sent
-READ_S_MAX = 30.0  # for a client to accept one page of what it has missed
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
 
@@ -60,6 +60,7 @@ class StreamHub:
         self._groups: dict[tuple[int, ...] | None, _Group] = {}
         self._groups_of_pid: dict[int | None, dict[_Group, None]] = {}
         self._last: EncodedSnapshot | None = None  # that was published
+        self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
         self.slow_disconnects = 0
 
@@ -77,6 +78,7 @@ class StreamHub:
         """Serve a stream whose head has been sent: send everything after `position`."""
         clock = asyncio.get_running_loop().time()
         stream.sent_at = clock
+        stream.replayed = position.seq
         stream.expires_at = clock + self._stream_s_max * uniform(1 - SPREAD, 1 + SPREAD)
         stream.call_on_close(self._discard)
         if not stream.is_closed:
@@ -86,12 +88,12 @@ class StreamHub:
     async def _replay(self, stream: EventStream, position: Position) -> None:
         """Send what a client has missed, then make its stream live."""
         send, join = partial(self._send_page, stream), partial(self._join, stream)
+        replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.pids))
         try:
-            replay = self._feed.replay(position, encode_snapshots, send, join, stream.pids)
             await self._budget.run(stream.ip, replay)
         except StreamClosedError:
             pass
-        except TimeoutError:
+        except SlowClient:
             self._disconnect(stream)
         except protocol.Unavailable:
             self._end(stream, UNAVAILABLE)
@@ -103,16 +105,13 @@ class StreamHub:
         finally:
             stream.replaying = None
 
-    async def _send_page(self, stream: EventStream, events: bytes) -> None:
-        """Send a part of what a client has missed. Raises TimeoutError if it does not read it, StreamClosedError."""
+    async def _send_page(self, stream: EventStream, events: bytes, last: int) -> None:
+        """Send a part of what a client has missed, up to seq `last`. Raises StreamClosedError."""
         stream.sent_at = asyncio.get_running_loop().time()
+        stream.replayed = last
         written = stream.send(events)
-        if written is None:
-            return
-        done, _ = await asyncio.wait([written], timeout=READ_S_MAX)  # does not cancel it, as `wait_for` would
-        if not done:
-            raise TimeoutError
-        written.result()
+        if written is not None:
+            await asyncio.shield(written)  # Tornado logs an error for a write that is cancelled
 
     def _join(self, stream: EventStream) -> None:
         """Send to a stream what is published from now on."""
@@ -126,6 +125,7 @@ class StreamHub:
     def _leave(self, stream: EventStream) -> bool:
         """Send nothing more to a stream; return whether it was live."""
         self._streams.discard(stream)
+        self._outdated.discard(stream)
         group = self._groups.get(stream.pids)
         if group is None or stream not in group.streams:
             return False
@@ -207,16 +207,22 @@ class StreamHub:
         """End the streams that are old, and send a ping to those that are quiet."""
         self.start()
         clock = asyncio.get_running_loop().time()
-        quiet = []
+        quiet: dict[int, list[EventStream]] = {}
         for stream in list(self._streams):
             if clock > stream.expires_at:
                 self._end(stream, EXPIRED)
             elif clock - self._last_sent_at(stream) >= PING_S:
                 stream.sent_at = clock
-                quiet.append(stream)
-        if quiet and self._feed.head is not None:
-            ping = {"timestamp": format_ts(now()), "seq": self._feed.head.seq}
-            self._broadcast(quiet, encode_event("ping", ping))
+                quiet.setdefault(self._sent_seq(stream), []).append(stream)
+        timestamp = format_ts(now())
+        for seq, streams in quiet.items():
+            self._broadcast(streams, encode_event("ping", {"timestamp": timestamp, "seq": seq}))
+
+    def _sent_seq(self, stream: EventStream) -> int:
+        """Return the seq up to which a client was sent everything; the head would be too much during a replay."""
+        if stream.replaying is not None or self._feed.head is None:
+            return stream.replayed
+        return self._feed.head.seq
 
     def _last_sent_at(self, stream: EventStream) -> float:
         """Return when something was last sent to a stream, by the clock of the event loop."""
@@ -224,16 +230,22 @@ class StreamHub:
         return max(stream.sent_at, group.sent_at) if group is not None else stream.sent_at
 
     def end_all(self) -> None:
-        """End every stream, so that its client connects again and is sent whether its position is still good."""
+        """End every stream that there is, so that its client connects again and is sent whether its position is good.
+
+        They get nothing more from now on; their ends are spread over turns of the event loop, and meanwhile new streams
+        are served.
+        """
         self._last = None
-        self._end_each(RESET)
+        self._outdated.add(self._streams)
+        self._streams, self._groups, self._groups_of_pid = set(), {}, {}
+
+    def _reset(self, stream: EventStream) -> None:
+        self._end(stream, RESET)
 
     def close(self) -> None:
         """End every stream, since the server is stopping."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._end_each(STOPPING)
-
-    def _end_each(self, reason: str) -> None:
+        self._outdated.finish()
         for stream in list(self._streams):
-            self._end(stream, reason)
+            self._end(stream, STOPPING)

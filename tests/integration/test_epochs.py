@@ -90,6 +90,34 @@ def test_the_first_session_records_the_server_and_begins_no_epoch(database: Data
     assert epochs_of(database) == [(1, 0)]
 
 
+@pytest.mark.parametrize("column", ["timeline", "system_id"])
+def test_an_append_records_what_is_not_recorded(database: Database, make_store: MakeStore, column: str) -> None:
+    store = make_store()
+    before = append(store, 1)
+    execute(database.url, f"UPDATE balance_feed SET {column} = NULL")
+    assert append(store, 1) == Position(before.epoch, 2)
+    assert recorded(database) == server_of(database)
+    assert epochs_of(database) == [(1, 0)]
+
+
+@pytest.mark.parametrize("known", [Server("00000001", None), Server(None, "7")])
+def test_what_a_server_hides_stays_recorded(database: Database, monkeypatch: pytest.MonkeyPatch, known: Server) -> None:
+    probe, other = ServerProbe(), Server("00000001", "7")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for server in (known, Server(*(None if value in known else value for value in other))):
+            monkeypatch.setattr(probe, "read", lambda _, server=server: server)
+            assert renew_epoch(connection, probe).seq == 0
+    assert recorded(database) == other
+    assert epochs_of(database) == [(1, 0)]
+
+
+def test_a_feed_without_a_recorded_epoch_begins_with_number_1(database: Database) -> None:
+    execute(database.url, "DELETE FROM balance_epoch")
+    for _ in range(3):
+        begin_epoch(database.url)
+    assert epochs_of(database) == [(1, 0), (2, 0), (3, 0)]
+
+
 def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tmp_path: Path) -> None:
     name = f"balance_old_{uuid.uuid4().hex}"
     first = tmp_path / "0001_create_balance_snapshot.sql"
@@ -184,6 +212,17 @@ def test_a_counter_that_went_back_begins_an_epoch_where_the_feed_ends(
 
 
 @pytest.mark.expects_log(BEGINS)
+def test_an_end_that_was_only_read_is_known_too(database: Database, make_store: MakeStore) -> None:
+    one, other = make_store(), make_store()
+    append(one, 1)
+    append(other, 4)
+    FeedStore(one._pool).head()
+    execute(database.url, COUNTER_WENT_BACK)
+    assert append(one, 1).seq == 3
+    assert epochs_of(database) == [(1, 0), (2, 2)]
+
+
+@pytest.mark.expects_log(BEGINS)
 @pytest.mark.parametrize("change", [OTHER_TIMELINE, COUNTER_WENT_BACK])
 def test_processes_that_notice_at_once_begin_one_epoch(database: Database, make_store: MakeStore, change: str) -> None:
     stores = [make_store() for _ in range(4)]
@@ -208,7 +247,9 @@ def test_processes_that_notice_at_once_begin_one_epoch(database: Database, make_
 def test_a_process_that_waits_for_another_finds_the_epoch_that_it_began(
     database: Database, make_store: MakeStore
 ) -> None:
-    append(make_store(), 3)
+    store = make_store()
+    append(store, 3)
+    store.close()  # its pool connects in the background, and a new session would begin the epoch itself
     execute(database.url, OTHER_TIMELINE)
     with psycopg.connect(database.url, autocommit=True) as connection, ThreadPoolExecutor(1) as executor:
         with locked(database, LOCK_FEED) as other:
@@ -258,7 +299,9 @@ def test_the_tail_renews_the_epoch_when_the_feed_ends_before_its_position(
 
 def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store: MakeStore) -> None:
     """The standby may be what was lost; a save in the new epoch waits for it."""
-    assert append(make_store(), 1).seq == 1
+    store = make_store()
+    assert append(store, 1).seq == 1
+    store.close()  # its pool connects in the background, and a new session would record the timeline itself
     with psycopg.connect(database.url, autocommit=True) as connection:
         seen: list[Any] = []
         connection.execute("SET synchronous_commit = remote_apply")
@@ -316,7 +359,7 @@ def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, 
 
 @pytest.mark.expects_log("former primary")
 def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     probe = ServerProbe()
     with psycopg.connect(database.url, autocommit=True) as connection:
@@ -327,8 +370,11 @@ def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
         monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000001'")
         assert probe.read(connection) == Server("00000001", "1")
         monkeypatch.undo()
-        with pytest.raises(psycopg.OperationalError, match="former primary: it has timeline 00000001"):
-            probe.read(connection)
+        reason = "this server is a former primary: it has timeline 00000001, and the database is at 00000002"
+        for _ in range(2):
+            with pytest.raises(psycopg.OperationalError, match=f"^{reason}$"):
+                probe.read(connection)
+        assert caplog.messages == [f"a session is refused: {reason}"]
 
 
 @pytest.mark.expects_log("former primary")
@@ -383,4 +429,5 @@ def test_the_command_waits_for_the_batch_that_locks_the_feed(
         pytest.raises(DatabaseError, match="cannot begin a new epoch: canceling statement due to statement timeout"),
     ):
         begin_epoch(database.url)
+    monkeypatch.undo()
     assert begin_epoch(database.url).seq == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,18 +10,19 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from hypothesis import given, settings
+from psycopg.conninfo import make_conninfo
 
 import protocol
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
 from balance.storage.epochs import begin_epoch
-from balance.storage.errors import StoreUnavailable
+from balance.storage.errors import NO_FEED, UNABLE, StoreUnavailable
 from balance.storage.feed_store import LATEST, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.outages import OUTAGE
-from tests.support.postgres import execute
+from tests.support.postgres import EMPTY, execute
 from tests.support.service import Database
 from tests.support.strategies import ValidUpdate, examples, valid_updates
 
@@ -49,6 +51,13 @@ def large_ledger(assets: int, digits: int) -> protocol.Encoded:
     """Return a ledger with that many assets beside the required ones, and digits in each."""
     further = ",".join(f'"asset{n:02}":1.{"1" * digits}' for n in range(assets))
     return protocol.Encoded(f'{{"rlb":1,"usdt":1,{further}}}')
+
+
+@pytest.fixture
+def database(shared_database: Database) -> Database:
+    """Return the database of this module, without snapshots."""
+    execute(shared_database.url, EMPTY)
+    return shared_database
 
 
 @pytest.fixture
@@ -85,10 +94,12 @@ def test_postgresql_writes_the_bytes_of_to_wire(rig: Rig) -> None:
 
 
 def test_the_json_does_not_depend_on_the_time_zone_of_the_session(rig: Rig, database: Database) -> None:
-    (saved,) = rig.save(7)
+    times = (NOW, NOW.replace(microsecond=603001), NOW.replace(microsecond=0))
+    batch = [Snapshot(str(uuid.uuid4()), ts, pid, ONCHAIN, ONSITE, NOW) for ts in times for pid in (7, None)]
+    saved = [one.snapshot.encode().json.decode() for one in rig.store.append(batch).saved]
     with psycopg.connect(database.url, options="-c TimeZone=Asia/Kathmandu -c DateStyle=German") as connection:
-        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot"
-        assert connection.execute(sql).fetchall() == [(saved.json.decode(),)]
+        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot ORDER BY seq"
+        assert connection.execute(sql).fetchall() == [(text,) for text in saved]
 
 
 # The head
@@ -110,6 +121,41 @@ def test_without_its_row_the_feed_is_unavailable(rig: Rig, database: Database) -
     for read in (rig.feed.head, lambda: rig.feed.page(0, 1), lambda: rig.feed.latest(1)):
         with pytest.raises(StoreUnavailable):
             read()
+    assert set(rig.pool.outage._failures.values()) == {NO_FEED}
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_the_reads_of_a_server_in_recovery_are_refused(rig: Rig, database: Database) -> None:
+    """A function of the database simulates it."""
+    rig.save(1)
+    url = make_conninfo(database.url, options="-c search_path=public,pg_catalog")
+    pool = Pool(url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    pool.open()
+    feed = FeedStore(pool)
+    execute(database.url, "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean RETURN true")
+    claimed = ClaimedPosition(rig.epoch, 0)
+    try:
+        for read in (feed.head, lambda: feed.page(0, 1), lambda: feed.look_up(claimed), lambda: feed.latest(1)):
+            with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+                read()
+    finally:
+        execute(database.url, "DROP FUNCTION public.pg_is_in_recovery")
+    assert set(pool.outage._failures.values()) == {"the server is in recovery"}
+    assert feed.head().position == Position(rig.epoch, 1), "by another session"
+    pool.close()
+
+
+def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
+    for _ in range(2):
+        rig.feed.head()
+        rig.feed.page(0, 1)
+        rig.feed.look_up(ClaimedPosition(rig.epoch, 0))
+        rig.feed.latest(1)
+    with rig.pool.connection() as session:
+        prepared = session.execute(
+            "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE NOT from_sql ORDER BY name"
+        ).fetchall()
+    assert prepared == [("head", 2), ("latest", 2), ("look_up", 2), ("page", 2)]
 
 
 # Pages
@@ -145,6 +191,17 @@ def test_a_page_of_large_snapshots_is_bounded_in_bytes_and_has_at_least_one(rig:
     assert len(one.json) > PAGE_BYTES_MAX
     rig.save(2)
     assert rig.feed.page(len(saved), 1000).snapshots == [one]
+
+
+def test_a_page_of_some_pids_ends_before_a_large_snapshot_that_is_left_out(rig: Rig) -> None:
+    saved = rig.save(*[1, 2] * 20, onchain=large_ledger(4, 4000))
+    first = rig.feed.page(0, 1000, [1])
+    assert first.last == first.snapshots[-1].seq < len(saved)
+    assert rig.feed._rows_max == 2 * first.last, "the next one asks for fewer rows"
+    second = rig.feed.page(first.last, 1000, [1])
+    assert second.last == len(saved)
+    assert first.snapshots + second.snapshots == saved[::2]
+    assert rig.feed._rows_max == 4 * first.last
 
 
 @pytest.mark.parametrize("pids", [None, [0, 4, 8]])
@@ -230,14 +287,27 @@ def test_a_feed_that_was_made_by_hand_knows_its_own_epoch(rig: Rig, database: Da
 
 def test_the_latest_of_each_pid_is_the_last_saved_one(rig: Rig) -> None:
     assert rig.feed.latest(10) == (Position(rig.epoch, 0), None, [])
-    saved = rig.save(3, 1, 2, 1, None, 3, None)
+    saved = rig.save(None)
+    assert rig.feed.latest(10) == (Position(rig.epoch, 1), saved[0].json, []), "it has no pid, and is the newest"
+    saved += rig.save(3, 1, 2, 1, None, 3, None)
     found = rig.feed.latest(10)
-    assert found.position == Position(rig.epoch, 7)
-    assert found.newest == saved[6].json, "a snapshot without a pid counts as the newest"
-    assert found.of_pids == [saved[5].json, saved[3].json, saved[2].json]
-    assert rig.feed.latest(2).of_pids == [saved[5].json, saved[3].json]
+    assert found.position == Position(rig.epoch, 8)
+    assert found.newest == saved[7].json
+    assert found.of_pids == [saved[6].json, saved[4].json, saved[3].json]
+    assert rig.feed.latest(2).of_pids == [saved[6].json, saved[4].json]
 
 
+@pytest.fixture
+def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the machine in a time zone that is 5:45 hours before UTC."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("kathmandu")
 def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> None:
     now = datetime.now(UTC)
     rig.save(1, received_at=now - timedelta(seconds=7200))

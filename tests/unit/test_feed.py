@@ -14,8 +14,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 import protocol
+from balance.feed import replay
 from balance.feed.feed import FeedSlice
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import StoreUnavailable
@@ -69,15 +70,16 @@ class Reader:
     def seqs(self) -> list[int]:
         return [seq for page in self.pages for seq in page]
 
-    async def send(self, page: list[int]) -> None:
+    async def send(self, page: list[int], last: int) -> None:
+        assert page[-1] <= last
         self.pages.append(page)
         await self.go.wait()
 
     def join(self) -> None:
         self.is_live = True
 
-    async def replay(self, position: Position, pids: Sequence[int] | None = None) -> None:
-        await self._rig.feed.replay(position, encode, self.send, self.join, pids)
+    async def replay(self, position: Position, *pids: int) -> None:
+        await self._rig.feed.replay(position, Receiver(encode, self.send, self.join, pids or None))
 
 
 # Positions ---------------------------------------------------------------------------------------------------
@@ -204,8 +206,18 @@ async def test_a_client_joins_in_the_turn_in_which_nothing_is_missing(rig: Rig) 
     for _ in range(3):
         await result_of(writer.submit(snapshot()))
     with pytest.raises(StopIteration):
-        rig.feed.replay(Position(EPOCH, 1), encode, reader.send, reader.join).send(None)
+        reader.replay(Position(EPOCH, 1)).send(None)
     assert (reader.pages, reader.is_live) == ([[2, 3]], True)
+
+
+async def test_a_client_that_does_not_accept_a_page_in_time_is_slow(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "READ_S_MAX", 0.05)
+    writer, reader = rig.writer(), Reader(rig)
+    await result_of(writer.submit(snapshot()))
+    reader.go.clear()
+    with pytest.raises(SlowClient):
+        await reader.replay(Position(EPOCH, 0))
+    assert (reader.pages, reader.is_live) == ([[1]], False)
 
 
 async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:
@@ -237,11 +249,11 @@ async def test_clients_at_different_positions_share_the_pages_behind_the_first(r
 async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
     rig.store.save_elsewhere(PAGE_ROWS_MAX + 5)
     writer, reader = rig.writer(), Reader(rig)
-    await reader.replay(Position(EPOCH, 0), [7])
+    await reader.replay(Position(EPOCH, 0), 7)
     assert (reader.pages, reader.is_live) == ([], True)
     await result_of(writer.submit(snapshot()))
     again = Reader(rig)
-    await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), [7])
+    await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), 7)
     assert (again.pages, again.is_live) == ([], True)
 
 
@@ -300,7 +312,7 @@ async def test_clients_that_missed_the_same_share_its_bytes(rig: Rig) -> None:
 
     readers = [Reader(rig) for _ in range(10)]
     for one in readers:
-        await rig.feed.replay(Position(EPOCH, 2), counted, one.send, one.join)
+        await rig.feed.replay(Position(EPOCH, 2), Receiver(counted, one.send, one.join))
     assert calls == [3]
     assert all(one.seqs == [3, 4, 5] for one in readers)
 

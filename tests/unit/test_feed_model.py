@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import protocol
 from balance.aio.threads import WorkerThread
 from balance.feed.feed import Feed
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken
 from balance.feed.tail import Tail
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
@@ -355,19 +356,19 @@ class FeedModel(RuleBasedStateMachine):
         assert client.last == client.claimed.seq <= resumption.head.seq
         self._check_held(client)
         try:
-            await self.feed.replay(
-                resumption.position, encode, lambda data: self._send(client, data), lambda: self._join(client)
-            )
+            send, join = partial(self._send, client), partial(self._join, client)
+            await self.feed.replay(resumption.position, Receiver(encode, send, join))
         except (ReplayBroken, protocol.Unavailable):
             client.task = None
             self.transport.end(client)
 
-    async def _send(self, client: Client, data: bytes) -> None:
+    async def _send(self, client: Client, data: bytes, last: int) -> None:
         epoch, *found = data.split(b"\n")
         assert epoch.decode() == client.epoch
         for one in found:
             client.receive(client.last + 1, self.id_of(one))
             assert protocol.loads(one)["seq"] == client.last
+        assert client.last == last
         client.room.clear()
         await client.room.wait()
 
