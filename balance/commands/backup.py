@@ -33,7 +33,7 @@ def backup_errors() -> Iterator[None]:
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     """Write the backup and print what it has."""
-    with backup_errors(), database(config, signals) as (url, _postgres), progress_bar("written", "snapshots") as bar:
+    with backup_errors(), database(config, signals) as (url, _postgres), progress_bar("written", " snapshots") as bar:
         header = back_up(url, arguments.file, balance.__version__, bar.show)
     size = arguments.file.stat().st_size
     print_now(f"{arguments.file}: {header.rows} snapshots up to seq {header.last_seq}, {size} bytes")

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     """Delete old snapshots and print how many; with `--dry-run`, only count them."""
     before = limit_of(config, arguments.before)
-    with database(config, signals) as (url, _postgres), progress_bar("looked at", "snapshots") as bar:
+    with database(config, signals) as (url, _postgres), progress_bar("looked at", " snapshots") as bar:
         pruning = Pruning(url, before, dry_run=arguments.dry_run)
 
         def report(progress: Progress) -> None:

@@ -34,7 +34,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         raise CommandError(advice(versions))
     with (
         backup_errors(),
-        progress_bar("read", "snapshots") as written,
+        progress_bar("read", " snapshots") as written,
         progress_bar("checked", "B") as checked,
         progress_bar("loaded", "B") as loaded,
     ):
