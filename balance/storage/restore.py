@@ -21,7 +21,7 @@ from typing import LiteralString, NamedTuple
 import psycopg
 from psycopg import Connection, IsolationLevel, errors
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from balance.position import Position
 from balance.storage.backup import existing_tables
@@ -149,12 +149,24 @@ def _load(
         ) as copy:
             for block in blocks:
                 copy.write(block)
+    _advance_identities(session, created)
     for migration in migrations[version:]:
         apply_migration(session, migration)
     if aside is not None:
         _keep_epochs(session, aside)
     _run(session, SQL("ANALYZE balance_snapshot"))
     return begin_next_epoch(session, server)
+
+
+def _advance_identities(session: Connection[TupleRow], tables: list[str]) -> None:
+    """Let the next row of each table with a number of its own have the number after the last one."""
+    for table, column in session.execute(IDENTITIES, {"names": tables}).fetchall():
+        names = {"table": table, "column": column}
+        (sequence,) = session.execute("SELECT pg_get_serial_sequence(%(table)s, %(column)s)", names).fetchall()[0]
+        next_ = SQL("SELECT setval({}, max({})) FROM {}").format(
+            Literal(sequence), Identifier(column), Identifier(table)
+        )
+        _run(session, next_)
 
 
 def _keep_epochs(session: Connection[TupleRow], aside: str) -> None:
@@ -169,6 +181,12 @@ def _run(session: Connection[TupleRow], statement: SQL | Composed) -> None:
     """Run a statement that has names in it, which cannot be parameters."""
     session.cursor().execute(statement)
 
+
+# COPY stores the numbers of the backup, and leaves the sequence as it is.
+IDENTITIES: LiteralString = """
+SELECT name, attname::text FROM unnest(%(names)s::text[]) AS name
+JOIN pg_attribute ON attrelid = to_regclass(name) AND attidentity <> '' AND NOT attisdropped
+"""
 
 # What the migrations have created in the schema of this program.
 OBJECTS: LiteralString = """

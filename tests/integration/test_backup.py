@@ -158,6 +158,19 @@ def test_a_backup_of_an_older_schema_is_migrated(blank: Database, postgres: str,
     assert blank.seqs() == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_restored_table_with_numbers_of_its_own_goes_on_after_the_last_one(database: Database) -> None:
+    names = ["balance_probe", "balance_empty", "balance_feed"]
+    with psycopg.connect(database.url, autocommit=True) as session:
+        for name in names[:2]:
+            session.execute(f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY, n int)".encode())
+        with session.cursor().copy("COPY balance_probe (id, n) FROM STDIN") as copy:
+            copy.write(b"7\t1\n9\t2\n")
+        restore_module._advance_identities(session, names)
+        for name, expected in (("balance_probe", 10), ("balance_empty", 1)):
+            found = session.execute(f"INSERT INTO {name} (n) VALUES (3) RETURNING id".encode()).fetchone()
+            assert found == (expected,)
+
+
 # In place of another one
 
 
