@@ -167,7 +167,7 @@ class Feed:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""
         self._current_head()
         async with unavailable_after(self._read_s_max):
-            found: Latest = await self._shared("latest", self._store.latest, limit, heard_s)
+            found: Latest = await self._shared(self._store.latest, limit, heard_s)
         return found
 
     def drain(self) -> None:
@@ -184,7 +184,7 @@ class Feed:
         async with unavailable_after(self._read_s_max):
             with self._tail.followed():
                 while (tag := self._tag_of(head := self._tail.position)) is None:
-                    facts = await self._shared("look_up", self._store.look_up, ClaimedPosition(*head))
+                    facts = await self._shared(self._store.look_up, ClaimedPosition(*head))
                     self._known = head, to_tag(facts.id)
         return Resumption(False, head, tag, head, *why)
 
@@ -209,7 +209,7 @@ class Feed:
         """Ask the database about a position; the tail has the same epoch when this returns."""
         for _ in range(ATTEMPTS):
             epoch = self._tail.position.epoch
-            facts: PositionFacts = await self._shared("look_up", self._store.look_up, claimed)
+            facts: PositionFacts = await self._shared(self._store.look_up, claimed)
             if facts.head.epoch != self._tail.position.epoch == epoch:
                 await self._tail.reach(facts.head)
             if facts.head.epoch == self._tail.position.epoch:
@@ -237,7 +237,7 @@ class Feed:
 
     async def _catch_up(self) -> None:
         """Have the tail publish what was committed before this call."""
-        head = await self._shared("head", self._store.head)
+        head = await self._shared(self._store.head)
         await self._tail.reach(head.position)
 
     async def _wait_beyond(self, position: Position, seconds: float) -> None:
@@ -249,13 +249,13 @@ class Feed:
         except (TimeoutError, StoreUnavailable):
             pass
 
-    async def _shared(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
+    async def _shared(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call the store in a thread; callers that ask for the same share a read."""
 
         async def read() -> T:
             return await run_in_thread(self._executor, function, *arguments)
 
-        found: T = await self._lookups.run((name, *arguments), read)
+        found: T = await self._lookups.run((function, *arguments), read)
         return found
 
 
