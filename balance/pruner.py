@@ -1,7 +1,8 @@
 """Deletes old snapshots in the background while the service runs (`--keep`).
 
 Of several processes on one database, the one that comes first prunes; the others find that it does and do nothing.
-What could not be deleted now is deleted an hour later.
+What could not be deleted now is deleted an hour later. After a jump of the clock forwards, nothing is deleted at once:
+what is deleted is gone, and the clock may be wrong.
 
 Threads: the runs are in a thread of their own. Life cycle: `start`, `stop`, `join`, each once.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +23,7 @@ log = logging.getLogger("balance.retention")
 
 FIRST_S = 60.0  # from the start of the service: the database may start at the same time
 PAUSE_S = 3600.0
+JUMP_S_MAX = 600.0  # of the clock against the monotonic clock, between two runs
 JOIN_S_MAX = 1.0  # a batch takes a few milliseconds; one that hangs must not hold up the end of the service
 
 
@@ -52,14 +55,17 @@ class Pruner:
             self._thread.join(JOIN_S_MAX)
 
     def _run(self) -> None:
-        seconds = self._first_s
+        seconds, ahead = self._first_s, _clocks()
         while not self._stopping.wait(seconds):
-            with suppress(PruningElsewhere):
-                self._prune()
+            before, ahead = ahead, _clocks()
+            if (jump := ahead - before) > JUMP_S_MAX:
+                log.warning("the clock was set forward by %d s: old snapshots are deleted in an hour, not now", jump)
+            else:
+                with suppress(PruningElsewhere):
+                    self._prune(datetime.now(UTC) - self._keep)
             seconds = self._pause_s
 
-    def _prune(self) -> None:
-        before = datetime.now(UTC) - self._keep
+    def _prune(self, before: datetime) -> None:
         try:
             self._pruning = Pruning(self._url, before)
             if self._stopping.is_set():  # `stop` may have been called before it could see this run
@@ -75,3 +81,8 @@ class Pruner:
                 "deleted %d of %d snapshots, which were received before %s; the feed begins at seq %d",
                 pruned.pruned, pruned.total, before.isoformat(timespec="seconds"), pruned.first,
             )  # fmt: skip
+
+
+def _clocks() -> float:
+    """Return by how many seconds the clock is ahead of the monotonic clock."""
+    return time.time() - time.monotonic()

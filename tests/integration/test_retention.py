@@ -248,6 +248,22 @@ def test_the_service_leaves_it_to_another_process_that_prunes_already(rig: Rig) 
     assert rig.database.seqs() == [1, 2]
 
 
+@pytest.mark.expects_log("the clock was set forward by 86400 s: old snapshots are deleted in an hour, not now")
+def test_a_clock_that_jumps_forward_deletes_nothing_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.save(datetime.now(UTC) - timedelta(days=91), None, None)
+    clocks = iter([0.0, 86_400.0, 86_400.0])
+    monkeypatch.setattr(pruner, "_clocks", lambda: next(clocks, 86_400.0))
+    one = Pruner(rig.database.url, timedelta(days=90), first_s=0, pause_s=0.5)
+    one.start()
+    wait_until(lambda: len(caplog.records) == 1)
+    assert rig.database.seqs() == [1, 2]
+    wait_until(lambda: rig.database.seqs() == [2])
+    one.stop()
+    one.join()
+
+
 @pytest.mark.expects_log("old snapshots are not deleted now: the database cannot be pruned: ")
 def test_the_service_tries_again_after_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     one = Pruner("postgresql://127.0.0.1:1/none", timedelta(days=90), first_s=0, pause_s=0.01)
