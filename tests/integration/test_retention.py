@@ -112,9 +112,12 @@ def test_nothing_behind_a_newer_snapshot_is_deleted(rig: Rig) -> None:
     rig.save(NEW, None)
     assert rig.prune() == (2, 5, 3)
     assert rig.database.seqs() == [3, 4, 5]
-    rig.save(LIMIT, None)
-    rig.save(LIMIT + timedelta(microseconds=1), None)
-    assert rig.prune(LIMIT) == (0, 5, 3)
+
+
+def test_a_snapshot_that_was_received_at_the_limit_is_kept(rig: Rig) -> None:
+    rig.save(LIMIT - timedelta(microseconds=1), None)
+    rig.save(LIMIT, None, None)
+    assert rig.prune(LIMIT) == (1, 3, 2)
 
 
 def test_the_number_of_all_snapshots_is_right_in_every_list(rig: Rig) -> None:
