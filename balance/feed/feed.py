@@ -85,11 +85,14 @@ class FeedSlice(NamedTuple):
 class Feed:
     """The feed of one database, as this process follows it."""
 
-    def __init__(self, store: FeedReader, tail: Tail, executor: Executor, *, read_ms_max: int) -> None:
-        """Read with the threads of `executor`."""
+    def __init__(
+        self, store: FeedReader, tail: Tail, executor: Executor, read_executor: Executor, *, read_ms_max: int
+    ) -> None:
+        """Read what clients resume from with the threads of `executor`, and `latest` with those of `read_executor`."""
         self._store = store
         self._tail = tail
         self._executor = executor
+        self._read_executor = read_executor
         self._read_s_max = read_ms_max / 1000
         self._replay = Replay(store, tail, executor, reach_s_max=self._read_s_max)
         self._lookups: SingleFlight[Any] = SingleFlight()
@@ -167,7 +170,7 @@ class Feed:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""
         self._current_head()
         async with unavailable_after(self._read_s_max):
-            found: Latest = await self._shared(self._store.latest, limit, heard_s)
+            found: Latest = await self._shared(self._read_executor, self._store.latest, limit, heard_s)
         return found
 
     def drain(self) -> None:
@@ -184,7 +187,7 @@ class Feed:
         async with unavailable_after(self._read_s_max):
             with self._tail.followed():
                 while (tag := self._tag_of(head := self._tail.position)) is None:
-                    facts = await self._shared(self._store.look_up, ClaimedPosition(*head))
+                    facts = await self._shared(self._executor, self._store.look_up, ClaimedPosition(*head))
                     self._known = head, to_tag(facts.id)
         return Resumption(False, head, tag, head, *why)
 
@@ -209,7 +212,7 @@ class Feed:
         """Ask the database about a position; the tail has the same epoch when this returns."""
         for _ in range(ATTEMPTS):
             epoch = self._tail.position.epoch
-            facts: PositionFacts = await self._shared(self._store.look_up, claimed)
+            facts: PositionFacts = await self._shared(self._executor, self._store.look_up, claimed)
             if facts.head.epoch != self._tail.position.epoch == epoch:
                 await self._tail.reach(facts.head)
             if facts.head.epoch == self._tail.position.epoch:
@@ -237,7 +240,7 @@ class Feed:
 
     async def _catch_up(self) -> None:
         """Have the tail publish what was committed before this call."""
-        head = await self._shared(self._store.head)
+        head = await self._shared(self._executor, self._store.head)
         await self._tail.reach(head.position)
 
     async def _wait_beyond(self, position: Position, seconds: float) -> None:
@@ -249,11 +252,11 @@ class Feed:
         except (TimeoutError, StoreUnavailable):
             pass
 
-    async def _shared(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _shared(self, executor: Executor, function: Callable[..., T], *arguments: Any) -> T:
         """Call the store in a thread; callers that ask for the same share a read."""
 
         async def read() -> T:
-            return await run_in_thread(self._executor, function, *arguments)
+            return await run_in_thread(executor, function, *arguments)
 
         found: T = await self._lookups.run((function, *arguments), read)
         return found

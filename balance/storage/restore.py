@@ -27,7 +27,7 @@ from balance.position import Position
 from balance.storage.backup import existing_tables
 from balance.storage.backup_file import BackupError, BackupReader, Header, Report, check, opened
 from balance.storage.connect import DatabaseError, error_text, to_conninfo
-from balance.storage.epochs import Server, ServerProbe, begin_next_epoch
+from balance.storage.epochs import begin_next_epoch
 from balance.storage.errors import DatabaseFault
 from balance.storage.migrate import (
     Migration,
@@ -36,6 +36,7 @@ from balance.storage.migrate import (
     check_database_server,
     read_migrations,
 )
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 
 MADE_BY_MIGRATIONS = ("balance_feed", "balance_epoch")  # the tables that have a row from the beginning

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from random import uniform
 
@@ -48,6 +48,37 @@ class _Group:
         """When something was last sent to all of them."""
 
 
+class _GroupsOfPid:
+    """The groups whose filter has a pid. A pid of one group only has no container: clients may have many pids each."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int | None, _Group | dict[_Group, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, pid: int, group: _Group) -> None:
+        """Add a group that does not have the pid yet."""
+        found = self._groups.setdefault(pid, group)
+        if isinstance(found, dict):
+            found[group] = None
+        elif found is not group:
+            self._groups[pid] = {found: None, group: None}
+
+    def remove(self, pid: int, group: _Group) -> None:
+        """Remove a group that has the pid."""
+        found = self._groups[pid]
+        if isinstance(found, dict):
+            del found[group]
+        if found is group or not found:
+            del self._groups[pid]
+
+    def find(self, pid: int | None) -> Iterable[_Group]:
+        """Return the groups of a pid."""
+        found = self._groups.get(pid, ())
+        return (found,) if isinstance(found, _Group) else found
+
+
 class StreamHub:
     """The streams, each from the head of its response to its end. It is a listener of the feed."""
 
@@ -58,7 +89,7 @@ class StreamHub:
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
         self._groups: dict[tuple[int, ...] | None, _Group] = {}
-        self._groups_of_pid: dict[int | None, dict[_Group, None]] = {}
+        self._groups_of_pid = _GroupsOfPid()
         self._last: EncodedSnapshot | None = None  # that was published
         self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
@@ -119,7 +150,7 @@ class StreamHub:
         if group is None:
             group = self._groups[stream.pids] = _Group()
             for pid in stream.pids or ():
-                self._groups_of_pid.setdefault(pid, {})[group] = None
+                self._groups_of_pid.add(pid, group)
         group.streams[stream] = None
 
     def _leave(self, stream: EventStream) -> bool:
@@ -133,9 +164,7 @@ class StreamHub:
         if not group.streams:
             del self._groups[stream.pids]
             for pid in stream.pids or ():
-                del self._groups_of_pid[pid][group]
-                if not self._groups_of_pid[pid]:
-                    del self._groups_of_pid[pid]
+                self._groups_of_pid.remove(pid, group)
         return True
 
     def _discard(self, stream: EventStream) -> None:
@@ -181,7 +210,7 @@ class StreamHub:
             wanted[self._groups[None]] = events
         if self._groups_of_pid:
             for snapshot, event in zip(snapshots, events, strict=True):
-                for group in self._groups_of_pid.get(snapshot.pid, ()):
+                for group in self._groups_of_pid.find(snapshot.pid):
                     wanted.setdefault(group, []).append(event)
         clock = asyncio.get_running_loop().time()
         for group, some in wanted.items():
@@ -237,7 +266,7 @@ class StreamHub:
         """
         self._last = None
         self._outdated.add(self._streams)
-        self._streams, self._groups, self._groups_of_pid = set(), {}, {}
+        self._streams, self._groups, self._groups_of_pid = set(), {}, _GroupsOfPid()
 
     def _reset(self, stream: EventStream) -> None:
         self._end(stream, RESET)

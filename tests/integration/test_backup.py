@@ -118,7 +118,7 @@ def test_a_pruned_feed_stays_pruned(database: Database, blank: Database, file: P
     assert blank.rows(counts) == database.rows(counts) == [{"last_seq": 4, "first_seq": 4, "pruned": 2}]
 
 
-def test_a_migrated_database_without_snapshots_is_empty_and_its_roles_keep_their_grants(
+def test_a_migrated_database_is_empty_and_its_roles_keep_their_grants(
     database: Database, blank: Database, file: Path
 ) -> None:
     save(database, 1)

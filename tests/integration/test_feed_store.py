@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,9 +16,11 @@ from psycopg.conninfo import make_conninfo
 import protocol
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
+from balance.storage import feed_store
+from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import begin_epoch
 from balance.storage.errors import NO_FEED, UNABLE, StoreUnavailable
-from balance.storage.feed_store import LATEST, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
+from balance.storage.feed_store import LATEST_BY_PID, LATEST_BY_SEQ, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
@@ -155,7 +158,7 @@ def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
         prepared = session.execute(
             "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE NOT from_sql ORDER BY name"
         ).fetchall()
-    assert prepared == [("head", 2), ("latest", 2), ("look_up", 2), ("page", 2)]
+    assert prepared == [("head", 2), ("latest_by_pid", 2), ("look_up", 2), ("page", 2)]
 
 
 # Pages
@@ -320,6 +323,60 @@ def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> Non
     assert rig.feed.latest(10, 1).of_pids == []
 
 
+BY_PID, BY_SEQ = b"latest_by_pid", b"latest_by_seq"
+
+
+@pytest.fixture
+def searches(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the searches for the latest that are made from now on; their first bounds are small."""
+    executed: list[bytes] = []
+    original = DatabaseSession.execute_prepared
+
+    def execute_prepared(session: DatabaseSession, name: bytes, *rest: Any) -> Any:
+        if name in (BY_PID, BY_SEQ):
+            executed.append(name)
+        return original(session, name, *rest)
+
+    monkeypatch.setattr(DatabaseSession, "execute_prepared", execute_prepared)
+    monkeypatch.setattr(feed_store, "PIDS_MIN", 4)
+    monkeypatch.setattr(feed_store, "SEQS_MIN", 8)
+    return executed
+
+
+def test_the_latest_are_found_by_the_search_that_ends_first(rig: Rig, searches: list[bytes]) -> None:
+    saved = rig.save(*range(4))
+    assert [len(rig.feed.latest(10).of_pids), *searches] == [4, BY_PID]
+    saved += rig.save(*range(100, 140))
+    searches.clear()
+    assert rig.feed.latest(8).of_pids == [one.json for one in reversed(saved[-8:])]
+    assert searches == [BY_PID, BY_SEQ], "the newest eight snapshots have eight pids"
+    searches.clear()
+    assert rig.feed.latest(9).of_pids == [one.json for one in reversed(saved[-9:])]
+    assert searches == [BY_PID, BY_SEQ] * 2
+    searches.clear()
+    saved += rig.save(*[0] * 200)
+    assert rig.feed.latest(50).of_pids == [saved[-1].json, *(one.json for one in reversed(saved[1:44]))]
+    assert searches == [BY_PID, BY_SEQ] * 2 + [BY_PID]
+
+
+def test_the_search_for_recent_pids_ends_where_none_is(
+    rig: Rig, searches: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots of one process may be older than earlier ones of another, whose clock is ahead or which waited."""
+    now = datetime.now(UTC)
+    rig.save(*range(2000), received_at=now - timedelta(seconds=7200))
+    monkeypatch.setattr(feed_store, "SEQS_MIN", 1500)
+    recent = rig.save(3000, received_at=now)
+    rig.save(*[3001] * 300, received_at=now - timedelta(seconds=7200))
+    searches.clear()
+    assert rig.feed.latest(10, 3600).of_pids == [recent[0].json]
+    assert searches == [BY_PID, BY_SEQ]
+    rig.save(*[3001] * 1000, received_at=now - timedelta(seconds=7200))
+    searches.clear()
+    assert rig.feed.latest(10, 3600).of_pids == [recent[0].json]
+    assert searches == [BY_PID, BY_SEQ] * 2, "the first search has it in its oldest thousand"
+
+
 # Plans
 
 FILL = """
@@ -327,6 +384,8 @@ INSERT INTO balance_snapshot
 SELECT n, gen_random_uuid(), '2025-11-07', nullif(n % 21, 0), '{{"rlb": 1, "usdt": 1}}', '{{"rlb": 1, "usd": 1}}', now()
 FROM generate_series({}, {}) AS n
 """
+
+SET_END = "UPDATE balance_feed SET last_seq = {}"
 
 
 def buffers(database: Database, sql: str, *parameters: object) -> int:
@@ -342,19 +401,21 @@ def buffers(database: Database, sql: str, *parameters: object) -> int:
 @pytest.mark.parametrize(
     ("sql", "parameters", "blocks_max"),
     [
-        (LATEST, (100, None), 400),
-        (LATEST, (5, NOW), 400),
+        (LATEST_BY_PID, (100, None, 200), 400),
+        (LATEST_BY_PID, (5, NOW, 200), 400),
+        (LATEST_BY_SEQ, (100, None, 1_000), 200),
+        (LATEST_BY_SEQ, (5, NOW, 1_000), 200),
         (LOOK_UP, (OTHER_EPOCH, 700), 40),
         (PAGE, (500, 100, None), 60),
     ],
-    ids=["latest", "latest since", "look_up", "page"],
+    ids=["by pid", "by pid since", "by seq", "by seq since", "look_up", "page"],
 )
 def test_the_cost_of_a_read_does_not_depend_on_the_history(
     rig: Rig, database: Database, sql: str, parameters: tuple[object, ...], blocks_max: int
 ) -> None:
-    execute(database.url, FILL.format(1, 2_000), "VACUUM ANALYZE balance_snapshot")
+    execute(database.url, FILL.format(1, 2_000), SET_END.format(2_000), "VACUUM ANALYZE balance_snapshot")
     few = buffers(database, sql, *parameters)
-    execute(database.url, FILL.format(2_001, 60_000), "VACUUM ANALYZE balance_snapshot")
+    execute(database.url, FILL.format(2_001, 60_000), SET_END.format(60_000), "VACUUM ANALYZE balance_snapshot")
     many = buffers(database, sql, *parameters)
     assert many < blocks_max
     assert many < 3 * few, "thirty times as many rows make the index one level higher"

@@ -73,7 +73,7 @@ def test_a_parameter_that_is_repeated_is_refused(shared: SharedService, path: st
     check_refused(shared.ask("GET", path + query), "invalid_payload", f"{name}: is given more than once")
 
 
-async def test_of_a_name_that_is_repeated_in_an_auth_the_last_one_counts_and_an_integer_has_any_form(
+async def test_in_an_auth_the_last_of_a_repeated_name_counts_and_integers_have_any_form(
     service: Service, database: Database
 ) -> None:
     append_history(database, 3)
@@ -99,7 +99,7 @@ async def test_a_last_event_id_of_another_host_is_of_another_feed_on_each_transp
     assert (reply.status, reply.body["reason"]) == (409, "other_feed")
 
 
-async def test_a_client_that_comes_back_while_its_old_connection_drains_gets_everything_once(
+async def test_a_client_that_comes_back_while_its_old_connection_drains_gets_all_once(
     make_service: MakeService,
 ) -> None:
     service = await make_service(watchers_max=1)

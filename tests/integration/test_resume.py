@@ -96,7 +96,7 @@ async def test_a_client_that_has_seen_what_was_lost_gets_the_last_seq_that_is_go
 
 
 @pytest.mark.expects_log("every watcher has to resume")
-async def test_while_a_new_epoch_ends_its_clients_a_save_is_not_delayed_and_a_client_that_connects_stays(
+async def test_the_ends_of_a_new_epoch_do_not_delay_a_save_and_a_new_client_stays(
     database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one client in each turn of the event loop

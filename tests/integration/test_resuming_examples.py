@@ -189,7 +189,7 @@ async def test_a_short_client_misses_nothing_in_a_restart_and_in_a_loss_of_rows(
             await client.kill()
 
 
-async def test_the_loop_with_curl_in_the_readme_prints_each_snapshot_once_over_restarts_of_the_server(
+async def test_the_readmes_loop_with_curl_prints_each_snapshot_once_over_restarts(
     processes: Processes, database: Database, tmp_path: Path
 ) -> None:
     (loop,) = re.findall(r"^```sh follow\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)

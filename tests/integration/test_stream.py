@@ -28,7 +28,7 @@ from tests.support.waiting import until
 
 OTHER_EPOCH = "00000000-0000-4000-8000-000000000000"
 LAST_EVENT_ID = b"Last-Event-ID: %b\r\n"
-NOT_A_POSITION = "is not a position: <epoch>:<seq>:<tag>"
+NOT_A_POSITION = "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between"
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ IMPORTS = {
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
-    "position": set(),
+    "position": {"protocol"},
     "auth": {"protocol"},
     "config": {"host_names", "program", "protocol"},
     "host_names": set(),
@@ -99,6 +99,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
+    ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
 }
 

@@ -9,6 +9,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -279,6 +281,50 @@ async def test_a_database_that_is_away_is_unavailable(rig: Rig) -> None:
     rig.store.look_up = fail  # type: ignore[assignment, method-assign]
     with pytest.raises(protocol.Unavailable, match=r"^the database cannot be reached$"):
         await rig.feed.resume(ClaimedPosition(EPOCH, 3))
+
+
+@contextmanager
+def busy(executor: Executor, threads: int) -> Iterator[None]:
+    """Keep all threads of an executor busy within the block; at its end, wait until they have done all calls."""
+    go = threading.Event()
+    calls = [executor.submit(go.wait, 10) for _ in range(threads)]
+    try:
+        yield
+    finally:
+        go.set()
+        wait([*calls, *(executor.submit(int) for _ in range(threads))])
+
+
+async def test_a_position_is_not_looked_up_after_its_request_has_timed_out(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    rig.feed._read_s_max = 0.01
+    with busy(rig.executor, 2):
+        for seq in (3, 4):
+            with pytest.raises(protocol.Unavailable):
+                await rig.feed.resume(ClaimedPosition(EPOCH, seq))
+        with pytest.raises(protocol.Unavailable):
+            await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+    assert store_of(rig).look_ups == []
+
+
+async def test_a_page_that_no_client_waits_for_any_more_is_not_read(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    with busy(rig.executor, 2):
+        replays = [asyncio.ensure_future(Reader(rig).replay(Position(EPOCH, 0))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        for replay in replays:
+            replay.cancel()
+        await asyncio.wait(replays)
+    assert store_of(rig).pages == []
+
+
+async def test_the_latest_snapshots_are_not_read_by_the_threads_of_the_replays(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    with busy(rig.executor, 2):
+        assert (await rig.feed.latest(10, None)).position == Position(EPOCH, 5)
 
 
 # Replays -----------------------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ class FeedModel(RuleBasedStateMachine):
         self.store.save(self.store.snapshots(5))
         self.worker, self.executor = SteppedWorker(self.loop), SteppedExecutor()
         self.tail = Tail(self.store, cast("WorkerThread", self.worker))
-        self.feed = Feed(self.store, self.tail, self.executor, read_ms_max=5000)
+        self.feed = Feed(self.store, self.tail, self.executor, self.executor, read_ms_max=5000)
         self.transport = Transport(self)
         self.feed.subscribe(self.transport)
         self.batches: deque[tuple[list[Snapshot], list[Appended | None]]] = deque()  # in flight, with their outcome

@@ -40,7 +40,7 @@ def test_a_position_is_read_as_it_was_written(seq: int, id_: str | None) -> None
     ],
 )
 def test_any_other_text_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^is not a position: <epoch>:<seq>:<tag>$"):
+    with pytest.raises(ValueError, match=r"^not a position$"):
         parse_token(text)
 
 

@@ -36,7 +36,7 @@ async def test_a_slice_is_as_long_as_it_may_be(monkeypatch: pytest.MonkeyPatch) 
     assert counts == [0, 4, 8, 10]
 
 
-async def test_an_item_that_is_added_again_is_handled_once_and_one_that_is_discarded_is_not() -> None:
+async def test_an_item_added_again_is_handled_once_and_a_discarded_one_never() -> None:
     handled: list[str] = []
     work = SlicedWork(handled.append)
     work.add(["a", "b"])

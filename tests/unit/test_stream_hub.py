@@ -6,8 +6,10 @@ import asyncio
 import gc
 import re
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -30,6 +32,7 @@ from tests.support.waiting import until
 EPOCH = "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614"
 TS = "2025-11-07T00:45:08.603Z"
 LIMIT = 65_536
+FILTER_BYTES_MAX = 12_000  # of a filter with a hundred process ids
 Work = Callable[[Any, Any], Awaitable[None]]
 
 
@@ -134,6 +137,23 @@ async def test_a_stream_gets_each_snapshot_with_its_position() -> None:
             b"id: %b:%d:%08x\nevent: balance:snapshot\ndata: %b\n\n" % (EPOCH.encode(), seq, seq, snapshot(seq).json)
             for seq in (1, 2)
         )
+
+
+async def test_a_filter_of_a_hundred_process_ids_costs_a_few_kilobytes() -> None:
+    """Each stream has process ids of its own."""
+    async with scene() as one:
+        tracemalloc.start()
+        try:
+            sizes = [0]
+            for pids in (1, 100):  # the first is the cost of a stream without them
+                for n in range(20):
+                    await one.open(*range(1000 * n, 1000 * n + pids))
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        plain, filtered = (after - before for before, after in pairwise(sizes))
+        assert filtered - plain < 20 * FILTER_BYTES_MAX
 
 
 async def test_a_filtered_stream_gets_the_snapshots_of_its_pids_in_order() -> None:
@@ -327,7 +347,7 @@ async def test_all_streams_end_also_those_that_replay_or_were_opened_just_now(
         await until(lambda: not len(one.hub))
 
 
-async def test_a_new_epoch_ends_the_streams_of_before_in_turns_and_none_that_opens_meanwhile(
+async def test_a_new_epoch_ends_the_old_streams_in_turns_and_none_that_opens_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one in each turn of the event loop
