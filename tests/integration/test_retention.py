@@ -278,9 +278,9 @@ def test_the_service_tries_again_after_an_outage(caplog: pytest.LogCaptureFixtur
 
 async def test_a_service_with_the_setting_starts_and_stops(make_service: MakeService) -> None:
     service = await make_service(keep="1h")
-    assert service.app._pruner is not None
+    assert service.app.database.pruner is not None
     await service.stop()
-    assert not service.app._pruner._thread.is_alive()
+    assert not service.app.database.pruner._thread.is_alive()
 
 
 # What clients get
