@@ -14,6 +14,7 @@ from balance import program
 from balance.commands import migrate, new_epoch, serve
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
+from balance.config_sources import nearest
 from balance.process.log_limit import LimitedHandler
 from balance.process.stop_signals import StopSignals
 from balance.storage.connect import DatabaseError
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     command.add_arguments(parser)
     with StopSignals() as signals:
         try:
+            if argv and not is_named and not argv[0].startswith("-"):
+                raise CommandError(f"{argv[0]!r} is not a command{nearest(argv[0], COMMANDS)}")
             arguments = parser.parse_args(argv[1:] if is_named else argv)
             return command.run(Config.of(arguments, os.environ), arguments, signals)
         except (CommandError, ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:

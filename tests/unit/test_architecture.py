@@ -22,7 +22,7 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "process", "program", "storage"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
     "commands": {"app", "config", "process", "storage"},
     "app": {"aio", "config", "database", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
     "database": {"aio", "config", "storage"},
@@ -34,7 +34,8 @@ IMPORTS = {
     "snapshot": {"protocol"},
     "position": {"protocol"},
     "auth": {"protocol"},
-    "config": {"host_names", "program", "protocol"},
+    "config": {"config_sources", "host_names", "program", "protocol"},
+    "config_sources": set(),
     "host_names": set(),
     "aio": set(),
     "ids": set(),
