@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from tornado.web import Application
 
@@ -27,6 +28,7 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
+from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
@@ -68,6 +70,7 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
+        self.request_log = RequestLog(config.log_requests_per_s if config.logs_requests else 0)
         engine = _engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
@@ -76,7 +79,11 @@ class App:
         )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
+            self.feed,
+            self._budget,
+            self.request_log,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -99,22 +106,19 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
-        # The start line has the address of `--host`, so it is served too.
-        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
+        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers, self.request_log))
+        policies = _hosts_and_origins(config)
         self._http = HttpListener(
             SaveRouter(
-                self._routes(hosts, origins),
+                self._routes(*policies),
                 self.service,
-                hosts,
-                origins,
+                *policies,
                 self._budget,
+                self.request_log,
                 body_bytes_max=config.body_bytes_max,
             ),
             budget=self._budget,
+            request_log=self.request_log,
             xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
@@ -164,7 +168,7 @@ class App:
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
-            log_function=log_request,
+            log_function=partial(log_request, self.request_log),
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
         )
@@ -226,7 +230,16 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        self.request_log.close()
         await self.database.close()
+
+
+def _hosts_and_origins(config: Config) -> tuple[HostPolicy, OriginPolicy]:
+    # The start line has the address of `--host`, so it is served too.
+    hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
+    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
+    for_own_machine = is_loopback(config.host) and not config.trusted_proxies
+    return hosts, OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
 
 
 def _engine(config: Config) -> Engine:

@@ -22,6 +22,8 @@ from balance.host_names import normalise_host, normalise_origin
 from protocol.limits import DEFAULT
 
 DEFAULT_SOURCE = "default"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 class ConfigError(Exception):
@@ -104,6 +106,12 @@ class Config(_WithSources):
     ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "time to wait for the answer to a heartbeat", 1, 3_600)
     connect_ms_max: int = setting(10_000, "time from the handshake to the Socket.IO CONNECT", 100, 600_000)
     shutdown_ms_max: int = setting(8_000, "time to answer the requests in flight at a stop", 0, 600_000)
+    log_level: str = setting("info", "least level of what is logged", choices=LOG_LEVELS)
+    log_format: str = setting("text", "form of the log, for a person or as JSON", choices=LOG_FORMATS)
+    log_requests_per_s: int = setting(
+        10, "requests with a line in the log, each second: half of them only for failed and slow ones; 0 for none",
+        0, 10_000,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", {one.name: DEFAULT_SOURCE for one in fields(self)})
@@ -119,6 +127,11 @@ class Config(_WithSources):
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty", "host")
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether the level of the log has the requests in it."""
+        return self.log_level in ("debug", "info")
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
         """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""

@@ -27,6 +27,7 @@ from balance.realtime.send_queue import EncodedPackets, SendQueue
 from balance.realtime.sender import Sender
 from balance.realtime.session import Session
 from balance.realtime.transport import NO_PONG, Transport
+from balance.request_context import RequestContext
 
 log = logging.getLogger("balance.realtime")
 
@@ -59,9 +60,9 @@ class Engine(engineio.AsyncServer):
         """Make the send queue of a new session."""
         return SendQueue()
 
-    def open_session(self, session_id: str) -> Session:
+    def open_session(self, session_id: str, context: RequestContext) -> Session:
         """Make the session of a client that the library has accepted; it must send CONNECT in time."""
-        session = Session(self.sockets[session_id], time.monotonic() + self._connect_s_max)
+        session = Session(self.sockets[session_id], context, time.monotonic() + self._connect_s_max)
         self.sessions[session_id] = session
         return session
 

@@ -46,6 +46,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         "_polling",
         "budget",
         "connection",
+        "context",
         "engine",
         "is_ready",
         "server",
@@ -55,6 +56,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
+    logs_success = False  # its connection and its events have lines of their own
 
     def initialize(
         self,

@@ -24,6 +24,8 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
@@ -66,11 +68,14 @@ class JsonHandler(RequestHandler):
     is_public = False  # whether any web page may read the responses
     allowed_headers = "Content-Type"  # the headers that any web page may send
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
+    may_wait = False  # whether a response waits for something to be saved, so that it is not slow
+    logs_success = True  # whether a request that succeeds has a line in the log
     body_bytes_max: int
     budget: LoopBudget
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
+        self.context = RequestContext(request.headers, str(request.remote_ip))
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
@@ -167,7 +172,7 @@ class JsonHandler(RequestHandler):
 
     def clear(self) -> None:
         """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
-        self._headers = default_headers()
+        self._headers = default_headers(self.context)
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
@@ -178,6 +183,7 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.context.code = error.code
         set_retry_after(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
@@ -196,13 +202,14 @@ def check_size(body: bytes | bytearray, bytes_max: int) -> None:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 
-def default_headers() -> HTTPHeaders:
+def default_headers(context: RequestContext) -> HTTPHeaders:
     """Return the headers of every response: no cache keeps balances, and no browser guesses a type (OWASP REST)."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
     headers["Cache-Control"] = "no-store"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Vary"] = "Origin"
+    context.set_headers(headers)
     return headers
 
 
@@ -235,5 +242,10 @@ def to_service_error(error: BaseException | None, status: int) -> protocol.Servi
     return protocol.InternalError()
 
 
-def log_request(handler: RequestHandler) -> None:
-    """Log no request: at thousands a second the log would be the load. `log_exception` logs faults."""
+def log_request(request_log: RequestLog, handler: RequestHandler) -> None:
+    """Log a request that is answered. Without its query, which may have a ticket."""
+    assert isinstance(handler, JsonHandler)
+    context, request, status = handler.context, handler.request, handler.get_status()
+    if handler.logs_success or status >= 400:
+        operation = f"{request.method} {request.path[:100]}"
+        request_log.write(context, operation, context.code, context.started, status, may_wait=handler.may_wait)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 
 from balance.aio.backlog import Backlog
+from balance.request_context import RequestContext
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
 
@@ -30,21 +31,23 @@ class EventStream(Backlog):
         "_closer",
         "_on_close",
         "_stream",
+        "context",
         "direct_send",
         "expires_at",
-        "ip",
         "pids",
         "replayed",
         "replaying",
         "sent_at",
     )
 
-    def __init__(self, stream: RequestStream, closer: Closer, ip: str, pids: tuple[int, ...] | None) -> None:
-        """Send by `stream`, from the head of the response on."""
+    def __init__(
+        self, stream: RequestStream, closer: Closer, context: RequestContext, pids: tuple[int, ...] | None
+    ) -> None:
+        """Send by `stream`, from the head of the response on; `context` is that of the request."""
         super().__init__()
         self._stream = stream
         self._closer = closer
-        self.ip = ip
+        self.context = context
         self.pids = pids
         """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
         self.direct_send: Callable[[bytes], int] | None = None

@@ -30,6 +30,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
+from balance.request_context import RequestContext
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -37,6 +38,7 @@ from balance.web.request_target import normalise_target
 
 log = logging.getLogger("balance.web")
 
+UNREADABLE = "unreadable request"  # in the log: its method and target may be anything
 HEAD_BYTES_MAX = 16_384
 HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
@@ -192,7 +194,10 @@ class Exchange(HTTP1Connection):
             return
         self._is_rejected = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
-        self.closer.close_after(self.stream, error_response(error, method))
+        connection: Any = self.context
+        context = RequestContext(self._request_headers or {}, connection.remote_ip)
+        connection.request_log.write(context, UNREADABLE, error.code, context.started, error.status)
+        self.closer.close_after(self.stream, error_response(error, method, context))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""

@@ -24,10 +24,19 @@ IMPORTS = {
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
     "commands": {"app", "config", "process", "storage"},
-    "app": {"aio", "config", "database", "feed", "host_names", "protocol", "realtime", "service", "storage", "web"},
+    "app": {
+        *("aio", "config", "database", "feed", "host_names", "protocol", "realtime", "request_log", "service"),
+        *("storage", "web"),
+    },
     "database": {"aio", "config", "storage"},
-    "realtime": {"aio", "auth", "feed", "position", "protocol", "service", "snapshot", "web"},
-    "web": {"aio", "auth", "feed", "host_names", "position", "protocol", "service", "snapshot"},
+    "realtime": {
+        *("aio", "auth", "feed", "position", "protocol", "request_context", "request_log", "service", "snapshot"),
+        "web",
+    },
+    "web": {
+        *("aio", "auth", "feed", "host_names", "position", "protocol", "request_context", "request_log", "service"),
+        "snapshot",
+    },
     "service": {"aio", "feed", "ids", "protocol", "snapshot", "storage"},
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
@@ -39,8 +48,10 @@ IMPORTS = {
     "host_names": set(),
     "aio": set(),
     "ids": set(),
-    "process": {"balance", "protocol"},  # the version is in the package itself
+    "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
+    "request_context": set(),
+    "request_log": {"request_context"},
     "balance": set(),
     "protocol": set(),
 }

@@ -86,6 +86,9 @@ def test_a_bad_value_names_the_setting_and_its_source(file: Path) -> None:
     assert refusal("--config", str(file)) == f"{expected} (file {file})"
     assert refusal(BALANCE_PORT="70000") == f"{expected} (variable BALANCE_PORT)"
     assert refusal("--port=70000") == expected
+    assert refusal(BALANCE_LOG_FORMAT="xml") == (
+        "--log-format: 'xml' is not one of text, json (variable BALANCE_LOG_FORMAT)"
+    )
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
