@@ -35,6 +35,7 @@ from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
+from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler
@@ -147,6 +148,11 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
+        clients = {
+            **common,
+            "transports": (self.server.eio, self.streams),
+            "counted": {"socketIo": self.server.eio.sockets, "sse": self.streams, "longPolls": self._poll_limiter},
+        }
         watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
@@ -159,6 +165,7 @@ class App:
                 (STREAM, StreamHandler, {**watching, "hub": self.streams}),
                 (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
                 (LATEST, LatestHandler, common),
+                (CONNECTIONS, ConnectionsHandler, clients),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),

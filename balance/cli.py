@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import migrate, new_epoch, serve
+from balance.commands import check, connections, migrate, new_epoch, serve
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
 from balance.config_sources import nearest
@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, Command] = {
     "serve": serve.COMMAND,
     "migrate": migrate.COMMAND,
     "new-epoch": new_epoch.COMMAND,
+    "check": check.COMMAND,
+    "connections": connections.COMMAND,
 }
 DEFAULT = "serve"
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from heapq import nlargest
 from typing import Any
 
 import engineio
 from engineio.async_socket import AsyncSocket
 from engineio.packet import PING, Packet
 
+from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.frames import GOING_AWAY, POLICY
 from balance.realtime.send_queue import EncodedPackets, SendQueue
@@ -59,6 +61,11 @@ class Engine(engineio.AsyncServer):
     def create_queue(self, *args: Any, **kwargs: Any) -> SendQueue:
         """Make the send queue of a new session."""
         return SendQueue()
+
+    def largest_backlogs(self, count: int) -> list[OpenConnection]:
+        """Describe the clients with the largest backlogs, at most this number, the largest first."""
+        found = nlargest(count, self.sessions.values(), key=lambda session: session.send_queue.unsent_bytes)
+        return [session.describe() for session in found]
 
     def open_session(self, session_id: str, context: RequestContext) -> Session:
         """Make the session of a client that the library has accepted; it must send CONNECT in time."""

@@ -7,6 +7,7 @@ import math
 
 from engineio.async_socket import AsyncSocket
 
+from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.send_queue import SendQueue
 from balance.request_context import RequestContext
@@ -86,6 +87,12 @@ class Session:
     def has_sent_connect(self) -> bool:
         """Whether a CONNECT packet has come that was accepted, although the client may not have joined yet."""
         return math.isinf(self.connect_by)
+
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        transport, backlog_bytes = "websocket" if self.is_upgraded else "polling", self.send_queue.unsent_bytes
+        is_live = self.live_group is not None
+        return OpenConnection(self.context, transport, self.context.started, backlog_bytes, is_live)
 
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""

@@ -83,7 +83,7 @@ def migrate(conninfo: str, folder: Path = SQL_FOLDER, lock_wait_ms_max: int = LO
     migrations = read_migrations(folder)
     applied: list[str] = []
     with _connection(conninfo) as connection:
-        _check_server(connection)
+        check_server_version(connection)
         while name := _apply_next(connection, migrations, lock_wait_ms_max):
             applied.append(name)
     return applied
@@ -141,7 +141,8 @@ def _connection(conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
             raise SchemaError(f"the database cannot be migrated: {_reason(error)}") from error
 
 
-def _check_server(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+def check_server_version(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Check the version of PostgreSQL and the encoding of the database. Raises SchemaError."""
     version = connection.info.server_version
     if version < SERVER_VERSION_MIN:
         raise SchemaError(f"the server is PostgreSQL {version // 10_000}; this program needs 14 or newer")

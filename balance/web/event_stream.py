@@ -15,6 +15,7 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 
 from balance.aio.backlog import Backlog
+from balance.open_connection import OpenConnection
 from balance.request_context import RequestContext
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
@@ -72,6 +73,11 @@ class EventStream(Backlog):
     def unsent_bytes(self) -> int:
         """Bytes that the operating system has not accepted yet."""
         return self._stream.unsent_bytes
+
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        is_live = self.replaying is None
+        return OpenConnection(self.context, "sse", self.context.started, self.unsent_bytes, is_live, self.replayed)
 
     def send(self, data: bytes) -> asyncio.Future[None] | None:
         """Send whole events; return a future if the operating system does not accept all of them at once.

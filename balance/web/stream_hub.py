@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from heapq import nlargest
 from random import uniform
 
 from tornado.iostream import StreamClosedError
@@ -23,6 +24,7 @@ from balance.aio.send import send_to_each
 from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
+from balance.open_connection import OpenConnection
 from balance.position import Position, to_token
 from balance.request_context import OK
 from balance.request_log import RequestLog
@@ -108,6 +110,10 @@ class StreamHub:
     def has_watchers(self) -> bool:
         """Whether there is any stream."""
         return bool(self._streams)
+
+    def largest_backlogs(self, count: int) -> list[OpenConnection]:
+        """Describe the clients with the largest backlogs, at most this number, the largest first."""
+        return [one.describe() for one in nlargest(count, self._streams, key=lambda one: one.unsent_bytes)]
 
     # One stream
 

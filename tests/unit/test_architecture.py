@@ -23,19 +23,19 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
-    "commands": {"app", "config", "process", "storage"},
+    "commands": {"app", "config", "process", "protocol", "storage"},
     "app": {
         *("aio", "config", "database", "feed", "host_names", "protocol", "realtime", "request_log", "service"),
         *("storage", "web"),
     },
     "database": {"aio", "config", "storage"},
     "realtime": {
-        *("aio", "auth", "feed", "position", "protocol", "request_context", "request_log", "service", "snapshot"),
-        "web",
+        *("aio", "auth", "feed", "open_connection", "position", "protocol", "request_context", "request_log"),
+        *("service", "snapshot", "web"),
     },
     "web": {
-        *("aio", "auth", "feed", "host_names", "position", "protocol", "request_context", "request_log", "service"),
-        "snapshot",
+        *("aio", "auth", "feed", "host_names", "open_connection", "position", "protocol", "request_context"),
+        *("request_log", "service", "snapshot"),
     },
     "service": {"aio", "feed", "ids", "protocol", "snapshot", "storage"},
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
@@ -50,6 +50,7 @@ IMPORTS = {
     "ids": set(),
     "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
+    "open_connection": {"request_context"},
     "request_context": set(),
     "request_log": {"request_context"},
     "balance": set(),
