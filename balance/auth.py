@@ -22,6 +22,7 @@ class Operation(StrEnum):
     PING = "ping"
     READ_DOCUMENTS = "read documents"
     READ_CONNECTIONS = "read connections"
+    READ_METRICS = "read metrics"
 
 
 class Role(StrEnum):

@@ -30,6 +30,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
+from balance.refusals import HTTP
 from balance.request_context import RequestContext
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
@@ -118,12 +119,12 @@ class ServerConnection(HTTP1ServerConnection):
 
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, params, context)
-        self._closer = closer
+        self.closer = closer
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                exchange = Exchange(self.stream, self.params, self.context, self._closer)
+                exchange = Exchange(self)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
                 await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
@@ -136,9 +137,9 @@ class ServerConnection(HTTP1ServerConnection):
 class Exchange(HTTP1Connection):
     """One request and its response."""
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
-        super().__init__(stream, False, params, context)
-        self.closer = closer
+    def __init__(self, connection: ServerConnection) -> None:
+        super().__init__(connection.stream, False, connection.params, connection.context)
+        self.closer = connection.closer
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -196,6 +197,7 @@ class Exchange(HTTP1Connection):
         method = self._request_start_line.method if self._request_start_line else None
         connection: Any = self.context
         context = RequestContext(self._request_headers or {}, connection.remote_ip)
+        connection.refusals.count(HTTP, error)
         connection.request_log.write(context, UNREADABLE, error.code, context.started, error.status)
         self.closer.close_after(self.stream, error_response(error, method, context))
 

@@ -22,6 +22,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnect
 from tornado.iostream import IOStream
 
 from balance.aio.loop_budget import LoopBudget
+from balance.refusals import Refusals
 from balance.request_log import RequestLog
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
@@ -60,6 +61,7 @@ class ConnectionContext(_HTTPRequestContext):
     """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
 
     request_log: RequestLog  # for the requests that reach no handler
+    refusals: Refusals
 
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
         """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
@@ -92,6 +94,7 @@ class HttpListener(HTTPServer):
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
         self._request_log: RequestLog = options.pop("request_log")
+        self._refusals: Refusals = options.pop("refusals")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -131,6 +134,7 @@ class HttpListener(HTTPServer):
         stream = NoDelayStream(stream.socket, max_buffer_size=stream.max_buffer_size)
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
         context.request_log = self._request_log
+        context.refusals = self._refusals
         connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)

@@ -28,6 +28,7 @@ import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
 from balance.feed.pending import PendingSave
+from balance.refusals import REST
 from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.service import Service
@@ -157,6 +158,7 @@ class SaveRequest(HTTPMessageDelegate):
             log.error("%s", OPERATION, exc_info=failure)
         error, headers = to_service_error(failure, 500), default_headers(self._context)
         self._context.code = error.code
+        self._router.service.refusals.count_save(REST, error)
         set_retry_after(headers, error)
         self._set_cors_headers(headers)
         self._write_json(error.status, headers, error.body())
