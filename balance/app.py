@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from tornado.web import Application
 
@@ -27,18 +28,19 @@ from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.health import Health
-from balance.host_names import is_loopback
 from balance.metrics.collector import MEDIA_TYPE, Metrics
 from balance.metrics.table import Parts
 from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
+from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
-from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.connections import CONNECTIONS, ConnectionsHandler
+from balance.web.cors import HostPolicy, OriginPolicy, make_policies
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
@@ -84,6 +86,7 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
+        self.request_log = RequestLog(config.log_requests_per_s if config.logs_requests else 0)
         engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
@@ -92,7 +95,11 @@ class App:
         )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
+            self.feed,
+            self._budget,
+            self.request_log,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -116,15 +123,12 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers, self.request_log))
         self._loop_lag = LoopLag()
         self.metrics = self._metrics(engine, tail)
-        # The start line has the address of `--host`, so it is served too.
-        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = self._listener(hosts, origins)
+        behind_proxy = bool(config.trusted_proxies)
+        policies = make_policies(config.host, config.hosts, config.cors_origins, behind_proxy=behind_proxy)
+        self._http = self._listener(*policies)
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
@@ -154,9 +158,11 @@ class App:
                 hosts,
                 origins,
                 self._budget,
+                self.request_log,
                 body_bytes_max=self._config.body_bytes_max,
             ),
             budget=self._budget,
+            request_log=self.request_log,
             refusals=self.service.refusals,
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(self._config.trusted_proxies),
@@ -184,6 +190,8 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
+        clients = {"transports": (self.server.eio, self.streams)}
+        counted = {"socketIo": self.server.eio.sockets, "sse": self.streams, "longPolls": self._poll_limiter}
         watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
@@ -197,6 +205,7 @@ class App:
                 (STREAM, StreamHandler, {**watching, "hub": self.streams}),
                 (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
                 (LATEST, LatestHandler, common),
+                (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -212,7 +221,7 @@ class App:
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
-            log_function=log_request,
+            log_function=partial(log_request, self.request_log),
             refusals=self.service.refusals,
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
@@ -283,4 +292,5 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        self.request_log.close()
         await self.database.close()
