@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from tornado.web import Application
 
@@ -32,12 +33,14 @@ from balance.metrics.table import Parts
 from balance.public import limits_of, policies
 from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
+from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
+from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler
@@ -90,6 +93,7 @@ class App:
         self._certificate = certificate
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
+        self.request_log = RequestLog(config.log_requests_per_s if config.logs_requests else 0)
         engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
@@ -98,7 +102,11 @@ class App:
         )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
+            self.feed,
+            self._budget,
+            self.request_log,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -122,7 +130,7 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers, self.request_log))
         self._loop_lag = LoopLag()
         self.metrics = self._metrics(engine, tail)
         self._http = self._listener(*policies(config))
@@ -154,6 +162,7 @@ class App:
             hosts,
             origins,
             self._budget,
+            self.request_log,
             body_bytes_max=self._config.body_bytes_max,
             prefix=public.prefix if (public := self._config.public) is not None else "",
         )
@@ -161,6 +170,7 @@ class App:
             router,
             budget=self._budget,
             certificate=self._certificate,
+            request_log=self.request_log,
             refusals=self.service.refusals,
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(self._config.trusted_proxies),
@@ -183,6 +193,8 @@ class App:
             "body_bytes_max": self._config.frame_bytes_max,
         }
         limits = limits_of(self._config)
+        clients = {"transports": (self.server.eio, self.streams)}
+        counted = {"socketIo": self.server.eio.sockets, "sse": self.streams, "longPolls": self._poll_limiter}
         watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
@@ -196,6 +208,7 @@ class App:
                 (STREAM, StreamHandler, {**watching, "hub": self.streams}),
                 (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
                 (LATEST, LatestHandler, common),
+                (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -211,7 +224,7 @@ class App:
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
-            log_function=log_request,
+            log_function=partial(log_request, self.request_log),
             refusals=self.service.refusals,
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
@@ -231,8 +244,6 @@ class App:
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
-        if self._certificate is not None:
-            self._certificate.start()
         self._loop_lag.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
@@ -284,6 +295,5 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
-        if self._certificate is not None:
-            self._certificate.stop()
+        self.request_log.close()
         await self.database.close()

@@ -6,23 +6,18 @@ The address is the setting `--public-url`, or the one on which the service liste
 from __future__ import annotations
 
 from balance.config import Config
-from balance.host_names import is_loopback
-from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.cors import HostPolicy, OriginPolicy, make_policies
 from protocol.limits import DEFAULT, Limits
 
 
 def policies(config: Config) -> tuple[HostPolicy, OriginPolicy]:
     """Return what decides about hosts and origins; those of the public address are allowed."""
-    public = config.public
-    # The start line has the address of `--host`, so it is served too.
-    hosts = [*config.hosts, config.host.lower().removesuffix(".")]
-    origins = list(config.cors_origins)
+    hosts, origins, public = list(config.hosts), list(config.cors_origins), config.public
     if public is not None:
         hosts.append(public.host.name)
         origins.append(f"{public.scheme}://{public.address}")
-    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-    for_own_machine = is_loopback(config.host) and not config.trusted_proxies and public is None
-    return HostPolicy(hosts), OriginPolicy(origins, for_own_machine=for_own_machine)
+    behind_proxy = bool(config.trusted_proxies) or public is not None
+    return make_policies(config.host, hosts, origins, behind_proxy=behind_proxy)
 
 
 def limits_of(config: Config) -> Limits:

@@ -47,6 +47,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         "_polling",
         "budget",
         "connection",
+        "context",
         "engine",
         "is_ready",
         "server",
@@ -56,6 +57,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
+    logs_success = False  # its connection and its events have lines of their own
     transport = SOCKET_IO
 
     def initialize(

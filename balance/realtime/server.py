@@ -9,6 +9,7 @@ tests/unit/test_library_internals.py lists the private names of python-socketio 
 from __future__ import annotations
 
 import re
+from time import monotonic
 from typing import Any
 
 import socketio
@@ -73,10 +74,12 @@ class SocketServer(socketio.AsyncServer):
         return lambda **_options: self._engine
 
     async def _handle_eio_connect(self, session_id: str, environ: dict[str, Any]) -> None:
-        environ["tornado.handler"].session = self.eio.open_session(session_id)
+        handler = environ["tornado.handler"]
+        handler.session = self.eio.open_session(session_id, handler.context)
         await super()._handle_eio_connect(session_id, NO_ENVIRON)
 
     async def _handle_eio_disconnect(self, session_id: str, reason: str) -> None:
+        self.event_handlers.on_left(self.eio.sessions[session_id], reason)
         await super()._handle_eio_disconnect(session_id, reason)
         self.eio.end_session(self.eio.sessions[session_id])
 
@@ -148,6 +151,7 @@ class SocketServer(socketio.AsyncServer):
             await self._reject_connect(session, packet.namespace, error)
         elif packet.packet_type == sio_packet.DISCONNECT:
             session.leave()
+            self.event_handlers.on_left(session, self.reason.CLIENT_DISCONNECT)
             session.send_queue.discard(_is_of_namespace)  # it would come after the next CONNECT of the client
             await self._handle_disconnect(session.id, packet.namespace, self.reason.CLIENT_DISCONNECT)
             self.eio.await_connect(session)
@@ -162,6 +166,7 @@ class SocketServer(socketio.AsyncServer):
 
         The library would reject by a bare string, of which a JavaScript client makes an error without a message.
         """
+        started = monotonic()
         try:
             if (namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
                 raise protocol.InvalidPayload(f"there is none but {protocol.NAMESPACE}", "namespace")
@@ -184,7 +189,7 @@ class SocketServer(socketio.AsyncServer):
             return
         await self._handle_connect(session.id, namespace, auth)
         sid = self.manager.sid_from_eio_sid(session.id, protocol.NAMESPACE)
-        self.event_handlers.on_joined(session, sid, resumption)
+        self.event_handlers.on_joined(session, sid, resumption, started)
 
     async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
         """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
@@ -212,6 +217,7 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
+        self.event_handlers.on_connect_rejected(session, error)
         self.event_handlers.count_refusal(error)
         rejection = {"message": str(error), "data": error.body()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))

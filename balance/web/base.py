@@ -25,6 +25,8 @@ import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
 from balance.refusals import REST
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
@@ -67,12 +69,15 @@ class JsonHandler(RequestHandler):
     is_public = False  # whether any web page may read the responses
     allowed_headers = "Content-Type"  # the headers that any web page may send
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
+    may_wait = False  # whether a response waits for something to be saved, so that it is not slow
+    logs_success = True  # whether a request that succeeds has a line in the log
     body_bytes_max: int
     budget: LoopBudget
     transport = REST  # of the refusals that are counted
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
+        self.context = RequestContext(request.headers, str(request.remote_ip))
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
@@ -169,7 +174,7 @@ class JsonHandler(RequestHandler):
 
     def clear(self) -> None:
         """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
-        self._headers = default_headers()
+        self._headers = default_headers(self.context)
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
@@ -180,6 +185,7 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.context.code = error.code
         self.count_refusal(error)
         set_retry_after(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
@@ -203,13 +209,14 @@ def check_size(body: bytes | bytearray, bytes_max: int) -> None:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 
-def default_headers() -> HTTPHeaders:
+def default_headers(context: RequestContext) -> HTTPHeaders:
     """Return the headers of every response: no cache keeps balances, and no browser guesses a type (OWASP REST)."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
     headers["Cache-Control"] = "no-store"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Vary"] = "Origin"
+    context.set_headers(headers)
     return headers
 
 
@@ -242,5 +249,10 @@ def to_service_error(error: BaseException | None, status: int) -> protocol.Servi
     return protocol.InternalError()
 
 
-def log_request(handler: RequestHandler) -> None:
-    """Log no request: at thousands a second the log would be the load. `log_exception` logs faults."""
+def log_request(request_log: RequestLog, handler: RequestHandler) -> None:
+    """Log a request that is answered. Without its query, which may have a ticket."""
+    assert isinstance(handler, JsonHandler)
+    context, request, status = handler.context, handler.request, handler.get_status()
+    if handler.logs_success or status >= 400:
+        operation = f"{request.method} {request.path[:100]}"
+        request_log.write(context, operation, context.code, context.started, status, may_wait=handler.may_wait)

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import re
 from asyncio import Future
+from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httpserver import _HTTPRequestContext
@@ -30,6 +31,8 @@ from tornado.iostream import StreamClosedError
 
 import protocol
 from balance.refusals import HTTP, Refusals
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -38,6 +41,7 @@ from balance.web.request_target import normalise_target
 
 log = logging.getLogger("balance.web")
 
+UNREADABLE = "unreadable request"  # in the log: its method and target may be anything
 HEAD_BYTES_MAX = 16_384
 HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
@@ -51,6 +55,9 @@ CHUNK_COST = 1_024
 
 class ConnectionContext(_HTTPRequestContext):
     """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
+
+    request_log: RequestLog  # for the requests that reach no handler
+    refusals: Refusals
 
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
         """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
@@ -69,16 +76,10 @@ class ServerConnection(HTTP1ServerConnection):
     context: ConnectionContext
 
     def __init__(
-        self,
-        stream: RequestStream,
-        params: HTTP1ConnectionParameters,
-        context: ConnectionContext,
-        closer: Closer,
-        refusals: Refusals,
+        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
     ) -> None:
         super().__init__(stream, params, context)
         self.closer = closer
-        self.refusals = refusals
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
@@ -102,7 +103,6 @@ class Exchange(HTTP1Connection):
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__(connection.stream, False, connection.params, connection.context)
         self.closer = connection.closer
-        self._refusals = connection.refusals
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -157,9 +157,12 @@ class Exchange(HTTP1Connection):
             self.close()
             return
         self._is_rejected = self._write_finished = True
-        self._refusals.count(HTTP, error)
         method = self._request_start_line.method if self._request_start_line else None
-        self.closer.close_after(self.stream, error_response(error, method))
+        connection: Any = self.context
+        context = RequestContext(self._request_headers or {}, connection.remote_ip)
+        connection.refusals.count(HTTP, error)
+        connection.request_log.write(context, UNREADABLE, error.code, context.started, error.status)
+        self.closer.close_after(self.stream, error_response(error, method, context))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""

@@ -22,6 +22,7 @@ from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from balance.aio.loop_budget import LoopBudget
 from balance.refusals import Refusals
+from balance.request_log import RequestLog
 from balance.web.http_connection import HEAD_BYTES_MAX, ConnectionContext, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
 from balance.web.request_stream import RequestStream, TlsStream
@@ -63,6 +64,7 @@ class HttpListener(HTTPServer):
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
         self._certificate: Certificate | None = options.pop("certificate")
+        self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
@@ -107,7 +109,9 @@ class HttpListener(HTTPServer):
             connection.close()
             return
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
-        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer, self._refusals)
+        context.request_log = self._request_log
+        context.refusals = self._refusals
+        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
         self._connections.add(served)
         served.start_serving(self)
 
@@ -128,11 +132,18 @@ class HttpListener(HTTPServer):
 
     def start_sweep(self) -> None:
         """Close, from now on, the connections of clients that do not send a whole request in time."""
+        self._schedule_sweep()
+        if self._certificate is not None:
+            self._certificate.start()
+
+    def _schedule_sweep(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def stop(self) -> None:
         """Accept no more connections."""
         super().stop()
+        if self._certificate is not None:
+            self._certificate.stop()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
 
@@ -142,7 +153,7 @@ class HttpListener(HTTPServer):
         await self._closer.stop()
 
     def _sweep(self) -> None:
-        self.start_sweep()
+        self._schedule_sweep()
         now = time.monotonic()
         for awaited in list(self._awaited.values()):
             exchange = awaited.exchange

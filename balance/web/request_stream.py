@@ -20,6 +20,7 @@ from typing import Any
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
 import protocol
+from balance.request_context import RequestContext
 from balance.web.http_errors import error_response
 
 FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
@@ -140,7 +141,7 @@ class TlsStream(RequestStream, SSLIOStream):
         error = protocol.InvalidPayload("this port speaks TLS: use https://", "request")
         with suppress(OSError), self.duplicate() as connection:
             connection.recv(READ_BYTES_MAX)  # with bytes left unread, the connection would be reset
-            connection.send(error_response(error, None))
+            connection.send(error_response(error, None, RequestContext({}, "")))
 
     def end_sending(self) -> None:
         """Send the alert that ends what this side sends (RFC 8446, section 6.1), and then the end of the connection."""

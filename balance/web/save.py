@@ -29,6 +29,8 @@ from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
 from balance.feed.pending import PendingSave
 from balance.refusals import REST
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
@@ -39,6 +41,7 @@ from protocol.operations import SNAPSHOTS
 log = logging.getLogger("balance.web")
 
 SAVED = "Balance snapshot saved successfully"  # docs/spec.md, POST /api/balance/snapshot
+OPERATION = f"POST {SNAPSHOTS}"
 WITH_QUERY = f"{SNAPSHOTS}?"
 HOST_DEFAULT = "127.0.0.1"  # of a request of HTTP/1.0 without the header; the same as Tornado's
 
@@ -53,6 +56,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         hosts: HostPolicy,
         origins: OriginPolicy,
         budget: LoopBudget,
+        request_log: RequestLog,
         *,
         body_bytes_max: int,
         prefix: str = "",
@@ -64,6 +68,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.hosts = hosts
         self.origins = origins
         self.budget = budget
+        self.request_log = request_log
         self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
@@ -109,7 +114,8 @@ class SaveRequest(HTTPMessageDelegate):
     def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
         self._router = router
         self._connection = connection
-        self._context: Any = connection.context
+        self._ip: str = connection.context.remote_ip  # type: ignore[attr-defined]  # of `ConnectionContext`
+        self._context = RequestContext(headers, self._ip)
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
@@ -117,7 +123,7 @@ class SaveRequest(HTTPMessageDelegate):
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
-        return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
+        return asyncio.sleep(0) if self._router.budget.charge_to(self._ip) else None
 
     def data_received(self, chunk: bytes) -> None:
         """Keep at most one chunk more than a body may have."""
@@ -148,15 +154,16 @@ class SaveRequest(HTTPMessageDelegate):
         except Exception as error:
             self._write_error(error)
         else:
-            headers = default_headers()
+            headers = default_headers(self._context)
             self._set_cors_headers(headers)
             headers["Location"] = self._router.prefix + location
             self._write_json(status, headers, body)
 
     def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
-            log.error("POST %s", SNAPSHOTS, exc_info=failure)
-        error, headers = to_service_error(failure, 500), default_headers()
+            log.error("%s", OPERATION, exc_info=failure)
+        error, headers = to_service_error(failure, 500), default_headers(self._context)
+        self._context.code = error.code
         self._router.service.refusals.count_save(REST, error)
         set_retry_after(headers, error)
         self._set_cors_headers(headers)
@@ -166,6 +173,8 @@ class SaveRequest(HTTPMessageDelegate):
         set_cors_headers(response, self._router.origins, self._origin, self._host)
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
+        context = self._context
+        self._router.request_log.write(context, OPERATION, context.code, context.started, status)
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 

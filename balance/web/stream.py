@@ -92,6 +92,7 @@ class StreamHandler(JsonHandler):
         if error.status < 500 or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.context.code = error.code
         self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
@@ -106,14 +107,14 @@ class StreamHandler(JsonHandler):
         """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""
         connection = self.request.connection
         assert isinstance(connection, Exchange)
-        closer, ip = connection.closer, str(self.request.remote_ip)
+        self.application.log_request(self)
         for name, value in HEADERS.items():
             self._headers[name] = value
         head = encode_head(200, self._headers)
         raw = self.detach()
         self.ui = None  # type: ignore[assignment]  # refers to this handler
         assert isinstance(raw, RequestStream)
-        stream = EventStream(raw, closer, ip, None if pids is None else tuple(sorted(set(pids))))
+        stream = EventStream(raw, connection.closer, self.context, None if pids is None else tuple(sorted(set(pids))))
         if not stream.is_closed:
             stream.send(head + first)
         return stream

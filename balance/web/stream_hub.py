@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from heapq import nlargest
 from random import uniform
 
 from tornado.iostream import StreamClosedError
@@ -23,7 +24,10 @@ from balance.aio.send import send_to_each
 from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
+from balance.open_connection import OpenConnection
 from balance.position import Position, to_token
+from balance.request_context import OK
+from balance.request_log import RequestLog
 from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
 from balance.web.event_stream import EventStream
@@ -34,6 +38,7 @@ log = logging.getLogger("balance.web")
 SWEEP_S = 1.0
 PING_S = 15.0  # of quiet, after which a ping is sent
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
+SLOW = "slow"  # in the log, of a client that does not read
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
 
 
@@ -82,9 +87,12 @@ class _GroupsOfPid:
 class StreamHub:
     """The streams, each from the head of its response to its end. It is a listener of the feed."""
 
-    def __init__(self, feed: Feed, budget: LoopBudget, *, stream_s_max: int, unsent_bytes_max: int) -> None:
+    def __init__(
+        self, feed: Feed, budget: LoopBudget, request_log: RequestLog, *, stream_s_max: int, unsent_bytes_max: int
+    ) -> None:
         self._feed = feed
         self._budget = budget
+        self._request_log = request_log
         self._stream_s_max = stream_s_max
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
@@ -105,6 +113,10 @@ class StreamHub:
         """Whether there is any stream."""
         return bool(self._streams)
 
+    def largest_backlogs(self, count: int) -> list[OpenConnection]:
+        """Describe the clients with the largest backlogs, at most this number, the largest first."""
+        return [one.describe() for one in nlargest(count, self._streams, key=lambda one: one.unsent_bytes)]
+
     # One stream
 
     def add(self, stream: EventStream, position: Position) -> None:
@@ -113,9 +125,9 @@ class StreamHub:
         stream.sent_at = clock
         stream.replayed = position.seq
         stream.expires_at = clock + self._stream_s_max * uniform(1 - SPREAD, 1 + SPREAD)
+        self._streams.add(stream)
         stream.call_on_close(self._discard)
         if not stream.is_closed:
-            self._streams.add(stream)
             stream.replaying = asyncio.create_task(self._replay(stream, position))
 
     async def _replay(self, stream: EventStream, position: Position) -> None:
@@ -123,7 +135,7 @@ class StreamHub:
         send, join = partial(self._send_page, stream), partial(self._join, stream)
         replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.pids))
         try:
-            await self._budget.run(stream.ip, replay)
+            await self._budget.run(stream.context.client, replay)
         except StreamClosedError:
             pass
         except SlowClient:
@@ -155,9 +167,11 @@ class StreamHub:
                 self._groups_of_pid.add(pid, group)
         group.streams[stream] = None
 
-    def _leave(self, stream: EventStream) -> bool:
-        """Send nothing more to a stream; return whether it was live."""
-        self._streams.discard(stream)
+    def _leave(self, stream: EventStream, reason: str) -> bool:
+        """Send nothing more to a stream, which ends for this reason; return whether it was live."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            self._request_log.write(stream.context, "stream end", reason, stream.context.started, may_wait=True)
         self._outdated.discard(stream)
         group = self._groups.get(stream.pids)
         if group is None or stream not in group.streams:
@@ -169,9 +183,9 @@ class StreamHub:
                 self._groups_of_pid.remove(pid, group)
         return True
 
-    def _discard(self, stream: EventStream) -> None:
-        """Forget a stream that is closed."""
-        self._leave(stream)
+    def _discard(self, stream: EventStream, reason: str = OK) -> None:
+        """Forget a stream that is closed, by its client unless another reason is given."""
+        self._leave(stream, reason)
         self._stop_replay(stream)
 
     def _stop_replay(self, stream: EventStream) -> None:
@@ -180,7 +194,7 @@ class StreamHub:
 
     def _end(self, stream: EventStream, reason: str) -> None:
         """Send the reason as the last event, and close."""
-        token = self._live_token() if self._leave(stream) and reason != RESET else None
+        token = self._live_token() if self._leave(stream, reason) and reason != RESET else None
         self._stop_replay(stream)
         stream.end(encode_event("bye", {"reason": reason}, token))
 
@@ -194,8 +208,10 @@ class StreamHub:
     def _disconnect(self, stream: EventStream) -> None:
         """Disconnect a client that does not read."""
         self.slow_disconnects += 1
-        log.warning("disconnected slow client %s of a stream: %d bytes unread", stream.ip, stream.unsent_bytes)
-        self._discard(stream)
+        log.warning(
+            "disconnected slow client %s of a stream: %d bytes unread", stream.context.client, stream.unsent_bytes
+        )
+        self._discard(stream, SLOW)
         stream.abort()
 
     # All streams

@@ -31,7 +31,7 @@ class Certificate:
         self._cert = cert
         self._key = key
         self._is_stopping = Event()
-        self._thread = Thread(target=self._follow_files, name="certificate", daemon=True)
+        self._thread = Thread(target=self._follow_files, name="balance-certificate", daemon=True)
         self._read = self._stamps()
         self.context = make_context(cert, key)
         """For new connections."""

@@ -22,22 +22,26 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "process", "program", "storage"},
-    "commands": {"app", "config", "process", "storage", "web"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
+    "commands": {"app", "balance", "config", "process", "protocol", "storage", "web"},
     "app": {
-        *("aio", "config", "database", "feed", "health", "metrics", "protocol", "public", "realtime", "service"),
-        *("storage", "web"),
+        *("aio", "config", "database", "feed", "health", "metrics", "protocol", "public", "realtime"),
+        *("request_log", "service", "storage", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
         *("web",),
     },
-    "public": {"config", "host_names", "protocol", "web"},
-    "database": {"aio", "config", "storage"},
-    "realtime": {"aio", "auth", "config", "feed", "position", "protocol", "refusals", "service", "snapshot", "web"},
+    "public": {"config", "protocol", "web"},
+    "database": {"aio", "config", "pruner", "storage"},
+    "pruner": {"storage"},
+    "realtime": {
+        *("aio", "auth", "config", "feed", "open_connection", "position", "protocol", "refusals", "request_context"),
+        *("request_log", "service", "snapshot", "web"),
+    },
     "web": {
-        *("aio", "auth", "balance", "feed", "health", "host_names", "position", "protocol", "refusals", "service"),
-        "snapshot",
+        *("aio", "auth", "balance", "feed", "health", "host_names", "open_connection", "position", "protocol"),
+        *("refusals", "request_context", "request_log", "service", "snapshot"),
     },
     "health": {"aio", "database", "feed", "service", "storage"},
     "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
@@ -47,12 +51,16 @@ IMPORTS = {
     "position": {"protocol"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
-    "config": {"host_names", "program", "protocol"},
+    "config": {"config_sources", "host_names", "program", "protocol"},
+    "config_sources": set(),
     "host_names": set(),
     "aio": set(),
     "ids": set(),
-    "process": {"balance", "protocol"},  # the version is in the package itself
+    "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
+    "open_connection": {"request_context"},
+    "request_context": set(),
+    "request_log": {"request_context"},
     "balance": set(),
     "protocol": set(),
 }
@@ -98,6 +106,7 @@ NAMES = {
 SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
+    ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
     ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
