@@ -319,3 +319,15 @@ async def test_an_absolute_target_has_the_scheme_of_the_port(make_service: MakeS
     assert json.loads(await curl(certificate, *target))["success"] is True
     target = ("--request-target", f"http://127.0.0.1{SNAPSHOTS}", service.url)
     assert "this port speaks TLS" in (await curl(certificate, *target)).decode()
+
+
+def test_the_command_connections_reaches_a_server_with_tls(
+    processes: Processes, database: Database, certificate: Path
+) -> None:
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(certificate))
+    server = processes("--port", "0", *flags, DATABASE_URL=database.url)
+    port = server.url().rpartition(":")[2]
+    command = processes("connections", "--json", "--port", port, *flags)
+    assert command.wait() == 0, command.stderr
+    assert json.loads("\n".join(command.stdout))["connections"] == []
+    assert server.terminate() == 0
