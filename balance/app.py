@@ -18,6 +18,9 @@ from contextlib import suppress
 from tornado.web import Application
 
 import protocol
+from balance.access.authenticator import Authenticator
+from balance.access.refresh import AccessRefresh
+from balance.access.setup import check_closed, make_authenticator
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
 from balance.config import Config
@@ -35,7 +38,7 @@ from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
-from balance.web.feed import FeedHandler, LatestHandler
+from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.snapshots import (
@@ -47,9 +50,10 @@ from balance.web.snapshots import (
 )
 from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
+from balance.web.ticket import TicketHandler
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM, TICKET
 
 log = logging.getLogger("balance.app")
 
@@ -99,17 +103,18 @@ class App:
         )
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
+        self._long_polls = LongPolls(self._poll_limiter)
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
-        # The start line has the address of `--host`, so it is served too.
-        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
+        self.authenticator = make_authenticator(config)
+        watched = (self.watchers, self.streams, self._long_polls)
+        self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
+        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers), self.authenticator)
+        hosts, origins = _policies(config)
         self._http = HttpListener(
             SaveRouter(
                 self._routes(hosts, origins),
                 self.service,
+                self.authenticator,
                 hosts,
                 origins,
                 self._budget,
@@ -126,12 +131,14 @@ class App:
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
             "service": self.service,
+            "authenticator": self.authenticator,
             "origins": origins,
             "budget": self._budget,
             "body_bytes_max": self._config.body_bytes_max,
         }
         socket_io = {
             "server": self.server,
+            "authenticator": self.authenticator,
             "origins": origins,
             "budget": self._budget,
             "is_ready": lambda: self.service.life is Life.RUNNING,
@@ -150,12 +157,13 @@ class App:
         docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
         return Application(
             [
-                (HostNotServed(hosts), MisdirectedHandler, common),
+                (HostNotServed(hosts, self.authenticator), MisdirectedHandler, common),
                 (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
                 (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
                 (STREAM, StreamHandler, {**watching, "hub": self.streams}),
-                (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
+                (FEED, FeedHandler, {**watching, "long_polls": self._long_polls}),
                 (LATEST, LatestHandler, common),
+                (TICKET, TicketHandler, common),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -184,6 +192,7 @@ class App:
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
+        self._refresh.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -199,7 +208,11 @@ class App:
                 return
 
     async def _open_database(self) -> None:
-        self.service.start(await self.database.open())
+        """Open the database and serve. Raises StoreUnavailable, DatabaseError, SchemaError and ConfigError."""
+        head, tokens = await self.database.open()
+        self.authenticator.replace_tokens(tokens)
+        check_closed(self._config, self.authenticator)
+        self.service.start(head)
 
     async def _open_later(self) -> None:
         try:
@@ -216,6 +229,7 @@ class App:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
+        self._refresh.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())
@@ -228,6 +242,16 @@ class App:
         except TimeoutError:
             log.warning("some connections did not close")
         await self.database.close()
+
+
+def _policies(config: Config) -> tuple[HostPolicy, OriginPolicy]:
+    """Return which hosts are served, and which web pages may call."""
+    # The start line has the address of `--host`, so it is served too.
+    hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
+    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
+    for_own_machine = is_loopback(config.host) and not config.trusted_proxies
+    origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
+    return hosts, origins
 
 
 def _engine(config: Config) -> Engine:
@@ -251,10 +275,13 @@ def _engine(config: Config) -> Engine:
     )
 
 
-def _socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> SocketServer:
+def _socket_server(
+    config: Config, engine: Engine, handlers: EventHandlers, authenticator: Authenticator
+) -> SocketServer:
     return SocketServer(
         engine,
         handlers,
+        authenticator,
         body_bytes_max=config.body_bytes_max,
         updates_in_flight_max=config.updates_in_flight_max,
         json=protocol,

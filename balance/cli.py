@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import migrate, new_epoch, serve
+from balance.commands import migrate, new_epoch, serve, token
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
 from balance.process.log_limit import LimitedHandler
@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Command] = {
     "serve": serve.COMMAND,
     "migrate": migrate.COMMAND,
     "new-epoch": new_epoch.COMMAND,
+    "token": token.COMMAND,
 }
 DEFAULT = "serve"
 

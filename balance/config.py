@@ -15,10 +15,13 @@ from dataclasses import Field, dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from balance import program
-from balance.host_names import normalise_host, normalise_origin
+from balance.host_names import is_loopback, normalise_host, normalise_origin
 from protocol.limits import DEFAULT
+
+SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
 class ConfigError(Exception):
@@ -45,6 +48,10 @@ class Config:
     )
     cors_origins: tuple[str, ...] = setting((), "origins of web pages that may call: comma-separated, or *")
     trusted_proxies: tuple[str, ...] = setting((), "addresses of proxies whose X-Forwarded-For is trusted")
+    allow_anonymous: bool = setting(False, "let callers without a token do everything, on any address")
+    jwks: str = setting("", "file or URL of the public keys (JWKS) of an identity provider, whose JWTs are accepted")
+    jwt_issuer: str = setting("", "`iss` of the JWTs that are accepted; required with --jwks")
+    jwt_audience: str = setting("", "`aud` of the JWTs that are accepted; required with --jwks")
 
     body_bytes_max: int = setting(
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
@@ -90,6 +97,10 @@ class Config:
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")
+        if self.jwks and not (self.jwt_issuer and self.jwt_audience):
+            raise ConfigError("--jwks: needs --jwt-issuer and --jwt-audience, or it would accept tokens for others")
+        if self.jwks.startswith("http://") and not is_loopback(urlsplit(self.jwks).hostname or ""):
+            raise ConfigError("--jwks: must be a file or https://, since over http:// anyone could replace the keys")
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
         """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""
@@ -132,7 +143,8 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     )
     settings = parser.add_argument_group("settings")
     for one in fields(Config):
-        settings.add_argument(flag(one), dest=one.name, help=_help(one))
+        switch: dict[str, Any] = {"nargs": "?", "const": "yes"} if isinstance(one.default, bool) else {}
+        settings.add_argument(flag(one), dest=one.name, help=_help(one), **switch)
     return parser
 
 
@@ -159,6 +171,10 @@ def _normal_address(text: str) -> str:
 
 
 def _parse(one: Field[Any], text: str) -> Any:
+    if isinstance(one.default, bool):
+        if text.lower() not in SWITCH:
+            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no")
+        return SWITCH[text.lower()]
     if isinstance(one.default, int):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise ConfigError(f"{flag(one)}: {text!r} is not a whole number")
@@ -169,6 +185,8 @@ def _parse(one: Field[Any], text: str) -> Any:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 

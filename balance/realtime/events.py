@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import protocol
-from balance.auth import Operation, Role, authorize
+from balance.auth import Operation, authorize
 from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
 from balance.feed.replay import ReplayBroken
@@ -106,7 +106,7 @@ class EventHandlers:
         session.acquire()
         update = payloads[0] if payloads else None
         try:
-            authorize(Role.ANYONE, Operation.SAVE)
+            authorize(session.caller.role, Operation.SAVE)
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
@@ -127,8 +127,8 @@ class EventHandlers:
     def on_ping(self, session: Session, ack_id: int | None, _payloads: list[Any]) -> None:
         """Answer a ping; its payload may be anything."""
         try:
-            authorize(Role.ANYONE, Operation.PING)
-        except protocol.Forbidden as error:
+            authorize(session.caller.role, Operation.PING)
+        except (protocol.Forbidden, protocol.Unauthorized) as error:
             self.on_rejected(session, ack_id, error)
         else:
             self._watchers.answer(session, protocol.PONG, {"timestamp": format_ts(now())}, ack_id)

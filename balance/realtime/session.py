@@ -7,6 +7,7 @@ import math
 
 from engineio.async_socket import AsyncSocket
 
+from balance.auth import ANONYMOUS, Caller
 from balance.realtime.connection import Connection
 from balance.realtime.send_queue import SendQueue
 
@@ -23,6 +24,7 @@ class Session:
         "answer_pid",
         "attachments_awaited",
         "awaits_pong",
+        "caller",
         "connect_by",
         "connection",
         "has_joined",
@@ -47,6 +49,8 @@ class Session:
         self.heartbeat_at = math.inf
         """When the next ping is due, or the pong to the last one."""
         self.awaits_pong = False
+        self.caller: Caller = ANONYMOUS
+        """Which client it is: by the credential of its handshake, then by that of its CONNECT packet."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
         self.answer_pid: str | None = None
@@ -84,6 +88,10 @@ class Session:
     def leave(self) -> None:
         """Send the client no event any more."""
         self.has_joined = False
+        self.stop_watching()
+
+    def stop_watching(self) -> None:
+        """Send the client no snapshot any more."""
         if self.live_group is not None:
             self.live_group.pop(self, None)
             self.live_group = None

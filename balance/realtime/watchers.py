@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import protocol
+from balance.access.authenticator import Authenticator
+from balance.auth import ANONYMOUS
 from balance.realtime.engine import Engine
 from balance.realtime.event_packets import Form, acknowledgement, event
-from balance.realtime.frames import SERVICE_RESTART, TRY_AGAIN_LATER
+from balance.realtime.frames import POLICY, SERVICE_RESTART, TRY_AGAIN_LATER
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
 from balance.snapshot import EncodedSnapshot
@@ -69,6 +72,22 @@ class Watchers:
         """Disconnect a client, so that it connects again and resumes."""
         session.has_joined = False
         self._engine.abort_session(session, close=(TRY_AGAIN_LATER, reason))
+
+    def end_unauthorized(self, authenticator: Authenticator) -> None:
+        """End the sessions of clients whose credential is revoked or has expired.
+
+        A client is sent the reason at one call and disconnected at the next one, so that what waits for it is sent
+        before: a poll may still have to come for it. Between the two it may do nothing.
+        """
+        for session in list(self._engine.sessions.values()):
+            if not session.has_joined or session.has_ended:
+                continue
+            if session.caller is ANONYMOUS:
+                self._engine.abort_session(session, close=(POLICY, "the token is no longer valid"))
+            elif (fault := authenticator.fault(session.caller)) is not None:
+                session.stop_watching()
+                session.caller = ANONYMOUS
+                self.send(session, protocol.BALANCE_ERROR, fault.body())
 
     def end_all(self) -> None:
         """Disconnect every client: the epoch has changed, and each has to compare its position with the new one."""

@@ -22,8 +22,9 @@ from tornado.routing import Matcher
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
+from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation, Role, authorize
+from balance.auth import ANONYMOUS, Caller, Operation, authorize
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
@@ -47,13 +48,26 @@ class WatcherLimit:
 
 
 class HostNotServed(Matcher):
-    """Matches every request, at any address, for a host of another server."""
+    """Matches every request, at any address, for a host of another server, unless it has a credential.
 
-    def __init__(self, hosts: HostPolicy) -> None:
+    A page that reaches this server by DNS rebinding has none; where one is needed, it gets nothing.
+    """
+
+    def __init__(self, hosts: HostPolicy, authenticator: Authenticator) -> None:
         self._hosts = hosts
+        self._authenticator = authenticator
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        return None if self._hosts.serves(request.host) else {}
+        if self._hosts.serves(request.host) or self._authenticator.is_closed or self._has_credential(request):
+            return None
+        return {}
+
+    def _has_credential(self, request: HTTPServerRequest) -> bool:
+        try:
+            caller = self._authenticator.authenticate(read_bearer(request.headers.get("Authorization")))
+        except protocol.ServiceError:
+            return False
+        return caller.has_credential
 
 
 @stream_request_body
@@ -68,6 +82,17 @@ class JsonHandler(RequestHandler):
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
     body_bytes_max: int
     budget: LoopBudget
+    authenticator: Authenticator
+    caller: Caller
+
+    def initialize(
+        self, *, authenticator: Authenticator, origins: OriginPolicy, budget: LoopBudget, body_bytes_max: int
+    ) -> None:
+        self.authenticator = authenticator
+        self.origins = origins
+        self.budget = budget
+        self.body_bytes_max = body_bytes_max
+        self.caller = ANONYMOUS  # until `dispatch` has found out
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
@@ -84,8 +109,8 @@ class JsonHandler(RequestHandler):
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
         is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
-        if self.operation is not None and not is_preflight:
-            authorize(Role.ANYONE, self.operation)
+        if not is_preflight:
+            self.caller = self.find_caller()
         self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
@@ -97,6 +122,30 @@ class JsonHandler(RequestHandler):
             await self.on_get(*path)
 
     get = head = post = put = patch = delete = options = dispatch
+
+    def find_caller(self) -> Caller:
+        """Return the caller of this request. Raises Unauthorized, Forbidden and Unavailable if it is not permitted."""
+        if self.is_public and self.operation is not None:  # the same for everybody, so that no credential is read
+            authorize(self.authenticator.anonymous.role, self.operation)
+            return self.authenticator.anonymous
+        credential = self.read_credential()
+        if self.operation is None:
+            return self.authenticator.authenticate(credential)
+        return self.authenticator.admit(credential, self.operation)
+
+    def read_credential(self) -> str | None:
+        """Return the token that this request has; None without one, or if this server ignores it."""
+        if self.authenticator.ignores_credentials:
+            return None
+        return read_bearer(self.request.headers.get("Authorization"))
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether the rule of origins does not apply: a page gets nothing here by what its browser knows of its user.
+
+        It has a credential itself, or could do nothing without one.
+        """
+        return self.caller.has_credential or self.authenticator.is_closed
 
     async def on_get(self, *path: str) -> None:
         """Answer GET and HEAD."""
@@ -126,7 +175,7 @@ class JsonHandler(RequestHandler):
     def check_page_origin(self) -> None:
         """Check that the page that sent this request may call, and let it read the response. Raises Forbidden."""
         self.set_cors_headers()
-        if not self.is_public:
+        if not (self.is_public or self.is_exempt):
             check_origin(self.origins, self.request.headers.get("Origin"), self.request.host)
 
     def set_cors_headers(self) -> None:
@@ -137,7 +186,7 @@ class JsonHandler(RequestHandler):
             self.request.headers.get("Origin"),
             self.request.host,
             exposed=self.exposed_headers,
-            is_public=self.is_public,
+            is_public=self.is_public or self.is_exempt,
         )
 
     def answer_preflight(self) -> None:
@@ -151,6 +200,8 @@ class JsonHandler(RequestHandler):
         if "Access-Control-Request-Method" not in requested:
             return
         headers = self.allowed_headers
+        if self.authenticator.is_closed:
+            headers += ", Authorization"
         if CREDENTIALS in self._headers:
             headers = requested.get("Access-Control-Request-Headers") or headers
             if "Access-Control-Request-Private-Network" in requested:
@@ -178,7 +229,7 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
-        set_retry_after(self._headers, error)
+        set_error_headers(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
@@ -218,8 +269,10 @@ def _date(seconds: int) -> str:
     return format_timestamp(seconds)
 
 
-def set_retry_after(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
-    """Set the header of a temporary error: the seconds to wait."""
+def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
+    """Set the headers of an error: the seconds to wait, or the credential that is needed."""
+    if isinstance(error, protocol.Unauthorized):
+        headers["WWW-Authenticate"] = error.challenge
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
 
+from balance.auth import Caller
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
 
@@ -30,6 +31,7 @@ class EventStream:
         "_largest_batch",
         "_on_close",
         "_stream",
+        "caller",
         "direct_send",
         "expires_at",
         "ip",
@@ -38,11 +40,14 @@ class EventStream:
         "sent_at",
     )
 
-    def __init__(self, stream: RequestStream, closer: Closer, ip: str, pids: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, stream: RequestStream, closer: Closer, ip: str, caller: Caller, pids: tuple[int, ...] | None
+    ) -> None:
         """Send by `stream`, from the head of the response on."""
         self._stream = stream
         self._closer = closer
         self.ip = ip
+        self.caller = caller
         self.pids = pids
         """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
         self.direct_send: Callable[[bytes], int] | None = None

@@ -12,13 +12,11 @@ from collections.abc import Collection
 from typing import Any
 
 import protocol
-from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation
+from balance.auth import Caller, Operation, authorize
 from balance.feed.feed import Resumption
 from balance.position import ClaimedPosition, to_token
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
-from balance.web.cors import OriginPolicy
 from balance.web.event_stream import EventStream
 from balance.web.http_connection import Exchange, RequestStream
 from balance.web.query import parse_position, read_query, to_claimed
@@ -35,22 +33,24 @@ class StreamHandler(JsonHandler):
     operation = Operation.WATCH
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
-    def initialize(
-        self,
-        *,
-        service: Service,
-        hub: StreamHub,
-        watcher_limit: WatcherLimit,
-        origins: OriginPolicy,
-        budget: LoopBudget,
-        body_bytes_max: int,
+    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
+        self, *, service: Service, hub: StreamHub, watcher_limit: WatcherLimit, **common: Any
     ) -> None:
+        super().initialize(**common)
         self.service = service
         self.hub = hub
         self.watcher_limit = watcher_limit
-        self.origins = origins
-        self.budget = budget
-        self.body_bytes_max = body_bytes_max
+
+    def find_caller(self) -> Caller:
+        """Return the caller that a ticket names, or that of the header. Raises Unauthorized, Forbidden, Unavailable."""
+        tickets = self.request.query_arguments.get("ticket")
+        if not tickets or self.authenticator.ignores_credentials or self.read_credential() is not None:
+            return super().find_caller()
+        caller = self.authenticator.tickets.use(tickets[0].decode(errors="replace"))
+        if (fault := self.authenticator.fault(caller)) is not None:
+            raise fault
+        authorize(caller.role, Operation.WATCH)
+        return caller
 
     async def on_get(self, *_path: str) -> None:
         query = read_query(self.request, INTEGER_PARAMETERS, repeatable=("pid",))
@@ -108,7 +108,7 @@ class StreamHandler(JsonHandler):
         raw = self.detach()
         self.ui = None  # type: ignore[assignment]  # refers to this handler
         assert isinstance(raw, RequestStream)
-        stream = EventStream(raw, closer, ip, None if pids is None else tuple(sorted(set(pids))))
+        stream = EventStream(raw, closer, ip, self.caller, None if pids is None else tuple(sorted(set(pids))))
         if not stream.is_closed:
             stream.send(head + first)
         return stream

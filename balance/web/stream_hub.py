@@ -18,6 +18,7 @@ from random import uniform
 from tornado.iostream import StreamClosedError
 
 import protocol
+from balance.access.authenticator import Authenticator
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.send import send_to_each
 from balance.feed.feed import Feed
@@ -35,6 +36,7 @@ PING_S = 15.0  # of quiet, after which a ping is sent
 READ_S_MAX = 30.0  # for a client to accept one page of what it has missed
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
+UNAUTHORIZED = "unauthorized"
 
 
 class _Group:
@@ -222,6 +224,12 @@ class StreamHub:
         """Return when something was last sent to a stream, by the clock of the event loop."""
         group = self._groups.get(stream.pids) if stream.replaying is None else None
         return max(stream.sent_at, group.sent_at) if group is not None else stream.sent_at
+
+    def end_unauthorized(self, authenticator: Authenticator) -> None:
+        """End the streams of callers whose credential is revoked or has expired."""
+        for stream in list(self._streams):
+            if not authenticator.is_current(stream.caller):
+                self._end(stream, UNAUTHORIZED)
 
     def end_all(self) -> None:
         """End every stream, so that its client connects again and is sent whether its position is still good."""

@@ -14,6 +14,7 @@ import pytest
 
 import protocol
 from balance.aio.loop_budget import LoopBudget
+from balance.auth import ANYONE
 from balance.feed.feed import Feed
 from balance.feed.replay import ReplayBroken
 from balance.position import Position
@@ -75,7 +76,7 @@ class Scene:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         theirs.setblocking(False)
         self.sockets.append(theirs)
-        stream = EventStream(RequestStream(ours), self.closer, "127.0.0.1", pids or None)
+        stream = EventStream(RequestStream(ours), self.closer, "127.0.0.1", ANYONE, pids or None)
         self.hub.add(stream, Position(EPOCH, 0))
         if is_live:
             await until(lambda: stream.replaying is None)
