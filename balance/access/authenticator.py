@@ -136,7 +136,7 @@ class Authenticator:
 
         Raises Unauthorized, Forbidden, and Unavailable while it is not known yet whether a credential is needed.
         """
-        caller = self.authenticate(credential)
+        caller = self.anonymous if self.ignores_credentials else self.authenticate(credential)
         if caller is ANONYMOUS and not self._is_ready and operation not in PERMISSIONS[Role.ANONYMOUS]:
             raise protocol.Unavailable("the tokens are not available yet")
         authorize(caller.role, operation)
