@@ -75,13 +75,12 @@ class App:
         engine = _engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
-        self.feed = Feed(database.feed_store, tail, database.replay_executor, read_ms_max=config.read_ms_max)
+        self.feed = Feed(
+            database.feed_store, tail, database.replay_executor, database.read_executor, read_ms_max=config.read_ms_max
+        )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed,
-            self._budget,
-            stream_s_max=config.stream_s_max,
-            unsent_bytes_max=config.watcher_unsent_bytes_max,
+            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(

@@ -781,7 +781,7 @@ export interface StreamPing {
    */
   timestamp: UtcTimestamp;
   /**
-   * The seq of the last saved snapshot; 0 if there is none.
+   * The seq up to which everything was sent on this stream: that of the last saved snapshot, or during a replay the seq that it has reached. It is not a position to resume from.
    */
   seq: number;
 }

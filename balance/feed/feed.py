@@ -12,7 +12,7 @@ Life cycle: `drain()` at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -21,7 +21,7 @@ import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
 from balance.feed.listeners import FeedListener
-from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
+from balance.feed.replay import PageStore, Receiver, Replay, ReplayBroken
 from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
@@ -85,11 +85,14 @@ class FeedSlice(NamedTuple):
 class Feed:
     """The feed of one database, as this process follows it."""
 
-    def __init__(self, store: FeedReader, tail: Tail, executor: Executor, *, read_ms_max: int) -> None:
-        """Read with the threads of `executor`."""
+    def __init__(
+        self, store: FeedReader, tail: Tail, executor: Executor, read_executor: Executor, *, read_ms_max: int
+    ) -> None:
+        """Read what clients resume from with the threads of `executor`, and `latest` with those of `read_executor`."""
         self._store = store
         self._tail = tail
         self._executor = executor
+        self._read_executor = read_executor
         self._read_s_max = read_ms_max / 1000
         self._replay = Replay(store, tail, executor, reach_s_max=self._read_s_max)
         self._lookups: SingleFlight[Any] = SingleFlight()
@@ -134,20 +137,13 @@ class Feed:
         good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
-    async def replay(
-        self,
-        position: Position,
-        encode: Encoder[T],
-        send: Callable[[T], Awaitable[None]],
-        join: Callable[[], None],
-        pids: Sequence[int] | None = None,
-    ) -> None:
+    async def replay(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, and join the live tail; see `Replay.run`.
 
-        Raises ReplayBroken and Unavailable: the client keeps its position and resumes.
+        Raises ReplayBroken, SlowClient and Unavailable: the client keeps its position and resumes.
         """
         try:
-            await self._replay.run(position, encode, send, join, pids)
+            await self._replay.run(position, receiver)
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 
@@ -174,7 +170,7 @@ class Feed:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""
         self._current_head()
         async with unavailable_after(self._read_s_max):
-            found: Latest = await self._shared("latest", self._store.latest, limit, heard_s)
+            found: Latest = await self._shared(self._read_executor, self._store.latest, limit, heard_s)
         return found
 
     def drain(self) -> None:
@@ -191,7 +187,7 @@ class Feed:
         async with unavailable_after(self._read_s_max):
             with self._tail.followed():
                 while (tag := self._tag_of(head := self._tail.position)) is None:
-                    facts = await self._shared("look_up", self._store.look_up, ClaimedPosition(*head))
+                    facts = await self._shared(self._executor, self._store.look_up, ClaimedPosition(*head))
                     self._known = head, to_tag(facts.id)
         return Resumption(False, head, tag, head, *why)
 
@@ -216,7 +212,7 @@ class Feed:
         """Ask the database about a position; the tail has the same epoch when this returns."""
         for _ in range(ATTEMPTS):
             epoch = self._tail.position.epoch
-            facts: PositionFacts = await self._shared("look_up", self._store.look_up, claimed)
+            facts: PositionFacts = await self._shared(self._executor, self._store.look_up, claimed)
             if facts.head.epoch != self._tail.position.epoch == epoch:
                 await self._tail.reach(facts.head)
             if facts.head.epoch == self._tail.position.epoch:
@@ -244,7 +240,7 @@ class Feed:
 
     async def _catch_up(self) -> None:
         """Have the tail publish what was committed before this call."""
-        head = await self._shared("head", self._store.head)
+        head = await self._shared(self._executor, self._store.head)
         await self._tail.reach(head.position)
 
     async def _wait_beyond(self, position: Position, seconds: float) -> None:
@@ -256,13 +252,13 @@ class Feed:
         except (TimeoutError, StoreUnavailable):
             pass
 
-    async def _shared(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
+    async def _shared(self, executor: Executor, function: Callable[..., T], *arguments: Any) -> T:
         """Call the store in a thread; callers that ask for the same share a read."""
 
         async def read() -> T:
-            return await run_in_thread(self._executor, function, *arguments)
+            return await run_in_thread(executor, function, *arguments)
 
-        found: T = await self._lookups.run((name, *arguments), read)
+        found: T = await self._lookups.run((function, *arguments), read)
         return found
 
 

@@ -23,7 +23,7 @@ class PollSchedule:
         self._loop = asyncio.get_running_loop()
         self._pause_s = PAUSE_S_MIN
         self._retry_s = RETRY_S_MIN
-        self._due = 0.0
+        self._due = self._loop.time()
         self._wakeup = asyncio.Event()
 
     @property

@@ -48,7 +48,7 @@ class TailStore(Protocol):
 
     def page(self, after: int, limit: int) -> FeedPage: ...
 
-    def renew(self, known: Position) -> Position: ...
+    def renew(self) -> Position: ...
 
 
 class Tail:
@@ -261,7 +261,7 @@ class Tail:
         if head.epoch != position.epoch:
             self._restart(head)
         elif head.seq < position.seq:  # the database was put back; the next poll finds the new epoch
-            await self._worker.run(self._store.renew, position)
+            await self._worker.run(self._store.renew)
         else:
             await self._publish_rows(head.seq)
 

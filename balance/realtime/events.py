@@ -18,7 +18,7 @@ import protocol
 from balance.auth import Operation, authorize
 from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.event_packets import Form, form_and_offset
@@ -65,7 +65,7 @@ class EventHandlers:
         }
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
-        session.has_joined = True
+        self._watchers.join(session)
         if position == self._feed.head:
             self._watchers.go_live(session, form, epoch)
         else:
@@ -73,13 +73,12 @@ class EventHandlers:
 
     async def _replay(self, session: Session, position: Position, form: Form) -> None:
         """Send a client what it has missed, until it is live; if that fails, end its session, so that it resumes."""
+        send = partial(self._watchers.send_missed, session)
+        go_live = partial(self._watchers.go_live, session, form, position.epoch)
         try:
-            await self._feed.replay(
-                position,
-                form,
-                partial(self._watchers.send_missed, session),
-                partial(self._watchers.go_live, session, form, position.epoch),
-            )
+            await self._feed.replay(position, Receiver(form, send, go_live))
+        except SlowClient:
+            self._watchers.disconnect_slow(session)
         except (protocol.Unavailable, ReplayBroken) as error:
             self._watchers.end(session, str(error))
         except Exception:
@@ -114,14 +113,17 @@ class EventHandlers:
             self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, update), ack_id)
             session.release()
         else:
-            pending.add_done_callback(partial(self._answer_update, session, ack_id, update))
+            pending.add_done_callback(partial(self._answer_update, session, session.leaves, ack_id, update))
 
-    def _answer_update(self, session: Session, ack_id: int | None, update: object, pending: PendingSave) -> None:
+    def _answer_update(
+        self, session: Session, leaves: int, ack_id: int | None, update: object, pending: PendingSave
+    ) -> None:
         try:
             event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
             event, payload = protocol.BALANCE_ERROR, _error(error, update)
-        self._watchers.answer(session, event, payload, ack_id)
+        if session.leaves == leaves:  # else a client that has connected again would count it as another answer
+            self._watchers.answer(session, event, payload, ack_id)
         session.release()
 
     def on_ping(self, session: Session, ack_id: int | None, _payloads: list[Any]) -> None:

@@ -31,6 +31,7 @@ class Session:
         "heartbeat_at",
         "id",
         "in_flight",
+        "leaves",
         "live_group",
         "replay",
         "send_queue",
@@ -53,6 +54,8 @@ class Session:
         """Which client it is: by the credential of its handshake, then by that of its CONNECT packet."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
+        self.leaves = 0
+        """How often it has left the namespace: it may connect to it again on the same transport."""
         self.answer_pid: str | None = None
         """The `pid` of the CONNECT packet that answers it, with native recovery."""
         self.replay: asyncio.Task[None] | None = None
@@ -86,8 +89,9 @@ class Session:
         self.connect_by = math.inf
 
     def leave(self) -> None:
-        """Send the client no event any more."""
+        """Send the client no event any more, and no answer to one that it has sent before."""
         self.has_joined = False
+        self.leaves += 1
         self.stop_watching()
 
     def stop_watching(self) -> None:

@@ -20,10 +20,9 @@ import time
 import psycopg
 import psycopg_pool
 
-from balance.position import Position
 from balance.storage.connect import DatabaseError, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import Server, ServerProbe, check_server
+from balance.storage.epochs import KnownFeed, check_server
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -35,6 +34,7 @@ from balance.storage.errors import (
 )
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 from balance.storage.startup_check import CheckedConnections, check_grants, check_session
 
@@ -113,7 +113,7 @@ class Pool:
         self._lock = threading.Lock()  # guards `_checked_out` and the setting of `_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self.probe = ServerProbe()
-        self.known_end: Position | None = None  # where the feed ended at the last append or read of its end
+        self.known = KnownFeed()
         self._primary: Server | None = None  # of the last session that was not in recovery
         self._checked = CheckedConnections()
         self._closing = threading.Event()
@@ -266,7 +266,7 @@ class Pool:
 
     def _check_server(self, session: DatabaseSession) -> None:
         """Check the server of a new session, and its epoch. Raises psycopg.Error."""
-        session.server = check_server(session, self.probe)
+        session.server = check_server(session, self.probe, self.known)
         if session.server.timeline is not None:
             if self._primary not in (None, session.server):  # the other sessions may be those of the former primary
                 self._write_session_is_suspect = True

@@ -14,12 +14,12 @@ from typing import Any
 import protocol
 from balance.auth import Caller, Operation, authorize
 from balance.feed.feed import Resumption
-from balance.position import ClaimedPosition, to_token
+from balance.position import ClaimedPosition, parse_token, to_token
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
 from balance.web.event_stream import EventStream
 from balance.web.http_connection import Exchange, RequestStream
-from balance.web.query import parse_position, read_query, to_claimed
+from balance.web.query import read_query, to_claimed
 from balance.web.sse import HEADERS, encode_event, encode_retry
 from balance.web.stream_hub import BUSY, STOPPING, UNAVAILABLE, StreamHub
 
@@ -71,9 +71,10 @@ class StreamHandler(JsonHandler):
         if len(headers) > 1:
             raise protocol.InvalidPayload("is given more than once", LAST_EVENT_ID)
         if headers and headers[0]:
-            return parse_position(headers[0], LAST_EVENT_ID)
+            protocol.check("stream_headers", {LAST_EVENT_ID: headers[0]})
+            return parse_token(headers[0])
         if "last_event_id" in query:
-            return parse_position(query["last_event_id"], "last_event_id")
+            return parse_token(query["last_event_id"])
         return to_claimed(query["after"], query) if "after" in query else None
 
     def _check_capacity(self) -> None:

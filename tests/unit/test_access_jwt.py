@@ -126,7 +126,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no expiry": (lambda: token(exp=None), "lacks one of the claims iss, aud and exp"),
     "no issuer": (lambda: token(iss=None), "lacks one of the claims iss, aud and exp"),
     "no audience": (lambda: token(aud=None), "lacks one of the claims iss, aud and exp"),
-    "an expiry that is no number": (lambda: token(exp="soon"), "is not a valid token"),
+    "an expiry that is a text": (lambda: token(exp="soon"), "is not a valid token"),
     "not a token": (lambda: "MARKED.x.y", "is not a valid token"),
     "nested": (lambda: base64.urlsafe_b64encode(b"[" * 9000).decode() + ".x.y", "is not a valid token"),
     "a kid that is a list": (

@@ -44,7 +44,7 @@ IMPORTS = {
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
-    "position": set(),
+    "position": {"protocol"},
     "access": {"aio", "auth", "config", "host_names", "program", "protocol", "storage"},
     "auth": {"protocol"},
     "config": {"host_names", "program", "protocol"},
@@ -100,6 +100,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.migrate", "migration.text.encode()"),
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
+    ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),
     ("storage.append", "expected.statement(LOCK_EXPECTED)"),
 }
 
