@@ -121,6 +121,11 @@ class Store:
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, self._end, saved)
 
+    def waits_for_standby(self) -> bool:
+        """Return whether a commit of this service waits for a standby. Raises StoreUnavailable."""
+        with self._pool.connection() as connection:
+            return connection.execute(WAITS_FOR_STANDBY).fetchone() is not None
+
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
@@ -183,6 +188,12 @@ def _one_row(row: T | None) -> T:
 
 
 FEED_CHANGED = "the feed has changed twice during a save"
+
+# The wait is shown to the role of the session itself, without a further grant (PostgreSQL, pg_stat_activity).
+WAITS_FOR_STANDBY: LiteralString = """
+SELECT 1 FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND datname = current_database() AND usename = current_user LIMIT 1
+"""
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
 

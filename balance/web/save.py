@@ -29,6 +29,7 @@ from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.feed.pending import PendingSave
+from balance.refusals import REST
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_error_headers, to_service_error
@@ -162,6 +163,7 @@ class SaveRequest(HTTPMessageDelegate):
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
         error, headers = to_service_error(failure, 500), default_headers()
+        self._router.service.refusals.count_save(REST, error)
         set_error_headers(headers, error)
         self._set_cors_headers(headers)
         self._write_json(error.status, headers, error.body())

@@ -13,8 +13,9 @@ from typing import Any
 
 import protocol
 from balance.auth import Caller, Operation, authorize
-from balance.feed.feed import Resumption
+from balance.feed.resumption import Resumption
 from balance.position import ClaimedPosition, parse_token, to_token
+from balance.refusals import SSE
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
 from balance.web.event_stream import EventStream
@@ -31,6 +32,7 @@ class StreamHandler(JsonHandler):
     """One request for a stream."""
 
     operation = Operation.WATCH
+    transport = SSE
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
@@ -89,6 +91,7 @@ class StreamHandler(JsonHandler):
         if error.status < 500 or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
 
