@@ -23,10 +23,13 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
-    "commands": {"app", "balance", "config", "process", "protocol", "storage"},
+    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage"},
     "app": {
-        *("aio", "config", "database", "feed", "health", "metrics", "protocol", "realtime"),
-        *("request_log", "service", "storage", "web"),
+        *("access", "aio", "config", "database", "feed", "health", "metrics", "realtime", "request_log", "routes"),
+        *("service", "storage", "web"),
+    },
+    "routes": {
+        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
@@ -35,12 +38,12 @@ IMPORTS = {
     "database": {"aio", "config", "pruner", "storage"},
     "pruner": {"storage"},
     "realtime": {
-        *("aio", "auth", "config", "feed", "open_connection", "position", "protocol", "refusals", "request_context"),
-        *("request_log", "service", "snapshot", "web"),
+        *("access", "aio", "auth", "config", "feed", "open_connection", "position", "protocol", "refusals"),
+        *("request_context", "request_log", "service", "snapshot", "web"),
     },
     "web": {
-        *("aio", "auth", "balance", "feed", "health", "host_names", "open_connection", "position", "protocol"),
-        *("refusals", "request_context", "request_log", "service", "snapshot"),
+        *("access", "aio", "auth", "balance", "config", "feed", "health", "host_names", "open_connection", "position"),
+        *("protocol", "refusals", "request_context", "request_log", "service", "snapshot"),
     },
     "health": {"aio", "database", "feed", "service", "storage"},
     "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
@@ -48,6 +51,7 @@ IMPORTS = {
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
     "position": {"protocol"},
+    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "storage"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
     "config": {"config_sources", "host_names", "program", "protocol"},
@@ -58,7 +62,7 @@ IMPORTS = {
     "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
     "open_connection": {"request_context"},
-    "request_context": set(),
+    "request_context": {"auth"},
     "request_log": {"request_context"},
     "balance": set(),
     "protocol": set(),
@@ -67,7 +71,8 @@ IMPORTS = {
 MODULES = {
     ("entry", "process"): {"stop_signals"},
     ("cli", "storage"): {"connect", "embedded", "migrate"},
-    ("realtime", "web"): {"base", "cors", "http_connection"},
+    ("realtime", "web"): {"base", "http_connection"},
+    ("access", "storage"): {"errors", "token_store"},
     ("service", "storage"): {"errors", "feed_store", "store"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }
@@ -75,9 +80,10 @@ MODULES = {
 LIBRARIES = {
     "psycopg": {"storage", "process.start_line"},  # the start line reads URLs as libpq does
     "psycopg_pool": {"storage.pool"},
-    "tornado": {"commands.serve", "app", "web", "realtime"},
+    "tornado": {"commands.serve", "routes", "web", "realtime"},
     "socketio": {"realtime"},
     "engineio": {"realtime"},
+    "jwt": {"access.jwt"},
     "idna": {"host_names"},
     "prometheus_client": {"metrics"},
     "jsonschema": {"protocol"},
