@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import backup, check, connections, migrate, new_epoch, prune, restore, serve, upgrade
+from balance.commands import backup, check, connections, migrate, new_epoch, prune, restore, serve, token, upgrade
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
 from balance.config_sources import nearest
@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Command] = {
     "backup": backup.COMMAND,
     "restore": restore.COMMAND,
     "upgrade": upgrade.COMMAND,
+    "token": token.COMMAND,
 }
 DEFAULT = "serve"
 

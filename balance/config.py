@@ -16,10 +16,11 @@ from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from balance import program
 from balance.config_sources import PREFIX, Given, Settings, SourceError, merge, nearest, read_file, read_variables
-from balance.host_names import PublicUrl, normalise_host, normalise_origin, parse_public_url
+from balance.host_names import PublicUrl, is_loopback, normalise_host, normalise_origin, parse_public_url
 from protocol.limits import DEFAULT
 
 DEFAULT_SOURCE = "default"
@@ -27,6 +28,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
 KEEP_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 KEEP_MAX = timedelta(days=36_525)
+SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
 class ConfigError(Exception):
@@ -79,6 +81,10 @@ class Config(_WithSources):
     public_url: str = setting("", "address of the service as clients see it: https://balance.example.com/prefix")
     tls_cert: str = setting("", "file with the certificate and its chain, PEM; with it the service speaks TLS")
     tls_key: str = setting("", "file with the private key of the certificate, PEM")
+    allow_anonymous: bool = setting(False, "let callers without a token do everything, on any address")
+    jwks: str = setting("", "file or URL of the public keys (JWKS) of an identity provider, whose JWTs are accepted")
+    jwt_issuer: str = setting("", "`iss` of the JWTs that are accepted; required with --jwks")
+    jwt_audience: str = setting("", "`aud` of the JWTs that are accepted; required with --jwks")
 
     body_bytes_max: int = setting(
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
@@ -146,6 +152,17 @@ class Config(_WithSources):
             raise ConfigError("--tls-cert, --tls-key: one is given without the other", "tls_cert")
         if self.keep:
             parse_keep(self.keep)
+        self._check_jwks()
+
+    def _check_jwks(self) -> None:
+        if self.jwks and not (self.jwt_issuer and self.jwt_audience):
+            raise ConfigError(
+                "--jwks: needs --jwt-issuer and --jwt-audience, or it would accept tokens for others", "jwks"
+            )
+        if self.jwks.startswith("http://") and not is_loopback(urlsplit(self.jwks).hostname or ""):
+            raise ConfigError(
+                "--jwks: must be a file or https://, since over http:// anyone could replace the keys", "jwks"
+            )
 
     @property
     def logs_requests(self) -> bool:
@@ -218,7 +235,8 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     )
     settings = parser.add_argument_group("settings")
     for one in fields(Config):
-        settings.add_argument(flag(one), dest=one.name, help=_help(one))
+        switch: dict[str, Any] = {"nargs": "?", "const": "yes"} if isinstance(one.default, bool) else {}
+        settings.add_argument(flag(one), dest=one.name, help=_help(one), **switch)
     return parser
 
 
@@ -253,6 +271,10 @@ def _normal_address(text: str) -> str:
 
 
 def _parse(one: Field[Any], text: str) -> Any:
+    if isinstance(one.default, bool):
+        if text.lower() not in SWITCH:
+            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no")
+        return SWITCH[text.lower()]
     if isinstance(one.default, int):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise ConfigError(f"{flag(one)}: {text!r} is not a whole number", one.name)
@@ -263,6 +285,8 @@ def _parse(one: Field[Any], text: str) -> Any:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
     return ",".join(default) if isinstance(default, tuple) else str(default)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping, MutableMapping
 from itertools import count
 from time import monotonic
 
+from balance.auth import ANONYMOUS
+
 REQUEST_ID = "X-Request-Id"
 TRACEPARENT = "Traceparent"
 OK = "ok"
@@ -38,8 +40,8 @@ class RequestContext:
         self.traceparent = _continue_trace(headers[TRACEPARENT]) if TRACEPARENT in headers else ""
         """That of the response; empty without a valid one in the request."""
         self.client = client
-        self.caller = ""
-        """The name of the caller; empty if it has shown none."""
+        self.caller = ANONYMOUS
+        """Which client it is, once its credential is checked."""
         self.code = OK
         self.started = monotonic()
 

@@ -65,12 +65,12 @@ class RequestLog:
         self._lines += 1
         result = OK if not status and code == OK else " ".join([str(status)] * bool(status) + [code] * (code != OK))
         took = f"after {seconds:.1f} s" if may_wait else f"in {seconds * 1000:.1f} ms"
-        caller = f"{context.caller} at " if context.caller else ""
+        caller = f"{context.caller.name} at " if context.caller.name else ""
         log.info(
             "%s: %s %s, from %s%s, request %s", operation, result, took, caller, context.client, context.request_id,
             extra={SAMPLED: {
                 "operation": operation, "status": status, "code": code, "duration_ms": round(seconds * 1000, 3),
-                "client": context.client, "caller": context.caller, "request_id": context.request_id,
+                "client": context.client, "caller": context.caller.name, "request_id": context.request_id,
                 "trace_id": context.trace_id, "span_id": context.span_id,
             }},
         )  # fmt: skip

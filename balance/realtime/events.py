@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 import protocol
-from balance.auth import Operation, Role, authorize
+from balance.auth import Operation, authorize
 from balance.feed.pending import PendingSave
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.feed.resumption import Resumption
@@ -128,7 +128,7 @@ class EventHandlers:
         session.acquire()
         update = payloads[0] if payloads else None
         try:
-            authorize(Role.ANYONE, Operation.SAVE)
+            authorize(session.context.caller.role, Operation.SAVE)
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
@@ -164,8 +164,8 @@ class EventHandlers:
     def on_ping(self, session: Session, ack_id: int | None, _payloads: list[Any]) -> None:
         """Answer a ping; its payload may be anything."""
         try:
-            authorize(Role.ANYONE, Operation.PING)
-        except protocol.Forbidden as error:
+            authorize(session.context.caller.role, Operation.PING)
+        except (protocol.Forbidden, protocol.Unauthorized) as error:
             self.on_rejected(session, ack_id, error)
         else:
             self._request_log.write(session.context, protocol.PING, OK, monotonic())

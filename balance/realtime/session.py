@@ -43,6 +43,7 @@ class Session:
     def __init__(self, socket: AsyncSocket, context: RequestContext, connect_by: float) -> None:
         self.id: str = socket.sid
         self.context = context
+        """That of its handshake; its caller is then the one of the credential in the CONNECT packet."""
         """That of its handshake."""
         self.socket = socket
         """What python-engineio keeps of it."""
@@ -102,6 +103,10 @@ class Session:
         """Send the client no event any more, and no answer to one that it has sent before."""
         self.has_joined = False
         self.leaves += 1
+        self.stop_watching()
+
+    def stop_watching(self) -> None:
+        """Send the client no snapshot any more."""
         if self.live_group is not None:
             self.live_group.pop(self, None)
             self.live_group = None

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 import protocol
-from balance.auth import Operation, Role
+from balance.auth import Operation
 from balance.open_connection import OpenConnection, Transport
 from balance.service import now
 from balance.snapshot import format_ts
@@ -64,8 +64,8 @@ def _to_wire(one: OpenConnection, head: int | None) -> dict[str, Any]:
         "address": one.context.client,
         "transport": one.transport,
         "connectedSince": format_ts(now() - timedelta(seconds=monotonic() - one.since)),
-        "role": Role.ANYONE.value,
-        "name": one.context.caller,
+        "role": one.context.caller.role.value,
+        "name": one.context.caller.name,
         "backlogBytes": one.backlog_bytes,
         "position": head if one.is_live else one.replayed,
         "replaying": not one.is_live,

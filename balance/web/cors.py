@@ -106,16 +106,6 @@ class OriginPolicy:
         )
 
 
-def make_policies(
-    host: str, named: Iterable[str], allowed: Iterable[str], *, behind_proxy: bool
-) -> tuple[HostPolicy, OriginPolicy]:
-    """Make the policies of a server that listens on `host`, for the values of `--hosts` and `--cors-origins`."""
-    # The start line has the address of `--host`, so it is served too.
-    hosts = HostPolicy((*named, host.lower().removesuffix(".")))
-    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-    return hosts, OriginPolicy(allowed, for_own_machine=is_loopback(host) and not behind_proxy)
-
-
 def check_host(hosts: HostPolicy, host: str) -> None:
     """Check that a request is for a host of this server. Raises MisdirectedRequest."""
     if not hosts.serves(host):

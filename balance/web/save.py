@@ -25,15 +25,16 @@ from tornado.httputil import (
 )
 
 import protocol
+from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation, Role, authorize
+from balance.auth import Operation
 from balance.feed.pending import PendingSave
 from balance.refusals import REST
 from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
+from balance.web.base import check_size, default_headers, set_error_headers, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from balance.web.request_target import without_prefix
 from protocol.operations import SNAPSHOTS
@@ -53,6 +54,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self,
         application: HTTPServerConnectionDelegate,
         service: Service,
+        authenticator: Authenticator,
         hosts: HostPolicy,
         origins: OriginPolicy,
         budget: LoopBudget,
@@ -65,6 +67,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.prefix = prefix
         self.application = application
         self.service = service
+        self.authenticator = authenticator
         self.hosts = hosts
         self.origins = origins
         self.budget = budget
@@ -119,6 +122,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
+        self._is_exempt = router.authenticator.is_closed  # from the rule of origins
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
@@ -133,9 +137,7 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
-            authorize(Role.ANYONE, Operation.SAVE)
-            check_host(self._router.hosts, self._host)
-            check_origin(self._router.origins, self._origin, self._host)
+            self._admit()
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
@@ -143,6 +145,17 @@ class SaveRequest(HTTPMessageDelegate):
             self._write_error(error)
         else:
             pending.add_done_callback(self._answer)
+
+    def _admit(self) -> None:
+        """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
+        authenticator = self._router.authenticator
+        credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
+        self._context.caller = authenticator.admit(credential, Operation.SAVE)
+        if self._context.caller.has_credential:
+            self._is_exempt = True
+            return
+        check_host(self._router.hosts, self._host)
+        check_origin(self._router.origins, self._origin, self._host)
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
@@ -165,12 +178,12 @@ class SaveRequest(HTTPMessageDelegate):
         error, headers = to_service_error(failure, 500), default_headers(self._context)
         self._context.code = error.code
         self._router.service.refusals.count_save(REST, error)
-        set_retry_after(headers, error)
+        set_error_headers(headers, error)
         self._set_cors_headers(headers)
         self._write_json(error.status, headers, error.body())
 
     def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._origin, self._host)
+        set_cors_headers(response, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         context = self._context

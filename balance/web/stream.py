@@ -12,14 +12,12 @@ from collections.abc import Collection
 from typing import Any
 
 import protocol
-from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation
+from balance.auth import Caller, Operation, authorize
 from balance.feed.resumption import Resumption
 from balance.position import ClaimedPosition, parse_token, to_token
 from balance.refusals import SSE
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
-from balance.web.cors import OriginPolicy
 from balance.web.event_stream import EventStream
 from balance.web.http_connection import Exchange
 from balance.web.query import read_query, to_claimed
@@ -38,22 +36,24 @@ class StreamHandler(JsonHandler):
     transport = SSE
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
-    def initialize(
-        self,
-        *,
-        service: Service,
-        hub: StreamHub,
-        watcher_limit: WatcherLimit,
-        origins: OriginPolicy,
-        budget: LoopBudget,
-        body_bytes_max: int,
+    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
+        self, *, service: Service, hub: StreamHub, watcher_limit: WatcherLimit, **common: Any
     ) -> None:
+        super().initialize(**common)
         self.service = service
         self.hub = hub
         self.watcher_limit = watcher_limit
-        self.origins = origins
-        self.budget = budget
-        self.body_bytes_max = body_bytes_max
+
+    def find_caller(self) -> Caller:
+        """Return the caller that a ticket names, or that of the header. Raises Unauthorized, Forbidden, Unavailable."""
+        tickets = self.request.query_arguments.get("ticket")
+        if not tickets or self.authenticator.ignores_credentials or self.read_credential() is not None:
+            return super().find_caller()
+        caller = self.authenticator.tickets.use(tickets[0].decode(errors="replace"))
+        if (fault := self.authenticator.fault(caller)) is not None:
+            raise fault
+        authorize(caller.role, Operation.WATCH)
+        return caller
 
     async def on_get(self, *_path: str) -> None:
         query = read_query(self.request, INTEGER_PARAMETERS, repeatable=("pid",))

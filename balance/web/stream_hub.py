@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from heapq import nlargest
 from random import uniform
@@ -19,6 +19,7 @@ from random import uniform
 from tornado.iostream import StreamClosedError
 
 import protocol
+from balance.access.authenticator import Authenticator
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.send import send_to_each
 from balance.aio.slices import SlicedWork
@@ -32,6 +33,7 @@ from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
 from balance.web.event_stream import EventStream
 from balance.web.sse import encode_each, encode_event, encode_snapshots
+from balance.web.stream_groups import Group, GroupsOfPid
 
 log = logging.getLogger("balance.web")
 
@@ -40,48 +42,7 @@ PING_S = 15.0  # of quiet, after which a ping is sent
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
 SLOW = "slow"  # in the log, of a client that does not read
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
-
-
-class _Group:
-    """The live streams with one filter."""
-
-    __slots__ = ("sent_at", "streams")
-
-    def __init__(self) -> None:
-        self.streams: dict[EventStream, None] = {}
-        self.sent_at = 0.0
-        """When something was last sent to all of them."""
-
-
-class _GroupsOfPid:
-    """The groups whose filter has a pid. A pid of one group only has no container: clients may have many pids each."""
-
-    def __init__(self) -> None:
-        self._groups: dict[int | None, _Group | dict[_Group, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def add(self, pid: int, group: _Group) -> None:
-        """Add a group that does not have the pid yet."""
-        found = self._groups.setdefault(pid, group)
-        if isinstance(found, dict):
-            found[group] = None
-        elif found is not group:
-            self._groups[pid] = {found: None, group: None}
-
-    def remove(self, pid: int, group: _Group) -> None:
-        """Remove a group that has the pid."""
-        found = self._groups[pid]
-        if isinstance(found, dict):
-            del found[group]
-        if found is group or not found:
-            del self._groups[pid]
-
-    def find(self, pid: int | None) -> Iterable[_Group]:
-        """Return the groups of a pid."""
-        found = self._groups.get(pid, ())
-        return (found,) if isinstance(found, _Group) else found
+UNAUTHORIZED = "unauthorized"
 
 
 class StreamHub:
@@ -96,8 +57,8 @@ class StreamHub:
         self._stream_s_max = stream_s_max
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
-        self._groups: dict[tuple[int, ...] | None, _Group] = {}
-        self._groups_of_pid = _GroupsOfPid()
+        self._groups: dict[tuple[int, ...] | None, Group] = {}
+        self._groups_of_pid = GroupsOfPid()
         self._last: EncodedSnapshot | None = None  # that was published
         self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
@@ -162,7 +123,7 @@ class StreamHub:
         """Send to a stream what is published from now on."""
         group = self._groups.get(stream.pids)
         if group is None:
-            group = self._groups[stream.pids] = _Group()
+            group = self._groups[stream.pids] = Group()
             for pid in stream.pids or ():
                 self._groups_of_pid.add(pid, group)
         group.streams[stream] = None
@@ -223,7 +184,7 @@ class StreamHub:
             return
         assert self._feed.head is not None
         events = encode_each(snapshots, self._feed.head.epoch)
-        wanted: dict[_Group, list[bytes]] = {}
+        wanted: dict[Group, list[bytes]] = {}
         if None in self._groups:
             wanted[self._groups[None]] = events
         if self._groups_of_pid:
@@ -277,6 +238,12 @@ class StreamHub:
         group = self._groups.get(stream.pids) if stream.replaying is None else None
         return max(stream.sent_at, group.sent_at) if group is not None else stream.sent_at
 
+    def end_unauthorized(self, authenticator: Authenticator) -> None:
+        """End the streams of callers whose credential is revoked or has expired."""
+        for stream in list(self._streams):
+            if not authenticator.is_current(stream.context.caller):
+                self._end(stream, UNAUTHORIZED)
+
     def end_all(self) -> None:
         """End every stream that there is, so that its client connects again and is sent whether its position is good.
 
@@ -285,7 +252,7 @@ class StreamHub:
         """
         self._last = None
         self._outdated.add(self._streams)
-        self._streams, self._groups, self._groups_of_pid = set(), {}, _GroupsOfPid()
+        self._streams, self._groups, self._groups_of_pid = set(), {}, GroupsOfPid()
 
     def _reset(self, stream: EventStream) -> None:
         self._end(stream, RESET)

@@ -91,7 +91,7 @@ def shared(postgres: str, template: str) -> Iterator[SharedService]:
 @pytest.fixture(scope="module")
 def network(postgres: str, template: str) -> Iterator[SharedService]:
     """One service that every page may call, and that listens to the network."""
-    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("*", DASHBOARD)) as one:
+    with shared_service(postgres, template, host="0.0.0.0", allow_anonymous=True, cors_origins=("*", DASHBOARD)) as one:
         yield one
 
 
@@ -197,11 +197,13 @@ def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedSer
 
 def test_a_page_of_localhost_may_call_only_a_service_of_its_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
-    for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
+    for settings in ({"host": "0.0.0.0", "allow_anonymous": True}, {"trusted_proxies": ("127.0.0.1",)}):
         with shared_service(postgres, template, **settings) as one:
             check_refused(one.ask("GET", SNAPSHOTS, **page), "forbidden", REFUSAL)
             assert one.ask("GET", SNAPSHOTS, Origin="http://localhost:3000", Host="localhost:3000").status == 200
-    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("http://localhost:9",)) as one:
+    with shared_service(
+        postgres, template, host="0.0.0.0", allow_anonymous=True, cors_origins=("http://localhost:9",)
+    ) as one:
         assert one.ask("GET", SNAPSHOTS, **page).status == 200
 
 
