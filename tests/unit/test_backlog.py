@@ -51,3 +51,9 @@ def test_a_batch_that_is_not_asked_for_counts_too() -> None:
     assert backlog.send(1)
     backlog.waiting = 61
     assert not backlog.send(1)
+
+
+def test_without_a_batch_nothing_is_exempt() -> None:
+    backlog = Waiting()
+    backlog.waiting = 11
+    assert not backlog.send(1)

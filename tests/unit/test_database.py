@@ -37,10 +37,11 @@ class FakeStore:
         self.calls.append(f"head in {threading.current_thread().name}")
         return HEAD
 
-    def hang(self) -> None:
+    def hang(self, more_s: float) -> None:
+        """Run until `close`, and some time more, so that a close that does not wait for the thread is noticed."""
         self.hung += 1
         assert self._closed.wait(5)
-        time.sleep(0.05)  # so that a close that does not wait for the threads is noticed
+        time.sleep(more_s)
         self.calls.append("ended")
 
     def close(self) -> None:
@@ -85,16 +86,13 @@ async def test_a_close_ends_the_calls_that_run_and_makes_none_of_those_behind_th
     base = Database(CONFIG, "", Outage())
     base.start()
 
-    def call(function: Any) -> None:
-        """Make a call in each thread, behind those that run there."""
-        for thread in (base.write_thread, base.tail_thread):
-            thread.run(function)
-        for executor, threads in ((base.read_executor, 1), (base.replay_executor, REPLAY_THREADS)):
+    for thread in (base.write_thread, base.tail_thread):
+        thread.run(store.hang, 0.05)
+        thread.run(store.open)
+    for executor, threads in ((base.read_executor, 1), (base.replay_executor, REPLAY_THREADS)):
+        for function, arguments in ((store.hang, (0.1,)), (store.open, ())):
             for _ in range(threads):
-                run_in_thread(executor, function)
-
-    call(store.hang)
-    call(store.open)
+                run_in_thread(executor, function, *arguments)
     await until(lambda: store.hung == 3 + REPLAY_THREADS)
     await asyncio.sleep(0.01)
     names = ["balance-read_0", "balance-replay_0", "balance-replay_1", "balance-tail", "balance-write"]
