@@ -1,9 +1,8 @@
-"""What a process knows of the feed, and which errors of the database a new session does not survive."""
+"""What a process knows of the feed and when it begins an epoch, with a fake session; test_epochs.py has a database."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -12,7 +11,7 @@ from psycopg import errors
 
 from balance.position import Position
 from balance.storage import epochs
-from balance.storage.epochs import KnownFeed, check_server
+from balance.storage.epochs import Feed, KnownFeed, check_server, note_end, renew_epoch
 from balance.storage.server_probe import Server, ServerProbe
 
 SERVER = Server("00000001", "7")
@@ -67,6 +66,53 @@ class Probe(ServerProbe):
         return SERVER
 
 
+class FakeSession:
+    """A session that has the epochs that are over, and notes when they are read."""
+
+    def __init__(self, *past: str) -> None:
+        self.closed = False
+        self.transaction = nullcontext
+        self.asked: list[Any] = []
+        self._past = past
+
+    def execute(self, sql: str, parameters: Any = None) -> FakeSession:
+        if sql == epochs.PAST:
+            self.asked.append(parameters)
+        return self
+
+    def fetchall(self) -> list[tuple[str]]:
+        return [(one,) for one in self._past]
+
+
+def test_the_epochs_that_are_over_are_read_once_for_each_new_one() -> None:
+    known = KnownFeed()
+    session: Any = FakeSession("a")
+    for position in (Position("b", 5), Position("b", 6), Position("c", 6), Position("c", 6)):
+        assert note_end(session, Probe(), known, position) == position
+        assert known.end == position
+    assert session.asked == [("b",), ("c",)]
+    assert known.is_past("a")
+
+
+@pytest.mark.expects_log("a new epoch of the feed begins")
+@pytest.mark.parametrize("end", [None, 9])
+def test_a_new_epoch_is_logged_with_what_was_before(
+    end: int | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    feeds = {epochs.LOCK: Feed("a", 5, "00000002", "6"), epochs.BEGIN: Feed("b", 5, *SERVER)}
+    monkeypatch.setattr(epochs, "_read_feed", lambda _, sql, parameters=None: feeds[sql])
+    known = KnownFeed()
+    if end is not None:
+        known.note(Position("a", end))
+    session: Any = FakeSession("a")
+    assert renew_epoch(session, Probe(), known) == known.end == Position("b", 5)
+    assert known.is_past("a")
+    assert caplog.messages == [
+        f"a new epoch of the feed begins after seq 5: timeline 00000001, system 7; before: seq {end or 5}, "
+        "timeline 00000002, system 6"
+    ]
+
+
 @pytest.mark.parametrize("error", [errors.InsufficientPrivilege(), errors.UndefinedTable(), errors.LockNotAvailable()])
 def test_a_session_that_may_not_renew_the_epoch_is_opened(
     error: psycopg.Error, monkeypatch: pytest.MonkeyPatch
@@ -97,5 +143,6 @@ def check_failing(error: psycopg.Error, monkeypatch: pytest.MonkeyPatch, *, is_c
         raise error
 
     monkeypatch.setattr(epochs, "_read_feed", fail)
-    connection: Any = SimpleNamespace(closed=is_closed, transaction=nullcontext)
-    return check_server(connection, Probe(), KnownFeed())
+    session: Any = FakeSession()
+    session.closed = is_closed
+    return check_server(session, Probe(), KnownFeed())
