@@ -20,13 +20,18 @@ from tornado.web import Application
 import protocol
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
+from balance.aio.loop_lag import LoopLag
 from balance.config import Config
 from balance.database import Database
 from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
+from balance.health import Health
 from balance.host_names import is_loopback
-from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
+from balance.metrics.collector import MEDIA_TYPE, Metrics
+from balance.metrics.table import Parts
+from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
+from balance.realtime.build import make_engine, make_socket_server
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
@@ -36,6 +41,7 @@ from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_r
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler
+from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.snapshots import (
@@ -49,13 +55,23 @@ from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
+from protocol.operations import (
+    ASYNCAPI,
+    CONTRACT,
+    DOCS,
+    FEED,
+    HEALTHZ,
+    LATEST,
+    LIVEZ,
+    METRICS,
+    OPENAPI,
+    READYZ,
+    SNAPSHOTS,
+    STREAM,
+    VERSION_PATH,
+)
 
 log = logging.getLogger("balance.app")
-
-# The libraries log payloads, which are balances, at INFO; and each gets a handler of its own unless given a logger.
-library_log = logging.getLogger("balance.library")
-library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two attempts to open a database that was not available at the start
 
@@ -68,7 +84,7 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
-        engine = _engine(config)
+        engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
         self.feed = Feed(
@@ -96,31 +112,56 @@ class App:
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
+        self.health = Health(self.service, self.writer, tail, database, statement_ms_max=config.statement_ms_max)
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self._loop_lag = LoopLag()
+        self.metrics = self._metrics(engine, tail)
         # The start line has the address of `--host`, so it is served too.
         hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
         # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
         for_own_machine = is_loopback(config.host) and not config.trusted_proxies
         origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = HttpListener(
+        self._http = self._listener(hosts, origins)
+        self._opening: asyncio.Task[None] | None = None
+        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
+
+    def _metrics(self, engine: Engine, tail: Tail) -> Metrics:
+        return Metrics(
+            Parts(
+                config=self._config,
+                pool=self.database.pool,
+                service=self.service,
+                writer=self.writer,
+                feed=self.feed,
+                tail=tail,
+                engine=engine,
+                watchers=self.watchers,
+                streams=self.streams,
+                long_polls=self._poll_limiter,
+                health=self.health,
+                loop_lag=self._loop_lag,
+            )
+        )
+
+    def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:
+        return HttpListener(
             SaveRouter(
                 self._routes(hosts, origins),
                 self.service,
                 hosts,
                 origins,
                 self._budget,
-                body_bytes_max=config.body_bytes_max,
+                body_bytes_max=self._config.body_bytes_max,
             ),
             budget=self._budget,
-            xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
-            trusted_downstream=list(config.trusted_proxies),
+            refusals=self.service.refusals,
+            xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
+            trusted_downstream=list(self._config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
-        self._opening: asyncio.Task[None] | None = None
-        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {
@@ -147,6 +188,7 @@ class App:
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
         docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+        of_health = {**common, "health": self.health}
         return Application(
             [
                 (HostNotServed(hosts), MisdirectedHandler, common),
@@ -160,11 +202,18 @@ class App:
                 (re.escape(OPENAPI), DocumentHandler, contract),
                 (re.escape(ASYNCAPI), DocumentHandler, contract),
                 (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+                ("/", RootHandler, of_health),
+                (LIVEZ, LiveHandler, of_health),
+                (READYZ, ReadyHandler, of_health),
+                (HEALTHZ, ReadyHandler, of_health),
+                (VERSION_PATH, VersionHandler, of_health),
+                (METRICS, MetricsHandler, {**of_documents, "scrape": self.metrics.scrape, "media_type": MEDIA_TYPE}),
                 (r"\*", ServerHandler, common),
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
             log_function=log_request,
+            refusals=self.service.refusals,
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
         )
@@ -183,6 +232,7 @@ class App:
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
+        self._loop_lag.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -211,10 +261,17 @@ class App:
                 log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what is in flight, end each stream and WebSocket, then close the database."""
+        """Be not ready for a while, then stop.
+
+        Accept nothing more, answer what is in flight, end each stream and WebSocket, and close the database.
+        """
         loop = asyncio.get_running_loop()
+        self.health.stop()
+        if self.service.life is Life.RUNNING:
+            await asyncio.sleep(self._config.shutdown_delay_ms / 1000)
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
+        self._loop_lag.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())
@@ -227,37 +284,3 @@ class App:
         except TimeoutError:
             log.warning("some connections did not close")
         await self.database.close()
-
-
-def _engine(config: Config) -> Engine:
-    return Engine(
-        watcher_unsent_bytes_max=config.watcher_unsent_bytes_max,
-        connect_ms_max=config.connect_ms_max,
-        async_mode="tornado",
-        async_handlers=False,  # the packets of a client are handled in order
-        json=protocol,  # exact numbers, and no NaN
-        ping_interval=config.ping_interval_s,
-        ping_timeout=config.ping_timeout_s,
-        max_http_buffer_size=config.frame_bytes_max,
-        transports=["polling", "websocket"],
-        allow_upgrades=True,
-        http_compression=False,  # events are small
-        cookie=None,
-        cors_allowed_origins=[],  # `cors.OriginPolicy` decides, for both transports and for REST alike
-        cors_credentials=False,
-        monitor_clients=False,  # `Engine` has a sweep of its own
-        logger=library_log,
-    )
-
-
-def _socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> SocketServer:
-    return SocketServer(
-        engine,
-        handlers,
-        body_bytes_max=config.body_bytes_max,
-        updates_in_flight_max=config.updates_in_flight_max,
-        json=protocol,
-        always_connect=False,  # the first packet to a client accepts or refuses its CONNECT
-        namespaces=[protocol.NAMESPACE],
-        logger=library_log,
-    )

@@ -21,6 +21,7 @@ class Operation(StrEnum):
     WATCH = "watch snapshots"
     PING = "ping"
     READ_DOCUMENTS = "read documents"
+    READ_METRICS = "read metrics"
 
 
 class Role(StrEnum):

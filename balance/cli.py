@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import migrate, new_epoch, serve
+from balance.commands import backup, migrate, new_epoch, prune, restore, serve, upgrade
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
 from balance.process.log_limit import LimitedHandler
@@ -24,6 +24,10 @@ COMMANDS: Mapping[str, Command] = {
     "serve": serve.COMMAND,
     "migrate": migrate.COMMAND,
     "new-epoch": new_epoch.COMMAND,
+    "prune": prune.COMMAND,
+    "backup": backup.COMMAND,
+    "restore": restore.COMMAND,
+    "upgrade": upgrade.COMMAND,
 }
 DEFAULT = "serve"
 

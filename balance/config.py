@@ -12,6 +12,7 @@ import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,9 @@ from typing import Any, NoReturn
 from balance import program
 from balance.host_names import normalise_host, normalise_origin
 from protocol.limits import DEFAULT
+
+KEEP_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+KEEP_MAX = timedelta(days=36_525)
 
 
 class ConfigError(Exception):
@@ -40,6 +44,7 @@ class Config:
         "", "PostgreSQL 14 or newer, as postgresql://…; without it the embedded one starts", repr=False
     )
     data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
+    keep: str = setting("", "time for which snapshots are kept, such as 90d (h, d, w); without it, for ever")
     hosts: tuple[str, ...] = setting(
         (), "host names of the service, beside those that nobody can register: comma-separated, or *"
     )
@@ -78,6 +83,9 @@ class Config:
     )
     ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "time to wait for the answer to a heartbeat", 1, 3_600)
     connect_ms_max: int = setting(10_000, "time from the handshake to the Socket.IO CONNECT", 100, 600_000)
+    shutdown_delay_ms: int = setting(
+        0, "time at a stop in which /readyz is 503 and everything is still served, for a balancer to notice", 0, 600_000
+    )
     shutdown_ms_max: int = setting(8_000, "time to answer the requests in flight at a stop", 0, 600_000)
 
     def __post_init__(self) -> None:
@@ -90,6 +98,8 @@ class Config:
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
             raise ConfigError("--host: must not be empty")
+        if self.keep:
+            parse_keep(self.keep)
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
         """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""
@@ -134,6 +144,14 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     for one in fields(Config):
         settings.add_argument(flag(one), dest=one.name, help=_help(one))
     return parser
+
+
+def parse_keep(text: str) -> timedelta:
+    """Return the time that the setting `keep` names. Raises ConfigError."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text)
+    if found is None or (time := int(found[1]) * KEEP_UNITS[found[2]]) > KEEP_MAX:
+        raise ConfigError(f"--keep: {text!r} is not a time such as 12h, 90d or 8w, of up to 100 years")
+    return time
 
 
 def _help(one: Field[Any]) -> str:

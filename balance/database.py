@@ -12,7 +12,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from balance.aio.threads import WorkerThread
-from balance.config import Config
+from balance.config import Config, parse_keep
+from balance.pruner import Pruner
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
@@ -27,7 +28,8 @@ class Database:
 
     def __init__(self, config: Config, url: str, outage: Outage) -> None:
         """Open nothing yet. Raises DatabaseError for an invalid `url`."""
-        pool = Pool(
+        self.outage = outage
+        self.pool = pool = Pool(
             url,
             pool_max=config.pool_max,
             pool_wait_ms_max=config.pool_wait_ms_max,
@@ -41,11 +43,19 @@ class Database:
         self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
         self._threads = self.write_thread, self.tail_thread
         self._executors = self.read_executor, self.replay_executor
+        self.pruner = Pruner(url, parse_keep(config.keep)) if config.keep else None
+
+    @property
+    def threads_are_alive(self) -> bool:
+        """Whether the threads that save and follow the feed run."""
+        return all(thread.is_alive for thread in self._threads)
 
     def start(self) -> None:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
+        if self.pruner is not None:
+            self.pruner.start()
 
     async def open(self) -> Head:
         """Connect; return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
@@ -62,6 +72,8 @@ class Database:
             thread.close()
 
     def _close(self) -> None:
+        if self.pruner is not None:
+            self.pruner.stop()
         for thread in self._threads:
             thread.stop()
         for executor in self._executors:
@@ -71,3 +83,5 @@ class Database:
             thread.join()
         for executor in self._executors:
             executor.shutdown(wait=True)
+        if self.pruner is not None:
+            self.pruner.join()

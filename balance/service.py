@@ -28,6 +28,7 @@ from balance.feed.feed import NOT_STARTED, Feed
 from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
 from balance.ids import uuid7
+from balance.refusals import Refusals
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import Head
@@ -93,6 +94,11 @@ class Service:
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
         """Each read holds a slot, from the request to the last byte of the reply."""
         self.read_s_max = read_ms_max / 1000
+        self.saved = 0
+        """The updates that were acknowledged, without those that were saved before."""
+        self.duplicates = 0
+        """The updates that were acknowledged and had been saved before."""
+        self.refusals = Refusals()
 
     def start(self, head: Head) -> None:
         """Begin to save and read; publish the snapshots after `head`."""
@@ -130,7 +136,11 @@ class Service:
         except StoreUnavailable as error:
             # `pending` keeps it: with its traceback, which refers to `pending`, also the client.
             raise protocol.Unavailable(str(error)) from error.with_traceback(None)
-        if saved.duplicate and not saved.snapshot.has_same_content(pending.snapshot):
+        if not saved.duplicate:
+            self.saved += 1
+        elif saved.snapshot.has_same_content(pending.snapshot):
+            self.duplicates += 1
+        else:
             raise protocol.Conflict("another snapshot has this id", "id")
         return saved
 
@@ -151,7 +161,7 @@ class Service:
             found = page_of(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
             total = None
             if from_ is to is pid is None:
-                total = found[0].total if found else self._store.position().seq
+                total = found[0].total if found else self._store.total()
             page = found[:limit]
             data = protocol.Encoded(b"[" + b",".join([bytes(row.json) for row in page]) + b"]")
             last = Cursor(page[-1].ts if order == "ts" else None, page[-1].seq) if len(found) > limit else None

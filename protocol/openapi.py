@@ -9,6 +9,7 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import ServiceError
 from protocol.limits import Limits
+from protocol.operation import Operation, Response
 from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
@@ -17,8 +18,6 @@ from protocol.operations import (
     OPENAPI,
     OPERATIONS,
     TEXT,
-    Operation,
-    Response,
 )
 
 Json = dict[str, Any]

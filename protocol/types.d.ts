@@ -338,6 +338,10 @@ export interface ErrorReply {
    * With position_pruned: the seq of the first snapshot that is kept.
    */
   first?: number;
+  /**
+   * With unavailable, of /livez and /readyz: everything that is wrong.
+   */
+  reasons?: HealthProblem[];
 }
 
 /**
@@ -447,6 +451,44 @@ export interface GetReply {
    * The snapshot.
    */
   data: Snapshot;
+}
+
+/**
+ * Why a server is not live or not ready.
+ */
+export interface HealthProblem {
+  /**
+   * What was checked: database, migrations, writer, standby or stopping. Others may be added.
+   */
+  check: string;
+  /**
+   * What is wrong, for a person.
+   */
+  reason: string;
+}
+
+/**
+ * The response to GET /livez, /readyz and /healthz of a server that is live or ready.
+ */
+export interface HealthReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The state of the server.
+   */
+  data: HealthState;
+}
+
+/**
+ * The state of a server.
+ */
+export interface HealthState {
+  /**
+   * live for /livez, ready for /readyz and /healthz.
+   */
+  status: string;
 }
 
 /**
@@ -824,6 +866,34 @@ export type UtcTimestamp = string;
  * A UUID of any version, written 8-4-4-4-12 (RFC 9562). Upper and lower case are accepted; the server sends lower case.
  */
 export type Uuid = string;
+
+/**
+ * The response to GET /version.
+ */
+export interface VersionReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The versions.
+   */
+  data: Versions;
+}
+
+/**
+ * The versions of a server.
+ */
+export interface Versions {
+  /**
+   * That of the service.
+   */
+  version: string;
+  /**
+   * That of the contract.
+   */
+  contract: string;
+}
 
 /**
  * The events that a client may send, with a required callback, so that `emitWithAck` returns a promise of the reply by

@@ -82,17 +82,24 @@ class Replay:
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
         self._sent = TurnLimit(SENT_MAX)
+        self.runs = 0
+        """The replays that were begun."""
+        self.rows = 0
+        """The snapshots that all replays have passed, also those that a filter rejected."""
 
     async def run(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, then call `join` in the same turn of the event loop as the last check.
 
         Raises ReplayBroken, SlowClient and StoreUnavailable.
         """
+        self.runs += 1
         with self._tail.followed():
             seq = position.seq
             while seq != self.check(position.epoch):
                 after = Position(position.epoch, seq)
-                seq, page = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
+                chunk = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
+                self.rows += chunk.last - seq
+                seq, page = chunk
                 if page is not None:
                     await self._sent.acquire()
                     await _send_in_time(receiver.send(page, seq))

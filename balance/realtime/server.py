@@ -176,6 +176,7 @@ class SocketServer(socketio.AsyncServer):
         try:
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
+            self.event_handlers.count_refusal(error)
             # Not CONNECT_ERROR, after which socket.io-client does not connect again.
             self.eio.abort_session(session, close=(TRY_AGAIN_LATER, str(error)))
             return
@@ -211,6 +212,7 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
+        self.event_handlers.count_refusal(error)
         rejection = {"message": str(error), "data": error.body()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))
 

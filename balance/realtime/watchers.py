@@ -24,6 +24,8 @@ class Watchers:
         self._engine = engine
         self._sender = engine.sender
         self._live: dict[Form, dict[Session, None]] = {}
+        self.deliveries = 0
+        """The events of published snapshots that were sent to clients, or queued for them."""
         self._epoch = ""  # of all live clients: in another one `end_all` is called first
         self._outdated = SlicedWork(self._reset)  # clients that joined before `end_all`
 
@@ -70,6 +72,7 @@ class Watchers:
         """Send `balance:snapshot` for each, in this order, to every live client."""
         for form, group in self._live.items():
             if group:
+                self.deliveries += len(snapshots) * len(group)
                 self._sender.broadcast(form(snapshots, self._epoch), group)
 
     def disconnect_slow(self, session: Session) -> None:

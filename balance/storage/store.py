@@ -40,7 +40,7 @@ class ListRow(NamedTuple):
     ts: datetime
     seq: int
     json: protocol.Encoded  # the same text as that of `Snapshot.to_wire`
-    total: int  # the number of all snapshots: `seq` counts from 1 without a gap, and the service deletes nothing
+    total: int  # the number of all snapshots, of any list
 
 
 class Appended(NamedTuple):
@@ -72,10 +72,11 @@ class Store:
         """Close every connection; a call that still runs gets StoreUnavailable."""
         self._pool.close()
 
-    def position(self) -> Position:
-        """Return where the feed ends. Raises StoreUnavailable."""
+    def total(self) -> int:
+        """Return the number of all snapshots. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
-            return _read_position(connection)
+            (total,) = _one_row(connection.execute(TOTAL).fetchone())
+        return int(total)
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
@@ -120,6 +121,11 @@ class Store:
         self._pool.known.note(Position(before.epoch, self._end))
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, self._end, saved)
+
+    def waits_for_standby(self) -> bool:
+        """Return whether a commit of this service waits for a standby. Raises StoreUnavailable."""
+        with self._pool.connection() as connection:
+            return connection.execute(WAITS_FOR_STANDBY).fetchone() is not None
 
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
@@ -184,11 +190,19 @@ def _one_row(row: T | None) -> T:
 
 FEED_CHANGED = "the feed has changed twice during a save"
 
+# The wait is shown to the role of the session itself, without a further grant (PostgreSQL, pg_stat_activity).
+WAITS_FOR_STANDBY: LiteralString = """
+SELECT 1 FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND datname = current_database() AND usename = current_user LIMIT 1
+"""
+
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
 
-PAGE: LiteralString = """
-SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
-       (SELECT last_seq FROM balance_feed WHERE only_row)
+# `seq` counts from 1 without a gap, and each pruned row is counted.
+TOTAL: LiteralString = "SELECT last_seq - pruned FROM balance_feed WHERE only_row"
+
+PAGE: LiteralString = f"""
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite), ({TOTAL})
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timestamptz, %(before_seq)s::bigint))
@@ -199,9 +213,8 @@ ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
 ) AS page ORDER BY ts DESC, seq DESC
 """
 
-PAGE_BY_SEQ: LiteralString = """
-SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
-       (SELECT last_seq FROM balance_feed WHERE only_row)
+PAGE_BY_SEQ: LiteralString = f"""
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite), ({TOTAL})
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_seq)s::bigint IS NULL OR seq < %(before_seq)s::bigint)

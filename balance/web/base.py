@@ -24,6 +24,7 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
+from balance.refusals import REST
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
@@ -68,6 +69,7 @@ class JsonHandler(RequestHandler):
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
     body_bytes_max: int
     budget: LoopBudget
+    transport = REST  # of the refusals that are counted
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
@@ -178,11 +180,16 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.count_refusal(error)
         set_retry_after(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
         self.write_json(error.body(), error.status)
+
+    def count_refusal(self, error: protocol.ServiceError) -> None:
+        """Count an error that is sent to a client."""
+        self.settings["refusals"].count(self.transport, error)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log a fault of the service, not one of a client."""

@@ -30,6 +30,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
+from balance.refusals import HTTP, Refusals
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -114,14 +115,22 @@ class RequestStream(IOStream):
 class ServerConnection(HTTP1ServerConnection):
     """A connection of a client: one request after the other."""
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
+    def __init__(
+        self,
+        stream: IOStream,
+        params: HTTP1ConnectionParameters,
+        context: object,
+        closer: Closer,
+        refusals: Refusals,
+    ) -> None:
         super().__init__(stream, params, context)
-        self._closer = closer
+        self.closer = closer
+        self.refusals = refusals
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                exchange = Exchange(self.stream, self.params, self.context, self._closer)
+                exchange = Exchange(self)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
                 await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
@@ -134,9 +143,10 @@ class ServerConnection(HTTP1ServerConnection):
 class Exchange(HTTP1Connection):
     """One request and its response."""
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
-        super().__init__(stream, False, params, context)
-        self.closer = closer
+    def __init__(self, connection: ServerConnection) -> None:
+        super().__init__(connection.stream, False, connection.params, connection.context)
+        self.closer = connection.closer
+        self._refusals = connection.refusals
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -191,6 +201,7 @@ class Exchange(HTTP1Connection):
             self.close()
             return
         self._is_rejected = self._write_finished = True
+        self._refusals.count(HTTP, error)
         method = self._request_start_line.method if self._request_start_line else None
         self.closer.close_after(self.stream, error_response(error, method))
 

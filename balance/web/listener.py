@@ -22,6 +22,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnect
 from tornado.iostream import IOStream
 
 from balance.aio.loop_budget import LoopBudget
+from balance.refusals import Refusals
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
 
@@ -88,6 +89,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._refusals: Refusals = options.pop("refusals")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -126,7 +128,7 @@ class HttpListener(HTTPServer):
             return
         stream = NoDelayStream(stream.socket, max_buffer_size=stream.max_buffer_size)
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
-        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
+        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer, self._refusals)
         self._connections.add(connection)
         connection.start_serving(self)
 

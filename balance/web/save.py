@@ -28,6 +28,7 @@ import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation, Role, authorize
 from balance.feed.pending import PendingSave
+from balance.refusals import REST
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
@@ -150,6 +151,7 @@ class SaveRequest(HTTPMessageDelegate):
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
         error, headers = to_service_error(failure, 500), default_headers()
+        self._router.service.refusals.count_save(REST, error)
         set_retry_after(headers, error)
         self._set_cors_headers(headers)
         self._write_json(error.status, headers, error.body())

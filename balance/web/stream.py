@@ -14,8 +14,9 @@ from typing import Any
 import protocol
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
-from balance.feed.feed import Resumption
+from balance.feed.resumption import Resumption
 from balance.position import ClaimedPosition, parse_token, to_token
+from balance.refusals import SSE
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
 from balance.web.cors import OriginPolicy
@@ -33,6 +34,7 @@ class StreamHandler(JsonHandler):
     """One request for a stream."""
 
     operation = Operation.WATCH
+    transport = SSE
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
     def initialize(
@@ -89,6 +91,7 @@ class StreamHandler(JsonHandler):
         if error.status < 500 or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
 

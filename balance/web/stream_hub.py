@@ -94,6 +94,8 @@ class StreamHub:
         self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
         self.slow_disconnects = 0
+        self.deliveries = 0
+        """The events of published snapshots that were sent to clients, or queued for them."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -215,6 +217,7 @@ class StreamHub:
         clock = asyncio.get_running_loop().time()
         for group, some in wanted.items():
             group.sent_at = clock
+            self.deliveries += len(some) * len(group.streams)
             self._broadcast(list(group.streams), b"".join(some))
 
     def _broadcast(self, streams: Sequence[EventStream], events: bytes) -> None:
