@@ -258,6 +258,15 @@ async def test_a_process_that_is_behind_does_not_call_a_position_ahead(rig: Rig)
     assert reader.seqs == [5]
 
 
+async def test_clients_that_begin_are_counted_by_their_outcome_and_reads_are_not(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    for claimed in (None, ClaimedPosition(EPOCH, 3), ClaimedPosition(EPOCH, 4), ClaimedPosition(EPOCH, 6)):
+        await rig.feed.resume(claimed)
+    await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+    assert rig.feed.resumptions.counts == {("new", ""): 1, ("recovered", ""): 2, ("not_recovered", "ahead"): 1}
+
+
 async def test_equal_questions_share_a_read(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
@@ -409,6 +418,15 @@ async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
     again = Reader(rig)
     await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), 7)
     assert (again.pages, again.is_live) == ([], True)
+
+
+async def test_replays_and_the_rows_that_they_pass_are_counted(rig: Rig) -> None:
+    rig.store.save_elsewhere(PAGE_ROWS_MAX + 5)
+    rig.writer()
+    assert (rig.feed.replays, rig.feed.replayed_rows) == (0, 0)
+    await Reader(rig).replay(Position(EPOCH, 2))
+    await Reader(rig).replay(Position(EPOCH, PAGE_ROWS_MAX), 7)  # which rejects them
+    assert (rig.feed.replays, rig.feed.replayed_rows) == (2, PAGE_ROWS_MAX + 3 + 5)
 
 
 async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:

@@ -510,6 +510,26 @@ async def test_the_durability_is_that_of_the_last_poll(rig: Rig) -> None:
     await rig.until(lambda: rig.feed.durability == "replicated")
 
 
+async def test_the_lag_is_the_time_since_a_poll_or_a_batch_has_shown_the_end(rig: Rig) -> None:
+    assert rig.tail.lag_s == rig.tail.poll_s == 0
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_head = held
+    rig.tail.hasten()
+    await rig.until(lambda: held.is_reached)
+    await asyncio.sleep(0.05)
+    assert 0.04 < rig.tail.poll_s <= rig.tail.lag_s < 10
+    await save(writer)
+    assert rig.tail.lag_s < rig.tail.poll_s
+    await asyncio.sleep(0.05)
+    lag_s = rig.tail.lag_s
+    assert lag_s > 0.04
+    rig.store.on_head = lambda: None
+    held.release()
+    await rig.until(lambda: rig.tail.poll_s == 0)
+    assert rig.tail.lag_s < lag_s
+
+
 # Positions to wait for ---------------------------------------------------------------------------------------
 
 
