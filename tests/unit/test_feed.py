@@ -607,7 +607,8 @@ async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> Non
     await asyncio.sleep(0.05)
     assert not any(one.done() for one in reads)
     await result_of(writer.submit(snapshot()))
-    assert [seqs_of(await one) for one in reads] == [[1]] * 3
+    async with asyncio.timeout(5):
+        assert [seqs_of(await one) for one in reads] == [[1]] * 3
 
 
 async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:
