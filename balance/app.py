@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
-from tornado.web import Application
-
-import protocol
+from balance.access.refresh import AccessRefresh
+from balance.access.setup import check_closed, make_authenticator
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.loop_lag import LoopLag
@@ -27,49 +25,23 @@ from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.health import Health
-from balance.host_names import is_loopback
-from balance.metrics.collector import MEDIA_TYPE, Metrics
+from balance.metrics.collector import Metrics
 from balance.metrics.table import Parts
-from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
+from balance.realtime import Engine, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
+from balance.request_log import RequestLog
+from balance.routes import Served, make_application
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
-from balance.web import pages
-from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
+from balance.web.base import DRAIN_BYTES_MAX, WatcherLimit
+from balance.web.build import make_policies
 from balance.web.cors import HostPolicy, OriginPolicy
-from balance.web.documents import DocumentHandler, by_request_path
-from balance.web.feed import FeedHandler, LatestHandler
-from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
+from balance.web.feed import LongPolls
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
-from balance.web.snapshots import (
-    MisdirectedHandler,
-    NotFoundHandler,
-    ServerHandler,
-    SnapshotHandler,
-    SnapshotsHandler,
-)
-from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
-from protocol.documents import documents
-from protocol.limits import DEFAULT, Limits
-from protocol.operations import (
-    ASYNCAPI,
-    CONTRACT,
-    DOCS,
-    FEED,
-    HEALTHZ,
-    LATEST,
-    LIVEZ,
-    METRICS,
-    OPENAPI,
-    READYZ,
-    SNAPSHOTS,
-    STREAM,
-    VERSION_PATH,
-)
 
 log = logging.getLogger("balance.app")
 
@@ -84,6 +56,7 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
+        self.request_log = RequestLog(config.log_requests_per_s if config.logs_requests else 0)
         engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
@@ -92,7 +65,11 @@ class App:
         )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
+            self.feed,
+            self._budget,
+            self.request_log,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -115,16 +92,16 @@ class App:
         self.health = Health(self.service, self.writer, tail, database, statement_ms_max=config.statement_ms_max)
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
+        self._long_polls = LongPolls(self._poll_limiter)
         self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.server = make_socket_server(config, engine, EventHandlers(self.service, self.watchers))
+        self.authenticator = make_authenticator(config)
+        watched = (self.watchers, self.streams, self._long_polls)
+        self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
+        handlers = EventHandlers(self.service, self.watchers, self.request_log)
+        self.server = make_socket_server(config, engine, handlers, self.authenticator)
         self._loop_lag = LoopLag()
         self.metrics = self._metrics(engine, tail)
-        # The start line has the address of `--host`, so it is served too.
-        hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-        # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-        for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-        origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-        self._http = self._listener(hosts, origins)
+        self._http = self._listener(*make_policies(config))
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
@@ -146,76 +123,41 @@ class App:
             )
         )
 
+    def _served(self) -> Served:
+        return Served(
+            config=self._config,
+            service=self.service,
+            server=self.server,
+            streams=self.streams,
+            authenticator=self.authenticator,
+            health=self.health,
+            metrics=self.metrics,
+            request_log=self.request_log,
+            budget=self._budget,
+            watcher_limit=self._watcher_limit,
+            poll_limiter=self._poll_limiter,
+            long_polls=self._long_polls,
+            document_limiter=self.document_limiter,
+        )
+
     def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:
         return HttpListener(
             SaveRouter(
-                self._routes(hosts, origins),
+                make_application(self._served(), hosts, origins),
                 self.service,
+                self.authenticator,
                 hosts,
                 origins,
                 self._budget,
+                self.request_log,
                 body_bytes_max=self._config.body_bytes_max,
             ),
             budget=self._budget,
+            request_log=self.request_log,
             refusals=self.service.refusals,
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(self._config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
-        )
-
-    def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
-        common = {
-            "service": self.service,
-            "origins": origins,
-            "budget": self._budget,
-            "body_bytes_max": self._config.body_bytes_max,
-        }
-        socket_io = {
-            "server": self.server,
-            "origins": origins,
-            "budget": self._budget,
-            "is_ready": lambda: self.service.life is Life.RUNNING,
-            "watcher_limit": self._watcher_limit,
-            "body_bytes_max": self._config.frame_bytes_max,
-        }
-        limits = Limits(
-            update_bytes_max=self._config.body_bytes_max,
-            ping_interval_s=self._config.ping_interval_s,
-            ping_timeout_s=self._config.ping_timeout_s,
-            address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
-        )
-        watching = {**common, "watcher_limit": self._watcher_limit}
-        of_documents = {**common, "limiter": self.document_limiter}
-        contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
-        docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
-        of_health = {**common, "health": self.health}
-        return Application(
-            [
-                (HostNotServed(hosts), MisdirectedHandler, common),
-                (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
-                (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
-                (STREAM, StreamHandler, {**watching, "hub": self.streams}),
-                (FEED, FeedHandler, {**watching, "poll_limiter": self._poll_limiter}),
-                (LATEST, LatestHandler, common),
-                (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
-                (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
-                (re.escape(OPENAPI), DocumentHandler, contract),
-                (re.escape(ASYNCAPI), DocumentHandler, contract),
-                (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
-                ("/", RootHandler, of_health),
-                (LIVEZ, LiveHandler, of_health),
-                (READYZ, ReadyHandler, of_health),
-                (HEALTHZ, ReadyHandler, of_health),
-                (VERSION_PATH, VersionHandler, of_health),
-                (METRICS, MetricsHandler, {**of_documents, "scrape": self.metrics.scrape, "media_type": MEDIA_TYPE}),
-                (r"\*", ServerHandler, common),
-            ],
-            default_handler_class=NotFoundHandler,
-            default_handler_args=common,
-            log_function=log_request,
-            refusals=self.service.refusals,
-            websocket_max_message_size=self._config.frame_bytes_max,
-            websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> asyncio.Future[None]:
@@ -232,6 +174,7 @@ class App:
         self._opening = loop.create_task(self._open_when_there(unfit))
         self.server.eio.start()
         self.streams.start()
+        self._refresh.start()
         self._loop_lag.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
@@ -248,7 +191,11 @@ class App:
                 return
 
     async def _open_database(self) -> None:
-        self.service.start(await self.database.open())
+        """Open the database and serve. Raises StoreUnavailable, DatabaseError, SchemaError and ConfigError."""
+        head, tokens = await self.database.open()
+        self.authenticator.replace_tokens(tokens)
+        check_closed(self._config, self.authenticator)
+        self.service.start(head)
 
     async def _open_later(self) -> None:
         try:
@@ -271,6 +218,7 @@ class App:
             await asyncio.sleep(self._config.shutdown_delay_ms / 1000)
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
+        self._refresh.stop()
         self._loop_lag.stop()
         if self._opening is not None:
             self._opening.cancel()
@@ -283,4 +231,5 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        self.request_log.close()
         await self.database.close()

@@ -2,13 +2,14 @@
 
 An entry is each REST operation, the documents and pages, the CONNECT packet of Socket.IO, and each event. An event asks
 when its packet has been decoded, for its name and the `id` of its update, which the error repeats, are in it.
-There are no tokens yet, so each caller has the role ANYONE, which may do everything.
+`balance.access` finds out which caller a credential names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 import protocol
 
@@ -21,20 +22,62 @@ class Operation(StrEnum):
     WATCH = "watch snapshots"
     PING = "ping"
     READ_DOCUMENTS = "read documents"
+    READ_CONNECTIONS = "read connections"
     READ_METRICS = "read metrics"
+    IMPORT = "import snapshots"
 
 
 class Role(StrEnum):
     """What a caller is to the service; the permissions depend on nothing else."""
 
+    READER = "reader"
+    WRITER = "writer"
+    ADMIN = "admin"
     ANYONE = "anyone"
+    """A caller of a server that is open to anyone."""
+    ANONYMOUS = "anonymous"
+    """A caller without credentials, where they are needed."""
 
 
-PERMISSIONS: Mapping[Role, frozenset[Operation]] = {Role.ANYONE: frozenset(Operation)}
+TOKEN_ROLES = (Role.READER, Role.WRITER, Role.ADMIN)
+"""The roles that a credential can give."""
+
+_PUBLIC = frozenset({Operation.READ_DOCUMENTS})
+_READER = _PUBLIC | {Operation.READ, Operation.WATCH, Operation.PING}
+
+PERMISSIONS: Mapping[Role, frozenset[Operation]] = {
+    Role.ANONYMOUS: _PUBLIC,
+    Role.READER: _READER,
+    Role.WRITER: _READER | {Operation.SAVE},
+    Role.ADMIN: frozenset(Operation),
+    Role.ANYONE: frozenset(Operation),
+}
 """The operations that each role is permitted."""
 
 
+class Caller(NamedTuple):
+    """A caller whose credential was checked; it holds no secret."""
+
+    role: Role
+    name: str = ""
+    """The name of the token, or the subject of the JWT; empty without a credential."""
+    token_id: str = ""
+    """The id of the token; empty without one."""
+    expires_at: float | None = None
+    """When the credential expires, in seconds since 1970; None if it does not."""
+
+    @property
+    def has_credential(self) -> bool:
+        """Whether a credential names this caller, so that no web page can act in its name without knowing it."""
+        return self.role in TOKEN_ROLES
+
+
+ANYONE, ANONYMOUS = Caller(Role.ANYONE), Caller(Role.ANONYMOUS)
+
+
 def authorize(role: Role, operation: Operation) -> None:
-    """Return if `role` may do `operation`. Raises Forbidden otherwise."""
+    """Return if `role` may do `operation`. Raises Forbidden otherwise, or Unauthorized if a credential is needed."""
     if operation not in PERMISSIONS[role]:
+        if role is Role.ANONYMOUS:
+            raise protocol.Unauthorized
         raise protocol.Forbidden(f"this role may not {operation}")

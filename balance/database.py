@@ -18,6 +18,7 @@ from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
 from balance.storage.store import Store
+from balance.storage.token_store import StoredToken, TokenStore
 
 REPLAY_THREADS = 2
 FEED_CONNECTIONS = 1 + 1 + REPLAY_THREADS  # to save, to follow the feed, and to replay it
@@ -36,7 +37,7 @@ class Database:
             statement_ms_max=config.statement_ms_max,
             outage=outage,
         )
-        self.store, self.feed_store = Store(pool), FeedStore(pool)
+        self.store, self.feed_store, self.token_store = Store(pool), FeedStore(pool), TokenStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")
         self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")
@@ -57,13 +58,16 @@ class Database:
         if self.pruner is not None:
             self.pruner.start()
 
-    async def open(self) -> Head:
-        """Connect; return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
+    async def open(self) -> tuple[Head, list[StoredToken]]:
+        """Connect; return where the feed ends, and the tokens.
+
+        Raises StoreUnavailable, DatabaseError and SchemaError.
+        """
         return await self.write_thread.run(self._open)
 
-    def _open(self) -> Head:
+    def _open(self) -> tuple[Head, list[StoredToken]]:
         self.store.open()
-        return self.feed_store.head()
+        return self.feed_store.head(), self.token_store.read()
 
     async def close(self) -> None:
         """End every call and every thread, and close the connections."""

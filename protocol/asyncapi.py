@@ -29,11 +29,19 @@ MESSAGES = "#/components/messages"
 CHANNEL = "#/channels/root"
 ALL_EVENTS = (CONNECT, CONNECT_ERROR, *EVENTS.values())
 
+TOKEN = """\
+A token of `server.py token create`, or a JWT of the identity provider that the server trusts: as `auth.token` of the
+CONNECT packet, or in the header Authorization of the handshake. A server that listens on loopback only may need none.\
+"""
+
 INTRODUCTION = f"""\
 Save balance snapshots, and receive every snapshot that any client saves, in one order that is the same for all.
 
 Connect with socket.io-client 3 or 4 and the option `path: "{SOCKET_PATH}"`. Each event has one payload. The server
 answers each event of a client with an event, and also with the acknowledgement if the client gave a callback.
+
+A server may need a token, in the option `auth`: `auth: {{token: "bal_writer_…"}}`. When the token is revoked or
+expires, the client gets balance:error with the code unauthorized, and its connection is closed.
 
 A client that connects again misses nothing if it sends its position in the option `auth`: `after`, the `seq` of the
 last snapshot that it has seen, and `epoch`. If `connected` has `recovered: true`, the missed snapshots follow in order,
@@ -67,7 +75,11 @@ def asyncapi(version: str, limits: Limits) -> Json:
             }
         },
         "operations": {_key(event): _operation(event, limits) for event in ALL_EVENTS},
-        "components": {"schemas": bundle.used_components(messages), "messages": messages},
+        "components": {
+            "schemas": bundle.used_components(messages),
+            "messages": messages,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": TOKEN}},
+        },
     }
 
 
@@ -77,6 +89,7 @@ def _server(limits: Limits) -> Json:
         "pathname": SOCKET_PATH,
         "protocol": "ws",
         "description": "Socket.IO over WebSocket and over HTTP long polling.",
+        "security": [{"$ref": "#/components/securitySchemes/token"}],
         "variables": {
             "host": {
                 "default": limits.address,

@@ -115,10 +115,21 @@ class PositionPruned(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """A valid token is required."""
+    """A token is required: send it as Authorization: Bearer, or as auth.token of Socket.IO.
+
+    The path is that of the credential that was sent, `token` or `ticket`; without one there is no path.
+    """
 
     code = "unauthorized"
     status = 401
+    example = ("is revoked", "token")
+
+    @property
+    def challenge(self) -> str:
+        """Return the header WWW-Authenticate (RFC 6750, section 3)."""
+        if self.path is None:
+            return 'Bearer realm="balance"'
+        return f'Bearer realm="balance", error="invalid_token", error_description="{self}"'
 
 
 class Forbidden(ServiceError):

@@ -15,6 +15,7 @@ from protocol.errors import (
     MisdirectedRequest,
     PayloadTooLarge,
     ServiceError,
+    Unauthorized,
     Unavailable,
 )
 
@@ -58,7 +59,10 @@ EVENTS: dict[str, Event] = {
             "client_to_server",
             "balance_update",
             (BALANCE_ACK, BALANCE_ERROR),
-            (MalformedJson, InvalidPayload, Conflict, PayloadTooLarge, Busy, Unavailable, InternalError),
+            (
+                *(MalformedJson, InvalidPayload, Unauthorized, Forbidden, Conflict, PayloadTooLarge),
+                *(Busy, Unavailable, InternalError),
+            ),
         ),
         Event(
             PING,
@@ -81,10 +85,12 @@ CONNECT = Event(
     "client_to_server",
     "connect_auth",
     (CONNECTED, "connect_error"),
-    (MalformedJson, InvalidPayload, PayloadTooLarge),
+    (MalformedJson, InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge),
 )
 """The CONNECT packet of Socket.IO, described as an event; its payload is the option `auth` of a client."""
 CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")
 """The packet by which Socket.IO rejects a CONNECT."""
-HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (InvalidPayload, Forbidden, MisdirectedRequest, Busy, Unavailable)
+HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (
+    *(InvalidPayload, Unauthorized, Forbidden, MisdirectedRequest, Busy, Unavailable),
+)
 """The errors with which the HTTP request that opens a connection may be rejected, before Socket.IO begins."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from protocol import bundle, registry
-from protocol.errors import ServiceError
+from protocol.errors import ServiceError, Unauthorized
 from protocol.limits import Limits
 from protocol.operation import Operation, Response
 from protocol.operations import (
@@ -24,6 +24,11 @@ Json = dict[str, Any]
 
 _DOCUMENTS = (CONTRACT.rstrip("/"), OPENAPI, ASYNCAPI)
 ALL_ERRORS = {error: None for operation in OPERATIONS.values() for error in operation.errors}
+
+TOKEN = """\
+A token of `server.py token create`, or a JWT of the identity provider that the server trusts. A reader reads and
+watches, a writer also saves, an admin may do everything. A server that listens on loopback only may need none.\
+"""
 
 INTRODUCTION = """\
 Trading bots report their balances to this service, on chain and on site. A snapshot whose save was acknowledged cannot
@@ -75,13 +80,17 @@ def openapi(version: str, limits: Limits) -> Json:
                 "variables": {"address": {"default": limits.address}},
             },
         ],
-        "security": [],  # there is no access control
+        "security": [{"token": []}, {}],  # a server may be open to anyone
         "tags": [
             {"name": "snapshots", "description": "Save, list and get balance snapshots."},
             {"name": "contract", "description": "Get the contract itself: schemas, types and these documents."},
         ],
         "paths": paths,
-        "components": {"schemas": bundle.used_components([paths, responses]), "responses": responses},
+        "components": {
+            "schemas": bundle.used_components([paths, responses]),
+            "responses": responses,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": TOKEN}},
+        },
     }
 
 
@@ -99,6 +108,8 @@ def _operation(operation: Operation, limits: Limits) -> Json:
         },
         "x-errors": [error.code for error in operation.errors],
     }
+    if Unauthorized not in operation.errors:
+        described["security"] = []
     if operation.body:
         described["requestBody"] = {
             "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed.",
@@ -159,7 +170,12 @@ def _error_response(errors: list[type[ServiceError]]) -> Json:
     """
     return {
         "description": " ".join(f"`{error.code}`: {error.message()}." for error in errors),
-        "headers": _headers(["Retry-After"] if all(error.temporary for error in errors) else []),
+        "headers": _headers(
+            [
+                *(["Retry-After"] if all(error.temporary for error in errors) else []),
+                *(["WWW-Authenticate"] if Unauthorized in errors else []),
+            ]
+        ),
         "content": {
             "application/json": {
                 "schema": bundle.reference("error_reply"),

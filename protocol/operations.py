@@ -23,6 +23,7 @@ from protocol.errors import (
     PositionPruned,
     PositionUnknown,
     RequestTimeout,
+    Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -32,6 +33,7 @@ SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
 LATEST = "/api/balance/latest"
 STREAM = "/api/balance/stream"
+TICKET = "/api/balance/ticket"
 CONTRACT = "/api/protocol/v1/"
 """The paths of the contract itself begin with this."""
 OPENAPI = "/api/openapi.json"
@@ -50,12 +52,13 @@ HEADERS: dict[str, str] = {
     "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
     "Location": "The path of the snapshot.",
     "Retry-After": "Seconds to wait before sending the same request again.",
+    "WWW-Authenticate": "Which credential is needed, and what is wrong with the one sent (RFC 6750, section 3).",
 }
 """Each response header, with its meaning."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
 _HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request
-_READ = (InvalidPayload, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
+_READ = (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
 _TOKENS = registry.schema("position_token")["examples"]
 _STREAM = f"""\
 retry: 1734
@@ -124,7 +127,8 @@ OPERATIONS: dict[str, Operation] = {
                 ),
             },
             (
-                *(MalformedJson, InvalidPayload, Forbidden, Conflict, PayloadTooLarge, UnsupportedMediaType),
+                *(MalformedJson, InvalidPayload, Unauthorized, Forbidden, Conflict),
+                *(PayloadTooLarge, UnsupportedMediaType),
                 *(*_HEAD, Busy, Unavailable, InternalError),
             ),
             body="balance_update",
@@ -198,8 +202,18 @@ OPERATIONS: dict[str, Operation] = {
                     },
                 )
             },
-            (InvalidPayload, Forbidden, *_HEAD, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, InternalError),
             {"header": "stream_headers", "query": "stream_query"},
+        ),
+        Operation(
+            "createTicket",
+            "POST",
+            TICKET,
+            "Get a ticket that opens one stream",
+            "For EventSource in a browser, which cannot send a token: open the stream within 60 s with the ticket as a "
+            "parameter. A ticket opens one stream; get another one to connect again.",
+            {200: Response("The ticket.", "ticket_reply")},
+            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
         ),
         _document(
             "getContract",
@@ -258,7 +272,7 @@ OPERATIONS: dict[str, Operation] = {
             "Get the metrics for Prometheus",
             "The text format of Prometheus. Needs the permission to read metrics.",
             {200: Response("The metrics.", None, TEXT, _METRICS)},
-            (InvalidPayload, Forbidden, *_HEAD, Busy, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
         ),
     )
 }

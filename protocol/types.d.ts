@@ -103,14 +103,18 @@ export interface BalanceUpdate {
 }
 
 /**
- * Why the server ends a stream. busy: too many clients. stopping: the server stops. expired: the stream has lasted long enough. unavailable: the database cannot be reached. reset: the feed has another epoch.
+ * Why the server ends a stream. busy: too many clients. stopping: the server stops. expired: the stream has lasted long enough. unavailable: the database cannot be reached. reset: the feed has another epoch. unauthorized: the token was revoked or has expired.
  */
-export type ByeReason = "busy" | "stopping" | "expired" | "unavailable" | "reset";
+export type ByeReason = "busy" | "stopping" | "expired" | "unavailable" | "reset" | "unauthorized";
 
 /**
- * The option `auth` of a client that connects: the position in the feed after which it wants to go on. Without one it receives what is saved from now on. `epoch` is required with an `after` of 1 or more.
+ * The option `auth` of a client that connects: its token, if the server needs one, and the position in the feed after which it wants to go on. Without a position it receives what is saved from now on. `epoch` is required with an `after` of 1 or more.
  */
 export type ConnectAuth = {
+  /**
+   * A token of the server, or a JWT of an identity provider that it trusts. It counts before the header Authorization of the handshake.
+   */
+  token?: string;
   /**
    * The seq of the last snapshot that the client has seen.
    */
@@ -671,7 +675,7 @@ export interface Pong {
 export type PositionReason = "other_feed" | "diverged" | "ahead" | "pruned";
 
 /**
- * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros.
+ * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros. The pattern admits a seq up to 2^53 - 1, the maximum of `after`.
  */
 export type PositionToken = string;
 
@@ -845,11 +849,43 @@ export interface StreamQuery {
    */
   last_event_id?: PositionToken;
   /**
+   * A ticket of POST /api/balance/ticket, for a browser's EventSource, which cannot send the header Authorization. It opens one stream.
+   */
+  ticket?: string;
+  /**
    * Only snapshots with one of these process ids; the parameter may be repeated. The seq of the events then has gaps.
    *
    * @maxItems 100
    */
   pid?: number[];
+}
+
+/**
+ * A ticket that opens one event stream, as its parameter `ticket`.
+ */
+export interface Ticket {
+  /**
+   * The ticket.
+   */
+  ticket: string;
+  /**
+   * Seconds within which it must be used.
+   */
+  expires_s: number;
+}
+
+/**
+ * The body of the response to POST /api/balance/ticket.
+ */
+export interface TicketReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The ticket.
+   */
+  data: Ticket;
 }
 
 /**

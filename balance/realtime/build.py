@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import protocol
+from balance.access.authenticator import Authenticator
 from balance.config import Config
 from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
@@ -37,11 +38,14 @@ def make_engine(config: Config) -> Engine:
     )
 
 
-def make_socket_server(config: Config, engine: Engine, handlers: EventHandlers) -> SocketServer:
+def make_socket_server(
+    config: Config, engine: Engine, handlers: EventHandlers, authenticator: Authenticator
+) -> SocketServer:
     """Make the server of Socket.IO."""
     return SocketServer(
         engine,
         handlers,
+        authenticator,
         body_bytes_max=config.body_bytes_max,
         updates_in_flight_max=config.updates_in_flight_max,
         json=protocol,

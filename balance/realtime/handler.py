@@ -20,7 +20,6 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol13
 
 import protocol
-from balance.aio.loop_budget import LoopBudget
 from balance.realtime.connection import Connection
 from balance.realtime.engine import Engine
 from balance.realtime.frames import NORMAL, POLICY, PROTOCOL_ERROR, FrameReader
@@ -30,7 +29,6 @@ from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.refusals import SOCKET_IO
 from balance.web.base import JsonHandler, WatcherLimit
-from balance.web.cors import OriginPolicy
 from balance.web.http_connection import Exchange
 
 NO_HEADERS = HTTPHeaders()
@@ -45,8 +43,10 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     __slots__ = (
         "_closer",
         "_polling",
+        "authenticator",
         "budget",
         "connection",
+        "context",
         "engine",
         "is_ready",
         "server",
@@ -56,25 +56,17 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
+    logs_success = False  # its connection and its events have lines of their own
     transport = SOCKET_IO
 
-    def initialize(
-        self,
-        *,
-        server: SocketServer,
-        origins: OriginPolicy,
-        budget: LoopBudget,
-        is_ready: Callable[[], bool],
-        watcher_limit: WatcherLimit,
-        body_bytes_max: int,
+    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
+        self, *, server: SocketServer, is_ready: Callable[[], bool], watcher_limit: WatcherLimit, **common: Any
     ) -> None:
+        super().initialize(**common)
         self.server = server
         self.engine: Engine = server.eio
-        self.budget = budget
-        self.origins = origins
         self.is_ready = is_ready
         self.watcher_limit = watcher_limit
-        self.body_bytes_max = body_bytes_max
         self.session: Session | None = None  # the session of a polling request, or the one that this WebSocket carries
         self.connection: Connection | None = None  # once upgraded
         self._polling: Session | None = None  # whose polling request this is, from its head to its end
@@ -119,7 +111,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
     async def on_get(self, *_path: str) -> None:
         self._check_query()
         if is_upgrade(self.request):
-            check_upgrade(self.request)
+            check_upgrade(self.request, is_exempt=self.is_exempt)
             # No extension is accepted, and Tornado would parse the list of them in a time that grows with its square.
             self.request.headers.pop("Sec-WebSocket-Extensions", None)
             await WebSocketHandler.get(self)

@@ -40,15 +40,22 @@ def check_handshake(request: HTTPServerRequest, query: dict[str, list[str]]) -> 
         raise protocol.InvalidPayload("must be 4, as socket.io-client 3 and 4 send it; 2 is too old", "EIO")
 
 
-def check_upgrade(request: HTTPServerRequest) -> None:
-    """Check all that Tornado would reject with a text of its own (RFC 6455, section 4.2.1). Raises ServiceError."""
+def check_upgrade(request: HTTPServerRequest, *, is_exempt: bool) -> None:
+    """Check all that Tornado would reject with a text of its own (RFC 6455, section 4.2.1). Raises ServiceError.
+
+    `is_exempt` is whether a page of any site may call.
+    """
     headers = request.headers
     if request.version == "HTTP/1.0":
         raise protocol.InvalidPayload("must end in HTTP/1.1 for a WebSocket", "request line")
     if not headers.get("Host"):
         raise protocol.InvalidPayload("must not be empty for a WebSocket", "Host")
     # Browsers send Origin with each WebSocket, but some proxies are set up to drop it (Fetch Metadata, 2.3).
-    if "Origin" not in headers and headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    if (
+        not is_exempt
+        and "Origin" not in headers
+        and headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    ):
         raise protocol.Forbidden("a page of another site may not call without its Origin", "Sec-Fetch-Site")
     if "upgrade" not in [part.strip().lower() for part in headers.get("Connection", "").split(",")]:
         raise protocol.InvalidPayload("must be Upgrade", "Connection")

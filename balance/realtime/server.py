@@ -9,6 +9,7 @@ tests/unit/test_library_internals.py lists the private names of python-socketio 
 from __future__ import annotations
 
 import re
+from time import monotonic
 from typing import Any
 
 import socketio
@@ -16,7 +17,8 @@ from engineio.packet import Packet
 from socketio import packet as sio_packet
 
 import protocol
-from balance.auth import Operation, Role, authorize
+from balance.access.authenticator import Authenticator
+from balance.auth import Caller, Operation, authorize
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
@@ -54,6 +56,7 @@ class SocketServer(socketio.AsyncServer):
         self,
         engine: Engine,
         handlers: EventHandlers,
+        authenticator: Authenticator,
         *,
         body_bytes_max: int,
         updates_in_flight_max: int,
@@ -61,6 +64,7 @@ class SocketServer(socketio.AsyncServer):
     ) -> None:
         self._engine = engine
         self.event_handlers = handlers
+        self._authenticator = authenticator
         self._body_bytes_max = body_bytes_max
         self._in_flight_max = updates_in_flight_max
         self.fast_path = UpdateFastPath(
@@ -73,10 +77,12 @@ class SocketServer(socketio.AsyncServer):
         return lambda **_options: self._engine
 
     async def _handle_eio_connect(self, session_id: str, environ: dict[str, Any]) -> None:
-        environ["tornado.handler"].session = self.eio.open_session(session_id)
+        handler = environ["tornado.handler"]
+        handler.session = self.eio.open_session(session_id, handler.context)
         await super()._handle_eio_connect(session_id, NO_ENVIRON)
 
     async def _handle_eio_disconnect(self, session_id: str, reason: str) -> None:
+        self.event_handlers.on_left(self.eio.sessions[session_id], reason)
         await super()._handle_eio_disconnect(session_id, reason)
         self.eio.end_session(self.eio.sessions[session_id])
 
@@ -100,8 +106,6 @@ class SocketServer(socketio.AsyncServer):
         if not is_connect and not session.has_joined:
             raise protocol.InvalidPayload("the first packet must be CONNECT, as text", "payload")
         try:
-            if is_connect:
-                authorize(Role.ANYONE, Operation.WATCH)
             packet = self._read(session, data)
         except protocol.ServiceError as error:
             await self._reject(session, data, error)
@@ -148,6 +152,7 @@ class SocketServer(socketio.AsyncServer):
             await self._reject_connect(session, packet.namespace, error)
         elif packet.packet_type == sio_packet.DISCONNECT:
             session.leave()
+            self.event_handlers.on_left(session, self.reason.CLIENT_DISCONNECT)
             session.send_queue.discard(_is_of_namespace)  # it would come after the next CONNECT of the client
             await self._handle_disconnect(session.id, packet.namespace, self.reason.CLIENT_DISCONNECT)
             self.eio.await_connect(session)
@@ -162,29 +167,45 @@ class SocketServer(socketio.AsyncServer):
 
         The library would reject by a bare string, of which a JavaScript client makes an error without a message.
         """
+        started = monotonic()
         try:
+            caller = self._find_caller(session, auth)
             if (namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
                 raise protocol.InvalidPayload(f"there is none but {protocol.NAMESPACE}", "namespace")
             if session.has_sent_connect:  # perhaps on the other transport, and its position is still looked up
                 raise protocol.InvalidPayload("this client is connected to it already", "namespace")
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
             connect_auth = ConnectAuth.read(auth or {})
-        except protocol.ServiceError as error:
-            await self._reject_connect(session, namespace, error)
-            return
-        session.mark_connected()
-        try:
+            session.context.caller = caller
+            session.mark_connected()
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
             self.event_handlers.count_refusal(error)
             # Not CONNECT_ERROR, after which socket.io-client does not connect again.
             self.eio.abort_session(session, close=(TRY_AGAIN_LATER, str(error)))
             return
+        except protocol.ServiceError as error:
+            await self._reject_connect(session, namespace, error)
+            return
         if session.has_ended:
             return
-        await self._handle_connect(session.id, namespace, auth)
+        await self._handle_connect(session.id, namespace, None)  # the library needs no `auth`, which has the token
         sid = self.manager.sid_from_eio_sid(session.id, protocol.NAMESPACE)
-        self.event_handlers.on_joined(session, sid, resumption)
+        self.event_handlers.on_joined(session, sid, resumption, started)
+
+    def _find_caller(self, session: Session, auth: Any) -> Caller:
+        """Return the caller that the token of a CONNECT packet names, or that of the handshake.
+
+        Raises Unauthorized, Forbidden and Unavailable if it may not watch.
+        """
+        token = auth.get("token") if isinstance(auth, dict) else None
+        if token is None and session.context.caller.has_credential:
+            if (fault := self._authenticator.fault(session.context.caller)) is not None:
+                raise fault
+            authorize(session.context.caller.role, Operation.WATCH)
+            return session.context.caller
+        # One that is not a text is rejected by its schema, and until then counts as none.
+        return self._authenticator.admit(token if isinstance(token, str) else None, Operation.WATCH)
 
     async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
         """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
@@ -212,6 +233,7 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
+        self.event_handlers.on_connect_rejected(session, error)
         self.event_handlers.count_refusal(error)
         rejection = {"message": str(error), "data": error.body()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))

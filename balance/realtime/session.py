@@ -7,8 +7,10 @@ import math
 
 from engineio.async_socket import AsyncSocket
 
+from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.send_queue import SendQueue
+from balance.request_context import RequestContext
 
 
 class Session:
@@ -25,10 +27,12 @@ class Session:
         "awaits_pong",
         "connect_by",
         "connection",
+        "context",
         "has_joined",
         "heartbeat_at",
         "id",
         "in_flight",
+        "joined_at",
         "leaves",
         "live_group",
         "replay",
@@ -36,8 +40,11 @@ class Session:
         "socket",
     )
 
-    def __init__(self, socket: AsyncSocket, connect_by: float) -> None:
+    def __init__(self, socket: AsyncSocket, context: RequestContext, connect_by: float) -> None:
         self.id: str = socket.sid
+        self.context = context
+        """That of its handshake; its caller is then the one of the credential in the CONNECT packet."""
+        """That of its handshake."""
         self.socket = socket
         """What python-engineio keeps of it."""
         self.send_queue: SendQueue = socket.queue
@@ -50,6 +57,8 @@ class Session:
         self.awaits_pong = False
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
+        self.joined_at: float | None = None
+        """When it connected to the namespace; None before, and once its end is logged."""
         self.leaves = 0
         """How often it has left the namespace: it may connect to it again on the same transport."""
         self.answer_pid: str | None = None
@@ -80,6 +89,12 @@ class Session:
         """Whether a CONNECT packet has come that was accepted, although the client may not have joined yet."""
         return math.isinf(self.connect_by)
 
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        transport, backlog_bytes = "websocket" if self.is_upgraded else "polling", self.send_queue.unsent_bytes
+        is_live = self.live_group is not None
+        return OpenConnection(self.context, transport, self.context.started, backlog_bytes, is_live)
+
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""
         self.connect_by = math.inf
@@ -88,6 +103,10 @@ class Session:
         """Send the client no event any more, and no answer to one that it has sent before."""
         self.has_joined = False
         self.leaves += 1
+        self.stop_watching()
+
+    def stop_watching(self) -> None:
+        """Send the client no snapshot any more."""
         if self.live_group is not None:
             self.live_group.pop(self, None)
             self.live_group = None

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import protocol
+from balance.access.authenticator import Authenticator
 from balance.aio.slices import SlicedWork
+from balance.auth import ANONYMOUS
 from balance.realtime.engine import Engine
 from balance.realtime.event_packets import Form, acknowledgement, event
-from balance.realtime.frames import SERVICE_RESTART, TRY_AGAIN_LATER
+from balance.realtime.frames import POLICY, SERVICE_RESTART, TRY_AGAIN_LATER
 from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.session import Session
 from balance.snapshot import EncodedSnapshot
@@ -27,6 +30,7 @@ class Watchers:
         self.deliveries = 0
         """The events of published snapshots that were sent to clients, or queued for them."""
         self._epoch = ""  # of all live clients: in another one `end_all` is called first
+        self._rejected = SlicedWork(self._end_unauthorized)
         self._outdated = SlicedWork(self._reset)  # clients that joined before `end_all`
 
     def __len__(self) -> int:
@@ -83,6 +87,27 @@ class Watchers:
         """Disconnect a client, so that it connects again and resumes."""
         session.has_joined = False
         self._engine.abort_session(session, close=(TRY_AGAIN_LATER, reason))
+
+    def end_unauthorized(self, authenticator: Authenticator) -> None:
+        """End the sessions of clients whose credential is revoked or has expired.
+
+        A client is sent the reason at one call and disconnected at the next one, so that what waits for it is sent
+        before: a poll may still have to come for it. Between the two it may do nothing.
+        """
+        joined = [session for session in self._engine.sessions.values() if session.has_joined]
+        faults = [(session, authenticator.fault(session.context.caller)) for session in joined]
+        self._rejected.add([(session, fault) for session, fault in faults if fault is not None])
+
+    def _end_unauthorized(self, session_and_fault: tuple[Session, protocol.Unauthorized]) -> None:
+        session, fault = session_and_fault
+        if session.has_ended:
+            return
+        if session.context.caller is ANONYMOUS:
+            self._engine.abort_session(session, close=(POLICY, "the token is no longer valid"))
+            return
+        session.stop_watching()
+        session.context.caller = ANONYMOUS
+        self.send(session, protocol.BALANCE_ERROR, fault.body())
 
     def end_all(self) -> None:
         """Disconnect every client that has joined: each has to compare its position with the new epoch.

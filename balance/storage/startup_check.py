@@ -154,7 +154,9 @@ FROM (VALUES
     ('SELECT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
     ('INSERT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
     ('SELECT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}'),
-    ('INSERT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}')
+    ('INSERT', 'balance_snapshot', '{seq,id,ts,pid,onchain,onsite,received_at}'),
+    ('SELECT', 'balance_token', '{id,name,role,sha256,expires_at,revoked_at,last_used_at}'),
+    ('UPDATE', 'balance_token', '{last_used_at}')
 ) AS needed (privilege, name, columns)
 WHERE EXISTS (
     SELECT FROM pg_attribute

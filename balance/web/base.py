@@ -18,14 +18,16 @@ from http.client import responses
 from typing import Any
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, format_timestamp
-from tornado.routing import Matcher
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
+from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation, Role, authorize
+from balance.auth import Caller, Operation, authorize
 from balance.refusals import REST
-from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
+from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, OriginPolicy, check_origin, set_cors_headers
 
 log = logging.getLogger("balance.web")
 
@@ -47,16 +49,6 @@ class WatcherLimit:
             raise protocol.Busy(f"{self._watchers_max} clients are connected already")
 
 
-class HostNotServed(Matcher):
-    """Matches every request, at any address, for a host of another server."""
-
-    def __init__(self, hosts: HostPolicy) -> None:
-        self._hosts = hosts
-
-    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        return None if self._hosts.serves(request.host) else {}
-
-
 @stream_request_body
 class JsonHandler(RequestHandler):
     """A handler whose errors are the service's own JSON; `dispatch` is the entry of every method."""
@@ -67,12 +59,24 @@ class JsonHandler(RequestHandler):
     is_public = False  # whether any web page may read the responses
     allowed_headers = "Content-Type"  # the headers that any web page may send
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
+    may_wait = False  # whether a response waits for something to be saved, so that it is not slow
+    logs_success = True  # whether a request that succeeds has a line in the log
     body_bytes_max: int
     budget: LoopBudget
     transport = REST  # of the refusals that are counted
+    authenticator: Authenticator
+
+    def initialize(
+        self, *, authenticator: Authenticator, origins: OriginPolicy, budget: LoopBudget, body_bytes_max: int
+    ) -> None:
+        self.authenticator = authenticator
+        self.origins = origins
+        self.budget = budget
+        self.body_bytes_max = body_bytes_max
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
+        self.context = RequestContext(request.headers, str(request.remote_ip))
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
@@ -86,8 +90,8 @@ class JsonHandler(RequestHandler):
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
         is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
-        if self.operation is not None and not is_preflight:
-            authorize(Role.ANYONE, self.operation)
+        if not is_preflight:
+            self.context.caller = self.find_caller()
         self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
@@ -99,6 +103,30 @@ class JsonHandler(RequestHandler):
             await self.on_get(*path)
 
     get = head = post = put = patch = delete = options = dispatch
+
+    def find_caller(self) -> Caller:
+        """Return the caller of this request. Raises Unauthorized, Forbidden and Unavailable if it is not permitted."""
+        if self.is_public and self.operation is not None:  # the same for everybody, so that no credential is read
+            authorize(self.authenticator.anonymous.role, self.operation)
+            return self.authenticator.anonymous
+        credential = self.read_credential()
+        if self.operation is None:
+            return self.authenticator.authenticate(credential)
+        return self.authenticator.admit(credential, self.operation)
+
+    def read_credential(self) -> str | None:
+        """Return the token that this request has; None without one, or if this server ignores it."""
+        if self.authenticator.ignores_credentials:
+            return None
+        return read_bearer(self.request.headers.get("Authorization"))
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether the rule of origins does not apply: a page gets nothing here by what its browser knows of its user.
+
+        It has a credential itself, or could do nothing without one.
+        """
+        return self.context.caller.has_credential or self.authenticator.is_closed
 
     async def on_get(self, *path: str) -> None:
         """Answer GET and HEAD."""
@@ -128,7 +156,7 @@ class JsonHandler(RequestHandler):
     def check_page_origin(self) -> None:
         """Check that the page that sent this request may call, and let it read the response. Raises Forbidden."""
         self.set_cors_headers()
-        if not self.is_public:
+        if not (self.is_public or self.is_exempt):
             check_origin(self.origins, self.request.headers.get("Origin"), self.request.host)
 
     def set_cors_headers(self) -> None:
@@ -139,7 +167,7 @@ class JsonHandler(RequestHandler):
             self.request.headers.get("Origin"),
             self.request.host,
             exposed=self.exposed_headers,
-            is_public=self.is_public,
+            is_public=self.is_public or self.is_exempt,
         )
 
     def answer_preflight(self) -> None:
@@ -153,6 +181,8 @@ class JsonHandler(RequestHandler):
         if "Access-Control-Request-Method" not in requested:
             return
         headers = self.allowed_headers
+        if self.authenticator.is_closed:
+            headers += ", Authorization"
         if CREDENTIALS in self._headers:
             headers = requested.get("Access-Control-Request-Headers") or headers
             if "Access-Control-Request-Private-Network" in requested:
@@ -169,7 +199,7 @@ class JsonHandler(RequestHandler):
 
     def clear(self) -> None:
         """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
-        self._headers = default_headers()
+        self._headers = default_headers(self.context)
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
@@ -180,8 +210,9 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.context.code = error.code
         self.count_refusal(error)
-        set_retry_after(self._headers, error)
+        set_error_headers(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
@@ -203,13 +234,14 @@ def check_size(body: bytes | bytearray, bytes_max: int) -> None:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 
-def default_headers() -> HTTPHeaders:
+def default_headers(context: RequestContext) -> HTTPHeaders:
     """Return the headers of every response: no cache keeps balances, and no browser guesses a type (OWASP REST)."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
     headers["Cache-Control"] = "no-store"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Vary"] = "Origin"
+    context.set_headers(headers)
     return headers
 
 
@@ -225,8 +257,10 @@ def _date(seconds: int) -> str:
     return format_timestamp(seconds)
 
 
-def set_retry_after(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
-    """Set the header of a temporary error: the seconds to wait."""
+def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
+    """Set the headers of an error: the seconds to wait, or the credential that is needed."""
+    if isinstance(error, protocol.Unauthorized):
+        headers["WWW-Authenticate"] = error.challenge
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
 
@@ -242,5 +276,10 @@ def to_service_error(error: BaseException | None, status: int) -> protocol.Servi
     return protocol.InternalError()
 
 
-def log_request(handler: RequestHandler) -> None:
-    """Log no request: at thousands a second the log would be the load. `log_exception` logs faults."""
+def log_request(request_log: RequestLog, handler: RequestHandler) -> None:
+    """Log a request that is answered. Without its query, which may have a ticket."""
+    assert isinstance(handler, JsonHandler)
+    context, request, status = handler.context, handler.request, handler.get_status()
+    if handler.logs_success or status >= 400:
+        operation = f"{request.method} {request.path[:100]}"
+        request_log.write(context, operation, context.code, context.started, status, may_wait=handler.may_wait)

@@ -15,6 +15,8 @@ from contextlib import suppress
 from tornado.iostream import StreamClosedError
 
 from balance.aio.backlog import Backlog
+from balance.open_connection import OpenConnection
+from balance.request_context import RequestContext
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
 
@@ -30,21 +32,23 @@ class EventStream(Backlog):
         "_closer",
         "_on_close",
         "_stream",
+        "context",
         "direct_send",
         "expires_at",
-        "ip",
         "pids",
         "replayed",
         "replaying",
         "sent_at",
     )
 
-    def __init__(self, stream: RequestStream, closer: Closer, ip: str, pids: tuple[int, ...] | None) -> None:
-        """Send by `stream`, from the head of the response on."""
+    def __init__(
+        self, stream: RequestStream, closer: Closer, context: RequestContext, pids: tuple[int, ...] | None
+    ) -> None:
+        """Send by `stream`, from the head of the response on; `context` is that of the request."""
         super().__init__()
         self._stream = stream
         self._closer = closer
-        self.ip = ip
+        self.context = context
         self.pids = pids
         """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
         self.direct_send: Callable[[bytes], int] | None = None
@@ -69,6 +73,11 @@ class EventStream(Backlog):
     def unsent_bytes(self) -> int:
         """Bytes that the operating system has not accepted yet."""
         return self._stream.unsent_bytes
+
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        is_live = self.replaying is None
+        return OpenConnection(self.context, "sse", self.context.started, self.unsent_bytes, is_live, self.replayed)
 
     def send(self, data: bytes) -> asyncio.Future[None] | None:
         """Send whole events; return a future if the operating system does not accept all of them at once.

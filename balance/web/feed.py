@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import protocol
+from balance.access.authenticator import Authenticator
 from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.auth import Operation
 from balance.feed.feed import FeedSlice
@@ -19,16 +22,42 @@ FEED_INTEGERS = frozenset(("after", "limit", "wait"))  # of schemas/feed_query.j
 LATEST_INTEGERS = frozenset(("limit", "heard_s"))  # of schemas/latest_query.json
 
 
+class LongPolls:
+    """The requests that wait for the next snapshot."""
+
+    def __init__(self, limiter: CapacityLimiter) -> None:
+        """Hold a slot of the limiter for each."""
+        self.limiter = limiter
+        self._held: set[FeedHandler] = set()
+
+    @contextmanager
+    def hold(self, handler: FeedHandler) -> Iterator[None]:
+        """Count a request as waiting within the block. Raises LimitExceeded."""
+        with self.limiter.slot(str(handler.request.remote_ip)):
+            self._held.add(handler)
+            try:
+                yield
+            finally:
+                self._held.discard(handler)
+
+    def end_unauthorized(self, authenticator: Authenticator) -> None:
+        """End the wait of callers whose credential is revoked or has expired."""
+        for handler in list(self._held):
+            if not authenticator.is_current(handler.context.caller):
+                handler.end_wait()
+
+
 class FeedHandler(RestHandler):
     """`/api/balance/feed`: the snapshots after a position."""
 
     operation = Operation.READ
+    may_wait = True
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
-        self, *, poll_limiter: CapacityLimiter, watcher_limit: WatcherLimit, **common: Any
+        self, *, long_polls: LongPolls, watcher_limit: WatcherLimit, **common: Any
     ) -> None:
         super().initialize(**common)
-        self._poll_limiter = poll_limiter
+        self._long_polls = long_polls
         self._watcher_limit = watcher_limit
         self._reading: asyncio.Task[FeedSlice] | None = None
 
@@ -45,21 +74,30 @@ class FeedHandler(RestHandler):
         await self.finish_in_time(self._write(await self._wait(found, limit, wait_s)))
 
     async def _wait(self, found: FeedSlice, limit: int, wait_s: int) -> FeedSlice:
-        """Wait for what comes after a part; return the part itself if the client goes away. Raises Busy."""
+        """Wait for what comes after a part; return the part itself if the client goes away.
+
+        Raises Busy, and Unauthorized if the credential is revoked or expires meanwhile.
+        """
         after = ClaimedPosition(found.epoch, found.last)
         self._watcher_limit.check()
         try:
-            with self._poll_limiter.slot(str(self.request.remote_ip)):
+            with self._long_polls.hold(self):
                 self._reading = asyncio.ensure_future(self.service.feed.read(after, limit, wait_s))
                 if self.stream.closed():
                     self._reading.cancel()
                 await asyncio.wait([self._reading])
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error
+        if (fault := self.authenticator.fault(self.context.caller)) is not None:
+            raise fault
         return found if self._reading.cancelled() else self._reading.result()
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self.end_wait()
+
+    def end_wait(self) -> None:
+        """Wait no more."""
         if self._reading is not None:
             self._reading.cancel()
 

@@ -23,6 +23,7 @@ from tornado.iostream import IOStream
 
 from balance.aio.loop_budget import LoopBudget
 from balance.refusals import Refusals
+from balance.request_log import RequestLog
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
 
@@ -59,6 +60,9 @@ class NoDelayStream(RequestStream):
 class ConnectionContext(_HTTPRequestContext):
     """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
 
+    request_log: RequestLog  # for the requests that reach no handler
+    refusals: Refusals
+
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
         """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
 
@@ -89,6 +93,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
@@ -128,7 +133,9 @@ class HttpListener(HTTPServer):
             return
         stream = NoDelayStream(stream.socket, max_buffer_size=stream.max_buffer_size)
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
-        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer, self._refusals)
+        context.request_log = self._request_log
+        context.refusals = self._refusals
+        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)
 

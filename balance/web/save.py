@@ -25,19 +25,23 @@ from tornado.httputil import (
 )
 
 import protocol
+from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation, Role, authorize
+from balance.auth import Operation
 from balance.feed.pending import PendingSave
 from balance.refusals import REST
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_size, default_headers, set_retry_after, to_service_error
+from balance.web.base import check_size, default_headers, set_error_headers, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
 
 SAVED = "Balance snapshot saved successfully"  # docs/spec.md, POST /api/balance/snapshot
+OPERATION = f"POST {SNAPSHOTS}"
 WITH_QUERY = f"{SNAPSHOTS}?"
 HOST_DEFAULT = "127.0.0.1"  # of a request of HTTP/1.0 without the header; the same as Tornado's
 
@@ -49,17 +53,21 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self,
         application: HTTPServerConnectionDelegate,
         service: Service,
+        authenticator: Authenticator,
         hosts: HostPolicy,
         origins: OriginPolicy,
         budget: LoopBudget,
+        request_log: RequestLog,
         *,
         body_bytes_max: int,
     ) -> None:
         self.application = application
         self.service = service
+        self.authenticator = authenticator
         self.hosts = hosts
         self.origins = origins
         self.budget = budget
+        self.request_log = request_log
         self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
@@ -103,15 +111,17 @@ class SaveRequest(HTTPMessageDelegate):
     def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
         self._router = router
         self._connection = connection
-        self._context: Any = connection.context
+        self._ip: str = connection.context.remote_ip  # type: ignore[attr-defined]  # of `ConnectionContext`
+        self._context = RequestContext(headers, self._ip)
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
+        self._is_exempt = router.authenticator.is_closed  # from the rule of origins
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
-        return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
+        return asyncio.sleep(0) if self._router.budget.charge_to(self._ip) else None
 
     def data_received(self, chunk: bytes) -> None:
         """Keep at most one chunk more than a body may have."""
@@ -121,9 +131,7 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
-            authorize(Role.ANYONE, Operation.SAVE)
-            check_host(self._router.hosts, self._host)
-            check_origin(self._router.origins, self._origin, self._host)
+            self._admit()
             check_content_type(self._headers)
             check_size(self.body, self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
@@ -131,6 +139,17 @@ class SaveRequest(HTTPMessageDelegate):
             self._write_error(error)
         else:
             pending.add_done_callback(self._answer)
+
+    def _admit(self) -> None:
+        """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
+        authenticator = self._router.authenticator
+        credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
+        self._context.caller = authenticator.admit(credential, Operation.SAVE)
+        if self._context.caller.has_credential:
+            self._is_exempt = True
+            return
+        check_host(self._router.hosts, self._host)
+        check_origin(self._router.origins, self._origin, self._host)
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
@@ -142,24 +161,27 @@ class SaveRequest(HTTPMessageDelegate):
         except Exception as error:
             self._write_error(error)
         else:
-            headers = default_headers()
+            headers = default_headers(self._context)
             self._set_cors_headers(headers)
             headers["Location"] = location
             self._write_json(status, headers, body)
 
     def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
-            log.error("POST %s", SNAPSHOTS, exc_info=failure)
-        error, headers = to_service_error(failure, 500), default_headers()
+            log.error("%s", OPERATION, exc_info=failure)
+        error, headers = to_service_error(failure, 500), default_headers(self._context)
+        self._context.code = error.code
         self._router.service.refusals.count_save(REST, error)
-        set_retry_after(headers, error)
+        set_error_headers(headers, error)
         self._set_cors_headers(headers)
         self._write_json(error.status, headers, error.body())
 
     def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._origin, self._host)
+        set_cors_headers(response, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
+        context = self._context
+        self._router.request_log.write(context, OPERATION, context.code, context.started, status)
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 

@@ -16,12 +16,11 @@ from tornado.web import HTTPError
 
 import protocol
 from balance.aio.limiter import LimitExceeded
-from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.service import Page, Service
 from balance.web.base import JsonHandler
 from balance.web.compression import GZIP_BYTES_MIN, accepts_gzip, compress
-from balance.web.cors import OriginPolicy, misdirected
+from balance.web.cors import misdirected
 from balance.web.query import read_query
 
 INTEGER_PARAMETERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_query.json; the others are text
@@ -30,12 +29,10 @@ INTEGER_PARAMETERS = frozenset(("limit", "offset", "pid"))  # of schemas/list_qu
 class RestHandler(JsonHandler):
     """A route of REST."""
 
-    def initialize(self, *, service: Service, origins: OriginPolicy, budget: LoopBudget, body_bytes_max: int) -> None:
+    def initialize(self, *, service: Service, **common: Any) -> None:  # type: ignore[override]  # Tornado passes the arguments of the route
+        super().initialize(**common)
         self.service = service
-        self.budget = budget
         self.limiter = service.read_limiter
-        self.origins = origins
-        self.body_bytes_max = body_bytes_max
 
     async def on_get(self, *path: str) -> None:
         with self.read_slot():

@@ -12,14 +12,12 @@ from collections.abc import Collection
 from typing import Any
 
 import protocol
-from balance.aio.loop_budget import LoopBudget
-from balance.auth import Operation
+from balance.auth import Caller, Operation, authorize
 from balance.feed.resumption import Resumption
 from balance.position import ClaimedPosition, parse_token, to_token
 from balance.refusals import SSE
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
-from balance.web.cors import OriginPolicy
 from balance.web.event_stream import EventStream
 from balance.web.http_connection import Exchange, RequestStream
 from balance.web.query import read_query, to_claimed
@@ -37,22 +35,24 @@ class StreamHandler(JsonHandler):
     transport = SSE
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
-    def initialize(
-        self,
-        *,
-        service: Service,
-        hub: StreamHub,
-        watcher_limit: WatcherLimit,
-        origins: OriginPolicy,
-        budget: LoopBudget,
-        body_bytes_max: int,
+    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
+        self, *, service: Service, hub: StreamHub, watcher_limit: WatcherLimit, **common: Any
     ) -> None:
+        super().initialize(**common)
         self.service = service
         self.hub = hub
         self.watcher_limit = watcher_limit
-        self.origins = origins
-        self.budget = budget
-        self.body_bytes_max = body_bytes_max
+
+    def find_caller(self) -> Caller:
+        """Return the caller that a ticket names, or that of the header. Raises Unauthorized, Forbidden, Unavailable."""
+        tickets = self.request.query_arguments.get("ticket")
+        if not tickets or self.authenticator.ignores_credentials or self.read_credential() is not None:
+            return super().find_caller()
+        caller = self.authenticator.tickets.use(tickets[0].decode(errors="replace"))
+        if (fault := self.authenticator.fault(caller)) is not None:
+            raise fault
+        authorize(caller.role, Operation.WATCH)
+        return caller
 
     async def on_get(self, *_path: str) -> None:
         query = read_query(self.request, INTEGER_PARAMETERS, repeatable=("pid",))
@@ -91,6 +91,7 @@ class StreamHandler(JsonHandler):
         if error.status < 500 or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.context.code = error.code
         self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
@@ -105,14 +106,14 @@ class StreamHandler(JsonHandler):
         """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""
         connection = self.request.connection
         assert isinstance(connection, Exchange)
-        closer, ip = connection.closer, str(self.request.remote_ip)
+        self.application.log_request(self)
         for name, value in HEADERS.items():
             self._headers[name] = value
         head = encode_head(200, self._headers)
         raw = self.detach()
         self.ui = None  # type: ignore[assignment]  # refers to this handler
         assert isinstance(raw, RequestStream)
-        stream = EventStream(raw, closer, ip, None if pids is None else tuple(sorted(set(pids))))
+        stream = EventStream(raw, connection.closer, self.context, None if pids is None else tuple(sorted(set(pids))))
         if not stream.is_closed:
             stream.send(head + first)
         return stream

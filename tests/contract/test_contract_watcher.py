@@ -31,6 +31,7 @@ BODY = protocol.dumps(UPDATE).encode()
 LOCATION = f"{SNAPSHOTS}/{SAVED['data']['id']}"
 ETAG = {"ETag": '"' + 32 * "0" + '"'}
 JSON = {"Content-Type": "application/json"}
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def complaints(
@@ -110,7 +111,8 @@ def test_a_reply_of_the_contract_is_not_reported(
         ("GET", OPENAPI, 403, protocol.Forbidden().body(), {}, "forbidden is not among its errors"),
         ("GET", "/api/socket.io/", 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
         ("GET", "/api/docsXYZ", 200, {}, {}, "there is no operation"),
-        ("POST", SNAPSHOTS, 401, protocol.Unauthorized().body(), {}, "unauthorized is not among its errors"),
+        ("POST", SNAPSHOTS, 401, protocol.Unauthorized().body(), {}, "WWW-Authenticate"),
+        ("GET", OPENAPI, 401, protocol.Unauthorized().body(), CHALLENGE, "unauthorized is not among its errors"),
         ("POST", SNAPSHOTS, 503, protocol.Busy().body(), {}, "Retry-After"),
         ("GET", SNAPSHOTS, 409, protocol.Conflict().body(), {}, "conflict is not among its errors"),
         ("GET", f"{SNAPSHOTS}/x", 200, {"success": True, "data": {**SNAPSHOT, "more": 1}}, {}, "get_reply: data"),

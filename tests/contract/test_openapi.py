@@ -94,6 +94,7 @@ def test_the_operations_are_those_of_the_specification_and_the_contract() -> Non
         ("GET", "/api/balance/feed"),
         ("GET", "/api/balance/latest"),
         ("GET", "/api/balance/stream"),
+        ("POST", "/api/balance/ticket"),
         ("GET", "/api/protocol/v1"),
         ("GET", "/api/protocol/v1/{name}.json"),
         ("GET", "/api/protocol/v1/types.d.ts"),

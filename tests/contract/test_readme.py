@@ -55,6 +55,7 @@ def test_every_error_is_listed_with_its_status() -> None:
 def test_every_setting_is_listed_with_its_default() -> None:
     listed = {name: line.split("|")[2].strip() for name, line in rows("Settings and limits").items()}
     shown = {flag(one): "" if one.default in ((), "") else str(one.default) for one in fields(Config)}
+    shown |= {flag(one): "no" for one in fields(Config) if one.default is False}
     assert listed == shown
 
 

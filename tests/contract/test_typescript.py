@@ -52,7 +52,7 @@ WRONG = [
     ("a moment as a Date", "ts: new Date().toISOString()", "ts: new Date()", "TS2322"),
     ("an id that is a number", "{ id: null, ts", "{ id: 7, ts", "TS2322"),
     ("an unknown error code", "'rate_limited'", "'rate_limit'", "TS2820"),
-    ("a field of auth", "{} satisfies ConnectAuth", "{ token: '' } satisfies ConnectAuth", "TS2353"),
+    ("a field of auth", "{} satisfies ConnectAuth", "{ surprise: '' } satisfies ConnectAuth", "TS2353"),
     (
         "an event that no server sends",
         "('balance:ack', (ack) => console.log(ack.id, ack.timestamp))",

@@ -14,7 +14,8 @@ from tornado.routing import PathMatches
 from tornado.web import Application
 
 import protocol
-from balance.auth import Operation, Role
+from balance.auth import TOKEN_ROLES, Operation, Role
+from balance.web.connections import CONNECTIONS
 from balance.web.save import SaveRouter
 from protocol.operations import (
     ASYNCAPI,
@@ -29,8 +30,10 @@ from protocol.operations import (
     OPERATIONS,
     READYZ,
     STREAM,
+    TICKET,
     VERSION_PATH,
 )
+from tests.support.access import add_token, bearer
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
@@ -57,7 +60,9 @@ REQUESTS = {
         ("GET", f"{STREAM}?unknown", Operation.WATCH),
     ],
     FEED: [("GET", FEED, Operation.READ), ("HEAD", FEED, Operation.READ), ("GET", f"{FEED}?wait=x", Operation.READ)],
+    TICKET: [("POST", TICKET, Operation.WATCH)],
     LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
+    CONNECTIONS: [("GET", CONNECTIONS, Operation.READ_CONNECTIONS), ("HEAD", CONNECTIONS, Operation.READ_CONNECTIONS)],
     f"{CONTRACT[:-1]}(?:/.*)?": [
         ("GET", CONTRACT, Operation.READ_DOCUMENTS),
         ("HEAD", CONTRACT, Operation.READ_DOCUMENTS),
@@ -91,6 +96,18 @@ FRAMES = {
 UNLISTED = pytest.mark.expects_log("forbidden is not among", "has the code 'forbidden'", "was refused by forbidden")
 
 
+# What each role may do. Operations without an entry of their own here are those of later commands and routes.
+ALLOWED = {
+    None: {Operation.READ_DOCUMENTS},
+    Role.READER: {Operation.READ_DOCUMENTS, Operation.READ, Operation.WATCH, Operation.PING},
+    Role.WRITER: {Operation.READ_DOCUMENTS, Operation.READ, Operation.WATCH, Operation.PING, Operation.SAVE},
+    Role.ADMIN: set(Operation),
+}
+
+
+Closed = tuple[SharedService, dict[Role | None, str]]
+
+
 def reason(operation: Operation) -> str:
     """Return the error of a caller that is not permitted an operation."""
     return f"this role may not {operation}"
@@ -102,6 +119,16 @@ def shared(postgres: str, template: str) -> Iterator[SharedService]:
     with shared_service(postgres, template) as one:
         assert one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode()).status == 201
         yield one
+
+
+@pytest.fixture(scope="module")
+def closed(postgres: str, template: str) -> Iterator[Closed]:
+    """One service with one snapshot that needs tokens, and a token of each role."""
+    with shared_service(postgres, template) as one:
+        tokens: dict[Role | None, str] = {role: one.run(add_token(one.service, role)) for role in TOKEN_ROLES}
+        posted = one.ask("POST", SNAPSHOTS, UPDATE[:-1] + b',"id":"%s"}' % ID.encode(), **bearer(tokens[Role.WRITER]))
+        assert posted.status == 201
+        yield one, tokens
 
 
 @pytest.fixture
@@ -223,3 +250,65 @@ async def test_an_event_that_is_not_permitted_is_refused(
     assert answers == {f"43{frame[2]}[{protocol.dumps(refusal)}]", f'42["balance:error",{protocol.dumps(refusal)}]'}
     await client.close()
     assert database.count() == 0
+
+
+@pytest.mark.parametrize("role", ALLOWED, ids=str)
+@pytest.mark.parametrize(
+    ("method", "target", "operation"),
+    [request for requests in REQUESTS.values() for request in requests if request[:2] != ("GET", STREAM)],
+    ids=str,
+)
+def test_each_role_may_request_what_its_row_has_and_nothing_else(
+    closed: tuple[SharedService, dict[Role | None, str]],
+    role: Role | None,
+    method: str,
+    target: str,
+    operation: Operation,
+) -> None:
+    shared, tokens = closed
+    before = shared.stored()
+    body = UPDATE if operation is Operation.SAVE else b"" if method == "POST" else None
+    reply = shared.ask(method, target, body, **(bearer(tokens[role]) if role else {}))
+    if operation in ALLOWED[role]:
+        assert reply.status not in (401, 403)
+        assert shared.stored()[0] == before[0] + (operation is Operation.SAVE)
+        return
+    assert reply.status == (403 if role else 401)
+    assert shared.stored() == before
+    if method != "HEAD":
+        text = reason(operation) if role else protocol.Unauthorized.message()
+        check_refused(reply, "forbidden" if role else "unauthorized", text)
+    assert reply.headers.get("WWW-Authenticate") == (None if role else 'Bearer realm="balance"')
+
+
+@pytest.mark.parametrize("kind", [SocketClient, PollingClient])
+async def test_without_a_token_a_connect_is_refused_by_unauthorized(
+    make_service: MakeService, kind: type[SocketClient | PollingClient]
+) -> None:
+    service = await make_service()
+    await add_token(service)
+    with pytest.raises(Refused) as refused:
+        await kind.connect(service.url)
+    assert refused.value.payload["data"] == protocol.Unauthorized().body()
+
+
+@pytest.mark.parametrize("role", TOKEN_ROLES)
+@pytest.mark.parametrize("kind", [SocketClient, PollingClient])
+@pytest.mark.parametrize("by", ["auth", "header"])
+async def test_each_role_may_send_the_events_that_its_row_has(
+    make_service: MakeService, database: Database, kind: type[SocketClient | PollingClient], role: Role, by: str
+) -> None:
+    service = await make_service()
+    token = await add_token(service, role)
+    client = await kind.connect(
+        service.url, {"token": token} if by == "auth" else None, headers=bearer(token) if by == "header" else None
+    )
+    for number, (frame, operation) in enumerate(FRAMES.values(), 1):
+        await client.send_raw(frame.replace("7", str(number + 70), 1))
+        answers = [str(await client.next_frame()), str(await client.next_frame())]
+        is_refused = any('"code":"forbidden"' in answer for answer in answers)
+        assert is_refused is (operation not in ALLOWED[role]), answers
+        if operation is Operation.SAVE and UPDATE.decode() in frame and not is_refused:
+            await client.expect("balance:snapshot")
+    await client.close()
+    assert database.count() == (2 if role is not Role.READER else 0)

@@ -91,7 +91,7 @@ def shared(postgres: str, template: str) -> Iterator[SharedService]:
 @pytest.fixture(scope="module")
 def network(postgres: str, template: str) -> Iterator[SharedService]:
     """One service that every page may call, and that listens to the network."""
-    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("*", DASHBOARD)) as one:
+    with shared_service(postgres, template, host="0.0.0.0", allow_anonymous=True, cors_origins=("*", DASHBOARD)) as one:
         yield one
 
 
@@ -158,7 +158,7 @@ def test_a_page_of_an_allowed_origin_may_send_credentials_and_any_headers(shared
     assert cors(saved) == {
         "Allow-Origin": DASHBOARD,
         "Allow-Credentials": "true",
-        "Expose-Headers": "Location, Retry-After",
+        "Expose-Headers": "Location, Retry-After, X-Request-Id",
     }
 
 
@@ -177,7 +177,7 @@ def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedSer
         before = network.ask("OPTIONS", SNAPSHOTS, Origin=origin, **asked)
         assert cors(before) == {
             "Allow-Origin": "*",
-            "Expose-Headers": "Location, Retry-After",
+            "Expose-Headers": "Location, Retry-After, X-Request-Id",
             "Allow-Methods": LISTS,
             "Allow-Headers": "Content-Type",
             "Max-Age": "600",
@@ -187,7 +187,7 @@ def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedSer
             network.ask("GET", "/nothing", Origin=origin),
             network.ask("GET", HANDSHAKE, Origin=origin),
         ):
-            assert cors(answer) == {"Allow-Origin": "*", "Expose-Headers": "Location, Retry-After"}
+            assert cors(answer) == {"Allow-Origin": "*", "Expose-Headers": "Location, Retry-After, X-Request-Id"}
             assert answer.headers["Vary"] == "Origin"
     assert cors(network.ask("GET", SNAPSHOTS)) == {}, "a request without Origin is not from a page"
     named = cors(network.ask("OPTIONS", SNAPSHOTS, Origin=DASHBOARD, **asked))
@@ -197,17 +197,19 @@ def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedSer
 
 def test_a_page_of_localhost_may_call_only_a_service_of_its_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
-    for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
+    for settings in ({"host": "0.0.0.0", "allow_anonymous": True}, {"trusted_proxies": ("127.0.0.1",)}):
         with shared_service(postgres, template, **settings) as one:
             check_refused(one.ask("GET", SNAPSHOTS, **page), "forbidden", REFUSAL)
             assert one.ask("GET", SNAPSHOTS, Origin="http://localhost:3000", Host="localhost:3000").status == 200
-    with shared_service(postgres, template, host="0.0.0.0", cors_origins=("http://localhost:9",)) as one:
+    with shared_service(
+        postgres, template, host="0.0.0.0", allow_anonymous=True, cors_origins=("http://localhost:9",)
+    ) as one:
         assert one.ask("GET", SNAPSHOTS, **page).status == 200
 
 
 def test_any_page_may_read_the_documents_but_not_with_credentials(shared: SharedService) -> None:
     for reply in (shared.ask("GET", DOCUMENT, Origin="https://evil.example"), shared.ask("GET", DOCUMENT)):
-        assert cors(reply) == {"Allow-Origin": "*", "Expose-Headers": "ETag, Retry-After"}
+        assert cors(reply) == {"Allow-Origin": "*", "Expose-Headers": "ETag, Retry-After, X-Request-Id"}
         assert reply.headers["Vary"] == "Accept-Encoding, Origin"
 
 

@@ -44,6 +44,7 @@ UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 GRANTS = (
     "USAGE ON SCHEMA public", "SELECT ON schema_migration", "SELECT, UPDATE ON balance_feed",
     "SELECT, INSERT ON balance_epoch", "SELECT, INSERT ON balance_snapshot",
+    "SELECT, UPDATE (last_used_at) ON balance_token",
     "EXECUTE ON FUNCTION balance_ledger_is_valid(jsonb, text[])",
     "EXECUTE ON FUNCTION balance_snapshot_json(uuid, bigint, timestamptz, bigint, jsonb, jsonb)",
 )  # fmt: skip
@@ -209,6 +210,8 @@ def test_each_missing_grant_is_named_at_the_start(least: Least) -> None:
         "INSERT ON balance_snapshot": "INSERT on balance_snapshot",
         "SELECT ON balance_epoch": "SELECT on balance_epoch",
         "INSERT ON balance_epoch": "INSERT on balance_epoch",
+        "SELECT ON balance_token": "SELECT on balance_token",
+        "UPDATE (last_used_at) ON balance_token": "UPDATE on balance_token",
         GRANTS[-2]: "EXECUTE on function balance_ledger_is_valid(jsonb,text[])",
         GRANTS[-1]: "EXECUTE on function balance_snapshot_json(uuid,bigint,timestamp with time zone,bigint,",
     }

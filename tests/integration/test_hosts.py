@@ -12,8 +12,9 @@ from tornado.web import Application
 
 from balance.config import Config, ConfigError
 from balance.host_names import is_loopback
+from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
-from protocol.operations import FEED, LATEST, STREAM
+from protocol.operations import FEED, LATEST, STREAM, TICKET
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -32,7 +33,9 @@ TARGETS = [
     FEED,
     f"{FEED}?after=now&wait=55",
     LATEST,
+    CONNECTIONS,
     STREAM,
+    TICKET,
     f"{SOCKET}polling",
     f"{SOCKET}polling&sid=unknown",
     f"{SOCKET}websocket",
@@ -197,7 +200,7 @@ def test_a_web_page_that_may_call_can_read_the_rejection(postgres: str, template
 
 
 def test_the_name_that_the_service_listens_on_is_served(postgres: str, template: str) -> None:
-    with shared_service(postgres, template, host="Listens.Example.") as one:
+    with shared_service(postgres, template, host="Listens.Example.", allow_anonymous=True) as one:
         for host in ("listens.example", f"listens.example:{one.service.port}"):
             assert one.ask("POST", SNAPSHOTS, UPDATE, Host=host).status == 201
         assert one.ask("GET", SNAPSHOTS, Host="a.listens.example").status == 421

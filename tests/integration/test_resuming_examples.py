@@ -34,7 +34,7 @@ from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Pro
 from tests.support.waiting import until
 
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
-LINES_MAX = 30
+LINES_MAX = 32
 
 each_language = pytest.mark.parametrize("language", LANGUAGES)
 

@@ -211,8 +211,8 @@ async def test_anything_but_connect_before_connect_is_closed_at_once_with_1002(s
 
 
 @pytest.mark.expects_log("has the code 'forbidden'")  # the contract does not list it where no caller can get it yet
-@pytest.mark.parametrize("connect", ["40", "40{", '40{"surprise":1}', "40/other,", "40" + "x" * 20_000])
-async def test_a_connect_is_not_read_before_its_sender_may_watch(
+@pytest.mark.parametrize("connect", ["40", '40{"surprise":1}', "40/other,"])
+async def test_a_connect_is_not_checked_before_its_sender_may_watch(
     service: Service, monkeypatch: pytest.MonkeyPatch, connect: str
 ) -> None:
     client = await RawSocket.open(service.url)

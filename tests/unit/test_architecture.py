@@ -22,11 +22,14 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "process", "program", "storage"},
-    "commands": {"app", "balance", "config", "process", "storage"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
+    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage"},
     "app": {
-        *("aio", "config", "database", "feed", "health", "host_names", "metrics", "protocol", "realtime", "service"),
-        *("storage", "web"),
+        *("access", "aio", "config", "database", "feed", "health", "metrics", "realtime", "request_log", "routes"),
+        *("service", "storage", "web"),
+    },
+    "routes": {
+        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
@@ -34,10 +37,13 @@ IMPORTS = {
     },
     "database": {"aio", "config", "pruner", "storage"},
     "pruner": {"storage"},
-    "realtime": {"aio", "auth", "config", "feed", "position", "protocol", "refusals", "service", "snapshot", "web"},
+    "realtime": {
+        *("access", "aio", "auth", "config", "feed", "open_connection", "position", "protocol", "refusals"),
+        *("request_context", "request_log", "service", "snapshot", "web"),
+    },
     "web": {
-        *("aio", "auth", "balance", "feed", "health", "host_names", "position", "protocol", "refusals", "service"),
-        "snapshot",
+        *("access", "aio", "auth", "balance", "config", "feed", "health", "host_names", "open_connection", "position"),
+        *("protocol", "refusals", "request_context", "request_log", "service", "snapshot"),
     },
     "health": {"aio", "database", "feed", "service", "storage"},
     "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
@@ -45,14 +51,19 @@ IMPORTS = {
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
     "position": {"protocol"},
+    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "storage"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
-    "config": {"host_names", "program", "protocol"},
+    "config": {"config_sources", "host_names", "program", "protocol"},
+    "config_sources": set(),
     "host_names": set(),
     "aio": set(),
     "ids": set(),
-    "process": {"balance", "protocol"},  # the version is in the package itself
+    "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
+    "open_connection": {"request_context"},
+    "request_context": {"auth"},
+    "request_log": {"request_context"},
     "balance": set(),
     "protocol": set(),
 }
@@ -60,7 +71,8 @@ IMPORTS = {
 MODULES = {
     ("entry", "process"): {"stop_signals"},
     ("cli", "storage"): {"connect", "embedded", "migrate"},
-    ("realtime", "web"): {"base", "cors", "http_connection"},
+    ("realtime", "web"): {"base", "http_connection"},
+    ("access", "storage"): {"errors", "token_store"},
     ("service", "storage"): {"errors", "feed_store", "store"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }
@@ -68,9 +80,10 @@ MODULES = {
 LIBRARIES = {
     "psycopg": {"storage", "process.start_line"},  # the start line reads URLs as libpq does
     "psycopg_pool": {"storage.pool"},
-    "tornado": {"commands.serve", "app", "web", "realtime"},
+    "tornado": {"commands.serve", "routes", "web", "realtime"},
     "socketio": {"realtime"},
     "engineio": {"realtime"},
+    "jwt": {"access.jwt"},
     "idna": {"host_names"},
     "prometheus_client": {"metrics"},
     "jsonschema": {"protocol"},

@@ -9,7 +9,7 @@ import pytest
 
 from balance.config import Config, ConfigError, flag, variable
 
-NUMBERS = [one for one in fields(Config) if isinstance(one.default, int)]
+NUMBERS = [one for one in fields(Config) if type(one.default) is int]
 
 
 def refusal(*argv: str, **env: str) -> str:

@@ -21,7 +21,7 @@ REQUESTS = [
 REPLIES = [
     *("balance_ack", "balance_error", "balance_snapshot", "connect_error", "connected", "contract_reply"),
     *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "save_reply", "snapshot"),
-    *("stream_bye", "stream_connected", "stream_ping", "health_reply", "version_reply"),
+    *("stream_bye", "stream_connected", "stream_ping", "health_reply", "ticket_reply", "version_reply"),
 ]
 
 
@@ -132,7 +132,7 @@ def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
     parts |= {"contract_entry", "contract_index", "list_order", "list_pagination", "saved_snapshot"}
     parts |= {"timestamp", "utc_timestamp", "uuid", "stream_headers", "position_token", "recovery_offset"}
     parts |= {"bye_reason", "durability", "feed_after", "feed_head", "feed_slice", "latest", "position_reason"}
-    parts |= {"health_problem", "health_state", "versions"}
+    parts |= {"health_problem", "health_state", "ticket", "versions"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 
 

@@ -1,0 +1,195 @@
+"""JSON Web Tokens of an identity provider, verified by the public keys of a JWKS (RFC 7517, RFC 7519, RFC 8725).
+
+Accepted are signatures by public keys only, of ALGORITHMS, with the issuer, the audience and an expiry. The scopes
+balance:read, balance:write and balance:admin give the role.
+
+Threads: `read_keys` blocks, and is for one thread; the rest is for the event loop. `verify` does not wait.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import jwt
+
+import protocol
+from balance.auth import Caller, Role
+
+log = logging.getLogger("balance.access")
+
+RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = {("RSA", None): RSA, ("EC", "P-256"): ("ES256",), ("EC", "P-384"): ("ES384",), ("EC", "P-521"): ("ES512",),
+              ("OKP", "Ed25519"): ("EdDSA",)}  # fmt: skip
+"""By the type and the curve of a key: what it may be used for. No secret is shared, and `none` is not among them."""
+SCOPES = (("balance:admin", Role.ADMIN), ("balance:write", Role.WRITER), ("balance:read", Role.READER))
+LEEWAY_S = 5  # by which the clocks of the issuer and of this machine may differ
+READ_URL_S = 300.0  # between two reads of the keys from a URL
+READ_AGAIN_S = 10.0  # at least, before they are read again for an unknown key
+FETCH_S_MAX = 5.0
+KEYS_BYTES_MAX = 1_000_000
+REASONS: Mapping[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "has expired",
+    jwt.ImmatureSignatureError: "is not valid yet",
+    jwt.InvalidIssuedAtError: "is not valid yet",
+    jwt.InvalidIssuerError: "is of another issuer",
+    jwt.InvalidAudienceError: "is for another audience",
+    jwt.MissingRequiredClaimError: "lacks one of the claims iss, aud and exp",
+    jwt.InvalidSignatureError: "has a signature that does not fit",
+}
+
+Keys = Mapping[tuple[str | None, str], jwt.PyJWK]
+"""The keys by id and algorithm; the id None has the only key of an algorithm."""
+
+
+class JwksError(Exception):
+    """The keys cannot be read; the text is one line."""
+
+
+class JwtSettings(NamedTuple):
+    """Where the keys are, and which tokens are accepted."""
+
+    source: str
+    """A file, or a URL."""
+    issuer: str
+    audience: str
+
+
+class JwtVerifier:
+    """Verifies tokens by the keys that were read last."""
+
+    def __init__(self, settings: JwtSettings) -> None:
+        self._settings = settings
+        self._keys: Keys | None = None  # None until they are read
+        self._read_at = float("-inf")
+        self._file_state: tuple[int, int] | None = None
+        self._wants_keys = True
+        self._logged = ""
+
+    def verify(self, token: str) -> Caller:
+        """Return the caller that a token names. Raises Unauthorized, Forbidden, and Unavailable without any keys."""
+        if self._keys is None:
+            raise protocol.Unavailable("the keys that verify tokens are not available yet")
+        try:
+            header = jwt.get_unverified_header(token)
+            key = self._keys.get((header.get("kid"), str(header.get("alg"))))
+            if key is None:
+                self._wants_keys = True
+                raise protocol.Unauthorized("is signed by an unknown key or algorithm", "token")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                issuer=self._settings.issuer,
+                audience=self._settings.audience,
+                leeway=LEEWAY_S,
+                options={"require": ["iss", "aud", "exp"], "enforce_minimum_key_length": True},
+            )
+        except (jwt.PyJWTError, ValueError, ArithmeticError, RecursionError) as error:
+            # Without the cause: its text may quote the token.
+            raise protocol.Unauthorized(REASONS.get(type(error), "is not a valid token"), "token") from None
+        return to_caller(claims)
+
+    def read_keys(self) -> Keys | None:
+        """Read the keys if they may have changed; return them, None if not. Logs a failure once."""
+        try:
+            found = self._read_if_due()
+        except (OSError, URLError, ValueError, JwksError) as error:
+            if self._logged != str(error):
+                self._logged = str(error)
+                log.warning("--jwks: the keys cannot be read, and those read before stay valid: %s", error)
+            return None
+        if found is not None:
+            self._logged = ""
+        return found
+
+    def load_file(self) -> None:
+        """Read the keys from a file, or raise JwksError; a URL is read later, since its server may be away."""
+        if is_url(self._settings.source):
+            return
+        try:
+            self._keys = self._read_if_due()
+        except OSError as error:
+            raise JwksError(error.strerror or str(error)) from error
+
+    def use_keys(self, keys: Keys) -> None:
+        """Verify by these keys from now on."""
+        self._keys = keys
+
+    def _read_if_due(self) -> Keys | None:
+        now = time.monotonic()
+        if not is_url(self._settings.source):
+            return self._read_file(Path(self._settings.source))
+        if now - self._read_at < (READ_AGAIN_S if self._wants_keys else READ_URL_S):
+            return None
+        self._read_at = now
+        request = Request(self._settings.source, headers={"Accept": "application/jwk-set+json, application/json"})
+        with urlopen(request, timeout=FETCH_S_MAX) as answer:
+            keys = parse_keys(answer.read(KEYS_BYTES_MAX))
+        self._wants_keys = False
+        return keys
+
+    def _read_file(self, path: Path) -> Keys | None:
+        status = path.stat()
+        state = status.st_mtime_ns, status.st_ino
+        if state == self._file_state:
+            return None
+        keys = parse_keys(path.read_bytes()[:KEYS_BYTES_MAX])
+        self._file_state = state
+        return keys
+
+
+def is_url(source: str) -> bool:
+    """Return whether a source of keys is a URL, not a file."""
+    return source.startswith(("http://", "https://"))
+
+
+def parse_keys(text: bytes) -> Keys:
+    """Parse a JWKS; keys for other purposes than signatures are skipped. Raises JwksError."""
+    try:
+        found = json.loads(text)["keys"]
+        entries = [entry for entry in found if isinstance(entry, dict)]
+    except (ValueError, KeyError, TypeError):
+        raise JwksError("it is not a JWKS: a JSON object with the array keys (RFC 7517, section 5)") from None
+    keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
+    by_algorithm: dict[str, list[jwt.PyJWK]] = {}
+    for entry in entries:
+        for key in _keys_of(entry):
+            keys[entry.get("kid"), key.algorithm_name] = key
+            by_algorithm.setdefault(key.algorithm_name, []).append(key)
+    if not keys:
+        raise JwksError("it has no public key for signatures by RS, PS, ES or EdDSA")
+    for algorithm, some in by_algorithm.items():
+        if len(some) == 1:
+            keys[None, algorithm] = some[0]
+    return keys
+
+
+def _keys_of(entry: dict[str, Any]) -> Iterator[jwt.PyJWK]:
+    """Yield a key for each algorithm that an entry of a JWKS may be used for."""
+    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+        return
+    fitting = ALGORITHMS.get((str(entry.get("kty")), entry.get("crv")), ())
+    for algorithm in fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]:
+        try:
+            yield jwt.PyJWK(entry, algorithm)
+        except jwt.PyJWTError:  # without its text, which quotes the key
+            log.warning("--jwks: a key of the type %s cannot be used", entry["kty"])
+            return
+
+
+def to_caller(claims: Mapping[str, Any]) -> Caller:
+    """Return the caller of verified claims. Raises Forbidden without a scope of this service."""
+    scopes = claims.get("scope", claims.get("scp", ()))
+    granted = set(scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else ())
+    for scope, role in SCOPES:
+        if scope in granted:
+            name = claims.get("sub", claims.get("client_id", ""))
+            return Caller(role, str(name)[:100], "", float(claims["exp"]) + LEEWAY_S)
+    raise protocol.Forbidden("has none of the scopes balance:read, balance:write and balance:admin", "token")

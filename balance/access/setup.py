@@ -1,0 +1,41 @@
+"""Builds what finds out the callers from the settings, and checks that a server is not open to a network by mistake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from balance import program
+from balance.access.authenticator import Authenticator
+from balance.config import Config, ConfigError
+from balance.host_names import is_loopback
+
+if TYPE_CHECKING:
+    from balance.access.jwt import JwtVerifier
+
+
+def make_authenticator(config: Config) -> Authenticator:
+    """Make what finds out the callers. Raises ConfigError if the keys of `--jwks` cannot be read."""
+    return Authenticator(allow_anonymous=config.allow_anonymous, jwt=_jwt_verifier(config))
+
+
+def _jwt_verifier(config: Config) -> JwtVerifier | None:
+    if not config.jwks:
+        return None
+    # PyJWT and its cryptography take a tenth of a second, which a server without a JWKS saves.
+    from balance.access.jwt import JwksError, JwtSettings, JwtVerifier
+
+    verifier = JwtVerifier(JwtSettings(config.jwks, config.jwt_issuer, config.jwt_audience))
+    try:
+        verifier.load_file()
+    except JwksError as error:
+        raise ConfigError(f"--jwks: {error}") from error
+    return verifier
+
+
+def check_closed(config: Config, authenticator: Authenticator) -> None:
+    """Check that not everyone in a network may call, unless the settings allow it. Raises ConfigError."""
+    if not (config.allow_anonymous or authenticator.has_credentials or is_loopback(config.host)):
+        raise ConfigError(
+            f"--host: {config.host} is not loopback and there is no token: run `{program.COMMAND} token create NAME`, "
+            "set --jwks, or let everyone in by --allow-anonymous"
+        )

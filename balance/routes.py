@@ -1,0 +1,144 @@
+"""The table of routes: which handler answers at which address, and what it is given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+from tornado.web import Application
+
+import protocol
+from balance.access.authenticator import Authenticator
+from balance.aio.limiter import CapacityLimiter
+from balance.aio.loop_budget import LoopBudget
+from balance.config import Config
+from balance.health import Health
+from balance.metrics.collector import MEDIA_TYPE, Metrics
+from balance.realtime import EngineHandler, SocketServer
+from balance.request_log import RequestLog
+from balance.service import Life, Service
+from balance.web import pages
+from balance.web.base import WatcherLimit, log_request
+from balance.web.connections import CONNECTIONS, ConnectionsHandler
+from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.feed import FeedHandler, LatestHandler, LongPolls
+from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
+from balance.web.host_rule import HostNotServed
+from balance.web.snapshots import (
+    MisdirectedHandler,
+    NotFoundHandler,
+    ServerHandler,
+    SnapshotHandler,
+    SnapshotsHandler,
+)
+from balance.web.stream import StreamHandler
+from balance.web.stream_hub import StreamHub
+from balance.web.ticket import TicketHandler
+from protocol.documents import documents
+from protocol.limits import DEFAULT, Limits
+from protocol.operations import (
+    ASYNCAPI,
+    CONTRACT,
+    DOCS,
+    FEED,
+    HEALTHZ,
+    LATEST,
+    LIVEZ,
+    METRICS,
+    OPENAPI,
+    READYZ,
+    SNAPSHOTS,
+    STREAM,
+    TICKET,
+    VERSION_PATH,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What the handlers use."""
+
+    config: Config
+    service: Service
+    server: SocketServer
+    streams: StreamHub
+    authenticator: Authenticator
+    health: Health
+    metrics: Metrics
+    request_log: RequestLog
+    budget: LoopBudget
+    watcher_limit: WatcherLimit
+    poll_limiter: CapacityLimiter
+    long_polls: LongPolls
+    document_limiter: CapacityLimiter
+
+
+def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -> Application:
+    """Make the application that answers every request but a POST of an update, which `SaveRouter` answers before."""
+    config = served.config
+    common = {
+        "service": served.service,
+        "authenticator": served.authenticator,
+        "origins": origins,
+        "budget": served.budget,
+        "body_bytes_max": config.body_bytes_max,
+    }
+    socket_io = {
+        "server": served.server,
+        "authenticator": served.authenticator,
+        "origins": origins,
+        "budget": served.budget,
+        "is_ready": lambda: served.service.life is Life.RUNNING,
+        "watcher_limit": served.watcher_limit,
+        "body_bytes_max": config.frame_bytes_max,
+    }
+    limits = _limits(config)
+    clients = {"transports": (served.server.eio, served.streams)}
+    counted = {"socketIo": served.server.eio.sockets, "sse": served.streams, "longPolls": served.poll_limiter}
+    watching = {**common, "watcher_limit": served.watcher_limit}
+    of_documents = {**common, "limiter": served.document_limiter}
+    contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
+    docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+    of_health = {**common, "health": served.health}
+    return Application(
+        [
+            (HostNotServed(hosts, served.authenticator), MisdirectedHandler, common),
+            (SNAPSHOTS, SnapshotsHandler, common),  # POST is answered by `SaveRouter`, before these routes
+            (f"{SNAPSHOTS}/([^/]+)", SnapshotHandler, common),
+            (STREAM, StreamHandler, {**watching, "hub": served.streams}),
+            (FEED, FeedHandler, {**watching, "long_polls": served.long_polls}),
+            (LATEST, LatestHandler, common),
+            (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
+            (TICKET, TicketHandler, common),
+            (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
+            (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
+            (re.escape(OPENAPI), DocumentHandler, contract),
+            (re.escape(ASYNCAPI), DocumentHandler, contract),
+            (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+            ("/", RootHandler, of_health),
+            (LIVEZ, LiveHandler, of_health),
+            (READYZ, ReadyHandler, of_health),
+            (HEALTHZ, ReadyHandler, of_health),
+            (VERSION_PATH, VersionHandler, of_health),
+            (METRICS, MetricsHandler, {**of_documents, "scrape": served.metrics.scrape, "media_type": MEDIA_TYPE}),
+            (r"\*", ServerHandler, common),
+        ],
+        default_handler_class=NotFoundHandler,
+        default_handler_args=common,
+        log_function=partial(log_request, served.request_log),
+        refusals=served.service.refusals,
+        websocket_max_message_size=config.frame_bytes_max,
+        websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
+    )
+
+
+def _limits(config: Config) -> Limits:
+    """Return the settings that the documents state."""
+    return Limits(
+        update_bytes_max=config.body_bytes_max,
+        ping_interval_s=config.ping_interval_s,
+        ping_timeout_s=config.ping_timeout_s,
+        address=f"{config.host}:{config.port}" if config.port else DEFAULT.address,
+    )
