@@ -16,6 +16,7 @@ from balance.database import FEED_CONNECTIONS, REPLAY_THREADS, Database
 from balance.position import Position
 from balance.storage.feed_store import Head
 from balance.storage.outage import Outage
+from balance.storage.token_store import StoredToken
 from tests.support.waiting import until
 
 HEAD = Head(Position("a", 5), "local")
@@ -23,7 +24,7 @@ CONFIG = Config(pool_max=FEED_CONNECTIONS + 1, pool_wait_ms_max=123, statement_m
 
 
 class FakeStore:
-    """Both stores: calls that run until `close`."""
+    """Each store: calls that run until `close`."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -36,6 +37,10 @@ class FakeStore:
     def head(self) -> Head:
         self.calls.append(f"head in {threading.current_thread().name}")
         return HEAD
+
+    def read(self) -> list[StoredToken]:
+        self.calls.append(f"tokens in {threading.current_thread().name}")
+        return []
 
     def hang(self, more_s: float) -> None:
         """Run until `close`, and some time more, so that a close that does not wait for the thread is noticed."""
@@ -52,7 +57,7 @@ class FakeStore:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
     store = FakeStore()
-    for name in ("Store", "FeedStore"):
+    for name in ("Store", "FeedStore", "TokenStore"):
         monkeypatch.setattr(database, name, lambda _: store)
     monkeypatch.setattr(database, "Pool", lambda *_, **settings: None)
     return store
@@ -66,18 +71,18 @@ def test_the_pool_has_the_settings_of_the_service(store: FakeStore, monkeypatch:
     made: list[Any] = []
     pool, outage = object(), Outage()
     monkeypatch.setattr(database, "Pool", lambda *arguments, **settings: made.append((arguments, settings)) or pool)
-    for name in ("Store", "FeedStore"):
+    for name in ("Store", "FeedStore", "TokenStore"):
         monkeypatch.setattr(database, name, made.append)
     Database(CONFIG, "postgresql:///balance", outage)
     settings = {"pool_max": FEED_CONNECTIONS + 1, "pool_wait_ms_max": 123, "statement_ms_max": 456, "outage": outage}
-    assert made == [(("postgresql:///balance",), settings), pool, pool]
+    assert made == [(("postgresql:///balance",), settings), pool, pool, pool]
 
 
 async def test_it_is_opened_in_the_write_thread(store: FakeStore) -> None:
     base = Database(CONFIG, "", Outage())
     base.start()
-    assert await base.open() == HEAD
-    assert store.calls == ["open in balance-write", "head in balance-write"]
+    assert await base.open() == (HEAD, [])
+    assert store.calls == ["open in balance-write", "head in balance-write", "tokens in balance-write"]
     await base.close()
     assert threads_left() == []
 
