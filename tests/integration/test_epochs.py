@@ -341,6 +341,22 @@ def test_a_feed_that_was_put_back_into_an_epoch_that_is_over_begins_another(
 
 
 @pytest.mark.expects_log(BEGINS)
+def test_an_epoch_that_is_over_is_not_continued_where_it_ended_behind_the_known_end(
+    database: Database, make_store: MakeStore
+) -> None:
+    store = make_store()
+    first = append(store, 10)
+    dump = FeedDump(database)
+    execute(database.url, COUNTER_WENT_BACK)
+    second = append(store, 1)
+    assert second.seq == 3
+    dump.restore()
+    after = append(store, 1)
+    assert after.seq == 11
+    assert after.epoch not in (first.epoch, second.epoch)
+
+
+@pytest.mark.expects_log(BEGINS)
 def test_processes_that_see_a_feed_put_back_begin_one_epoch(database: Database, make_store: MakeStore) -> None:
     stores = [make_store() for _ in range(3)]
     dump = FeedDump(database)

@@ -291,3 +291,28 @@ async def test_a_batch_that_is_large_enough_starts_with_its_last_save(rig: Rig) 
         batcher.submit(PendingSave(snapshot(), 0))
     await rig.until(lambda: bool(batches))
     assert rig.store.batches == [BATCH_MIN]
+
+
+async def test_of_two_in_a_batch_only_the_refused_one_fails(rig: Rig) -> None:
+    writer, refused, other = rig.writer(), snapshot(), snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if refused in snapshots:
+            raise LookupError
+
+    rig.store.before = refuse
+    saves = [writer.submit(one) for one in (refused, other)]
+    with pytest.raises(LookupError):
+        await result_of(saves[0])
+    assert (await result_of(saves[1])).snapshot.id == other.id
+    assert rig.store.batches == [2, 1, 1]
+
+
+async def test_one_batch_is_in_flight_until_it_is_delivered(rig: Rig) -> None:
+    writer = rig.writer()
+    assert not rig.tail._has_batch_in_flight()
+    (save,) = await rig.hold(writer, behind=0)
+    assert rig.tail._has_batch_in_flight()
+    rig.store.go.set()
+    await result_of(save)
+    assert not rig.tail._has_batch_in_flight()

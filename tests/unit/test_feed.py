@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from tornado.ioloop import IOLoop
 import protocol
 from balance.feed import replay
 from balance.feed.feed import ATTEMPTS, FeedSlice, Resumption
-from balance.feed.replay import KEPT_MAX, Receiver, ReplayBroken, SlowClient, _first_bytes
+from balance.feed.replay import KEPT_MAX, SENT_MAX, Receiver, ReplayBroken, SlowClient, _first_bytes
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable
@@ -257,6 +258,15 @@ async def test_a_process_that_is_behind_does_not_call_a_position_ahead(rig: Rig)
     assert reader.seqs == [5]
 
 
+async def test_clients_that_begin_are_counted_by_their_outcome_and_reads_are_not(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    for claimed in (None, ClaimedPosition(EPOCH, 3), ClaimedPosition(EPOCH, 4), ClaimedPosition(EPOCH, 6)):
+        await rig.feed.resume(claimed)
+    await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+    assert rig.feed.resumptions.counts == {("new", ""): 1, ("recovered", ""): 2, ("not_recovered", "ahead"): 1}
+
+
 async def test_equal_questions_share_a_read(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
@@ -360,6 +370,19 @@ async def test_a_client_that_does_not_accept_a_page_in_time_is_slow(rig: Rig, mo
     assert (reader.pages, reader.is_live) == ([[1]], False)
 
 
+async def test_in_each_turn_of_the_event_loop_a_few_clients_are_sent_a_page(rig: Rig) -> None:
+    writer = rig.writer()
+    await result_of(writer.submit(snapshot()))
+    readers = [Reader(rig) for _ in range(5 * SENT_MAX)]
+    replays = [asyncio.ensure_future(one.replay(Position(EPOCH, 0))) for one in readers]
+    sent = [0]
+    while not all(one.done() for one in replays):
+        await asyncio.sleep(0)
+        sent.append(sum(len(one.pages) for one in readers))
+    assert sent[-1] == len(readers)
+    assert max(after - before for before, after in pairwise(sent)) == SENT_MAX
+
+
 async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:
     rig.listener.has_watchers = False
     rig.store.save_elsewhere(5)
@@ -397,6 +420,15 @@ async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
     assert (again.pages, again.is_live) == ([], True)
 
 
+async def test_replays_and_the_rows_that_they_pass_are_counted(rig: Rig) -> None:
+    rig.store.save_elsewhere(PAGE_ROWS_MAX + 5)
+    rig.writer()
+    assert (rig.feed.replays, rig.feed.replayed_rows) == (0, 0)
+    await Reader(rig).replay(Position(EPOCH, 2))
+    await Reader(rig).replay(Position(EPOCH, PAGE_ROWS_MAX), 7)  # which rejects them
+    assert (rig.feed.replays, rig.feed.replayed_rows) == (2, PAGE_ROWS_MAX + 3 + 5)
+
+
 async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
     rig.store.save_elsewhere(2 * PAGE_ROWS_MAX)
     rig.writer()
@@ -426,6 +458,52 @@ async def test_a_replay_ends_if_the_epoch_changes(rig: Rig, in_memory: bool) -> 
     reader.go.set()
     with pytest.raises(ReplayBroken, match=r"^the feed has a new epoch$"):
         await replaying
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_replay_sends_nothing_of_a_newer_epoch_from_memory(rig: Rig) -> None:
+    writer, reader = rig.writer(), Reader(rig)
+    epoch = rig.store.begin_epoch()
+    for _ in range(2):  # the first one has the clients resume
+        await result_of(writer.submit(snapshot()))
+    assert rig.tail.position == Position(epoch, 2)
+    assert rig.tail.recent.reaches(1)
+    with pytest.raises(ReplayBroken, match=r"^the feed has a new epoch$"):
+        await reader.replay(Position(EPOCH, 1))
+    assert (reader.pages, reader.is_live) == ([], False)
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_page_from_memory_is_not_kept_for_another_epoch(rig: Rig) -> None:
+    writer = rig.writer()
+    for _ in range(3):
+        await result_of(writer.submit(snapshot()))
+    await rig.feed.read(ClaimedPosition(EPOCH, 2), 10, 0)
+    epoch = rig.store.begin_epoch(keep=1)
+    for _ in range(2):
+        await result_of(writer.submit(snapshot()))
+    assert rig.tail.recent.reaches(2)
+    found = await rig.feed.read(ClaimedPosition(epoch, 2), 10, 0)
+    assert [one["id"] for one in protocol.loads(bytes(found.data))] == [rig.store.stored[2].id]
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_clients_of_two_epochs_share_no_read(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    with busy(rig.executor, 2):
+        old = [asyncio.ensure_future(Reader(rig).replay(Position(EPOCH, 0)))]
+        await rig.until(lambda: bool(rig.feed._replay._pages._running))
+        old.append(asyncio.ensure_future(Reader(rig).replay(Position(EPOCH, 0))))  # its read waits for the first one
+        epoch = rig.store.begin_epoch()
+        await rig.until(lambda: rig.tail.position.epoch == epoch)
+        reader = Reader(rig)
+        new = asyncio.ensure_future(reader.replay(Position(epoch, 0)))
+        await asyncio.sleep(0.01)
+    await new
+    assert reader.seqs == [1, 2, 3, 4, 5]
+    assert all(isinstance(one, ReplayBroken) for one in await asyncio.gather(*old, return_exceptions=True))
 
 
 async def test_a_replay_ends_while_the_database_is_away(rig: Rig) -> None:
@@ -529,7 +607,8 @@ async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> Non
     await asyncio.sleep(0.05)
     assert not any(one.done() for one in reads)
     await result_of(writer.submit(snapshot()))
-    assert [seqs_of(await one) for one in reads] == [[1]] * 3
+    async with asyncio.timeout(5):
+        assert [seqs_of(await one) for one in reads] == [[1]] * 3
 
 
 async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:

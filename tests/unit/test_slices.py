@@ -36,21 +36,36 @@ async def test_a_slice_is_as_long_as_it_may_be(monkeypatch: pytest.MonkeyPatch) 
     assert counts == [0, 4, 8, 10]
 
 
+async def test_items_that_are_added_one_by_one_have_one_slice_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
+    handled: list[int] = []
+    work = SlicedWork(handled.append)
+    for item in range(5):
+        work.add([item])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(handled) == 2
+
+
 async def test_an_item_added_again_is_handled_once_and_a_discarded_one_never() -> None:
     handled: list[str] = []
     work = SlicedWork(handled.append)
     work.add(["a", "b"])
     work.add(["b", "c"])
-    work.discard("a")
+    for item in ("a", "z"):
+        work.discard(item)
     await until(lambda: len(handled) == 2)
     await asyncio.sleep(0)
     assert sorted(handled) == ["b", "c"]
 
 
 @pytest.mark.expects_log("an item could not be handled")
-async def test_an_item_that_fails_does_not_stop_the_others_and_all_can_be_handled_at_once() -> None:
+async def test_an_item_that_fails_does_not_stop_the_others_and_all_can_be_handled_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     handled: list[float] = []
     work = SlicedWork(lambda item: handled.append(1 / item))
     work.add([0, 1, 2, 0.0])
     work.finish()
     assert sorted(handled) == [0.5, 1]
+    assert caplog.messages == ["an item could not be handled"]

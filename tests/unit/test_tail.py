@@ -61,6 +61,26 @@ class Held:
         self._go.set()
 
 
+def hold_page_after_read(rig: Rig) -> Held:
+    """Have the next pages of the tail wait when their rows have been read."""
+    held, page = Held(), rig.store.page
+
+    def read_and_hold(after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
+        found = page(after, limit, pids)
+        held()
+        return found
+
+    rig.store.page = read_and_hold  # type: ignore[method-assign]
+    return held
+
+
+async def release_and_poll(rig: Rig, held: Held) -> None:
+    """Release a call of the tail, and wait until the tail has handled its result and polls again."""
+    heads = rig.store.heads
+    held.release()
+    await rig.until(lambda: rig.store.heads > heads)
+
+
 async def save(writer: Writer, *snapshots: Snapshot) -> None:
     for pending in [writer.submit(one) for one in snapshots or (snapshot(),)]:
         await result_of(pending)
@@ -360,6 +380,20 @@ async def test_a_batch_that_comes_while_a_poll_reads_rows_is_published_after_the
     assert rig.published == [1, 2, 3]
 
 
+async def test_rows_that_a_batch_has_overtaken_while_nobody_watched_are_not_published(rig: Rig) -> None:
+    writer, held = rig.writer(), hold_page_after_read(rig)
+    rig.store.save_elsewhere(2)
+    await rig.until(lambda: held.is_reached)
+    rig.listener.has_watchers = False
+    await save(writer)
+    assert rig.tail.position == Position(EPOCH, 3)
+    rig.listener.has_watchers = True  # a client that begins after seq 3
+    await release_and_poll(rig, held)
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [4]
+
+
 async def test_a_batch_without_an_answer_is_published_without_another_save(rig: Rig) -> None:
     writer = rig.writer()
     await quiet(rig)
@@ -474,6 +508,26 @@ async def test_the_durability_is_that_of_the_last_poll(rig: Rig) -> None:
     assert rig.feed.durability == "local"
     rig.store.durability = "replicated"
     await rig.until(lambda: rig.feed.durability == "replicated")
+
+
+async def test_the_lag_is_the_time_since_a_poll_or_a_batch_has_shown_the_end(rig: Rig) -> None:
+    assert rig.tail.lag_s == rig.tail.poll_s == 0
+    writer, held = rig.writer(), Held()
+    await quiet(rig)
+    rig.store.on_head = held
+    rig.tail.hasten()
+    await rig.until(lambda: held.is_reached)
+    await asyncio.sleep(0.05)
+    assert 0.04 < rig.tail.poll_s <= rig.tail.lag_s < 10
+    await save(writer)
+    assert rig.tail.lag_s < rig.tail.poll_s
+    await asyncio.sleep(0.05)
+    lag_s = rig.tail.lag_s
+    assert lag_s > 0.04
+    rig.store.on_head = lambda: None
+    held.release()
+    await rig.until(lambda: rig.tail.poll_s == 0)
+    assert rig.tail.lag_s < lag_s
 
 
 # Positions to wait for ---------------------------------------------------------------------------------------
@@ -613,6 +667,20 @@ async def test_a_new_epoch_between_a_poll_and_its_rows_has_the_clients_resume(ri
     await writer.drain(5)
     assert rig.published == [3]
     assert rig.listener.ends == 1
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_rows_of_an_old_epoch_are_not_published_in_the_new_one(rig: Rig) -> None:
+    writer, held = rig.writer(), hold_page_after_read(rig)
+    rig.store.save_elsewhere(2)
+    await rig.until(lambda: held.is_reached)
+    epoch = rig.store.begin_epoch()
+    await save(writer)
+    await release_and_poll(rig, held)
+    await save(writer)
+    await writer.drain(5)
+    assert rig.tail.position == Position(epoch, 4)
+    assert rig.published == [4]
 
 
 @pytest.mark.expects_log("the feed goes on")

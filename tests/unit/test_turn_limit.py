@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from balance.aio.turn_limit import TurnLimit
 
 
@@ -34,6 +36,16 @@ async def test_a_coroutine_that_is_alone_waits_for_nothing() -> None:
     limit = TurnLimit(2)
     for _ in range(10):
         assert await turns_of(limit, 1) == [1]
+
+
+async def test_when_nothing_waits_the_event_loop_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, calls = TurnLimit(2), list[None]()
+    begin_turn = limit._begin_turn
+    monkeypatch.setattr(limit, "_begin_turn", lambda: calls.append(None) or begin_turn())
+    await limit.acquire()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(calls) == 1
 
 
 async def test_a_cancelled_wait_uses_no_step() -> None:

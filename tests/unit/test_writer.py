@@ -293,3 +293,24 @@ async def test_saves_of_one_turn_of_the_event_loop_schedule_one_cut(rig: Rig, mo
         assert len(cuts) == turn
         await asyncio.sleep(0)
     assert len(cuts) == 3
+
+
+async def test_batches_are_timed_and_those_that_fail_are_counted(rig: Rig) -> None:
+    writer = rig.writer()
+    assert (writer.failed_commits, writer.failed_s) == (0, None)
+    await result_of(writer.submit(snapshot()))
+    assert (writer.commit_rows.sum, 0 <= writer.commit_seconds.sum < 5) == (1, True)
+
+    def lose() -> None:
+        raise StoreUnavailable("connection lost in COMMIT")
+
+    rig.store.after = lose
+    for failed in (1, 2):
+        with pytest.raises(StoreUnavailable):
+            await result_of(writer.submit(snapshot()))
+        assert writer.failed_commits == failed
+    assert writer.failed_s is not None
+    assert 0 <= writer.failed_s < 5
+    rig.store.after = lambda: None
+    await result_of(writer.submit(snapshot()))
+    assert (writer.failed_commits, writer.failed_s, writer.commit_rows.sum) == (2, None, 2)
