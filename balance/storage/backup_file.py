@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 FORMAT, VERSION = "balance-backup", 1
-COPY = re.compile(rb"COPY ([a-z_]+) \(([a-z_, ]+)\) FROM stdin;\n")
+COPY = re.compile(rb"COPY ([a-z_]+) \(([a-z0-9_, ]+)\) FROM stdin;\n")
 END_OF_ROWS = b"\\.\n"
 BLOCK_BYTES = 256 * 1024
 LEVEL = 3  # a third larger than at the default level, in a third of the time

@@ -60,7 +60,7 @@ async def call_all_entries(url: str) -> list[str]:
             ("POST", SNAPSHOTS, NOT_JSON),
             ("POST", SNAPSHOTS, UPDATE + b" " * 20_000),
             *[
-                ("GET", f"{path}?ticket={TICKET}", None)
+                ("GET", f"{path}?ticket={TICKET}&unknown", None)
                 for path in (SNAPSHOTS, f"{SNAPSHOTS}/unknown", FEED, LATEST, STREAM, CONTRACT, DOCS, "/unknown")
             ],
             ("GET", f"{STREAM}?last_event_id={TICKET}", None),
