@@ -29,13 +29,15 @@ from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.host_names import is_loopback
+from balance.rate_limit import RateLimits
 from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
-from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, WatcherLimit, log_request
+from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
@@ -51,6 +53,7 @@ from balance.web.snapshots import (
 from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
 from balance.web.ticket import TicketHandler
+from balance.web.watcher_limit import WatcherLimit
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM, TICKET
@@ -104,29 +107,30 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._long_polls = LongPolls(self._poll_limiter)
-        self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.authenticator = make_authenticator(config)
+        self.rate_limits = RateLimits.make(config)
+        watching = (engine.sockets, self.streams, self._poll_limiter)
+        self._watcher_limit = WatcherLimit(config.watchers_max, self.rate_limits.handshakes, *watching)
+        self.authenticator = make_authenticator(config, self.rate_limits.failed_logins)
         watched = (self.watchers, self.streams, self._long_polls)
         self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
-        self.server = _socket_server(config, engine, EventHandlers(self.service, self.watchers), self.authenticator)
-        hosts, origins = _policies(config)
-        self._http = HttpListener(
-            SaveRouter(
-                self._routes(hosts, origins),
-                self.service,
-                self.authenticator,
-                hosts,
-                origins,
-                self._budget,
-                body_bytes_max=config.body_bytes_max,
-            ),
+        events = EventHandlers(self.service, self.watchers, self.rate_limits.saves)
+        self.server = _socket_server(config, engine, events, self.authenticator)
+        self._http = self._listener()
+        self._opening: asyncio.Task[None] | None = None
+        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
+
+    def _listener(self) -> HttpListener:
+        config, (hosts, origins) = self._config, _policies(self._config)
+        application, saves, limit = self._routes(hosts, origins), self.service, self.rate_limits.saves
+        router_parts = (application, saves, self.authenticator, hosts, origins, self._budget, limit)
+        return HttpListener(
+            SaveRouter(*router_parts, body_bytes_max=config.body_bytes_max),
             budget=self._budget,
+            connection_limit=ConnectionLimit(config.connections_per_address_max),
             xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
-        self._opening: asyncio.Task[None] | None = None
-        self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
         common = {

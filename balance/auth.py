@@ -67,6 +67,11 @@ class Caller(NamedTuple):
     """When the credential expires, in seconds since 1970; None if it does not."""
 
     @property
+    def credential_id(self) -> str:
+        """What distinguishes its credential from all others; empty without one."""
+        return self.token_id or (f"jwt:{self.name}" if self.has_credential else "")
+
+    @property
     def has_credential(self) -> bool:
         """Whether a credential names this caller, so that no web page can act in its name without knowing it."""
         return self.role in TOKEN_ROLES

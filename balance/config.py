@@ -57,6 +57,19 @@ class Config:
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
     )
     frame_bytes_max: int = setting(1_000_000, "size of one WebSocket frame or polling request", 32_768, 16_777_216)
+    saves_per_s_max: int = setting(
+        0,
+        "updates a second of one token or, without one, of one address; ten times as many at once; 0: any",
+        0,
+        1_000_000,
+    )
+    connections_per_address_max: int = setting(0, "connections of one address; 0: any number", 0, 1_000_000)
+    handshakes_per_s_max: int = setting(
+        0, "new Socket.IO sessions and streams a second of one address; ten times as many at once; 0: any", 0, 1_000_000
+    )
+    failed_logins_per_s_max: int = setting(
+        10, "tokens a second of one address that are not valid; ten times as many at once; 0: any", 0, 1_000_000
+    )
     watchers_max: int = setting(20_000, "clients that watch at once, on all transports", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
         1_048_576,

@@ -20,6 +20,7 @@ from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
 from balance.feed.replay import ReplayBroken
 from balance.position import Position
+from balance.rate_limit import RateLimit
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.event_packets import Form, form_and_offset
 from balance.realtime.session import Session
@@ -35,8 +36,10 @@ GREETING = "Connected to balance snapshot server"  # docs/spec.md, `connected`
 class EventHandlers:
     """Handles what the clients send. No method waits or raises."""
 
-    def __init__(self, service: Service, watchers: Watchers) -> None:
+    def __init__(self, service: Service, watchers: Watchers, limit: RateLimit) -> None:
+        """Limit the updates of each client by `limit`."""
         self._service = service
+        self._limit = limit
         self._feed = service.feed
         self._watchers = watchers
         self._handlers = {protocol.BALANCE_UPDATE: self.on_update, protocol.PING: self.on_ping}
@@ -107,6 +110,8 @@ class EventHandlers:
         update = payloads[0] if payloads else None
         try:
             authorize(session.caller.role, Operation.SAVE)
+            if self._limit.is_on:
+                self._limit.acquire(session.limit_key)
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
@@ -149,9 +154,7 @@ def _error(error: Exception, update: object) -> dict[str, Any]:
     if not isinstance(error, protocol.ServiceError):
         log.error("an update could not be saved", exc_info=error)
         error = protocol.InternalError()
-    payload = error.body()
+    payload = error.body_with_wait()
     if isinstance(update, dict) and isinstance(update.get("id"), str):
         payload["id"] = update["id"]
-    if error.retry_after_s is not None:
-        payload["retryAfter"] = error.retry_after_s
     return payload

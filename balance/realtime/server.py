@@ -16,6 +16,7 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.access.authenticator import Authenticator
+from balance.aio.addresses import to_address
 from balance.auth import Caller, Operation, authorize
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.engine import Engine
@@ -76,7 +77,7 @@ class SocketServer(socketio.AsyncServer):
     async def _handle_eio_connect(self, session_id: str, environ: dict[str, Any]) -> None:
         handler = environ["tornado.handler"]
         handler.session = self.eio.open_session(session_id)
-        handler.session.caller = handler.caller
+        handler.session.caller, handler.session.ip = handler.caller, handler.ip
         await super()._handle_eio_connect(session_id, NO_ENVIRON)
 
     async def _handle_eio_disconnect(self, session_id: str, reason: str) -> None:
@@ -171,6 +172,7 @@ class SocketServer(socketio.AsyncServer):
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
             connect_auth = ConnectAuth.read(auth or {})
             session.caller = caller
+            session.limit_key = caller.credential_id or to_address(session.ip)
             session.mark_connected()
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
@@ -198,7 +200,7 @@ class SocketServer(socketio.AsyncServer):
             authorize(session.caller.role, Operation.WATCH)
             return session.caller
         # One that is not a text is rejected by its schema, and until then counts as none.
-        return self._authenticator.admit(token if isinstance(token, str) else None, Operation.WATCH)
+        return self._authenticator.admit(token if isinstance(token, str) else None, Operation.WATCH, session.ip)
 
     async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
         """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
@@ -226,7 +228,7 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
-        rejection = {"message": str(error), "data": error.body()}
+        rejection = {"message": str(error), "data": error.body_with_wait()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))
 
 

@@ -31,6 +31,8 @@ class Session:
         "heartbeat_at",
         "id",
         "in_flight",
+        "ip",
+        "limit_key",
         "live_group",
         "replay",
         "send_queue",
@@ -51,6 +53,10 @@ class Session:
         self.awaits_pong = False
         self.caller: Caller = ANONYMOUS
         """Which client it is: by the credential of its handshake, then by that of its CONNECT packet."""
+        self.ip = ""
+        """The IP address of the client."""
+        self.limit_key = ""
+        """What its updates are counted by: its credential, or its address without one."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
         self.answer_pid: str | None = None

@@ -114,6 +114,8 @@ class RequestStream(IOStream):
 class ServerConnection(HTTP1ServerConnection):
     """A connection of a client: one request after the other."""
 
+    context: Any  # of the listener
+
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, params, context)
         self._closer = closer
@@ -124,6 +126,7 @@ class ServerConnection(HTTP1ServerConnection):
                 exchange = Exchange(self.stream, self.params, self.context, self._closer)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
+                self.context.end_request()
                 await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
         except asyncio.CancelledError:
             return
@@ -133,6 +136,8 @@ class ServerConnection(HTTP1ServerConnection):
 
 class Exchange(HTTP1Connection):
     """One request and its response."""
+
+    context: Any  # of the listener
 
     def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
         super().__init__(stream, False, params, context)
@@ -149,7 +154,8 @@ class Exchange(HTTP1Connection):
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers, self._max_body_size)
-            self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
+            is_last = self.context.refusal is not None or not self._can_keep_alive(start_line, headers)
+            self._disconnect_on_finish = is_last
             start_line = normalise_target(start_line, headers)
             check_host_and_query(start_line, headers)
             self._read_finished = size == 0  # the response may come before the whole request is passed on
@@ -192,7 +198,7 @@ class Exchange(HTTP1Connection):
             return
         self._is_rejected = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
-        self.closer.close_after(self.stream, error_response(error, method))
+        self.closer.close_after(self.stream, error_response(error, method, self.context.protocol))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""

@@ -21,12 +21,16 @@ from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerConnectionDelegate
 from tornado.iostream import IOStream
 
+from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
+from balance.web.connection_limit import ConnectionLimit, Slot
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
+from protocol import RateLimited
 
 DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
+REFUSED_HEAD_S_MAX = 5.0  # on a connection that is one too many of its address
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
 ACCEPTED_MAX = 4  # connections in one turn of the event loop: many that come back at once must not delay a save
@@ -47,9 +51,23 @@ class NoDelayStream(RequestStream):
     Tornado switches the delay off and on again for every request.
     """
 
+    __slots__ = ("slot",)
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         super().set_nodelay(True)
+        self.slot: Slot | None = None
+        """How the connection counts for its address; None if it does not."""
+
+    def count(self, slot: Slot | None) -> None:
+        """Count the connection by another slot, or not at all, until it is closed."""
+        if self.slot is not None:
+            self.slot.release()
+        self.slot = slot
+
+    def close(self, exc_info: Any = False) -> None:
+        super().close(exc_info)
+        self.count(None)
 
     def set_nodelay(self, value: bool) -> None:
         """Change nothing."""
@@ -58,14 +76,47 @@ class NoDelayStream(RequestStream):
 class ConnectionContext(_HTTPRequestContext):
     """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
 
+    def __init__(
+        self,
+        stream: NoDelayStream,
+        address: Any,
+        protocol: str | None,
+        proxies: list[str] | None,
+        limit: ConnectionLimit,
+    ) -> None:
+        super().__init__(stream, address, protocol, proxies)
+        self._stream = stream
+        self._limit = limit
+        self._is_of_proxy = self.remote_ip in self.trusted_downstream
+        self.refusal: RateLimited | None = None
+        """The answer to the current request, if its connection is one too many of its address."""
+
+    def begin_connection(self) -> bool:
+        """Count a connection of a client; return False if it is to be closed at once."""
+        return not self._limit.is_on or self._is_of_proxy or self._count()
+
+    def _count(self) -> bool:
+        slot = self._limit.acquire(to_address(self.remote_ip))
+        self._stream.count(slot)
+        self.refusal = self._limit.refusal() if slot is None else slot.refusal
+        return slot is not None
+
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
-        """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
+        """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it, and count its request.
 
         Tornado trusts every peer, and X-Real-Ip before X-Forwarded-For, although a proxy passes it on unchanged.
         """
-        if self._orig_remote_ip in self.trusted_downstream:
+        if self._is_of_proxy:
             headers.pop("X-Real-Ip", None)
             super()._apply_xheaders(headers)
+            if self._limit.is_on:
+                self._count()
+
+    def end_request(self) -> None:
+        """Count a connection of a proxy no more until its next request."""
+        if self._is_of_proxy:
+            self._stream.count(None)
+            self.refusal = None
 
 
 class BudgetedConnection(ServerConnection):
@@ -88,6 +139,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._connection_limit: ConnectionLimit = options.pop("connection_limit")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -125,7 +177,10 @@ class HttpListener(HTTPServer):
             stream.close()
             return
         stream = NoDelayStream(stream.socket, max_buffer_size=stream.max_buffer_size)
-        context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
+        context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream, self._connection_limit)
+        if not context.begin_connection():
+            stream.close()
+            return
         connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)
@@ -162,5 +217,6 @@ class HttpListener(HTTPServer):
                 continue
             if not awaited.has_head and exchange._request_start_line is not None:
                 awaited.has_head, awaited.since = True, now
-            if now - awaited.since > (self.body_s_max if awaited.has_head else self.head_s_max):
+            head_s_max = self.head_s_max if exchange.context.refusal is None else REFUSED_HEAD_S_MAX
+            if now - awaited.since > (self.body_s_max if awaited.has_head else head_s_max):
                 exchange.time_out()

@@ -26,14 +26,18 @@ from tornado.httputil import (
 
 import protocol
 from balance.access.authenticator import Authenticator, read_bearer
+from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.feed.pending import PendingSave
+from balance.rate_limit import RateLimit
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_size, default_headers, set_error_headers, to_service_error
+from balance.web.base import check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
-from protocol.operations import SNAPSHOTS
+from balance.web.headers import default_headers, set_error_headers
+from balance.web.problem import error_body
+from protocol.operations import JSON, SNAPSHOTS
 
 log = logging.getLogger("balance.web")
 
@@ -53,6 +57,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         hosts: HostPolicy,
         origins: OriginPolicy,
         budget: LoopBudget,
+        limit: RateLimit,
         *,
         body_bytes_max: int,
     ) -> None:
@@ -62,6 +67,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.hosts = hosts
         self.origins = origins
         self.budget = budget
+        self.limit = limit
         self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
@@ -110,9 +116,12 @@ class SaveRequest(HTTPMessageDelegate):
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
         self._is_exempt = router.authenticator.is_closed  # from the rule of origins
+        self._limit_key = ""  # of the token or the address, once it is counted
+        self._scheme = "http"
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        self._scheme = self._context.protocol
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
         return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
 
@@ -135,13 +144,20 @@ class SaveRequest(HTTPMessageDelegate):
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
+        if self._context.refusal is not None:
+            raise self._context.refusal
         authenticator = self._router.authenticator
         credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
-        if authenticator.admit(credential, Operation.SAVE).has_credential:
+        caller = authenticator.admit(credential, Operation.SAVE, self._context.remote_ip)
+        if caller.has_credential:
             self._is_exempt = True
-            return
-        check_host(self._router.hosts, self._host)
-        check_origin(self._router.origins, self._origin, self._host)
+        else:
+            check_host(self._router.hosts, self._host)
+            check_origin(self._router.origins, self._origin, self._host)
+        if self._router.limit.is_on:
+            key = caller.credential_id or to_address(self._context.remote_ip)
+            self._router.limit.acquire(key)
+            self._limit_key = key
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
@@ -153,29 +169,32 @@ class SaveRequest(HTTPMessageDelegate):
         except Exception as error:
             self._write_error(error)
         else:
-            headers = default_headers()
-            self._set_cors_headers(headers)
+            headers = self._response_headers()
             headers["Location"] = location
+            headers["Content-Type"] = JSON
             self._write_json(status, headers, body)
 
     def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
-        error, headers = to_service_error(failure, 500), default_headers()
+        error, headers = to_service_error(failure, 500), self._response_headers()
         set_error_headers(headers, error)
-        self._set_cors_headers(headers)
-        self._write_json(error.status, headers, error.body())
+        body, headers["Content-Type"] = error_body(error, self._headers.get("Accept"))
+        self._write_json(error.status, headers, body)
 
-    def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
+    def _response_headers(self) -> HTTPHeaders:
+        headers = default_headers(self._scheme)
+        set_cors_headers(headers, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
+        if self._limit_key:
+            headers.update(self._router.limit.headers(self._limit_key))
+        return headers
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 
     def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        """Write a response whose body is JSON."""
-        headers["Content-Type"] = "application/json"
+        """Write a response whose body is JSON of some kind."""
         headers["Content-Length"] = str(len(body))
         self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
         self._connection.finish()

@@ -1,0 +1,73 @@
+"""A limit on the connections of each address.
+
+A connection counts from its acceptance to its end. One of a trusted proxy carries the requests of many clients: it
+counts for the client of each request, from the head of the request to the end of its response, or to the end of
+the stream or WebSocket that it becomes.
+
+A few connections over the limit are served for one request, which is answered with the reason; more are closed at once.
+
+Threads: event loop only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import protocol
+
+ANSWERED_MAX = 16  # connections of one address over the limit that get an answer
+
+
+class Slot:
+    """One counted connection."""
+
+    __slots__ = ("_release", "refusal")
+
+    def __init__(self, release: Callable[[], None], refusal: protocol.RateLimited | None) -> None:
+        self._release: Callable[[], None] | None = release
+        self.refusal = refusal
+        """The answer to every request on this connection, if it is over the limit."""
+
+    def release(self) -> None:
+        """Count the connection no more; a second call changes nothing."""
+        if self._release is not None:
+            release, self._release = self._release, None
+            release()
+
+
+class ConnectionLimit:
+    """How many connections each address has."""
+
+    def __init__(self, per_address_max: int) -> None:
+        """Limit each address to this number of connections; 0 turns the limit off."""
+        self.is_on = per_address_max > 0
+        self._max = per_address_max
+        self._open: dict[str, int] = {}  # by address, of those with a connection
+        self.refusals = 0
+        """How many connections were over the limit."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def acquire(self, address: str) -> Slot | None:
+        """Count one more connection of an address; None if it is to be closed at once."""
+        number = self._open.get(address, 0) + 1
+        if number > self._max:
+            self.refusals += 1
+        if number > self._max + ANSWERED_MAX:
+            return None
+        self._open[address] = number
+        return Slot(lambda: self._release(address), self.refusal() if number > self._max else None)
+
+    def _release(self, address: str) -> None:
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+
+    def refusal(self) -> protocol.RateLimited:
+        """Return the answer to a request on a connection over the limit."""
+        headers = {
+            "RateLimit-Policy": f'"connections";q={self._max};qu="concurrent-requests"',
+            "RateLimit": '"connections";r=0',
+        }
+        return protocol.RateLimited(f"{self._max} connections are allowed for one address", headers=headers)
