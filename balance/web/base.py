@@ -112,8 +112,7 @@ class JsonHandler(RequestHandler):
     def check_connection(self) -> None:
         """Check that the connection is not one too many of its address. Raises RateLimited."""
         connection: Any = self.request.connection
-        if connection.context.refusal is not None:
-            raise connection.context.refusal
+        connection.context.check_connection()
 
     def find_caller(self) -> Caller:
         """Return the caller of this request. Raises Unauthorized, Forbidden and Unavailable if it is not permitted."""

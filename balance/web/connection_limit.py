@@ -21,12 +21,12 @@ ANSWERED_MAX = 16  # connections of one address over the limit that get an answe
 class Slot:
     """One counted connection."""
 
-    __slots__ = ("_release", "refusal")
+    __slots__ = ("_release", "is_over")
 
-    def __init__(self, release: Callable[[], None], refusal: protocol.RateLimited | None) -> None:
+    def __init__(self, release: Callable[[], None], *, is_over: bool) -> None:
         self._release: Callable[[], None] | None = release
-        self.refusal = refusal
-        """The answer to every request on this connection, if it is over the limit."""
+        self.is_over = is_over
+        """Whether the connection is over the limit."""
 
     def release(self) -> None:
         """Count the connection no more; a second call changes nothing."""
@@ -42,27 +42,27 @@ class ConnectionLimit:
         """Limit each address to this number of connections; 0 turns the limit off."""
         self.is_on = per_address_max > 0
         self._max = per_address_max
-        self._open: dict[str, int] = {}  # by address, of those with a connection
+        self._counts: dict[str, int] = {}  # by address, of those with a connection
         self.refusals = 0
         """How many connections were over the limit."""
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._counts)
 
     def acquire(self, address: str) -> Slot | None:
         """Count one more connection of an address; None if it is to be closed at once."""
-        number = self._open.get(address, 0) + 1
+        number = self._counts.get(address, 0) + 1
         if number > self._max:
             self.refusals += 1
         if number > self._max + ANSWERED_MAX:
             return None
-        self._open[address] = number
-        return Slot(lambda: self._release(address), self.refusal() if number > self._max else None)
+        self._counts[address] = number
+        return Slot(lambda: self._release(address), is_over=number > self._max)
 
     def _release(self, address: str) -> None:
-        self._open[address] -= 1
-        if not self._open[address]:
-            del self._open[address]
+        self._counts[address] -= 1
+        if not self._counts[address]:
+            del self._counts[address]
 
     def refusal(self) -> protocol.RateLimited:
         """Return the answer to a request on a connection over the limit."""

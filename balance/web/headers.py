@@ -15,9 +15,8 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",  # no browser guesses another type
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # a response that is shown runs nothing
     "Cross-Origin-Resource-Policy": "same-origin",  # no foreign page embeds it; does not apply to CORS (Fetch, 3.7)
-    "Referrer-Policy": "no-referrer",
 }
-"""The headers by which a browser protects its user (OWASP REST); the pages have others."""
+"""The headers by which a browser protects its user (OWASP REST). The pages, which have links and scripts, have more."""
 
 
 def default_headers(scheme: str) -> HTTPHeaders:

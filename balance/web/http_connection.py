@@ -154,7 +154,7 @@ class Exchange(HTTP1Connection):
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers, self._max_body_size)
-            is_last = self.context.refusal is not None or not self._can_keep_alive(start_line, headers)
+            is_last = self.context.is_refused or not self._can_keep_alive(start_line, headers)
             self._disconnect_on_finish = is_last
             start_line = normalise_target(start_line, headers)
             check_host_and_query(start_line, headers)

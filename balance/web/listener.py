@@ -26,7 +26,6 @@ from balance.aio.loop_budget import LoopBudget
 from balance.web.connection_limit import ConnectionLimit, Slot
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
-from protocol import RateLimited
 
 DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
@@ -88,8 +87,8 @@ class ConnectionContext(_HTTPRequestContext):
         self._stream = stream
         self._limit = limit
         self._is_of_proxy = self.remote_ip in self.trusted_downstream
-        self.refusal: RateLimited | None = None
-        """The answer to the current request, if its connection is one too many of its address."""
+        self.is_refused = False
+        """Whether the connection of the current request is one too many of its address."""
 
     def begin_connection(self) -> bool:
         """Count a connection of a client; return False if it is to be closed at once."""
@@ -98,8 +97,13 @@ class ConnectionContext(_HTTPRequestContext):
     def _count(self) -> bool:
         slot = self._limit.acquire(to_address(self.remote_ip))
         self._stream.count(slot)
-        self.refusal = self._limit.refusal() if slot is None else slot.refusal
+        self.is_refused = slot is None or slot.is_over
         return slot is not None
+
+    def check_connection(self) -> None:
+        """Check that the connection of the current request is not one too many of its address. Raises RateLimited."""
+        if self.is_refused:
+            raise self._limit.refusal()
 
     def _apply_xheaders(self, headers: HTTPHeaders) -> None:
         """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it, and count its request.
@@ -116,7 +120,7 @@ class ConnectionContext(_HTTPRequestContext):
         """Count a connection of a proxy no more until its next request."""
         if self._is_of_proxy:
             self._stream.count(None)
-            self.refusal = None
+            self.is_refused = False
 
 
 class BudgetedConnection(ServerConnection):
@@ -217,6 +221,6 @@ class HttpListener(HTTPServer):
                 continue
             if not awaited.has_head and exchange._request_start_line is not None:
                 awaited.has_head, awaited.since = True, now
-            head_s_max = self.head_s_max if exchange.context.refusal is None else REFUSED_HEAD_S_MAX
+            head_s_max = REFUSED_HEAD_S_MAX if exchange.context.is_refused else self.head_s_max
             if now - awaited.since > (self.body_s_max if awaited.has_head else head_s_max):
                 exchange.time_out()

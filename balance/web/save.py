@@ -144,8 +144,7 @@ class SaveRequest(HTTPMessageDelegate):
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
-        if self._context.refusal is not None:
-            raise self._context.refusal
+        self._context.check_connection()
         authenticator = self._router.authenticator
         credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
         caller = authenticator.admit(credential, Operation.SAVE, self._context.remote_ip)

@@ -237,7 +237,7 @@ async def test_a_connection_over_the_limit_is_answered_and_closed(make_service: 
         assert (await clients[0].call("balance:update", UPDATE))[0]["success"]
         assert await save_from(service, OTHER) == 201
         await clients.pop().close()
-        await until(lambda: limit._open.get("127.0.0.1") == 3)
+        await until(lambda: limit._counts.get("127.0.0.1") == 3)
         clients.append(await SocketClient.connect(service.url))
     for client in clients:
         await client.close()
@@ -250,12 +250,12 @@ async def test_connections_far_over_the_limit_are_closed_at_once_and_silent_ones
     service = await make_service(connections_per_address_max=4)
     limit = service.app._http._connection_limit
     held = [await Connection.open(service.port) for _ in range(4 + ANSWERED_MAX)]
-    await until(lambda: limit._open.get("127.0.0.1") == 4 + ANSWERED_MAX)
+    await until(lambda: limit._counts.get("127.0.0.1") == 4 + ANSWERED_MAX)
     async with Connection.to(service.port) as more:
         assert await more.read_rest() == b""
     assert await save_from(service, OTHER) == 201
     monkeypatch.setattr(listener, "REFUSED_HEAD_S_MAX", 0.0)
-    await until(lambda: limit._open.get("127.0.0.1") == 4)
+    await until(lambda: limit._counts.get("127.0.0.1") == 4)
     assert (await held[0].ask("GET", LATEST)).status == 200
     for one in held:
         await one.close()
@@ -270,7 +270,7 @@ async def test_a_connection_of_a_proxy_counts_for_the_client_of_its_request(make
         assert (await proxy.ask("GET", LATEST, X_Forwarded_For="192.0.2.7")).status == 200
         await until(lambda: not len(limit))
         client = await SocketClient.connect(service.url, headers=real)
-        assert limit._open == {"192.0.2.7": 1}
+        assert limit._counts == {"192.0.2.7": 1}
         refused = await proxy.ask("GET", LATEST, X_Forwarded_For="192.0.2.7")
         check_limited(refused, "1 connections are allowed for one address")
         assert (await second.ask("GET", LATEST, X_Forwarded_For="192.0.2.8")).status == 200, "the proxy serves others"

@@ -50,7 +50,6 @@ def check_headers(headers: HTTPHeaders) -> None:
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    assert headers["Referrer-Policy"] == "no-referrer"
     assert "Strict-Transport-Security" not in headers
     assert "Server" not in headers
 

@@ -74,7 +74,7 @@ NAMES: dict[type, set[str]] = {
         "_write_buffer",
     },
     HTTPServer: {"_connections", "_handle_connection", "_handlers", "_sockets", "conn_params"},
-    _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},
+    _HTTPRequestContext: {"_apply_xheaders"},
 }
 # By module: private functions and classes that are imported.
 IMPORTED = {"tornado.httpserver": {"_HTTPRequestContext"}, "tornado.util": {"_websocket_mask"}}
