@@ -36,3 +36,7 @@ lock *arguments:
 # write protocol/types.d.ts from the schemas and the table of events
 types:
     {{python}} -m tests.support.typescript
+
+# write the alert rules, the dashboard and the list of docs/monitoring/ from the table of metrics
+monitoring:
+    {{python}} -m tests.support.monitoring

@@ -18,29 +18,34 @@ from contextlib import suppress
 from tornado.web import Application
 
 import protocol
-from balance.access.authenticator import Authenticator
 from balance.access.refresh import AccessRefresh
 from balance.access.setup import check_closed, make_authenticator
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
+from balance.aio.loop_lag import LoopLag
 from balance.config import Config
 from balance.database import Database
 from balance.feed.feed import Feed
 from balance.feed.tail import Tail
 from balance.feed.writer import Writer
-from balance.host_names import is_loopback
+from balance.health import Health
+from balance.metrics.collector import MEDIA_TYPE, Metrics
+from balance.metrics.table import Parts
 from balance.rate_limit import RateLimits
-from balance.realtime import Engine, EngineHandler, EventHandlers, SocketServer, Watchers
+from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
+from balance.realtime.build import make_engine, make_socket_server
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
+from balance.web.build import make_policies
 from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
+from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.snapshots import (
@@ -56,13 +61,24 @@ from balance.web.ticket import TicketHandler
 from balance.web.watcher_limit import WatcherLimit
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM, TICKET
+from protocol.operations import (
+    ASYNCAPI,
+    CONTRACT,
+    DOCS,
+    FEED,
+    HEALTHZ,
+    LATEST,
+    LIVEZ,
+    METRICS,
+    OPENAPI,
+    READYZ,
+    SNAPSHOTS,
+    STREAM,
+    TICKET,
+    VERSION_PATH,
+)
 
 log = logging.getLogger("balance.app")
-
-# The libraries log payloads, which are balances, at INFO; and each gets a handler of its own unless given a logger.
-library_log = logging.getLogger("balance.library")
-library_log.setLevel(logging.ERROR)
 
 RETRY_S = 0.25  # between two attempts to open a database that was not available at the start
 
@@ -75,16 +91,15 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
-        engine = _engine(config)
+        engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
-        self.feed = Feed(database.feed_store, tail, database.replay_executor, read_ms_max=config.read_ms_max)
+        self.feed = Feed(
+            database.feed_store, tail, database.replay_executor, database.read_executor, read_ms_max=config.read_ms_max
+        )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed,
-            self._budget,
-            stream_s_max=config.stream_s_max,
-            unsent_bytes_max=config.watcher_unsent_bytes_max,
+            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -104,6 +119,7 @@ class App:
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )
+        self.health = Health(self.service, self.writer, tail, database, statement_ms_max=config.statement_ms_max)
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._long_polls = LongPolls(self._poll_limiter)
@@ -113,19 +129,39 @@ class App:
         self.authenticator = make_authenticator(config, self.rate_limits.failed_logins)
         watched = (self.watchers, self.streams, self._long_polls)
         self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
-        events = EventHandlers(self.service, self.watchers, self.rate_limits.saves)
-        self.server = _socket_server(config, engine, events, self.authenticator)
-        self._http = self._listener()
+        handlers = EventHandlers(self.service, self.watchers, self.rate_limits.saves)
+        self.server = make_socket_server(config, engine, handlers, self.authenticator)
+        self._loop_lag = LoopLag()
+        self.metrics = self._metrics(engine, tail)
+        self._http = self._listener(*make_policies(config))
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
-    def _listener(self) -> HttpListener:
-        config, (hosts, origins) = self._config, _policies(self._config)
-        application, saves, limit = self._routes(hosts, origins), self.service, self.rate_limits.saves
-        router_parts = (application, saves, self.authenticator, hosts, origins, self._budget, limit)
+    def _metrics(self, engine: Engine, tail: Tail) -> Metrics:
+        return Metrics(
+            Parts(
+                config=self._config,
+                pool=self.database.pool,
+                service=self.service,
+                writer=self.writer,
+                feed=self.feed,
+                tail=tail,
+                engine=engine,
+                watchers=self.watchers,
+                streams=self.streams,
+                long_polls=self._poll_limiter,
+                health=self.health,
+                loop_lag=self._loop_lag,
+            )
+        )
+
+    def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:
+        config, application = self._config, self._routes(hosts, origins)
+        parts = (self.service, self.authenticator, hosts, origins, self._budget, self.rate_limits.saves)
         return HttpListener(
-            SaveRouter(*router_parts, body_bytes_max=config.body_bytes_max),
+            SaveRouter(application, *parts, body_bytes_max=config.body_bytes_max),
             budget=self._budget,
+            refusals=self.service.refusals,
             connection_limit=ConnectionLimit(config.connections_per_address_max),
             xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
@@ -159,6 +195,7 @@ class App:
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
         docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+        of_health = {**common, "health": self.health}
         return Application(
             [
                 (HostNotServed(hosts, self.authenticator), MisdirectedHandler, common),
@@ -173,11 +210,18 @@ class App:
                 (re.escape(OPENAPI), DocumentHandler, contract),
                 (re.escape(ASYNCAPI), DocumentHandler, contract),
                 (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+                ("/", RootHandler, of_health),
+                (LIVEZ, LiveHandler, of_health),
+                (READYZ, ReadyHandler, of_health),
+                (HEALTHZ, ReadyHandler, of_health),
+                (VERSION_PATH, VersionHandler, of_health),
+                (METRICS, MetricsHandler, {**of_documents, "scrape": self.metrics.scrape, "media_type": MEDIA_TYPE}),
                 (r"\*", ServerHandler, common),
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
             log_function=log_request,
+            refusals=self.service.refusals,
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
         )
@@ -197,6 +241,7 @@ class App:
         self.server.eio.start()
         self.streams.start()
         self._refresh.start()
+        self._loop_lag.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -229,11 +274,18 @@ class App:
                 log.warning("the database cannot be used: %s", error)
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what is in flight, end each stream and WebSocket, then close the database."""
+        """Be not ready for a while, then stop.
+
+        Accept nothing more, answer what is in flight, end each stream and WebSocket, and close the database.
+        """
         loop = asyncio.get_running_loop()
+        self.health.stop()
+        if self.service.life is Life.RUNNING:
+            await asyncio.sleep(self._config.shutdown_delay_ms / 1000)
         deadline = loop.time() + self._config.shutdown_ms_max / 1000
         self._http.stop()
         self._refresh.stop()
+        self._loop_lag.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())
@@ -246,50 +298,3 @@ class App:
         except TimeoutError:
             log.warning("some connections did not close")
         await self.database.close()
-
-
-def _policies(config: Config) -> tuple[HostPolicy, OriginPolicy]:
-    """Return which hosts are served, and which web pages may call."""
-    # The start line has the address of `--host`, so it is served too.
-    hosts = HostPolicy((*config.hosts, config.host.lower().removesuffix(".")))
-    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
-    for_own_machine = is_loopback(config.host) and not config.trusted_proxies
-    origins = OriginPolicy(config.cors_origins, for_own_machine=for_own_machine)
-    return hosts, origins
-
-
-def _engine(config: Config) -> Engine:
-    return Engine(
-        watcher_unsent_bytes_max=config.watcher_unsent_bytes_max,
-        connect_ms_max=config.connect_ms_max,
-        async_mode="tornado",
-        async_handlers=False,  # the packets of a client are handled in order
-        json=protocol,  # exact numbers, and no NaN
-        ping_interval=config.ping_interval_s,
-        ping_timeout=config.ping_timeout_s,
-        max_http_buffer_size=config.frame_bytes_max,
-        transports=["polling", "websocket"],
-        allow_upgrades=True,
-        http_compression=False,  # events are small
-        cookie=None,
-        cors_allowed_origins=[],  # `cors.OriginPolicy` decides, for both transports and for REST alike
-        cors_credentials=False,
-        monitor_clients=False,  # `Engine` has a sweep of its own
-        logger=library_log,
-    )
-
-
-def _socket_server(
-    config: Config, engine: Engine, handlers: EventHandlers, authenticator: Authenticator
-) -> SocketServer:
-    return SocketServer(
-        engine,
-        handlers,
-        authenticator,
-        body_bytes_max=config.body_bytes_max,
-        updates_in_flight_max=config.updates_in_flight_max,
-        json=protocol,
-        always_connect=False,  # the first packet to a client accepts or refuses its CONNECT
-        namespaces=[protocol.NAMESPACE],
-        logger=library_log,
-    )

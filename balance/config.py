@@ -98,6 +98,9 @@ class Config:
     )
     ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "time to wait for the answer to a heartbeat", 1, 3_600)
     connect_ms_max: int = setting(10_000, "time from the handshake to the Socket.IO CONNECT", 100, 600_000)
+    shutdown_delay_ms: int = setting(
+        0, "time at a stop in which /readyz is 503 and everything is still served, for a balancer to notice", 0, 600_000
+    )
     shutdown_ms_max: int = setting(8_000, "time to answer the requests in flight at a stop", 0, 600_000)
 
     def __post_init__(self) -> None:

@@ -28,7 +28,8 @@ class Database:
 
     def __init__(self, config: Config, url: str, outage: Outage) -> None:
         """Open nothing yet. Raises DatabaseError for an invalid `url`."""
-        pool = Pool(
+        self.outage = outage
+        self.pool = pool = Pool(
             url,
             pool_max=config.pool_max,
             pool_wait_ms_max=config.pool_wait_ms_max,
@@ -42,6 +43,11 @@ class Database:
         self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
         self._threads = self.write_thread, self.tail_thread
         self._executors = self.read_executor, self.replay_executor
+
+    @property
+    def threads_are_alive(self) -> bool:
+        """Whether the threads that save and follow the feed run."""
+        return all(thread.is_alive for thread in self._threads)
 
     def start(self) -> None:
         """Start the threads."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import protocol
+
 NO_TAG = "0" * 8  # of seq 0, which no snapshot has
-SEQ_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
-TOKEN = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):(0|[1-9][0-9]{0,15}):([0-9a-f]{8})")
+TOKEN = re.compile(protocol.schema("position_token")["pattern"])
 
 
 class Position(NamedTuple):
@@ -48,8 +49,8 @@ def to_token(epoch: str, seq: int, tag: str) -> str:
 
 
 def parse_token(text: str) -> ClaimedPosition:
-    """Read what `to_token` wrote. Raises ValueError with the reason."""
-    found = TOKEN.fullmatch(text)
-    if found is None or int(found[2]) > SEQ_MAX:
-        raise ValueError("is not a position: <epoch>:<seq>:<tag>")
-    return ClaimedPosition(found[1], int(found[2]), found[3])
+    """Read what `to_token` wrote. Raises ValueError for any text that schemas/position_token.json does not accept."""
+    if not TOKEN.fullmatch(text):
+        raise ValueError("not a position")
+    epoch, seq, tag = text.split(":")
+    return ClaimedPosition(epoch, int(seq), tag)

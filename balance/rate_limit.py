@@ -26,14 +26,12 @@ ENTRIES_MIN = 1_024  # from which on full buckets are searched for
 class RateLimit:
     """How often each key may do one thing."""
 
-    __slots__ = ("_entries_max", "_full_at", "_interval", "_per_s", "_reason", "_what", "clock", "is_on", "refusals")
+    __slots__ = ("_entries_max", "_full_at", "_interval", "_per_s", "_reason", "_what", "clock", "is_on")
 
     def __init__(self, what: str, per_s: int, reason: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Limit `what`, the name of the policy, to `per_s` a second, 0 for no limit; `reason` goes to a client."""
         self.is_on = per_s > 0
         self.clock = clock
-        self.refusals = 0
-        """How often something was refused."""
         self._what = what
         self._per_s = per_s
         self._reason = reason
@@ -77,7 +75,6 @@ class RateLimit:
 
     def _refusal(self, full_in: float) -> protocol.RateLimited:
         """Return the error for one that would make a bucket full in `full_in` seconds, later than it may be."""
-        self.refusals += 1
         wait_s = max(ceil(full_in - BURST_S - ROUNDING_S), 1)
         return protocol.RateLimited(
             f"{self._per_s} {self._reason}", wait_s=wait_s, headers=self._headers(full_in - self._interval)

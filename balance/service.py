@@ -28,6 +28,7 @@ from balance.feed.feed import NOT_STARTED, Feed
 from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
 from balance.ids import uuid7
+from balance.refusals import Refusals
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import Head
@@ -93,6 +94,11 @@ class Service:
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
         """Each read holds a slot, from the request to the last byte of the reply."""
         self.read_s_max = read_ms_max / 1000
+        self.saved = 0
+        """The updates that were acknowledged, without those that were saved before."""
+        self.duplicates = 0
+        """The updates that were acknowledged and had been saved before."""
+        self.refusals = Refusals()
 
     def start(self, head: Head) -> None:
         """Begin to save and read; publish the snapshots after `head`."""
@@ -130,7 +136,11 @@ class Service:
         except StoreUnavailable as error:
             # `pending` keeps it: with its traceback, which refers to `pending`, also the client.
             raise protocol.Unavailable(str(error)) from error.with_traceback(None)
-        if saved.duplicate and not saved.snapshot.has_same_content(pending.snapshot):
+        if not saved.duplicate:
+            self.saved += 1
+        elif saved.snapshot.has_same_content(pending.snapshot):
+            self.duplicates += 1
+        else:
             raise protocol.Conflict("another snapshot has this id", "id")
         return saved
 

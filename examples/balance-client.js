@@ -5,8 +5,9 @@
 //   node balance-client.js                               makes a reading every 5 seconds, until Ctrl-C
 //   node balance-client.js --count 3 --interval 1000     makes three readings, a second apart, and exits
 //
-// BALANCE_URL is the address of the server; the default is a server on this machine. `--folder` (default: balance-state)
-// has the two files that survive a restart: readings.jsonl and position.json. Each process needs a folder of its own.
+// BALANCE_URL is the address of the server; the default is a server on this machine. BALANCE_TOKEN is the token, if the
+// server needs one. `--folder` (default: balance-state) has the two files that survive a restart: readings.jsonl and
+// position.json. Each process needs a folder of its own.
 // The exit status is 0 if every reading was saved, and 1 if the server rejected one. To report your own balances, replace
 // `readBalances`; to use those of others, replace `handle`.
 'use strict';
@@ -152,7 +153,7 @@ function resume() {
 // The library reconnects by itself: first after about a second, later every 5 seconds.
 const socket = io(process.env.BALANCE_URL || 'http://127.0.0.1:3000', {
   path: '/api/socket.io',
-  auth: (give) => give(position ?? {}), // asked before each connection, so that it is the newest
+  auth: (give) => give({ ...position, token: process.env.BALANCE_TOKEN }), // asked before each connection, so that it is the newest
   // Each reading is saved exactly once. The client sends it again until the server has answered, also after a
   // lost connection. The server saves an `id` only once, so that sending it again is safe. `retries` needs
   // `ackTimeout`: without it, this library treats every answer as a failure. The server answers within 5

@@ -5,8 +5,9 @@ no snapshot, also when the server, the network or this program itself is away fo
     python balance_client.py                            # makes a reading every 5 seconds, until Ctrl-C
     python balance_client.py --count 3 --interval 1000  # makes three readings, a second apart, and exits
 
-BALANCE_URL is the address of the server; the default is a server on this machine. `--folder` (default: balance-state)
-has the two files that survive a restart: readings.jsonl and position.json. Each process needs a folder of its own.
+BALANCE_URL is the address of the server; the default is a server on this machine. BALANCE_TOKEN is the token, if the
+server needs one. `--folder` (default: balance-state) has the two files that survive a restart: readings.jsonl and
+position.json. Each process needs a folder of its own.
 The exit status is 0 if every reading was saved, and 1 if the server rejected one. To report your own balances, replace
 `read_balances`; to use those of others, replace `handle`.
 """
@@ -27,6 +28,7 @@ import aiohttp
 import socketio
 
 URL = os.environ.get("BALANCE_URL", "http://127.0.0.1:3000")
+TOKEN = {"token": os.environ["BALANCE_TOKEN"]} if "BALANCE_TOKEN" in os.environ else {}
 ANSWER_S = 6  # the server answers within 5 seconds, so that no answer is on its way after 6
 PING_S = 30
 RECONNECT_S = 1
@@ -122,7 +124,7 @@ class Bot:
                     # Without polling: after a restart of the server a polling client does not connect again.
                     await self._sio.connect(
                         URL,
-                        auth=self._position,
+                        auth={**(self._position or {}), **TOKEN},
                         transports=["websocket"],
                         socketio_path="/api/socket.io",
                         wait_timeout=10,

@@ -3,7 +3,9 @@
 const { io } = require('socket.io-client');
 
 const url = process.env.BALANCE_URL || 'http://127.0.0.1:3000';
-const socket = io(url, { path: '/api/socket.io', auth: { recovery: true } });
+const token = process.env.BALANCE_TOKEN; // if the server needs one
+const headers = token ? { Authorization: `Bearer ${token}` } : {};
+const socket = io(url, { path: '/api/socket.io', auth: { recovery: true, token } });
 let last;
 let handled = Promise.resolve(); // one event after the other
 
@@ -18,7 +20,7 @@ async function handleConnected({ seq, epoch, recovered, reason, goodUntil }) {
   if (last !== undefined) console.log(`lost: ${reason}, going on after ${goodUntil ?? seq}`);
   last = last === undefined ? seq : (goodUntil ?? seq);
   while (last < seq) {
-    const page = await (await fetch(`${url}/api/balance/feed?after=${last}&epoch=${epoch}`)).json();
+    const page = await (await fetch(`${url}/api/balance/feed?after=${last}&epoch=${epoch}`, { headers })).json();
     page.data.filter((snapshot) => snapshot.seq <= seq).forEach(handle);
   }
 }

@@ -6,15 +6,17 @@ import sys
 import time
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 url = os.environ.get("BALANCE_URL", "http://127.0.0.1:3000")
+token = os.environ.get("BALANCE_TOKEN")
+headers = {"Authorization": f"Bearer {token}"} if token else {}  # if the server needs one
 file = Path(sys.argv[1])
 position = json.loads(file.read_text()) if file.exists() else {"last": 0, "epoch": ""}
 while True:
     try:
         query = f"after={position['last']}&epoch={position['epoch']}" if position["last"] else "after=0"
-        page = json.load(urlopen(f"{url}/api/balance/feed?wait=30&{query}", timeout=60))
+        page = json.load(urlopen(Request(f"{url}/api/balance/feed?wait=30&{query}", headers=headers), timeout=60))
     except OSError as error:
         time.sleep(1)
         if isinstance(error, HTTPError) and error.code in (409, 410):

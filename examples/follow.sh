@@ -2,11 +2,13 @@
 # Prints every snapshot by server-sent events, from the position in a file: sh follow.sh position
 url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream
 file=$1
+# By a file of options: an argument would be visible in the list of processes.
+token() { [ -z "$BALANCE_TOKEN" ] || printf 'header = "Authorization: Bearer %s"\n' "$BALANCE_TOKEN"; }
 store() { printf '%s' "$1" >"$file.tmp" && mv "$file.tmp" "$file"; }
 while :; do
   rm -f "$file.pipe" && mkfifo "$file.pipe" # a new one, which a curl of before does not write to
   # A quiet stream has a ping every 15 s: one that is silent for longer is lost.
-  curl -fsN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" >"$file.pipe" &
+  token | curl -K - -fsN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" >"$file.pipe" &
   while IFS= read -r line; do
     case $line in
       'id: '*) id=${line#id: } ;;

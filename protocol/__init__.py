@@ -47,7 +47,8 @@ from protocol.events import (
     SOCKET_PATH,
     Event,
 )
-from protocol.operations import OPERATIONS, Operation
+from protocol.operation import Operation
+from protocol.operations import OPERATIONS
 from protocol.plain_update import ValidatedUpdate, decode_update
 from protocol.registry import names, schema
 

@@ -19,7 +19,8 @@ from protocol.asyncapi import asyncapi
 from protocol.bundle import bundle
 from protocol.limits import DEFAULT, Limits
 from protocol.openapi import openapi
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, JSON, OPENAPI, SCHEMA_JSON, TEXT
+from protocol.operation import JSON
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI, SCHEMA_JSON, TEXT
 
 VERSION = "v1"
 """The version of the contract, which is in the path of every `$id`."""

@@ -9,6 +9,7 @@ from typing import Any
 from protocol import bundle, registry
 from protocol.errors import RateLimited, ServiceError, Unauthorized
 from protocol.limits import Limits
+from protocol.operation import Operation, Response
 from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
@@ -18,8 +19,6 @@ from protocol.operations import (
     OPERATIONS,
     PROBLEM,
     TEXT,
-    Operation,
-    Response,
 )
 
 Json = dict[str, Any]

@@ -6,9 +6,7 @@ this table, and the tests compare every response of the server with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from protocol import codec, registry
 from protocol.errors import (
@@ -26,11 +24,11 @@ from protocol.errors import (
     PositionUnknown,
     RateLimited,
     RequestTimeout,
-    ServiceError,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
+from protocol.operation import JSON, Operation, Response
 
 SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
@@ -43,55 +41,14 @@ OPENAPI = "/api/openapi.json"
 ASYNCAPI = "/api/asyncapi.json"
 DOCS = "/api/docs"
 """The documentation page."""
+LIVEZ, READYZ, HEALTHZ = "/livez", "/readyz", "/healthz"
+VERSION_PATH = "/version"
+METRICS = "/metrics"
 
-JSON = "application/json"
 PROBLEM = "application/problem+json"  # RFC 9457
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One successful response of an operation."""
-
-    description: str
-    """One sentence, for a person."""
-    schema: str | None = None
-    """The name of the schema of the body; None if the body has none."""
-    media_type: str = JSON
-    """The media type of the body; empty if there is no body."""
-    example: object = None
-    """A body; None if the examples of the schema are the right ones."""
-    headers: tuple[str, ...] = ()
-    """The headers that matter to a client; `HEADERS` describes them."""
-    events: Mapping[str, str] = field(default_factory=dict)
-    """Of an event stream: the name of the schema of the data of each event."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation of REST."""
-
-    id: str
-    """Its name in code that is generated from the contract."""
-    method: Literal["GET", "POST"]
-    """Every GET operation also accepts HEAD."""
-    path: str
-    """Its path, with `{name}` for each parameter."""
-    summary: str
-    """What it does, in a few words, for a person."""
-    description: str
-    """What else its caller should know, in sentences."""
-    responses: Mapping[int, Response]
-    """The successful responses, by HTTP status."""
-    errors: tuple[type[ServiceError], ...]
-    """The errors with which it may fail; the body is then an `error_reply`."""
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    """By location (path, query, header): the name of the schema whose properties are the parameters there."""
-    body: str | None = None
-    """The name of the schema of the request body."""
-
 
 HEADERS: dict[str, str] = {
     "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
@@ -134,6 +91,25 @@ def _document(id_: str, path: str, summary: str, found: Response, **more: Any) -
     description = "Any web page may read it. A request with If-None-Match gets the document only if it has changed."
     return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
 
+
+def _probe(id_: str, path: str, summary: str, description: str, example: str) -> Operation:
+    """Describe a question about the health of the process."""
+    body = {"success": True, "data": {"status": example}}
+    errors = (InvalidPayload, Forbidden, *_HEAD, Unavailable, InternalError)
+    yes = Response("Yes.", "health_reply", JSON, body)
+    return Operation(id_, "GET", path, summary, description, {200: yes}, errors)
+
+
+_READY = (
+    "503 with the reasons while the database has not been opened yet, cannot be reached or cannot be read, while an "
+    "update waits for too long, while a commit waits for a standby, and when the server is stopping. A balancer sends "
+    "requests to a server that is ready."
+)
+_METRICS = """\
+# HELP balance_database_up 1 if the database can be reached and read
+# TYPE balance_database_up gauge
+balance_database_up 1.0
+"""
 
 OPERATIONS: dict[str, Operation] = {
     operation.id: operation
@@ -275,6 +251,33 @@ OPERATIONS: dict[str, Operation] = {
             ASYNCAPI,
             "Get the AsyncAPI document of Socket.IO",
             Response("An AsyncAPI 3.0 document.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
+        ),
+        _probe(
+            "getLive",
+            LIVEZ,
+            "Ask whether the process works",
+            "503 only if nothing but a restart would help. It does not depend on the database.",
+            "live",
+        ),
+        _probe("getReady", READYZ, "Ask whether requests can be served now", _READY, "ready"),
+        _probe("getHealth", HEALTHZ, "Ask the same as /readyz", _READY, "ready"),
+        Operation(
+            "getVersion",
+            "GET",
+            VERSION_PATH,
+            "Get the version that runs",
+            "The versions of the service and of the contract.",
+            {200: Response("The versions.", "version_reply")},
+            (InvalidPayload, Forbidden, *_HEAD, InternalError),
+        ),
+        Operation(
+            "getMetrics",
+            "GET",
+            METRICS,
+            "Get the metrics for Prometheus",
+            "The text format of Prometheus. Needs the permission to read metrics.",
+            {200: Response("The metrics.", None, TEXT, _METRICS)},
+            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
         ),
     )
 }

@@ -346,6 +346,10 @@ export interface ErrorReply {
    * In connect_error only, of a temporary error: the seconds to wait. REST has the header Retry-After.
    */
   retryAfter?: number;
+  /**
+   * With unavailable, of /livez and /readyz: everything that is wrong.
+   */
+  reasons?: HealthProblem[];
 }
 
 /**
@@ -455,6 +459,44 @@ export interface GetReply {
    * The snapshot.
    */
   data: Snapshot;
+}
+
+/**
+ * Why a server is not live or not ready.
+ */
+export interface HealthProblem {
+  /**
+   * What was checked: database, migrations, writer, standby or stopping. Others may be added.
+   */
+  check: string;
+  /**
+   * What is wrong, for a person.
+   */
+  reason: string;
+}
+
+/**
+ * The response to GET /livez, /readyz and /healthz of a server that is live or ready.
+ */
+export interface HealthReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The state of the server.
+   */
+  data: HealthState;
+}
+
+/**
+ * The state of a server.
+ */
+export interface HealthState {
+  /**
+   * live for /livez, ready for /readyz and /healthz.
+   */
+  status: string;
 }
 
 /**
@@ -637,7 +679,7 @@ export interface Pong {
 export type PositionReason = "other_feed" | "diverged" | "ahead" | "pruned";
 
 /**
- * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros.
+ * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros. The pattern admits a seq up to 2^53 - 1, the maximum of `after`.
  */
 export type PositionToken = string;
 
@@ -839,7 +881,7 @@ export interface StreamPing {
    */
   timestamp: UtcTimestamp;
   /**
-   * The seq of the last saved snapshot; 0 if there is none.
+   * The seq up to which everything was sent on this stream: that of the last saved snapshot, or during a replay the seq that it has reached. It is not a position to resume from.
    */
   seq: number;
 }
@@ -918,6 +960,34 @@ export type UtcTimestamp = string;
  * A UUID of any version, written 8-4-4-4-12 (RFC 9562). Upper and lower case are accepted; the server sends lower case.
  */
 export type Uuid = string;
+
+/**
+ * The response to GET /version.
+ */
+export interface VersionReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The versions.
+   */
+  data: Versions;
+}
+
+/**
+ * The versions of a server.
+ */
+export interface Versions {
+  /**
+   * That of the service.
+   */
+  version: string;
+  /**
+   * That of the contract.
+   */
+  contract: string;
+}
 
 /**
  * The events that a client may send, with a required callback, so that `emitWithAck` returns a promise of the reply by

@@ -103,6 +103,13 @@ def template(postgres: str) -> Iterator[str]:
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def shared_database(postgres: str, template: str) -> Iterator[Database]:
+    """Make a migrated database for the tests of one module, which empty it: another for each test takes longer."""
+    with temporary_database(postgres, template) as one:
+        yield one
+
+
 @pytest.fixture
 def database(postgres: str, template: str) -> Iterator[Database]:
     """Make a migrated database for one test."""

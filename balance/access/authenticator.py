@@ -166,7 +166,7 @@ class Authenticator:
         Raises Unauthorized, Forbidden, RateLimited, and Unavailable while it is not known yet whether a credential is
         needed.
         """
-        caller = self.authenticate(credential, ip)
+        caller = self.anonymous if self.ignores_credentials else self.authenticate(credential, ip)
         if caller is ANONYMOUS and not self._is_ready and operation not in PERMISSIONS[Role.ANONYMOUS]:
             raise protocol.Unavailable("the tokens are not available yet")
         authorize(caller.role, operation)
@@ -175,7 +175,7 @@ class Authenticator:
     def fault(self, caller: Caller) -> protocol.Unauthorized | None:
         """Return why what was opened for a caller must end: its credential is revoked or has expired; None if not."""
         if not caller.has_credential:
-            return protocol.Unauthorized() if caller is not self.anonymous else None
+            return None if caller is ANYONE and not self.is_closed else protocol.Unauthorized()
         if caller.token_id:
             token = self._by_id.get(caller.token_id)
             if token is None or token.is_revoked:

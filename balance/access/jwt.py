@@ -128,10 +128,12 @@ class JwtVerifier:
             return self._read_file(Path(self._settings.source))
         if now - self._read_at < (READ_AGAIN_S if self._wants_keys else READ_URL_S):
             return None
-        self._read_at, self._wants_keys = now, False
+        self._read_at = now
         request = Request(self._settings.source, headers={"Accept": "application/jwk-set+json, application/json"})
         with urlopen(request, timeout=FETCH_S_MAX) as answer:
-            return parse_keys(answer.read(KEYS_BYTES_MAX))
+            keys = parse_keys(answer.read(KEYS_BYTES_MAX))
+        self._wants_keys = False
+        return keys
 
     def _read_file(self, path: Path) -> Keys | None:
         status = path.stat()

@@ -76,7 +76,7 @@ class AccessRefresh:
                 pass  # `outage` has logged it; the tokens that are known stay
             except Exception:
                 log.exception("the tokens could not be read")
-            for one in self._watched:
+            for one in () if self._authenticator.ignores_credentials else self._watched:
                 one.end_unauthorized(self._authenticator)
 
     def _used(self) -> list[str]:

@@ -58,6 +58,11 @@ class WorkerThread:
         self._loop.add_reader(self._deliveries_reader, self._deliver_one)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def submit(self, call: Callable[[], None]) -> None:
         """Have the thread make a call; after `stop` it is not made."""
         if not self._is_stopping:  # the descriptor is closed soon, and may then be that of a client's connection

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from balance.aio.threads import WorkerThread
@@ -40,6 +41,8 @@ class Batch(NamedTuple):
 
     saves: list[PendingSave]
     outcome: Appended | Exception
+    seconds: float
+    """The time that the store took."""
 
 
 class Batcher:
@@ -60,6 +63,7 @@ class Batcher:
         self._is_idle = True  # whether the write thread appends no batch, and was not asked to cut one
         self._in_flight = 0  # batches that `on_batch` has not been called with
         self._lock = threading.Lock()
+        self._append_since: float | None = None  # when the append that runs now was begun
 
     def submit(self, save: PendingSave) -> None:
         """Queue a save for the next batch. The caller calls `start_next`; a batch that is large enough starts now."""
@@ -81,6 +85,12 @@ class Batcher:
     def has_in_flight(self) -> bool:
         """Return whether there is a batch that may be committed and that `on_batch` has not been called with."""
         return self._in_flight > 0  # one step, so without the lock
+
+    @property
+    def append_s(self) -> float:
+        """The time for which the append that runs now has lasted; 0 if none does."""
+        since = self._append_since
+        return 0.0 if since is None else perf_counter() - since
 
     def discard_done(self) -> None:
         """Discard the saves at the front that are done, so that they no longer count as pending."""
@@ -111,13 +121,18 @@ class Batcher:
     def _append(self, saves: list[PendingSave]) -> Batch | None:
         if not saves:
             return None
+        started = self._append_since = perf_counter()
+        outcome: Appended | Exception
         try:
-            return Batch(saves, self._store.append([save.snapshot for save in saves]))
+            outcome = self._store.append([save.snapshot for save in saves])
         except Exception as error:
-            if len(saves) == 1 or isinstance(error, StoreUnavailable):
-                return Batch(saves, error)
-            self._requeue_singly(saves)  # the others must not fail with the one that the database refuses
-            return None
+            if len(saves) > 1 and not isinstance(error, StoreUnavailable):
+                self._requeue_singly(saves)  # the others must not fail with the one that the database refuses
+                return None
+            outcome = error
+        finally:
+            self._append_since = None
+        return Batch(saves, outcome, perf_counter() - started)
 
     def _cut(self) -> list[PendingSave]:
         with self._lock:

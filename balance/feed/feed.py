@@ -12,16 +12,17 @@ Life cycle: `drain()` at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
 from balance.feed.listeners import FeedListener
-from balance.feed.replay import Encoder, PageStore, Replay, ReplayBroken
+from balance.feed.replay import PageStore, Receiver, Replay, ReplayBroken
+from balance.feed.resumption import Resumption, Resumptions, reason_of
 from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
@@ -29,7 +30,6 @@ from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import Head, Latest, PositionFacts
 
 T = TypeVar("T")
-Reason = Literal["other_feed", "diverged", "ahead", "pruned"]
 
 NOT_STARTED = "the database is not there yet"
 ATTEMPTS = 3  # to find out about a position while the epoch changes
@@ -43,31 +43,6 @@ class FeedReader(PageStore, Protocol):
     def look_up(self, claimed: ClaimedPosition) -> PositionFacts: ...
 
     def latest(self, limit: int, heard_s: int | None) -> Latest: ...
-
-
-class Resumption(NamedTuple):
-    """Whether the position of a client is good, and where sending begins."""
-
-    recovered: bool
-    """Whether everything after the position follows; otherwise the live tail begins at the head."""
-    position: Position
-    """Where sending begins: the client's `seq` in the current epoch if it is recovered, otherwise the head."""
-    tag: str
-    """The tag of the snapshot at `position`, for a token of it."""
-    head: Position
-    """The end of the feed; a client that is recovered is caught up when it has received this."""
-    reason: Reason | None = None
-    """Why a position is not good (schemas/position_reason.json)."""
-    good_until: int | None = None
-    """The last `seq` up to which what the client has seen is part of this feed, where known."""
-    first: int | None = None
-    """The first `seq` that is still there, if the position is pruned."""
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the part of the event `connected` that each transport has (schemas/stream_connected.json)."""
-        connected = {"seq": self.head.seq, "epoch": self.head.epoch, "recovered": self.recovered}
-        why = {"reason": self.reason, "goodUntil": self.good_until}
-        return connected | {name: value for name, value in why.items() if value is not None}
 
 
 class FeedSlice(NamedTuple):
@@ -85,20 +60,35 @@ class FeedSlice(NamedTuple):
 class Feed:
     """The feed of one database, as this process follows it."""
 
-    def __init__(self, store: FeedReader, tail: Tail, executor: Executor, *, read_ms_max: int) -> None:
-        """Read with the threads of `executor`."""
+    def __init__(
+        self, store: FeedReader, tail: Tail, executor: Executor, read_executor: Executor, *, read_ms_max: int
+    ) -> None:
+        """Read what clients resume from with the threads of `executor`, and `latest` with those of `read_executor`."""
         self._store = store
         self._tail = tail
         self._executor = executor
+        self._read_executor = read_executor
         self._read_s_max = read_ms_max / 1000
         self._replay = Replay(store, tail, executor, reach_s_max=self._read_s_max)
         self._lookups: SingleFlight[Any] = SingleFlight()
+        self.resumptions = Resumptions()
+        """How the clients of event streams and of Socket.IO began."""
         self._known = Position("", 0), ""  # a position, and the tag that the database has for it
 
     @property
     def head(self) -> Position | None:
         """The last snapshot that was published; None while starting."""
         return self._tail.position if self._tail.is_started else None
+
+    @property
+    def replays(self) -> int:
+        """The replays that were begun."""
+        return self._replay.runs
+
+    @property
+    def replayed_rows(self) -> int:
+        """The snapshots that all replays have passed, also those that a filter rejected."""
+        return self._replay.rows
 
     @property
     def durability(self) -> str:
@@ -115,6 +105,11 @@ class Feed:
         What it returns is of the turn of the event loop in which it returns: a client that is not recovered has missed
         nothing if it is joined to the live tail in that turn, one that is recovered is joined by `replay`.
         """
+        resumption = await self._resume(claimed)
+        self.resumptions.count(claimed, resumption)
+        return resumption
+
+    async def _resume(self, claimed: ClaimedPosition | None) -> Resumption:
         head = self._current_head()
         self._tail.hasten()
         if claimed is None:
@@ -125,7 +120,7 @@ class Feed:
         async with unavailable_after(self._read_s_max):
             facts = await self._look_up(claimed)
         head = self._tail.position
-        reason = _reason(claimed, facts)
+        reason = reason_of(claimed, facts)
         if reason is None:
             return Resumption(
                 True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
@@ -134,20 +129,13 @@ class Feed:
         good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
 
-    async def replay(
-        self,
-        position: Position,
-        encode: Encoder[T],
-        send: Callable[[T], Awaitable[None]],
-        join: Callable[[], None],
-        pids: Sequence[int] | None = None,
-    ) -> None:
+    async def replay(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, and join the live tail; see `Replay.run`.
 
-        Raises ReplayBroken and Unavailable: the client keeps its position and resumes.
+        Raises ReplayBroken, SlowClient and Unavailable: the client keeps its position and resumes.
         """
         try:
-            await self._replay.run(position, encode, send, join, pids)
+            await self._replay.run(position, receiver)
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 
@@ -174,7 +162,7 @@ class Feed:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""
         self._current_head()
         async with unavailable_after(self._read_s_max):
-            found: Latest = await self._shared("latest", self._store.latest, limit, heard_s)
+            found: Latest = await self._shared(self._read_executor, self._store.latest, limit, heard_s)
         return found
 
     def drain(self) -> None:
@@ -191,7 +179,7 @@ class Feed:
         async with unavailable_after(self._read_s_max):
             with self._tail.followed():
                 while (tag := self._tag_of(head := self._tail.position)) is None:
-                    facts = await self._shared("look_up", self._store.look_up, ClaimedPosition(*head))
+                    facts = await self._shared(self._executor, self._store.look_up, ClaimedPosition(*head))
                     self._known = head, to_tag(facts.id)
         return Resumption(False, head, tag, head, *why)
 
@@ -216,7 +204,7 @@ class Feed:
         """Ask the database about a position; the tail has the same epoch when this returns."""
         for _ in range(ATTEMPTS):
             epoch = self._tail.position.epoch
-            facts: PositionFacts = await self._shared("look_up", self._store.look_up, claimed)
+            facts: PositionFacts = await self._shared(self._executor, self._store.look_up, claimed)
             if facts.head.epoch != self._tail.position.epoch == epoch:
                 await self._tail.reach(facts.head)
             if facts.head.epoch == self._tail.position.epoch:
@@ -230,7 +218,7 @@ class Feed:
             async with unavailable_after(self._read_s_max):
                 await self._catch_up()
             return self._current_head()
-        resumption = await self.resume(after)
+        resumption = await self._resume(after)
         if resumption.reason == "pruned":
             assert resumption.first is not None
             raise protocol.PositionPruned(resumption.first)
@@ -244,7 +232,7 @@ class Feed:
 
     async def _catch_up(self) -> None:
         """Have the tail publish what was committed before this call."""
-        head = await self._shared("head", self._store.head)
+        head = await self._shared(self._executor, self._store.head)
         await self._tail.reach(head.position)
 
     async def _wait_beyond(self, position: Position, seconds: float) -> None:
@@ -256,13 +244,13 @@ class Feed:
         except (TimeoutError, StoreUnavailable):
             pass
 
-    async def _shared(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
+    async def _shared(self, executor: Executor, function: Callable[..., T], *arguments: Any) -> T:
         """Call the store in a thread; callers that ask for the same share a read."""
 
         async def read() -> T:
-            return await run_in_thread(self._executor, function, *arguments)
+            return await run_in_thread(executor, function, *arguments)
 
-        found: T = await self._lookups.run((name, *arguments), read)
+        found: T = await self._lookups.run((function, *arguments), read)
         return found
 
 
@@ -281,17 +269,3 @@ async def unavailable_after(seconds: float) -> AsyncIterator[None]:
         raise protocol.Unavailable(TIMED_OUT) from error
     except StoreUnavailable as error:
         raise protocol.Unavailable(str(error)) from error
-
-
-def _reason(claimed: ClaimedPosition, facts: PositionFacts) -> Reason | None:
-    """Return why a position is not good; None if it is."""
-    if claimed.epoch is not None and not facts.epoch_is_known:
-        return "other_feed"
-    if facts.good_until is not None and claimed.seq > facts.good_until:
-        return "diverged"
-    if claimed.seq > facts.head.seq:
-        return "ahead"
-    if claimed.seq + 1 < facts.first:
-        return "pruned"
-    is_checked = claimed.tag is not None and (facts.id is not None or claimed.seq == 0)
-    return "diverged" if is_checked and to_tag(facts.id) != claimed.tag else None

@@ -23,13 +23,18 @@ class PollSchedule:
         self._loop = asyncio.get_running_loop()
         self._pause_s = PAUSE_S_MIN
         self._retry_s = RETRY_S_MIN
-        self._due = 0.0
+        self._due = self._known_at = self._loop.time()
         self._wakeup = asyncio.Event()
 
     @property
     def is_failing(self) -> bool:
         """Whether the last read of the database failed. Then no batch replaces a poll, which shows when reads work."""
         return self._retry_s > RETRY_S_MIN
+
+    @property
+    def age_s(self) -> float:
+        """The time since the end of the feed was known last, by a poll or by a batch."""
+        return self._loop.time() - self._known_at
 
     @property
     def seconds_left(self) -> float:
@@ -56,6 +61,7 @@ class PollSchedule:
 
     def note_quiet(self, *, is_watched: bool) -> None:
         """Poll later, since a poll, or a batch that shows as much, has found nothing of other processes."""
+        self._known_at = self._loop.time()
         if self.is_failing:
             return
         self._pause_s = min(self._pause_s * PAUSE_GROWTH, PAUSE_S_MAX)
@@ -73,6 +79,7 @@ class PollSchedule:
     def note_worked(self) -> None:
         """Note that the database was read."""
         self._retry_s = RETRY_S_MIN
+        self._known_at = self._loop.time()
 
     def note_failed(self) -> None:
         """Poll after a pause that grows with each failure."""

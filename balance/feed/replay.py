@@ -27,6 +27,7 @@ from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
 KEPT_MAX = 8  # encoded pages from memory
+READ_S_MAX = 30.0  # for a client to accept one page
 SENT_MAX = 4  # pages in one turn of the event loop: all clients that wait for a page get it at once
 
 T = TypeVar("T")
@@ -36,6 +37,10 @@ Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
 
 class ReplayBroken(Exception):
     """The rest of a replay cannot be sent: the epoch has changed, or rows are gone. The client has to resume."""
+
+
+class SlowClient(Exception):
+    """A client has not accepted a page in READ_S_MAX. It has to be disconnected, and resumes."""
 
 
 class PageStore(Protocol):
@@ -53,6 +58,18 @@ class Chunk(NamedTuple, Generic[T]):
     """None if no snapshot passed the filter."""
 
 
+class Receiver(NamedTuple, Generic[T]):
+    """A client that is sent what it has missed."""
+
+    encode: Encoder[T]
+    send: Callable[[T, int], Awaitable[None]]
+    """Sends a page, with which everything up to this `seq` is sent; returns when the client has room for more."""
+    join: Callable[[], None]
+    """Has the client receive what is published from now on."""
+    pids: tuple[int, ...] | None = None
+    """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
+
+
 class Replay:
     """Reads the feed between a position and the tail."""
 
@@ -65,32 +82,31 @@ class Replay:
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
         self._sent = TurnLimit(SENT_MAX)
+        self.runs = 0
+        """The replays that were begun."""
+        self.rows = 0
+        """The snapshots that all replays have passed, also those that a filter rejected."""
 
-    async def run(
-        self,
-        position: Position,
-        encode: Encoder[T],
-        send: Callable[[T], Awaitable[None]],
-        join: Callable[[], None],
-        pids: Sequence[int] | None = None,
-    ) -> None:
+    async def run(self, position: Position, receiver: Receiver[T]) -> None:
         """Send everything after a position, then call `join` in the same turn of the event loop as the last check.
 
-        `send` returns when the client has room for more. `join` has the client receive what is published from then on.
-        With `pids`, only snapshots of these are sent. Raises ReplayBroken and StoreUnavailable.
+        Raises ReplayBroken, SlowClient and StoreUnavailable.
         """
+        self.runs += 1
         with self._tail.followed():
             seq = position.seq
             while seq != self.check(position.epoch):
-                chunk = await self.read(Position(position.epoch, seq), encode, PAGE_ROWS_MAX, pids)
-                seq = chunk.last
-                if chunk.data is not None:
+                after = Position(position.epoch, seq)
+                chunk = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
+                self.rows += chunk.last - seq
+                seq, page = chunk
+                if page is not None:
                     await self._sent.acquire()
-                    await send(chunk.data)
-            join()
+                    await _send_in_time(receiver.send(page, seq))
+            receiver.join()
 
     async def read(
-        self, after: Position, encode: Encoder[T], limit: int, pids: Sequence[int] | None = None
+        self, after: Position, encode: Encoder[T], limit: int, pids: tuple[int, ...] | None = None
     ) -> Chunk[T]:
         """Read a part of the feed after a position, at most `limit` snapshots and none beyond the tail.
 
@@ -102,7 +118,6 @@ class Replay:
         if limit <= 0:
             return Chunk(after.seq, None)
         recent = self._tail.recent.after(after.seq)
-        pids = None if pids is None else tuple(pids)
         if recent is not None:
             return self._encode_recent(recent[:limit], after.epoch, encode, pids)
         limit = min(limit, PAGE_ROWS_MAX - after.seq % PAGE_ROWS_MAX)
@@ -127,7 +142,7 @@ class Replay:
         return self._tail.position.seq
 
     def _encode_recent(
-        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: Sequence[int] | None
+        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: tuple[int, ...] | None
     ) -> Chunk[T]:
         """Encode the first of the snapshots, up to PAGE_BYTES_MAX; clients that ask for the same share the bytes."""
         page = _first_bytes(snapshots)
@@ -148,6 +163,15 @@ class Replay:
         if page.first != after.seq + 1:
             raise ReplayBroken(f"the feed has no seq {after.seq + 1}")
         return Chunk(page.last, encode(page.snapshots, page.epoch) if page.snapshots else None)
+
+
+async def _send_in_time(sending: Awaitable[None]) -> None:
+    """Wait until a client has accepted a page. Raises SlowClient."""
+    try:
+        async with asyncio.timeout(READ_S_MAX):
+            await sending
+    except TimeoutError as error:
+        raise SlowClient from error
 
 
 def _first_bytes(snapshots: Sequence[EncodedSnapshot]) -> Sequence[EncodedSnapshot]:

@@ -48,7 +48,7 @@ class TailStore(Protocol):
 
     def page(self, after: int, limit: int) -> FeedPage: ...
 
-    def renew(self, known: Position) -> Position: ...
+    def renew(self) -> Position: ...
 
 
 class Tail:
@@ -71,11 +71,23 @@ class Tail:
         self._changed = asyncio.Event()  # set for a moment at each change of the position
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False  # whether no call may wait any more
+        self._polling_since: float | None = None  # by the clock of the event loop; None while no poll runs
 
     @property
     def is_started(self) -> bool:
         """Whether there is a position."""
         return self._task is not None
+
+    @property
+    def lag_s(self) -> float:
+        """The time since the end of the feed was known last, by a poll or by a batch; 0 before `start`."""
+        return self._schedule.age_s if self.is_started else 0.0
+
+    @property
+    def poll_s(self) -> float:
+        """The time for which the poll that runs now has waited for the database; 0 if none does."""
+        since = self._polling_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     def subscribe(self, listener: FeedListener) -> None:
         """Publish to a listener from now on."""
@@ -234,7 +246,7 @@ class Tail:
 
     async def _poll(self) -> None:
         """Publish what other processes have committed."""
-        batches = self._batches
+        batches, self._polling_since = self._batches, asyncio.get_running_loop().time()
         try:
             head = await self._worker.run(self._store.head)
             self._schedule.note_worked()
@@ -247,6 +259,8 @@ class Tail:
                 await self._publish_up_to(head.position)
         except Exception as error:
             self._fail(error)
+        finally:
+            self._polling_since = None
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, StoreUnavailable):  # which `outage` has logged
@@ -261,7 +275,7 @@ class Tail:
         if head.epoch != position.epoch:
             self._restart(head)
         elif head.seq < position.seq:  # the database was put back; the next poll finds the new epoch
-            await self._worker.run(self._store.renew, position)
+            await self._worker.run(self._store.renew)
         else:
             await self._publish_rows(head.seq)
 

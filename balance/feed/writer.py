@@ -20,6 +20,7 @@ import logging
 from contextlib import AbstractContextManager
 from itertools import takewhile
 
+from balance.aio.histogram import Histogram
 from balance.aio.limiter import LimitExceeded
 from balance.aio.threads import WorkerThread
 from balance.feed.batcher import AppendStore, Batch, Batcher
@@ -31,6 +32,9 @@ from balance.storage.feed_store import Head
 from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
+
+COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COMMIT_BOUNDS_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Writer:
@@ -58,6 +62,35 @@ class Writer:
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._next_is_scheduled = False
+        self.commit_seconds = Histogram(COMMIT_BOUNDS_S)
+        """Of each batch that was committed: the time in the database, and the number of its saves, also duplicates."""
+        self.commit_rows = Histogram(COMMIT_BOUNDS_ROWS)
+        self.failed_commits = 0
+        """The batches that failed or got no answer; one without an answer may have been committed."""
+        self._failed_at: float | None = None  # when the last batch failed; None if it was committed
+
+    @property
+    def pending(self) -> int:
+        """The number of saves that are not answered, and perhaps some that just were."""
+        return len(self._pending)
+
+    @property
+    def waiting_s(self) -> float:
+        """The time for which the oldest save that is not answered has waited; 0 if there is none."""
+        for save in self._pending:
+            if not save.done():
+                return self._loop.time() + self._save_s_max - save.deadline
+        return 0.0
+
+    @property
+    def failed_s(self) -> float | None:
+        """The time since the last batch failed; None if it was committed, or there was none."""
+        return None if self._failed_at is None else self._loop.time() - self._failed_at
+
+    @property
+    def append_s(self) -> float:
+        """The time for which the batch that is appended now has waited for the database; 0 if there is none."""
+        return self._batcher.append_s
 
     def start(self, head: Head) -> None:
         """Save on the running event loop, and have the tail publish what comes after `head`."""
@@ -93,12 +126,17 @@ class Writer:
     def _finish_batch(self, batch: Batch) -> None:
         """Give each save of a batch its result, whose callback answers the sender; then publish the batch."""
         if isinstance(batch.outcome, Appended):
+            self.commit_seconds.observe(batch.seconds)
+            self.commit_rows.observe(len(batch.saves))
+            self._failed_at = None
             with self._cork:
                 for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                     save.set_result(saved)
                 self._discard_done()
                 self._tail.advance(batch.outcome)
             return
+        self.failed_commits += 1
+        self._failed_at = self._loop.time()
         if isinstance(batch.outcome, StoreUnavailable):
             self._tail.note_lost()
             for save in batch.saves:

@@ -16,15 +16,16 @@ from typing import Any
 
 import protocol
 from balance.auth import Operation, authorize
-from balance.feed.feed import Resumption
 from balance.feed.pending import PendingSave
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
+from balance.feed.resumption import Resumption
 from balance.position import Position
 from balance.rate_limit import RateLimit
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.event_packets import Form, form_and_offset
 from balance.realtime.session import Session
 from balance.realtime.watchers import Watchers
+from balance.refusals import SOCKET_IO
 from balance.service import Service, now
 from balance.snapshot import Saved, format_ts
 
@@ -68,7 +69,7 @@ class EventHandlers:
         }
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
-        session.has_joined = True
+        self._watchers.join(session)
         if position == self._feed.head:
             self._watchers.go_live(session, form, epoch)
         else:
@@ -76,13 +77,12 @@ class EventHandlers:
 
     async def _replay(self, session: Session, position: Position, form: Form) -> None:
         """Send a client what it has missed, until it is live; if that fails, end its session, so that it resumes."""
+        send = partial(self._watchers.send_missed, session)
+        go_live = partial(self._watchers.go_live, session, form, position.epoch)
         try:
-            await self._feed.replay(
-                position,
-                form,
-                partial(self._watchers.send_missed, session),
-                partial(self._watchers.go_live, session, form, position.epoch),
-            )
+            await self._feed.replay(position, Receiver(form, send, go_live))
+        except SlowClient:
+            self._watchers.disconnect_slow(session)
         except (protocol.Unavailable, ReplayBroken) as error:
             self._watchers.end(session, str(error))
         except Exception:
@@ -116,17 +116,20 @@ class EventHandlers:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
         except Exception as error:
-            self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, update), ack_id)
+            self._watchers.answer(session, protocol.BALANCE_ERROR, self._reject_save(error, update), ack_id)
             session.release()
         else:
-            pending.add_done_callback(partial(self._answer_update, session, ack_id, update))
+            pending.add_done_callback(partial(self._answer_update, session, session.leaves, ack_id, update))
 
-    def _answer_update(self, session: Session, ack_id: int | None, update: object, pending: PendingSave) -> None:
+    def _answer_update(
+        self, session: Session, leaves: int, ack_id: int | None, update: object, pending: PendingSave
+    ) -> None:
         try:
             event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
-            event, payload = protocol.BALANCE_ERROR, _error(error, update)
-        self._watchers.answer(session, event, payload, ack_id)
+            event, payload = protocol.BALANCE_ERROR, self._reject_save(error, update)
+        if session.leaves == leaves:  # else a client that has connected again would count it as another answer
+            self._watchers.answer(session, event, payload, ack_id)
         session.release()
 
     def on_ping(self, session: Session, ack_id: int | None, _payloads: list[Any]) -> None:
@@ -140,7 +143,20 @@ class EventHandlers:
 
     def on_rejected(self, session: Session, ack_id: int | None, error: protocol.ServiceError) -> None:
         """Answer a packet with an error: it is malformed, unexpected or not permitted."""
-        self._watchers.answer(session, protocol.BALANCE_ERROR, _error(error, None), ack_id)
+        self.count_refusal(error)
+        self._watchers.answer(session, protocol.BALANCE_ERROR, _error_payload(error, None), ack_id)
+
+    def count_refusal(self, error: protocol.ServiceError) -> None:
+        """Count an error that is sent to a client."""
+        self._service.refusals.count(SOCKET_IO, error)
+
+    def _reject_save(self, error: Exception, update: object) -> dict[str, Any]:
+        """Count a rejected update, and return the payload of `balance:error`; a fault of the service is logged."""
+        if not isinstance(error, protocol.ServiceError):
+            log.error("an update could not be saved", exc_info=error)
+            error = protocol.InternalError()
+        self._service.refusals.count_save(SOCKET_IO, error)
+        return _error_payload(error, update)
 
 
 def _ack(saved: Saved) -> dict[str, Any]:
@@ -149,11 +165,8 @@ def _ack(saved: Saved) -> dict[str, Any]:
     return {**ack, "duplicate": True} if saved.duplicate else ack
 
 
-def _error(error: Exception, update: object) -> dict[str, Any]:
-    """Return the payload of `balance:error` (schemas/balance_error.json); an error of another class is logged."""
-    if not isinstance(error, protocol.ServiceError):
-        log.error("an update could not be saved", exc_info=error)
-        error = protocol.InternalError()
+def _error_payload(error: protocol.ServiceError, update: object) -> dict[str, Any]:
+    """Return the payload of `balance:error` (schemas/balance_error.json)."""
     payload = error.body_with_wait()
     if isinstance(update, dict) and isinstance(update.get("id"), str):
         payload["id"] = update["id"]

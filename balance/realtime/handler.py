@@ -27,6 +27,7 @@ from balance.realtime.handshake import check_handshake, check_transport, check_u
 from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PONG, read_packets, write_packets
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
+from balance.refusals import SOCKET_IO
 from balance.web.base import JsonHandler
 from balance.web.http_connection import Exchange
 from balance.web.watcher_limit import WatcherLimit
@@ -56,6 +57,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
+    transport = SOCKET_IO
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
         self, *, server: SocketServer, is_ready: Callable[[], bool], watcher_limit: WatcherLimit, **common: Any

@@ -14,12 +14,13 @@ from functools import cached_property
 
 from engineio.packet import NOOP, Packet
 
+from balance.aio.backlog import Backlog
 from balance.realtime.frames import to_frame
 
 POLL_S_MAX = 2  # between two polls of a client that polls
 
 
-class SendQueue:
+class SendQueue(Backlog):
     """The backlog of one client.
 
     It has the methods of asyncio.Queue that the library calls. `get` returns a future and not a coroutine, since the
@@ -29,7 +30,6 @@ class SendQueue:
     __slots__ = (
         "_buffered",
         "_getter",
-        "_largest_batch",
         "_packets",
         "_shrunk",
         "_waiting_since",
@@ -38,7 +38,10 @@ class SendQueue:
         "unsent_bytes",
     )
 
+    unsent_bytes: int
+
     def __init__(self) -> None:
+        super().__init__()
         self.unsent_bytes = 0
         """Bytes that wait: in the queue, in the buffer, and in the stream of a WebSocket."""
         self.direct_send: Callable[[bytes], int] | None = None
@@ -48,7 +51,6 @@ class SendQueue:
         self._buffered: list[bytes] | tuple[()] = ()
         self._getter: asyncio.Future[Packet | None] | None = None
         self._shrunk: asyncio.Future[None] | None = None  # done when fewer bytes wait than before
-        self._largest_batch = 0
         self._waiting_since = 0.0
 
     def put_nowait(self, packet: Packet | None) -> None:
@@ -147,18 +149,6 @@ class SendQueue:
             self._getter.set_result(None)
         self._note_shrunk()
 
-    def admit(self, size: int, bytes_max: int) -> bool:
-        """Admit a batch of `size` bytes if the backlog is within the limit.
-
-        The largest queued batch is exempt, so that a client that reads is not disconnected by one oversized batch.
-        """
-        fits = self.unsent_bytes <= bytes_max + self._largest_batch
-        self._note_batch(size)
-        return fits
-
-    def _note_batch(self, size: int) -> None:
-        self._largest_batch = max(size, self._largest_batch) if self.unsent_bytes else size
-
     def is_idle(self) -> bool:
         """Return whether nothing is queued and the library waits for more."""
         return self._getter is not None and not self._getter.done()
@@ -187,7 +177,7 @@ class SendQueue:
 
     def note_unsent(self, count: int, batch: int) -> None:
         """Count bytes of a batch that the operating system has not accepted."""
-        self._note_batch(batch)
+        self.note_batch(batch)
         self.unsent_bytes += count
 
     def note_written(self, count: int) -> None:
@@ -195,6 +185,16 @@ class SendQueue:
         self.unsent_bytes = max(0, self.unsent_bytes - count)  # `close` has set it to 0
         if self._shrunk is not None:
             self._note_shrunk()
+
+    def discard(self, is_outdated: Callable[[Packet], bool]) -> None:
+        """Discard some of the packets that are queued."""
+        queued, self._packets = self._packets, ()
+        for packet in queued:
+            if packet is not None and is_outdated(packet):
+                self.note_written(len(packet.encode()))
+            else:
+                self._packets = self._packets or deque()
+                self._packets.append(packet)
 
     def recount(self) -> None:
         """Count again, after the library has removed packets for the answer to a handshake."""

@@ -89,12 +89,16 @@ class Sender:
         """Queue packets for a client; disconnect it if it is slow: if its backlog is over the limit."""
         queue = session.send_queue
         if not queue.admit(len(packets.frames), self._unsent_bytes_max):
-            self.slow_disconnects += 1
-            log.warning("disconnected slow client %s: %d bytes unread", session.id, queue.unsent_bytes)
-            self._engine.abort_session(session)
+            self.disconnect_slow(session)
             return
         for packet in packets.packets:
             queue.put_nowait(packet)
+
+    def disconnect_slow(self, session: Session) -> None:
+        """Disconnect a client that does not read, and free what it has not read."""
+        self.slow_disconnects += 1
+        log.warning("disconnected slow client %s: %d bytes unread", session.id, session.send_queue.unsent_bytes)
+        self._engine.abort_session(session)
 
     async def wait_for_polls(self, session: Session) -> bool:
         """Wait until polls have left at most half of the limit unread; return False if no poll comes."""

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 import socketio
+from engineio.packet import Packet
 from socketio import packet as sio_packet
 
 import protocol
@@ -23,6 +24,7 @@ from balance.realtime.engine import Engine
 from balance.realtime.events import EventHandlers
 from balance.realtime.fast_update import UpdateFastPath
 from balance.realtime.frames import PROTOCOL_ERROR, TRY_AGAIN_LATER, UNSUPPORTED_DATA
+from balance.realtime.polling import MESSAGE
 from balance.realtime.session import Session
 
 HEAD_LENGTH_MAX = 160  # of an event, up to its payload: an acknowledgement id has up to 100 digits
@@ -150,6 +152,7 @@ class SocketServer(socketio.AsyncServer):
             await self._reject_connect(session, packet.namespace, error)
         elif packet.packet_type == sio_packet.DISCONNECT:
             session.leave()
+            session.send_queue.discard(_is_of_namespace)  # it would come after the next CONNECT of the client
             await self._handle_disconnect(session.id, packet.namespace, self.reason.CLIENT_DISCONNECT)
             self.eio.await_connect(session)
         elif packet.packet_type == sio_packet.EVENT:
@@ -176,6 +179,7 @@ class SocketServer(socketio.AsyncServer):
             session.mark_connected()
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
+            self.event_handlers.count_refusal(error)
             # Not CONNECT_ERROR, after which socket.io-client does not connect again.
             self.eio.abort_session(session, close=(TRY_AGAIN_LATER, str(error)))
             return
@@ -228,8 +232,15 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
+        self.event_handlers.count_refusal(error)
         rejection = {"message": str(error), "data": error.body_with_wait()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))
+
+
+def _is_of_namespace(packet: Packet) -> bool:
+    """Return whether a packet that is queued belongs to the connection to the namespace: any but a rejection."""
+    text: str = packet.encode()
+    return text[:1] == MESSAGE and text[1:2] != str(sio_packet.CONNECT_ERROR)
 
 
 def _namespace(data: str) -> str | None:

@@ -32,6 +32,7 @@ class Session:
         "id",
         "in_flight",
         "ip",
+        "leaves",
         "limit_key",
         "live_group",
         "replay",
@@ -59,6 +60,8 @@ class Session:
         """What its updates are counted by: its credential, or its address without one."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
+        self.leaves = 0
+        """How often it has left the namespace: it may connect to it again on the same transport."""
         self.answer_pid: str | None = None
         """The `pid` of the CONNECT packet that answers it, with native recovery."""
         self.replay: asyncio.Task[None] | None = None
@@ -92,8 +95,9 @@ class Session:
         self.connect_by = math.inf
 
     def leave(self) -> None:
-        """Send the client no event any more."""
+        """Send the client no event any more, and no answer to one that it has sent before."""
         self.has_joined = False
+        self.leaves += 1
         self.stop_watching()
 
     def stop_watching(self) -> None:

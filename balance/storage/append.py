@@ -15,15 +15,15 @@ import protocol
 from balance.position import Position
 from balance.snapshot import Saved, Snapshot
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import TIMELINE
 from balance.storage.errors import NO_FEED, DatabaseFault
+from balance.storage.server_probe import TIMELINE
 
 
 class Expected(NamedTuple):
     """The feed to which a batch is appended."""
 
     known: Position | None
-    """Where it ended once: in the same epoch it never ends before that."""
+    """Where it ended once: it has the same epoch, and never ends before that."""
     system_id: str | None
     """The system of the session's server; None if it may not be read."""
     has_timeline: bool
@@ -71,14 +71,16 @@ def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expec
     """Do the same in a transaction that waits for other processes first; return None if it stored nothing.
 
     The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
-    out together: between two syncs PostgreSQL makes one transaction of them.
+    out together: between two syncs PostgreSQL makes one transaction of them. If it stores nothing, its commit does not
+    wait for the disk and the standby: what is done instead has a commit of its own.
     """
     with session.pipeline():
         session.execute(LOCK_FEED)
-        inserted = RawCursor(session, row_factory=class_row(Position))
+        inserted = RawCursor(session, row_factory=tuple_row)
         rows = protocol.dumps(list(snapshots))
-        inserted.execute(expected.statement(INSERT), (*expected.parameters, rows, len(snapshots)))
-    return inserted.fetchone()
+        inserted.execute(expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.parameters, rows, len(snapshots)))
+    epoch, seq, _ = inserted.fetchall()[0]
+    return None if epoch is None else Position(epoch, seq)
 
 
 def append_deduplicated(
@@ -122,12 +124,12 @@ LOCK_FEED: LiteralString = "SELECT FROM balance_feed WHERE only_row FOR UPDATE"
 
 TIMELINE_IS_SAME: LiteralString = f"timeline = {TIMELINE}"
 
-# $1 and $2: the epoch, and a seq at which it ended once; $3: the system; NULL: not known. Not true if no timeline or
-# system is recorded yet.
+# $1 and $2: the epoch, and a seq at which it ended once; $3: the system, or NULL if it is not known. Not true in any
+# other epoch, since `renew_epoch` finds out whether it is over, and not if no timeline or system is recorded yet.
 IS_EXPECTED: LiteralString = f"""
 ({TIMELINE_IS_SAME}
  AND ($3::text IS NULL OR system_id = $3)
- AND ($1::uuid IS NULL OR epoch <> $1 OR last_seq >= $2::bigint)) IS TRUE
+ AND epoch = $1::uuid AND last_seq >= $2::bigint) IS TRUE
 """
 
 LOCK_EXPECTED: LiteralString = f"SELECT epoch, last_seq, {IS_EXPECTED} FROM balance_feed WHERE only_row FOR UPDATE"
@@ -136,7 +138,7 @@ FIND: LiteralString = """
 SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s::uuid[])
 """
 
-INSERT: LiteralString = f"""
+INSERT_ROWS: LiteralString = f"""
 WITH row AS MATERIALIZED (
     SELECT id, ts, pid, onchain, onsite, received_at, number
     FROM ROWS FROM (
@@ -155,5 +157,12 @@ WITH row AS MATERIALIZED (
     INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
     SELECT feed.seq + number, id, ts, pid, onchain, onsite, received_at FROM feed, row
 )
-SELECT epoch, seq FROM feed
+"""
+
+INSERT: LiteralString = f"{INSERT_ROWS} SELECT epoch, seq FROM feed"
+
+INSERT_OR_COMMIT_AT_ONCE: LiteralString = f"""
+{INSERT_ROWS}
+SELECT epoch, seq, CASE WHEN epoch IS NULL THEN set_config('synchronous_commit', 'off', true) END
+FROM (SELECT) AS one_row LEFT JOIN feed ON true
 """

@@ -32,6 +32,7 @@ CREDENTIALS = (
     "PGSSL", "PGGSS", "PGKRB", "PGOAUTH",
     "PGSERVICEFILE", "PGSYSCONFDIR",  # for a service that DATABASE_URL names
 )  # fmt: skip
+NO_HOST = "/dev/null"  # there is no socket in it
 SOCKET_PREFIXES = ("/", "@")  # of a host that is a Unix socket
 LOST_SQLSTATES = ("08", "57P")  # connection exceptions, and a server or session that is shut down
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
@@ -103,7 +104,7 @@ def is_permanent(error: psycopg.Error, info: str) -> bool:
     sqlstate = error.sqlstate or _connection_sqlstate(info)
     if sqlstate is not None:
         return sqlstate.startswith(PERMANENT_SQLSTATES)
-    return pq.PGconn.ping(info.encode()) == pq.Ping.NO_ATTEMPT or not _may_resolve(info)
+    return not _has_valid_options(info) or not _may_resolve(info)
 
 
 def is_lost(error: Exception) -> bool:
@@ -155,6 +156,20 @@ def _poll(attempt: pq.abc.PGconn) -> bool:
             writes = [] if reads else [attempt.socket]
             select.select(reads, writes, [], max(0.0, deadline - time.monotonic()))
     return attempt.status == pq.ConnStatus.BAD
+
+
+def _has_valid_options(info: str) -> bool:
+    """Return whether libpq accepts the options of a conninfo.
+
+    Its PQping returns that, but it also waits for the server, with the interpreter's lock. So the hosts are replaced by
+    one to which each attempt fails at once.
+    """
+    options = conninfo.conninfo_to_dict(info)
+    hosts = str(options.get("host") or options.get("hostaddr") or "").split(",")
+    local = conninfo.make_conninfo(
+        info, host=",".join([NO_HOST] * len(hosts)), hostaddr="", port=options.get("port", "")
+    )
+    return pq.PGconn.ping(local.encode()) != pq.Ping.NO_ATTEMPT
 
 
 def _may_resolve(info: str) -> bool:

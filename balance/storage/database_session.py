@@ -22,7 +22,7 @@ from psycopg.types.string import TextLoader
 
 import protocol
 from balance.storage.connect import DatabaseError
-from balance.storage.epochs import Server
+from balance.storage.server_probe import Server
 from balance.storage.session_settings import configure_session
 
 

@@ -2,40 +2,33 @@
 
 A position is good if and only if no later epoch began before it (`balance_epoch.after_seq`). PostgreSQL counts up its
 timeline at each promotion of a standby and each point-in-time restore. A new epoch begins when the timeline or the
-system is another than the recorded one, when the counter of the feed went back, and by hand.
+system is another than the recorded one, when a process finds the feed in an epoch that was over or its counter lower
+than before, and by hand.
 
-Threads: `ServerProbe` may be used by any number of threads; the functions block.
+Threads: `KnownFeed` may be used by any number of threads; the functions block.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any, LiteralString, NamedTuple
 
 import psycopg
-from psycopg import Connection, errors
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from balance.position import Position
 from balance.storage.connect import DatabaseError, error_text, is_lost, to_conninfo
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.migrate import check_schema
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 
 log = logging.getLogger("balance.epochs")
 
 COMMAND_MS_MAX = 10_000  # of a statement of the command; it waits for the batch that locks the feed
-
-# What a service of PostgreSQL answers that does not have a function, or does not allow it.
-FORBIDDEN = (errors.InsufficientPrivilege, errors.UndefinedFunction, errors.FeatureNotSupported)
-
-
-class Server(NamedTuple):
-    """Which history of rows a session reads and writes; None: not known."""
-
-    timeline: str | None
-    system_id: str | None
 
 
 class Feed(NamedTuple):
@@ -51,55 +44,41 @@ class Feed(NamedTuple):
         return server.timeline in (None, self.timeline) and server.system_id in (None, self.system_id)
 
 
-class ServerProbe:
-    """Reads the timeline and the system of servers, as far as they allow it, and rejects a server that is too old."""
+class KnownFeed:
+    """What a process knows of the feed: where it ends, and the epochs that are over."""
 
     def __init__(self) -> None:
-        self._forbidden: set[str] = set()
-        self._lock = threading.Lock()  # guards `_newest`
-        self._newest: dict[str | None, str] = {}  # of each system, the newest timeline that was seen
-        self._refused: set[Server] = set()
+        self._lock = threading.Lock()  # guards both
+        self._past: set[str] = set()
+        self.end: Position | None = None
+        """Where the feed ended at the last append or read of its end: in this epoch it never ends before that."""
 
-    @property
-    def can_read_timeline(self) -> bool:
-        """Whether the statements may have TIMELINE in them, as far as it is known."""
-        return READ_TIMELINE not in self._forbidden
+    def is_past(self, epoch: str) -> bool:
+        """Return whether an epoch is over: a feed in it was put back."""
+        return epoch in self._past
 
-    def read(self, connection: Connection[Any]) -> Server:
-        """Read the server of a session; in recovery the timeline is not known.
+    def went_back(self, position: Position) -> bool:
+        """Return whether a feed that ends at this position was put back."""
+        end = self.end
+        return self.is_past(position.epoch) or (
+            end is not None and end.epoch == position.epoch and end.seq > position.seq
+        )
 
-        Raises psycopg.OperationalError for a server with an older timeline than one of the same system before: it was
-        the primary until a standby was promoted.
+    def note(self, position: Position, past: Iterable[str] = ()) -> None:
+        """Note where the feed ends, and epochs that are over. A position before the known one is ignored.
+
+        Another thread may have noted a newer one since it was read. If the feed was put back, it is left to
+        `renew_epoch`: an append would continue the feed from there in the same epoch.
         """
-        server = Server(self._read(connection, READ_TIMELINE), self._read(connection, READ_SYSTEM_ID))
-        if server.timeline is not None:
-            with self._lock:
-                newest = self._newest.setdefault(server.system_id, server.timeline)
-                self._newest[server.system_id] = max(newest, server.timeline)
-            if server.timeline < newest:
-                raise psycopg.OperationalError(self._refuse(server, newest))
-        return server
-
-    def _refuse(self, server: Server, newest: str) -> str:
-        """Return why a server is refused. It is logged once, since a log of outages may have another reason already."""
-        reason = f"this server is a former primary: it has timeline {server.timeline}, and the database is at {newest}"
-        if server not in self._refused:
-            self._refused.add(server)
-            log.warning("a session is refused: %s", reason)
-        return reason
-
-    def _read(self, connection: Connection[Any], sql: LiteralString) -> str | None:
-        if sql in self._forbidden:
-            return None
-        try:
-            (value,) = connection.execute(sql).fetchall()[0]
-        except FORBIDDEN:
-            self._forbidden.add(sql)
-            return None
-        return None if value is None else str(value)
+        with self._lock:
+            if not self.went_back(position):
+                if self.end is not None and self.end.epoch != position.epoch:
+                    self._past.add(self.end.epoch)
+                self._past.update(past)
+                self.end = position
 
 
-def check_server(connection: Connection[Any], probe: ServerProbe) -> Server:
+def check_server(connection: Connection[Any], probe: ServerProbe, known: KnownFeed) -> Server:
     """Return the server of a new session; if the epoch of the feed is not of it, renew the epoch.
 
     If the server, its tables or grants do not allow that now, a save fails with the reason, and reads may work. Raises
@@ -109,17 +88,29 @@ def check_server(connection: Connection[Any], probe: ServerProbe) -> Server:
     try:
         feed = _read_feed(connection, FEED)
         if feed is not None and not feed.is_of(server):
-            renew_epoch(connection, probe)
+            renew_epoch(connection, probe, known)
     except psycopg.Error as error:
         if connection.closed or is_lost(error):
             raise
     return server
 
 
-def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: Position | None = None) -> Position:
-    """Begin a new epoch if the feed is not the one of before; return its position.
+def note_end(connection: Connection[Any], probe: ServerProbe, known: KnownFeed, position: Position) -> Position:
+    """Note where the feed ends, as a session has read it; if it is in an epoch that is over, renew the epoch.
 
-    It is another one if its timeline or system is, or if it ends before `known`, which was its end once. Processes
+    Returns where the feed ends. Raises psycopg.Error and DatabaseFault.
+    """
+    if known.is_past(position.epoch):
+        return renew_epoch(connection, probe, known)
+    is_same = known.end is not None and known.end.epoch == position.epoch
+    known.note(position, () if is_same else _read_past(connection, position.epoch))
+    return position
+
+
+def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: KnownFeed) -> Position:
+    """Begin a new epoch if the feed is not the one of before; return its position, and note it.
+
+    It is another one if its timeline or system is, if its epoch is over, or if it ends before its known end. Processes
     that notice this at once begin one epoch, since each checks it under the lock of the feed. What was not recorded
     is recorded. Raises psycopg.Error and DatabaseFault.
     """
@@ -127,18 +118,21 @@ def renew_epoch(connection: Connection[Any], probe: ServerProbe, known: Position
     with connection.transaction():
         connection.execute(COMMIT_LOCALLY)
         feed = _one(_read_feed(connection, LOCK))
-        is_shorter = known is not None and known.epoch == feed.epoch and known.seq > feed.last_seq
-        if is_shorter or _is_other(feed.timeline, server.timeline) or _is_other(feed.system_id, server.system_id):
+        went_back = known.went_back(Position(feed.epoch, feed.last_seq))
+        if went_back or _is_other(feed.timeline, server.timeline) or _is_other(feed.system_id, server.system_id):
             before, feed = feed, _begin(connection, server)
             log.warning(
                 "a new epoch of the feed begins after seq %d: timeline %s, system %s; before: seq %d, timeline %s, "
                 "system %s",
                 feed.last_seq, feed.timeline, feed.system_id,
-                known.seq if known else before.last_seq, before.timeline, before.system_id,
+                known.end.seq if known.end else before.last_seq, before.timeline, before.system_id,
             )  # fmt: skip
         elif not feed.is_of(server):
             feed = _one(_read_feed(connection, RECORD, {"timeline": server.timeline, "system_id": server.system_id}))
-    return Position(feed.epoch, feed.last_seq)
+        past = _read_past(connection, feed.epoch)
+    position = Position(feed.epoch, feed.last_seq)
+    known.note(position, past)
+    return position
 
 
 def begin_epoch(url: str) -> Position:
@@ -168,6 +162,10 @@ def _begin(connection: Connection[Any], server: Server) -> Feed:
     return _one(_read_feed(connection, BEGIN, {"timeline": server.timeline, "system_id": server.system_id}))
 
 
+def _read_past(connection: Connection[Any], epoch: str) -> list[str]:
+    return [past for (past,) in connection.execute(PAST, (epoch,)).fetchall()]
+
+
 def _is_other(recorded: str | None, current: str | None) -> bool:
     return None not in (recorded, current) and recorded != current
 
@@ -182,20 +180,16 @@ def _one(feed: Feed | None) -> Feed:
     return feed
 
 
-# The timeline of a server that is not in recovery. It is right at once after a promotion, other than that of
-# pg_control_checkpoint().
-TIMELINE: LiteralString = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
-
-READ_TIMELINE: LiteralString = f"SELECT CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END"
-
-READ_SYSTEM_ID: LiteralString = "SELECT system_identifier::text FROM pg_control_system()"
-
 # A new epoch must not wait for a standby, which may be what was lost. A save in it waits for its own commit.
 COMMIT_LOCALLY: LiteralString = "SET LOCAL synchronous_commit = local"
 
 FEED: LiteralString = "SELECT epoch::text, last_seq, timeline, system_id FROM balance_feed WHERE only_row"
 
 LOCK: LiteralString = f"{FEED} FOR UPDATE"
+
+PAST: LiteralString = """
+SELECT epoch::text FROM balance_epoch WHERE number < (SELECT number FROM balance_epoch WHERE epoch = %s)
+"""
 
 RECORD: LiteralString = """
 UPDATE balance_feed

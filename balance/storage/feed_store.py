@@ -18,13 +18,15 @@ from psycopg import errors, pq
 
 from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot
-from balance.storage.epochs import renew_epoch
+from balance.storage.epochs import note_end, renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.pool import Pool
 from balance.storage.session_settings import STANDBYS, durability
 
 PAGE_ROWS_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024  # of the JSON of one page, but for its last row
+PIDS_MIN, SEQS_MIN = 200, 3000  # the first bounds of the searches for the latest; each costs about a millisecond
+SEARCH_GROWTH = 4  # of the bounds from turn to turn: together, all turns cost a third more than the last ones
 
 
 class Head(NamedTuple):
@@ -78,20 +80,16 @@ class FeedStore:
         self._rows_max = PAGE_ROWS_MAX  # of the next page: fewer after a page of large rows
 
     def head(self) -> Head:
-        """Read where the feed ends."""
+        """Read where the feed ends. An epoch that is over is renewed; a counter that went back is left to `renew`."""
         with self._pool.connection() as session:
             result = _checked(session.execute_prepared(b"head", HEAD))
-        position, known = _position(result), self._pool.known_end
-        # An end before the known one is left to `renew`. If it were known here, an append could continue the feed from
-        # there in the same epoch, and the new epoch would begin after rows that are others than before.
-        if known is None or known.epoch != position.epoch or known.seq < position.seq:
-            self._pool.known_end = position
+            position = note_end(session, self._pool.probe, self._pool.known, _position(result))
         return Head(position, durability(_text(result, 3)))
 
-    def renew(self, known: Position) -> Position:
-        """Begin a new epoch if the feed ends before `known`, where it ended once; return where it ends."""
+    def renew(self) -> Position:
+        """Begin a new epoch if the feed ends before its known end; return where it ends."""
         with self._pool.connection() as session:
-            return renew_epoch(session, self._pool.probe, known)
+            return renew_epoch(session, self._pool.probe, self._pool.known)
 
     def page(self, after: int, limit: int, pids: Sequence[int] | None = None) -> FeedPage:
         """Look at the next snapshots after seq `after`, and return those of `pids`, or all.
@@ -129,13 +127,26 @@ class FeedStore:
         """Read the newest snapshot and the last one of each pid, at most `limit`, the last saved first.
 
         A pid whose last snapshot came more than `heard_s` seconds ago is left out.
+
+        Two searches take turns, each time with a higher bound, until one has found all: through the pids, whose cost
+        depends on how many there have ever been, and through the newest snapshots, whose cost depends on how far back
+        those of the wanted pids are.
         """
         since = None
         if heard_s is not None:
             since = (datetime.now(UTC) - timedelta(seconds=heard_s)).isoformat().encode()
+        wanted, bound = (b"%d" % limit, since), 1
         with self._pool.connection() as session:
-            result = _checked(session.execute_prepared(b"latest", LATEST, b"%d" % limit, since))
-        return Latest(_position(result), result.get_value(0, 3), _parts(result, 4, b"\n"))
+            while True:
+                pids, seqs = b"%d" % (bound * PIDS_MIN), b"%d" % (bound * SEQS_MIN)
+                result = _checked(session.execute_prepared(b"latest_by_pid", LATEST_BY_PID, *wanted, pids))
+                if _text(result, 3) == "t":
+                    break
+                result = _checked(session.execute_prepared(b"latest_by_seq", LATEST_BY_SEQ, *wanted, seqs))
+                if _text(result, 3) == "t":
+                    break
+                bound *= SEARCH_GROWTH
+        return Latest(_position(result), result.get_value(0, 4), _parts(result, 5, b"\n"))
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
@@ -179,7 +190,7 @@ FROM balance_feed, (
            string_agg(seq::text, ',' ORDER BY seq) FILTER (WHERE json IS NOT NULL AND $3::bigint[] IS NOT NULL),
            string_agg(json, E'\\n' ORDER BY seq)
     FROM (
-        SELECT seq, json, bytes, bytes - octet_length(json) AS bytes_before, gap_after
+        SELECT seq, json, bytes, bytes - coalesce(octet_length(json), 0) AS bytes_before, gap_after
         FROM (
             SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) AS bytes,
                    seq - row_number() OVER (ORDER BY seq) AS gap_after
@@ -206,23 +217,51 @@ FROM balance_feed AS feed LEFT JOIN balance_epoch AS claimed ON claimed.epoch = 
 WHERE only_row
 """
 
-# $1: the number of pids; $2: the earliest time of arrival, or NULL. PostgreSQL has no loose index scan: each
-# step of the recursion finds the next pid in the index.
+# $1: the number of pids; $2: the earliest time of arrival, or NULL; `last_of_pid` has the last seq of each pid.
 LATEST: LiteralString = """
-WITH RECURSIVE last_of_pid AS (
-    (SELECT pid, seq FROM balance_snapshot WHERE pid IS NOT NULL ORDER BY pid, seq DESC LIMIT 1)
-    UNION ALL
-    SELECT next.pid, next.seq FROM last_of_pid, LATERAL (
-        SELECT pid, seq FROM balance_snapshot WHERE pid > last_of_pid.pid ORDER BY pid, seq DESC LIMIT 1
-    ) AS next
-), recent AS (
-    SELECT seq, balance_snapshot_json(id, seq, ts, balance_snapshot.pid, onchain, onsite) AS json
-    FROM last_of_pid JOIN balance_snapshot USING (seq)
-    WHERE $2::timestamptz IS NULL OR received_at >= $2 ORDER BY seq DESC LIMIT $1
+recent AS MATERIALIZED (
+    SELECT last_of_pid.seq, json
+    FROM (SELECT seq FROM last_of_pid ORDER BY seq DESC) AS last_of_pid, LATERAL (
+        SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) AS json FROM balance_snapshot
+        WHERE seq = last_of_pid.seq AND ($2::timestamptz IS NULL OR received_at >= $2)
+        OFFSET 0
+    ) AS row
+    ORDER BY last_of_pid.seq DESC LIMIT $1
 )
-SELECT epoch, last_seq, pg_is_in_recovery(),
+SELECT epoch, last_seq, pg_is_in_recovery(), coalesce(is_complete, false),
        (SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite)
         FROM balance_snapshot ORDER BY seq DESC LIMIT 1),
        (SELECT string_agg(json, E'\\n' ORDER BY seq DESC) FROM recent)
-FROM balance_feed WHERE only_row
+"""
+
+# $3: the number of pids to find. PostgreSQL has no loose index scan: each step of the recursion finds the next pid in
+# the index.
+LATEST_BY_PID: LiteralString = f"""
+WITH RECURSIVE found AS (
+    (SELECT pid, seq FROM balance_snapshot WHERE pid IS NOT NULL ORDER BY pid, seq DESC LIMIT 1)
+    UNION ALL
+    SELECT next.pid, next.seq FROM found, LATERAL (
+        SELECT pid, seq FROM balance_snapshot WHERE pid > found.pid ORDER BY pid, seq DESC LIMIT 1
+    ) AS next
+), first_pids AS MATERIALIZED (
+    SELECT seq FROM found LIMIT $3::bigint + 1
+), last_of_pid AS (
+    SELECT seq FROM first_pids WHERE (SELECT count(*) FROM first_pids) <= $3
+), {LATEST}
+FROM balance_feed, (SELECT count(*) <= $3 AS is_complete FROM first_pids) AS search
+WHERE only_row
+"""
+
+# $3: the number of snapshots to look through. Before a thousand that all came before $2, none came after it.
+LATEST_BY_SEQ: LiteralString = f"""
+WITH last_of_pid AS (
+    SELECT max(seq) AS seq FROM balance_snapshot
+    WHERE seq > (SELECT last_seq FROM balance_feed WHERE only_row) - $3::bigint AND pid IS NOT NULL GROUP BY pid
+), {LATEST}
+FROM balance_feed, LATERAL (
+    SELECT last_seq <= $3 OR (SELECT count(*) FROM recent) = $1
+        OR (SELECT max(received_at) < $2 FROM balance_snapshot
+            WHERE seq > last_seq - $3 AND seq <= last_seq - $3 + 1000) AS is_complete
+) AS search
+WHERE only_row
 """

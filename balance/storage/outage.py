@@ -74,6 +74,10 @@ class Outage:
             self._failures.pop(CONNECTION, None)
             self._log()
 
+    def fails(self, kind: Kind) -> bool:
+        """Return whether this failed when it was tried last."""
+        return kind in self._failures
+
     def _log(self) -> None:
         now = time.monotonic()
         if now - self._line_at < LINE_S:

@@ -20,10 +20,9 @@ import time
 import psycopg
 import psycopg_pool
 
-from balance.position import Position
 from balance.storage.connect import DatabaseError, error_text, is_lost, is_permanent, to_conninfo
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import Server, ServerProbe, check_server
+from balance.storage.epochs import KnownFeed, check_server
 from balance.storage.errors import (
     STOPPING,
     TIMED_OUT,
@@ -35,8 +34,10 @@ from balance.storage.errors import (
 )
 from balance.storage.migrate import check_schema
 from balance.storage.outage import CONNECTION, READ, SAVE, Kind, Outage
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 from balance.storage.startup_check import CheckedConnections, check_grants, check_session
+from balance.storage.use import PoolCounts, Use
 
 CHECKOUT_ATTEMPTS = 4
 OPEN_S_MAX = 15.0  # of all checks at the start, of which two give a pooler five seconds each
@@ -50,39 +51,6 @@ SESSION_IS_STALE = (
     psycopg.errors.InvalidSqlStatementName,
     psycopg.errors.FeatureNotSupported,
 )
-
-
-class Use:
-    """A session in use, as a context manager.
-
-    A class, since a save enters one: the generator of `contextlib` costs a tenth of the write thread's time.
-    """
-
-    __slots__ = ("_is_borrowed", "_kind", "_pool", "_session")
-
-    def __init__(self, pool: Pool, session: DatabaseSession, kind: Kind, *, is_borrowed: bool = False) -> None:
-        self._pool = pool
-        self._session = session
-        self._kind = kind
-        self._is_borrowed = is_borrowed
-
-    def __enter__(self) -> DatabaseSession:
-        try:
-            self._pool.begin_use(self._session)
-        except StoreUnavailable:
-            self._give_back()
-            raise
-        return self._session
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        try:
-            self._pool.end_use(self._session, self._kind, error)
-        finally:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        if self._is_borrowed:
-            self._pool.give_back(self._session)
 
 
 class Pool:
@@ -113,7 +81,9 @@ class Pool:
         self._lock = threading.Lock()  # guards `_checked_out` and the setting of `_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self.probe = ServerProbe()
-        self.known_end: Position | None = None  # where the feed ended at the last append or read of its end
+        self.known = KnownFeed()
+        self.lacks_standby = False
+        """Whether the last commit was not replicated, since its wait for a standby was cancelled."""
         self._primary: Server | None = None  # of the last session that was not in recovery
         self._checked = CheckedConnections()
         self._closing = threading.Event()
@@ -206,6 +176,8 @@ class Pool:
             del self._checked_out[session]
         warning = session.take_warning()
         if error is None:
+            if kind is SAVE:
+                self.lacks_standby = warning is not None
             if warning is not None and kind is SAVE:
                 # The wait of the commit for a standby was cancelled: it is committed here, and may be nowhere else.
                 raise self._fail(session, DatabaseFault(warning), kind)
@@ -216,6 +188,11 @@ class Pool:
     def give_back(self, session: DatabaseSession) -> None:
         """Take back a session that was lent."""
         self._pool.putconn(session)
+
+    def counts(self) -> PoolCounts:
+        """Return the state of the pool; from any thread."""
+        stats = self._pool.get_stats()
+        return PoolCounts(stats["pool_size"], len(self._checked_out), stats["requests_waiting"])
 
     def _fail(self, session: DatabaseSession, error: Exception, kind: Kind) -> StoreUnavailable:
         """Report an error of a session, close the session if it is lost, and return the error for the client."""
@@ -266,7 +243,7 @@ class Pool:
 
     def _check_server(self, session: DatabaseSession) -> None:
         """Check the server of a new session, and its epoch. Raises psycopg.Error."""
-        session.server = check_server(session, self.probe)
+        session.server = check_server(session, self.probe, self.known)
         if session.server.timeline is not None:
             if self._primary not in (None, session.server):  # the other sessions may be those of the former primary
                 self._write_session_is_suspect = True

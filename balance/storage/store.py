@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString, NamedTuple, TypeVar
 
-from psycopg import Connection
+from psycopg import Connection, errors
 from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
@@ -26,7 +26,7 @@ from balance.position import Position
 from balance.snapshot import Saved, Snapshot
 from balance.storage.append import Expected, append_deduplicated, find, insert, insert_locked
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import renew_epoch
+from balance.storage.epochs import note_end, renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.outage import READ
 from balance.storage.pool import Pool
@@ -64,8 +64,8 @@ class Store:
         """Connect and return where the feed ends. Raises StoreUnavailable, DatabaseError and SchemaError."""
         self._pool.open()
         with self._pool.write_connection(READ) as session:
-            position = _read_position(session)
-        self._end, self._pool.known_end = position.seq, position
+            position = note_end(session, self._pool.probe, self._pool.known, _read_position(session))
+        self._end = position.seq
         return position
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Store:
         with self._pool.write_connection() as session:
             appended = self._append(session, snapshots)
             if appended is None:
-                self._pool.known_end = renew_epoch(session, self._pool.probe, self._pool.known_end)
+                renew_epoch(session, self._pool.probe, self._pool.known)
                 appended = self._append(session, snapshots)
             if appended is None:
                 raise DatabaseFault(FEED_CHANGED)
@@ -95,8 +95,19 @@ class Store:
 
     def _append(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         """Store the snapshots; return None and store nothing if the feed is not the one of before."""
+        probe = self._pool.probe
+        has_timeline = probe.can_read_timeline
+        try:
+            return self._append_checked(session, snapshots)
+        except errors.InsufficientPrivilege:  # perhaps of the functions in TIMELINE, since a moment ago
+            probe.read(session)
+            if probe.can_read_timeline == has_timeline:
+                raise
+            return self._append_checked(session, snapshots)
+
+    def _append_checked(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         ids = [snapshot.id for snapshot in snapshots]
-        expected = Expected(self._pool.known_end, session.server.system_id, self._pool.probe.can_read_timeline)
+        expected = Expected(self._pool.known.end, session.server.system_id, self._pool.probe.can_read_timeline)
         before = None
         if len(set(ids)) == len(ids):
             before = None if self._is_shared else insert(session, snapshots, expected)
@@ -106,9 +117,14 @@ class Store:
             return None if result is None else Appended(*result)
         self._is_shared = before.seq != self._end
         self._end = before.seq + len(snapshots)
-        self._pool.known_end = Position(before.epoch, self._end)
+        self._pool.known.note(Position(before.epoch, self._end))
         saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
         return Appended(before.epoch, self._end, saved)
+
+    def waits_for_standby(self) -> bool:
+        """Return whether a commit of this service waits for a standby. Raises StoreUnavailable."""
+        with self._pool.connection() as connection:
+            return connection.execute(WAITS_FOR_STANDBY).fetchone() is not None
 
     def find(self, id_: str) -> Snapshot | None:
         """Read the snapshot of that id, if there is one. Raises StoreUnavailable."""
@@ -172,6 +188,12 @@ def _one_row(row: T | None) -> T:
 
 
 FEED_CHANGED = "the feed has changed twice during a save"
+
+# The wait is shown to the role of the session itself, without a further grant (PostgreSQL, pg_stat_activity).
+WAITS_FOR_STANDBY: LiteralString = """
+SELECT 1 FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND datname = current_database() AND usename = current_user LIMIT 1
+"""
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
 

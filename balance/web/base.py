@@ -21,6 +21,7 @@ import protocol
 from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import ANONYMOUS, Caller, Operation, authorize
+from balance.refusals import REST
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.problem import error_body
@@ -67,6 +68,7 @@ class JsonHandler(RequestHandler):
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
     body_bytes_max: int
     budget: LoopBudget
+    transport = REST  # of the refusals that are counted
     authenticator: Authenticator
     caller: Caller
 
@@ -225,6 +227,7 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.count_refusal(error)
         set_error_headers(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
@@ -232,6 +235,10 @@ class JsonHandler(RequestHandler):
         self.set_status(error.status)
         body, self._headers["Content-Type"] = error_body(error, self.request.headers.get("Accept"))
         self.finish(protocol.encode(body))
+
+    def count_refusal(self, error: protocol.ServiceError) -> None:
+        """Count an error that is sent to a client."""
+        self.settings["refusals"].count(self.transport, error)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log a fault of the service, not one of a client."""

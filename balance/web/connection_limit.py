@@ -43,8 +43,6 @@ class ConnectionLimit:
         self.is_on = per_address_max > 0
         self._max = per_address_max
         self._counts: dict[str, int] = {}  # by address, of those with a connection
-        self.refusals = 0
-        """How many connections were over the limit."""
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -52,8 +50,6 @@ class ConnectionLimit:
     def acquire(self, address: str) -> Slot | None:
         """Count one more connection of an address; None if it is to be closed at once."""
         number = self._counts.get(address, 0) + 1
-        if number > self._max:
-            self.refusals += 1
         if number > self._max + ANSWERED_MAX:
             return None
         self._counts[address] = number

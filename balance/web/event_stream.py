@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
 
+from balance.aio.backlog import Backlog
 from balance.auth import Caller
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
@@ -22,13 +23,12 @@ READ_BYTES = 1_024
 INPUT_BYTES_MAX = 4_096  # that a client may send after its request; a stream is for sending to the client only
 
 
-class EventStream:
+class EventStream(Backlog):
     """The connection of one client."""
 
     __slots__ = (
         "_bytes_left",
         "_closer",
-        "_largest_batch",
         "_on_close",
         "_stream",
         "caller",
@@ -36,6 +36,7 @@ class EventStream:
         "expires_at",
         "ip",
         "pids",
+        "replayed",
         "replaying",
         "sent_at",
     )
@@ -44,6 +45,7 @@ class EventStream:
         self, stream: RequestStream, closer: Closer, ip: str, caller: Caller, pids: tuple[int, ...] | None
     ) -> None:
         """Send by `stream`, from the head of the response on."""
+        super().__init__()
         self._stream = stream
         self._closer = closer
         self.ip = ip
@@ -57,7 +59,8 @@ class EventStream:
         self.expires_at = 0.0
         self.replaying: asyncio.Task[None] | None = None
         """The task that sends what the client has missed; None once the stream is live."""
-        self._largest_batch = 0
+        self.replayed = 0
+        """The seq up to which everything was sent before the stream was live."""
         self._bytes_left = INPUT_BYTES_MAX
         self._on_close: Callable[[EventStream], object] | None = None
         self._send_directly()
@@ -94,16 +97,6 @@ class EventStream:
         """Bypass the stream from now on, if nothing waits in it."""
         if not (self._stream.closed() or self._stream.writing()):
             self.direct_send = self._stream.socket.send
-
-    def admit(self, size: int, bytes_max: int) -> bool:
-        """Admit a batch of `size` bytes if the backlog is within the limit.
-
-        The largest batch in the backlog is exempt, so that a client that reads is not disconnected by a large batch.
-        """
-        unsent = self.unsent_bytes
-        fits = unsent <= bytes_max + self._largest_batch
-        self._largest_batch = max(size, self._largest_batch) if unsent else size
-        return fits
 
     def call_on_close(self, on_close: Callable[[EventStream], object]) -> None:
         """Read what the client sends and ignore it; call `on_close` when the stream is closed, by either side."""

@@ -18,7 +18,7 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -30,6 +30,7 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
+from balance.refusals import HTTP, Refusals
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -116,14 +117,15 @@ class ServerConnection(HTTP1ServerConnection):
 
     context: Any  # of the listener
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
-        super().__init__(stream, params, context)
-        self._closer = closer
+    def __init__(self, *arguments: Any, closer: Closer, refusals: Refusals) -> None:
+        super().__init__(*arguments)
+        self.closer = closer
+        self.refusals = refusals
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
             while True:
-                exchange = Exchange(self.stream, self.params, self.context, self._closer)
+                exchange = Exchange(self)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
                 self.context.end_request()
@@ -139,9 +141,10 @@ class Exchange(HTTP1Connection):
 
     context: Any  # of the listener
 
-    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
-        super().__init__(stream, False, params, context)
-        self.closer = closer
+    def __init__(self, connection: ServerConnection) -> None:
+        super().__init__(connection.stream, False, connection.params, connection.context)
+        self.closer = connection.closer
+        self._refusals = connection.refusals
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -197,6 +200,7 @@ class Exchange(HTTP1Connection):
             self.close()
             return
         self._is_rejected = self._write_finished = True
+        self._refusals.count(HTTP, error)
         method = self._request_start_line.method if self._request_start_line else None
         self.closer.close_after(self.stream, error_response(error, method, self.context.protocol))
 

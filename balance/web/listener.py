@@ -23,6 +23,7 @@ from tornado.iostream import IOStream
 
 from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
+from balance.refusals import Refusals
 from balance.web.connection_limit import ConnectionLimit, Slot
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
@@ -126,8 +127,8 @@ class ConnectionContext(_HTTPRequestContext):
 class BudgetedConnection(ServerConnection):
     """A connection whose requests are served within the budget of their address."""
 
-    def __init__(self, budget: LoopBudget, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, budget: LoopBudget, *arguments: Any, **parts: Any) -> None:
+        super().__init__(*arguments, **parts)
         self._budget = budget
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
@@ -143,6 +144,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._refusals: Refusals = options.pop("refusals")
         self._connection_limit: ConnectionLimit = options.pop("connection_limit")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
@@ -185,7 +187,8 @@ class HttpListener(HTTPServer):
         if not context.begin_connection():
             stream.close()
             return
-        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
+        parts: dict[str, Any] = {"closer": self._closer, "refusals": self._refusals}
+        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, **parts)
         self._connections.add(connection)
         connection.start_serving(self)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import protocol
-from protocol.operations import JSON, PROBLEM
+from protocol.operation import JSON
+from protocol.operations import PROBLEM
 
 REFUSED = frozenset(("q=0", "q=0.", "q=0.0", "q=0.00", "q=0.000"))  # RFC 9110, section 12.4.2
 

@@ -9,7 +9,7 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 
 import protocol
-from balance.position import ClaimedPosition, parse_token
+from balance.position import ClaimedPosition
 
 INTEGER = re.compile(r"-?[0-9]{1,30}")
 
@@ -46,11 +46,3 @@ def _decode(request: HTTPServerRequest, name: str, value: bytes, integers: Colle
 def to_claimed(after: int, query: Mapping[str, Any]) -> ClaimedPosition:
     """Return a position of which a query may have the `epoch`, and the `id` of the snapshot `after`."""
     return ClaimedPosition.of(after, query.get("epoch"), query.get("id"))
-
-
-def parse_position(token: str, path: str) -> ClaimedPosition:
-    """Read a position that is one text. Raises InvalidPayload with the path."""
-    try:
-        return parse_token(token)
-    except ValueError as error:
-        raise protocol.InvalidPayload(str(error), path) from error

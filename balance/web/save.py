@@ -31,13 +31,15 @@ from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.feed.pending import PendingSave
 from balance.rate_limit import RateLimit
+from balance.refusals import REST
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.problem import error_body
-from protocol.operations import JSON, SNAPSHOTS
+from protocol.operation import JSON
+from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
 
@@ -177,6 +179,7 @@ class SaveRequest(HTTPMessageDelegate):
         if not isinstance(failure, protocol.ServiceError):
             log.error("POST %s", SNAPSHOTS, exc_info=failure)
         error, headers = to_service_error(failure, 500), self._response_headers()
+        self._router.service.refusals.count_save(REST, error)
         set_error_headers(headers, error)
         body, headers["Content-Type"] = error_body(error, self._headers.get("Accept"))
         self._write_json(error.status, headers, body)

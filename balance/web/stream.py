@@ -13,14 +13,15 @@ from typing import Any
 
 import protocol
 from balance.auth import Caller, Operation, authorize
-from balance.feed.feed import Resumption
-from balance.position import ClaimedPosition, to_token
+from balance.feed.resumption import Resumption
+from balance.position import ClaimedPosition, parse_token, to_token
+from balance.refusals import SSE
 from balance.service import Life, Service
 from balance.web.base import JsonHandler, to_service_error
 from balance.web.event_stream import EventStream
 from balance.web.headers import encode_head
 from balance.web.http_connection import Exchange, RequestStream
-from balance.web.query import parse_position, read_query, to_claimed
+from balance.web.query import read_query, to_claimed
 from balance.web.sse import HEADERS, encode_event, encode_retry
 from balance.web.stream_hub import BUSY, STOPPING, UNAVAILABLE, StreamHub
 from balance.web.watcher_limit import WatcherLimit
@@ -33,6 +34,7 @@ class StreamHandler(JsonHandler):
     """One request for a stream."""
 
     operation = Operation.WATCH
+    transport = SSE
     allowed_headers = LAST_EVENT_ID  # EventSource needs no permission to send it; a program in a page does
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
@@ -74,9 +76,10 @@ class StreamHandler(JsonHandler):
         if len(headers) > 1:
             raise protocol.InvalidPayload("is given more than once", LAST_EVENT_ID)
         if headers and headers[0]:
-            return parse_position(headers[0], LAST_EVENT_ID)
+            protocol.check("stream_headers", {LAST_EVENT_ID: headers[0]})
+            return parse_token(headers[0])
         if "last_event_id" in query:
-            return parse_position(query["last_event_id"], "last_event_id")
+            return parse_token(query["last_event_id"])
         return to_claimed(query["after"], query) if "after" in query else None
 
     def _check_capacity(self) -> None:
@@ -91,6 +94,7 @@ class StreamHandler(JsonHandler):
         if (error.status < 500 and not error.temporary) or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         retry = encode_retry(at_least_s=error.retry_after_s or 0)
         self._begin_stream(b"").end(retry + encode_event("bye", {"reason": self.bye_reason(error)}))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from random import uniform
 
@@ -21,8 +21,9 @@ import protocol
 from balance.access.authenticator import Authenticator
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.send import send_to_each
+from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position, to_token
 from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
@@ -33,7 +34,6 @@ log = logging.getLogger("balance.web")
 
 SWEEP_S = 1.0
 PING_S = 15.0  # of quiet, after which a ping is sent
-READ_S_MAX = 30.0  # for a client to accept one page of what it has missed
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
 UNAUTHORIZED = "unauthorized"
@@ -50,6 +50,37 @@ class _Group:
         """When something was last sent to all of them."""
 
 
+class _GroupsOfPid:
+    """The groups whose filter has a pid. A pid of one group only has no container: clients may have many pids each."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int | None, _Group | dict[_Group, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, pid: int, group: _Group) -> None:
+        """Add a group that does not have the pid yet."""
+        found = self._groups.setdefault(pid, group)
+        if isinstance(found, dict):
+            found[group] = None
+        elif found is not group:
+            self._groups[pid] = {found: None, group: None}
+
+    def remove(self, pid: int, group: _Group) -> None:
+        """Remove a group that has the pid."""
+        found = self._groups[pid]
+        if isinstance(found, dict):
+            del found[group]
+        if found is group or not found:
+            del self._groups[pid]
+
+    def find(self, pid: int | None) -> Iterable[_Group]:
+        """Return the groups of a pid."""
+        found = self._groups.get(pid, ())
+        return (found,) if isinstance(found, _Group) else found
+
+
 class StreamHub:
     """The streams, each from the head of its response to its end. It is a listener of the feed."""
 
@@ -60,10 +91,13 @@ class StreamHub:
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
         self._groups: dict[tuple[int, ...] | None, _Group] = {}
-        self._groups_of_pid: dict[int | None, dict[_Group, None]] = {}
+        self._groups_of_pid = _GroupsOfPid()
         self._last: EncodedSnapshot | None = None  # that was published
+        self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
         self.slow_disconnects = 0
+        self.deliveries = 0
+        """The events of published snapshots that were sent to clients, or queued for them."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -79,6 +113,7 @@ class StreamHub:
         """Serve a stream whose head has been sent: send everything after `position`."""
         clock = asyncio.get_running_loop().time()
         stream.sent_at = clock
+        stream.replayed = position.seq
         stream.expires_at = clock + self._stream_s_max * uniform(1 - SPREAD, 1 + SPREAD)
         stream.call_on_close(self._discard)
         if not stream.is_closed:
@@ -88,12 +123,12 @@ class StreamHub:
     async def _replay(self, stream: EventStream, position: Position) -> None:
         """Send what a client has missed, then make its stream live."""
         send, join = partial(self._send_page, stream), partial(self._join, stream)
+        replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.pids))
         try:
-            replay = self._feed.replay(position, encode_snapshots, send, join, stream.pids)
             await self._budget.run(stream.ip, replay)
         except StreamClosedError:
             pass
-        except TimeoutError:
+        except SlowClient:
             self._disconnect(stream)
         except protocol.Unavailable:
             self._end(stream, UNAVAILABLE)
@@ -105,16 +140,13 @@ class StreamHub:
         finally:
             stream.replaying = None
 
-    async def _send_page(self, stream: EventStream, events: bytes) -> None:
-        """Send a part of what a client has missed. Raises TimeoutError if it does not read it, StreamClosedError."""
+    async def _send_page(self, stream: EventStream, events: bytes, last: int) -> None:
+        """Send a part of what a client has missed, up to seq `last`. Raises StreamClosedError."""
         stream.sent_at = asyncio.get_running_loop().time()
+        stream.replayed = last
         written = stream.send(events)
-        if written is None:
-            return
-        done, _ = await asyncio.wait([written], timeout=READ_S_MAX)  # does not cancel it, as `wait_for` would
-        if not done:
-            raise TimeoutError
-        written.result()
+        if written is not None:
+            await asyncio.shield(written)  # Tornado logs an error for a write that is cancelled
 
     def _join(self, stream: EventStream) -> None:
         """Send to a stream what is published from now on."""
@@ -122,12 +154,13 @@ class StreamHub:
         if group is None:
             group = self._groups[stream.pids] = _Group()
             for pid in stream.pids or ():
-                self._groups_of_pid.setdefault(pid, {})[group] = None
+                self._groups_of_pid.add(pid, group)
         group.streams[stream] = None
 
     def _leave(self, stream: EventStream) -> bool:
         """Send nothing more to a stream; return whether it was live."""
         self._streams.discard(stream)
+        self._outdated.discard(stream)
         group = self._groups.get(stream.pids)
         if group is None or stream not in group.streams:
             return False
@@ -135,9 +168,7 @@ class StreamHub:
         if not group.streams:
             del self._groups[stream.pids]
             for pid in stream.pids or ():
-                del self._groups_of_pid[pid][group]
-                if not self._groups_of_pid[pid]:
-                    del self._groups_of_pid[pid]
+                self._groups_of_pid.remove(pid, group)
         return True
 
     def _discard(self, stream: EventStream) -> None:
@@ -183,11 +214,12 @@ class StreamHub:
             wanted[self._groups[None]] = events
         if self._groups_of_pid:
             for snapshot, event in zip(snapshots, events, strict=True):
-                for group in self._groups_of_pid.get(snapshot.pid, ()):
+                for group in self._groups_of_pid.find(snapshot.pid):
                     wanted.setdefault(group, []).append(event)
         clock = asyncio.get_running_loop().time()
         for group, some in wanted.items():
             group.sent_at = clock
+            self.deliveries += len(some) * len(group.streams)
             self._broadcast(list(group.streams), b"".join(some))
 
     def _broadcast(self, streams: Sequence[EventStream], events: bytes) -> None:
@@ -209,16 +241,22 @@ class StreamHub:
         """End the streams that are old, and send a ping to those that are quiet."""
         self.start()
         clock = asyncio.get_running_loop().time()
-        quiet = []
+        quiet: dict[int, list[EventStream]] = {}
         for stream in list(self._streams):
             if clock > stream.expires_at:
                 self._end(stream, EXPIRED)
             elif clock - self._last_sent_at(stream) >= PING_S:
                 stream.sent_at = clock
-                quiet.append(stream)
-        if quiet and self._feed.head is not None:
-            ping = {"timestamp": format_ts(now()), "seq": self._feed.head.seq}
-            self._broadcast(quiet, encode_event("ping", ping))
+                quiet.setdefault(self._sent_seq(stream), []).append(stream)
+        timestamp = format_ts(now())
+        for seq, streams in quiet.items():
+            self._broadcast(streams, encode_event("ping", {"timestamp": timestamp, "seq": seq}))
+
+    def _sent_seq(self, stream: EventStream) -> int:
+        """Return the seq up to which a client was sent everything; the head would be too much during a replay."""
+        if stream.replaying is not None or self._feed.head is None:
+            return stream.replayed
+        return self._feed.head.seq
 
     def _last_sent_at(self, stream: EventStream) -> float:
         """Return when something was last sent to a stream, by the clock of the event loop."""
@@ -232,16 +270,22 @@ class StreamHub:
                 self._end(stream, UNAUTHORIZED)
 
     def end_all(self) -> None:
-        """End every stream, so that its client connects again and is sent whether its position is still good."""
+        """End every stream that there is, so that its client connects again and is sent whether its position is good.
+
+        They get nothing more from now on; their ends are spread over turns of the event loop, and meanwhile new streams
+        are served.
+        """
         self._last = None
-        self._end_each(RESET)
+        self._outdated.add(self._streams)
+        self._streams, self._groups, self._groups_of_pid = set(), {}, _GroupsOfPid()
+
+    def _reset(self, stream: EventStream) -> None:
+        self._end(stream, RESET)
 
     def close(self) -> None:
         """End every stream, since the server is stopping."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self._end_each(STOPPING)
-
-    def _end_each(self, reason: str) -> None:
+        self._outdated.finish()
         for stream in list(self._streams):
-            self._end(stream, reason)
+            self._end(stream, STOPPING)

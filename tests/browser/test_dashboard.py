@@ -16,7 +16,7 @@ from tests.support.proxies import free_port
 from tests.support.service import SNAPSHOTS, Database, Process, Processes
 
 AMOUNT = "100074.9997800000000000000000001"  # 31 digits
-LINES_MAX = 70
+LINES_MAX = 80
 
 
 class Dashboard:

@@ -100,6 +100,11 @@ def test_the_operations_are_those_of_the_specification_and_the_contract() -> Non
         ("GET", "/api/protocol/v1/types.d.ts"),
         ("GET", "/api/openapi.json"),
         ("GET", "/api/asyncapi.json"),
+        ("GET", "/livez"),
+        ("GET", "/readyz"),
+        ("GET", "/healthz"),
+        ("GET", "/version"),
+        ("GET", "/metrics"),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from balance.storage.epochs import begin_epoch
 from tests.support.http_client import Reply, request
 from tests.support.native_recovery import native_recovery
 from tests.support.payloads import updates
@@ -326,4 +327,31 @@ async def test_a_restore_of_an_older_dump_is_sent_to_each_watcher(
             check_holds_all(watcher, database)
     expected = Reset("diverged", None if restarts else 5, 8)
     assert {one.resets[0] for one in watchers} == {expected}
+    await stop(process)
+
+
+async def test_a_restored_dump_of_an_earlier_epoch_is_sent_to_each_watcher(
+    pair: Pair, processes: Processes, name: str, database: Database
+) -> None:
+    """The epoch of the watchers is not in the dump, and the server goes on in a third one."""
+    process, url = await serve(processes, database)
+    sender = Sender(url)
+    async with watching(always(url)) as watchers:
+        for _ in range(5):
+            assert (await sender.post()).status == 201
+        dump = await asyncio.to_thread(pair.primary.dump, name)
+        await asyncio.to_thread(begin_epoch, pair.primary.url(name))
+        for _ in range(3):
+            assert (await sender.post()).status == 201
+        for watcher in watchers:
+            await watcher.until(8)
+        await asyncio.to_thread(pair.primary.restore, dump, name)
+        sender = Sender(url, SEED + 1)
+        for _ in range(6):  # more than were lost
+            await sender.post_until_saved()
+        for watcher in watchers:
+            assert await watcher.until_reset(BACK_S_MAX) == Reset("other_feed", None, 8)
+            await watcher.until(11)
+            check_holds_all(watcher, database)
+    assert database.rows(EPOCHS) == [{"number": 1, "after_seq": 0}, {"number": 2, "after_seq": 5}]
     await stop(process)

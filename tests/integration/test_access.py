@@ -6,19 +6,24 @@ import asyncio
 import json
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import jwt
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 
 import protocol
 from balance.access.authenticator import Authenticator
+from balance.access.jwt import LEEWAY_S
 from balance.access.setup import check_closed
 from balance.access.tickets import TICKETS_MAX
 from balance.auth import PERMISSIONS, Operation, Role
 from balance.config import Config, ConfigError
 from balance.rate_limit import RateLimit
-from balance.storage.token_store import StoredToken, list_tokens, revoke_token
+from balance.storage.token_store import StoredToken, TokenError, create_token, list_tokens, revoke_token
 from protocol.operations import FEED, LATEST, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer, until
 from tests.support.http_client import Connection, Reply, request_bytes
@@ -358,3 +363,80 @@ async def test_no_credential_is_in_any_answer_log_line_or_repr(
     text = json.dumps([[one.raw.decode(), str(one.headers)] if isinstance(one, Reply) else one for one in answers])
     text += caplog.text + repr([app.authenticator._by_id, app.authenticator._by_id["1"].caller, app._config])
     assert [mark for mark in marks if mark in text] == []
+
+
+# JSON Web Tokens
+
+
+async def test_a_jwt_is_a_credential_on_every_transport_until_it_expires(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    entry = {**json.loads(ECAlgorithm.to_jwk(key.public_key())), "kid": "k"}
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [entry]}))
+    service = await make_service(jwks=str(tmp_path / "jwks.json"), jwt_issuer="https://i.example", jwt_audience="b")
+
+    def token(scope: str, seconds: float) -> str:
+        claims = {"iss": "https://i.example", "aud": "b", "sub": "x", "exp": time.time() + seconds, "scope": scope}
+        return jwt.encode(claims, key, "ES256", {"kid": "k"})
+
+    assert (await ask(service, "GET", LATEST)).status == 401
+    assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:write", 60)))).status == 201
+    assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:read", 60)))).status == 403
+    assert (await ask(service, "GET", LATEST, **bearer(token("openid", 60)))).status == 403
+    assert (await ask(service, "GET", LATEST, **bearer(token("balance:read", -60)))).status == 401
+    short = token("balance:read", 2 - LEEWAY_S)
+    client = await SocketClient.connect(service.url, {"token": short})
+    async with StreamClient.to(service.port, **bearer(short)) as stream:
+        await stream.expect("connected")
+        assert (await client.expect("balance:error"))["error"] == "token: has expired"
+        assert await client.await_closed() == 1008
+        assert (await stream.expect("bye")).data == {"reason": "unauthorized"}
+    await client.close()
+    new = ec.generate_private_key(ec.SECP256R1())
+    entry = {**json.loads(ECAlgorithm.to_jwk(new.public_key())), "kid": "n"}
+    (tmp_path / "new").write_text(json.dumps({"keys": [entry]}))
+    (tmp_path / "new").replace(tmp_path / "jwks.json")
+    claims = {"iss": "https://i.example", "aud": "b", "exp": time.time() + 60, "scope": "balance:read"}
+    rotated = jwt.encode(claims, new, "ES256", {"kid": "n"})
+    started = time.monotonic()
+    while (await ask(service, "GET", LATEST, **bearer(rotated))).status == 401:
+        assert time.monotonic() - started < END_S_MAX
+        await asyncio.sleep(0.05)
+    assert (await ask(service, "GET", LATEST, **bearer(rotated))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("token", "create"), "token: needs a name"),
+        (("token", "create", "a b"), "token: needs a name"),
+        (("token", "create", "x", "--expires", "soon"), "token: --expires: 'soon' is not a time such as 90d"),
+        (("token", "create", "x", "--role", "boss"), "argument --role: invalid choice: 'boss'"),
+        (("token", "revoke", "x"), "token: there is no token x that could be revoked"),
+        (("--jwks=/nowhere",), "--jwks: needs --jwt-issuer and --jwt-audience"),
+        (("--jwks=/nowhere", "--jwt-issuer=i", "--jwt-audience=a"), "--jwks: No such file or directory"),
+        (("--jwks=http://login.example/", "--jwt-issuer=i", "--jwt-audience=a"), "--jwks: must be a file or https://"),
+        (("--allow-anonymous=perhaps",), "--allow-anonymous: 'perhaps' is neither yes nor no"),
+    ],
+    ids=str,
+)
+def test_a_command_that_cannot_be_done_prints_one_line(
+    processes: Processes, database: Database, arguments: tuple[str, ...], reason: str
+) -> None:
+    process = processes(*arguments, script="server.py", DATABASE_URL=database.url)
+    assert process.wait() == 1
+    (line,) = process.complaints
+    assert line.startswith(f"server.py: {reason}")
+    assert process.stdout == []
+
+
+def test_a_name_is_of_one_token_until_it_is_revoked(database: Database) -> None:
+    create_token(database.url, "x", "writer", b"1" * 32, None)
+    with pytest.raises(TokenError, match="there is a token x already"):
+        create_token(database.url, "x", "reader", b"2" * 32, None)
+    revoke_token(database.url, "x")
+    create_token(database.url, "x", "reader", b"2" * 32, MINUTE)
+    first, second = list_tokens(database.url)
+    assert (first.role, first.expires_at, second.role) == ("writer", None, "reader")
+    assert second.expires_at == second.created_at + MINUTE

@@ -16,7 +16,22 @@ from tornado.web import Application
 import protocol
 from balance.auth import TOKEN_ROLES, Operation, Role
 from balance.web.save import SaveRouter
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, OPERATIONS, STREAM, TICKET
+from protocol.operations import (
+    ASYNCAPI,
+    CONTRACT,
+    DOCS,
+    FEED,
+    HEALTHZ,
+    LATEST,
+    LIVEZ,
+    METRICS,
+    OPENAPI,
+    OPERATIONS,
+    READYZ,
+    STREAM,
+    TICKET,
+    VERSION_PATH,
+)
 from tests.support.access import add_token, bearer
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.refusals import check_refused
@@ -60,9 +75,12 @@ REQUESTS = {
         ("GET", f"{DOCS}/events", Operation.READ_DOCUMENTS),
         ("GET", f"{DOCS}/docs.css", Operation.READ_DOCUMENTS),
     ],
+    METRICS: [("GET", METRICS, Operation.READ_METRICS), ("HEAD", METRICS, Operation.READ_METRICS)],
 }
-# The routes that ask for nothing: one carries packets that ask each for itself, and one has OPTIONS only.
-NO_REQUESTS = {re.escape(protocol.SOCKET_PATH), r"\*"}
+# The routes that every caller may use.
+OPEN_ROUTES = {"/", LIVEZ, READYZ, HEALTHZ, VERSION_PATH}
+# The routes that ask for nothing: beside those, one carries packets that ask each for itself, and one has OPTIONS only.
+NO_REQUESTS = {re.escape(protocol.SOCKET_PATH), r"\*", *OPEN_ROUTES}
 EVENTS = {protocol.BALANCE_UPDATE: Operation.SAVE, protocol.PING: Operation.PING}
 # The frames of each event: those of the fast path, and those that it leaves to the library.
 FRAMES = {
@@ -131,6 +149,7 @@ def test_the_tables_name_every_route_and_every_event(shared: SharedService) -> N
     assert {pattern.removesuffix("$") for pattern in patterns} == REQUESTS.keys() | NO_REQUESTS
     assert len(rules) == len(patterns) + 1, "one more rejects what is for another host"
     requests = [(method, target) for requests in REQUESTS.values() for method, target, _ in requests]
+    requests += [("GET", target) for target in OPEN_ROUTES]
     for operation in OPERATIONS.values():
         path = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(operation.path))
         assert [1 for method, target in requests if method == operation.method and re.fullmatch(path + "/?", target)]
@@ -184,6 +203,13 @@ def test_a_good_update_that_is_not_permitted_is_not_saved(shared: SharedService)
 @pytest.mark.parametrize("target", [SNAPSHOTS, f"{SNAPSHOTS}/{ID}", CONTRACT, DOCS, "*"])
 def test_options_are_answered_without_permission(shared: SharedService, target: str) -> None:
     assert shared.ask("OPTIONS", target).status == 204
+
+
+@pytest.mark.usefixtures("no_permissions")
+@pytest.mark.parametrize("target", sorted(OPEN_ROUTES))
+def test_health_version_and_root_are_answered_without_permission(shared: SharedService, target: str) -> None:
+    assert shared.ask("GET", target).status == (302 if target == "/" else 200)
+    assert shared.ask("HEAD", target).status == (302 if target == "/" else 200)
 
 
 @UNLISTED

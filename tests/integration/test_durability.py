@@ -138,7 +138,7 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
     with ThreadPoolExecutor(1) as thread:
         for _ in range(2):  # the save, and its resend
             saving = thread.submit(store.append, [one])
-            while not saving.done():  # a resend has two transactions
+            while not saving.done():
                 query(cluster.url(), CANCEL_WAITS)
             with pytest.raises(StoreUnavailable):
                 saving.result()
@@ -147,6 +147,33 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
         configure(cluster)
         (saved,) = saving.result(10).saved
         assert saved.duplicate
+    store.close()
+
+
+@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_resend_waits_once(cluster: Cluster, database: Database, is_shared: bool) -> None:
+    """The commit of a statement that stores nothing does not wait, also if another process saves too."""
+    store, one = Store(make_pool(database)), snapshot()
+    store.open()
+    store.append([one])
+    if is_shared:
+        other = Store(make_pool(database))
+        other.open()
+        other.append([snapshot()])
+        other.close()
+        store.append([snapshot()])
+    configure(cluster, synchronous_standby_names="nobody")
+    with ThreadPoolExecutor(1) as thread:
+        for sent in (one, snapshot()):
+            saving = thread.submit(store.append, [sent])
+            wait_until(lambda: bool(query(cluster.url(), WAITS)))
+            assert len(query(cluster.url(), CANCEL_WAITS)) == 1
+            with pytest.raises(StoreUnavailable):
+                saving.result(10)
+    configure(cluster)
+    assert store.append([one, snapshot()]).saved[0].duplicate
+    assert query(cluster.url(), "SELECT max(seq) = count(*) FROM balance_snapshot") == [(True,)]
     store.close()
 
 

@@ -14,16 +14,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from balance.position import ClaimedPosition, Position
-from balance.storage import epochs
+from balance.storage import epochs, server_probe
 from balance.storage.connect import DatabaseError
 from balance.storage.database_session import DatabaseSession
-from balance.storage.epochs import Server, ServerProbe, begin_epoch, renew_epoch
+from balance.storage.epochs import KnownFeed, begin_epoch, renew_epoch
+from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, SchemaBehind, migrate
 from balance.storage.pool import Pool
+from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.postgres import LOCK_FEED, Postgres, execute, is_waited_for, locked
@@ -34,6 +36,9 @@ BEGINS = "a new epoch of the feed begins"
 OTHER_TIMELINE = "UPDATE balance_feed SET timeline = '00000009'"
 OTHER_SYSTEM = "UPDATE balance_feed SET system_id = '1'"
 COUNTER_WENT_BACK = "DELETE FROM balance_snapshot WHERE seq > 2; UPDATE balance_feed SET last_seq = 2"
+
+TABLES = ("balance_epoch", "balance_feed", "balance_snapshot")
+HIDDEN = ("pg_walfile_name(pg_lsn)", "pg_control_system()")
 
 MakeStore = Callable[[], Store]
 
@@ -76,6 +81,17 @@ def server_of(database: Database) -> Server:
         return ServerProbe().read(connection)
 
 
+class FeedDump:
+    """The tables of the feed as they are now, to be put back later as by a dump."""
+
+    def __init__(self, database: Database) -> None:
+        self._url = database.url
+        execute(self._url, "CREATE SCHEMA dump", *(f"CREATE TABLE dump.{one} AS TABLE {one}" for one in TABLES))
+
+    def restore(self) -> None:
+        execute(self._url, *(f"DELETE FROM {one}; INSERT INTO {one} SELECT * FROM dump.{one}" for one in TABLES))
+
+
 # What is recorded
 
 
@@ -88,6 +104,34 @@ def test_the_first_session_records_the_server_and_begins_no_epoch(database: Data
     before = store.open()
     assert append(store, 3) == Position(before.epoch, 3)
     assert epochs_of(database) == [(1, 0)]
+
+
+@pytest.mark.parametrize("column", ["timeline", "system_id"])
+def test_an_append_records_what_is_not_recorded(database: Database, make_store: MakeStore, column: str) -> None:
+    store = make_store()
+    before = append(store, 1)
+    execute(database.url, f"UPDATE balance_feed SET {column} = NULL")
+    assert append(store, 1) == Position(before.epoch, 2)
+    assert recorded(database) == server_of(database)
+    assert epochs_of(database) == [(1, 0)]
+
+
+@pytest.mark.parametrize("known", [Server("00000001", None), Server(None, "7")])
+def test_what_a_server_hides_stays_recorded(database: Database, monkeypatch: pytest.MonkeyPatch, known: Server) -> None:
+    probe, other = ServerProbe(), Server("00000001", "7")
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        for server in (known, Server(*(None if value in known else value for value in other))):
+            monkeypatch.setattr(probe, "read", lambda _, server=server: server)
+            assert renew_epoch(connection, probe, KnownFeed()).seq == 0
+    assert recorded(database) == other
+    assert epochs_of(database) == [(1, 0)]
+
+
+def test_a_feed_without_a_recorded_epoch_begins_with_number_1(database: Database) -> None:
+    execute(database.url, "DELETE FROM balance_epoch")
+    for _ in range(3):
+        begin_epoch(database.url)
+    assert epochs_of(database) == [(1, 0), (2, 0), (3, 0)]
 
 
 def test_a_database_with_rows_keeps_its_epoch_in_the_migration(postgres: str, tmp_path: Path) -> None:
@@ -184,6 +228,17 @@ def test_a_counter_that_went_back_begins_an_epoch_where_the_feed_ends(
 
 
 @pytest.mark.expects_log(BEGINS)
+def test_an_end_that_was_only_read_is_known_too(database: Database, make_store: MakeStore) -> None:
+    one, other = make_store(), make_store()
+    append(one, 1)
+    append(other, 4)
+    FeedStore(one._pool).head()
+    execute(database.url, COUNTER_WENT_BACK)
+    assert append(one, 1).seq == 3
+    assert epochs_of(database) == [(1, 0), (2, 2)]
+
+
+@pytest.mark.expects_log(BEGINS)
 @pytest.mark.parametrize("change", [OTHER_TIMELINE, COUNTER_WENT_BACK])
 def test_processes_that_notice_at_once_begin_one_epoch(database: Database, make_store: MakeStore, change: str) -> None:
     stores = [make_store() for _ in range(4)]
@@ -208,11 +263,13 @@ def test_processes_that_notice_at_once_begin_one_epoch(database: Database, make_
 def test_a_process_that_waits_for_another_finds_the_epoch_that_it_began(
     database: Database, make_store: MakeStore
 ) -> None:
-    append(make_store(), 3)
+    store = make_store()
+    append(store, 3)
+    store.close()  # its pool connects in the background, and a new session would begin the epoch itself
     execute(database.url, OTHER_TIMELINE)
     with psycopg.connect(database.url, autocommit=True) as connection, ThreadPoolExecutor(1) as executor:
         with locked(database, LOCK_FEED) as other:
-            waiting = executor.submit(renew_epoch, connection, ServerProbe())
+            waiting = executor.submit(renew_epoch, connection, ServerProbe(), KnownFeed())
             wait_until(lambda: is_waited_for(database))
             begun = other.execute(epochs.BEGIN, server_of(database)._asdict()).fetchone()
             other.commit()
@@ -246,19 +303,76 @@ def test_the_tail_renews_the_epoch_when_the_feed_ends_before_its_position(
     store = make_store()
     known = append(store, 5)
     feed = FeedStore(store._pool)
-    assert feed.renew(known) == known
+    assert feed.renew() == known
     execute(database.url, COUNTER_WENT_BACK)
-    renewed = feed.renew(known)
+    renewed = feed.renew()
     assert renewed.seq == 2
-    assert feed.renew(known) == renewed
+    assert feed.renew() == renewed
     assert feed.head().position == renewed
     assert epochs_of(database) == [(1, 0), (2, 2)]
     assert feed.look_up(ClaimedPosition(known.epoch, 3)).good_until == 2
 
 
+@pytest.mark.expects_log(BEGINS)
+@pytest.mark.parametrize("is_polled", [False, True])
+@pytest.mark.parametrize("has_seen_it", [False, True])
+def test_a_feed_that_was_put_back_into_an_epoch_that_is_over_begins_another(
+    database: Database, make_store: MakeStore, is_polled: bool, has_seen_it: bool
+) -> None:
+    """A dump of the first epoch is restored while a process runs, which has seen that epoch or a later one only."""
+    store = make_store()
+    first = append(store, 3)
+    dump = FeedDump(database)
+    second = begin_epoch(database.url)
+    if not has_seen_it:
+        store = make_store()
+    assert append(store, 4) == Position(second.epoch, 7)
+    dump.restore()
+    if is_polled:
+        FeedStore(store._pool).head()
+    after = append(store, 9)  # more than were lost
+    assert after.seq == 12
+    assert after.epoch not in (first.epoch, second.epoch)
+    assert epochs_of(database) == [(1, 0), (2, 3)]
+    feed = FeedStore(store._pool)
+    assert feed.head().position == after
+    assert not feed.look_up(ClaimedPosition(second.epoch, 5)).epoch_is_known
+    assert feed.look_up(ClaimedPosition(first.epoch, 3)).good_until == 3
+
+
+@pytest.mark.expects_log(BEGINS)
+def test_processes_that_see_a_feed_put_back_begin_one_epoch(database: Database, make_store: MakeStore) -> None:
+    stores = [make_store() for _ in range(3)]
+    dump = FeedDump(database)
+    begin_epoch(database.url)
+    for store in stores:
+        append(store, 2)
+    dump.restore()
+    assert len({append(store, 1).epoch for store in stores}) == 1
+    assert epochs_of(database) == [(1, 0), (2, 0)]
+    dump.restore()
+    FeedStore(stores[0]._pool).head()
+    assert {append(store, 1).epoch for store in stores} == {FeedStore(stores[1]._pool).head().position.epoch}
+    assert epochs_of(database) == [(1, 0), (2, 0)]
+
+
+def test_a_position_that_was_read_before_the_newest_known_one_is_not_noted() -> None:
+    known = KnownFeed()
+    for position in (Position("a", 5), Position("a", 7), Position("b", 6), Position("b", 8)):
+        known.note(position)
+        assert known.end == position
+    for late in (Position("b", 7), Position("a", 9)):
+        known.note(late)
+        assert known.end == Position("b", 8)
+        assert known.went_back(late)
+    assert not known.went_back(Position("c", 1))
+
+
 def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store: MakeStore) -> None:
     """The standby may be what was lost; a save in the new epoch waits for it."""
-    assert append(make_store(), 1).seq == 1
+    store = make_store()
+    assert append(store, 1).seq == 1
+    store.close()  # its pool connects in the background, and a new session would record the timeline itself
     with psycopg.connect(database.url, autocommit=True) as connection:
         seen: list[Any] = []
         connection.execute("SET synchronous_commit = remote_apply")
@@ -269,7 +383,7 @@ def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store:
         connection.execute("CREATE TRIGGER note AFTER UPDATE ON balance_feed EXECUTE FUNCTION note()")
         execute(database.url, "UPDATE balance_feed SET timeline = NULL")
         connection.add_notice_handler(lambda notice: seen.append(notice.message_primary))
-        renew_epoch(connection, ServerProbe())
+        renew_epoch(connection, ServerProbe(), KnownFeed())
         assert seen == ["local"]
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("remote_apply",)
 
@@ -277,27 +391,39 @@ def test_a_new_epoch_does_not_wait_for_a_standby(database: Database, make_store:
 # Where the functions are not allowed, and servers that are too old
 
 
+def hide_server(database: Database) -> None:
+    """Have no role but the owner read the timeline and the system any more."""
+    execute(database.url, *(f"REVOKE EXECUTE ON FUNCTION {function} FROM public" for function in HIDDEN))
+
+
+def show_server(database: Database) -> None:
+    execute(database.url, *(f"GRANT EXECUTE ON FUNCTION {function} TO public" for function in HIDDEN))
+
+
+def is_at_rest(pool: Pool) -> bool:
+    """Return whether the pool opens no session in the background; one is that of the write thread."""
+    stats = pool._pool.get_stats()
+    return stats["pool_size"] == stats["pool_available"] + 1
+
+
 @pytest.fixture
 def limited(database: Database) -> Iterator[str]:
-    """Make a role that may not read the timeline and the system; return its URL."""
+    """Make a role that is not the owner; return its URL. After the test it may read the timeline and the system."""
     role = f"limited_{uuid.uuid4().hex}"
-    hidden = ("pg_walfile_name(pg_lsn)", "pg_control_system()")
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN".encode())
         admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}".encode())
-        for function in hidden:
-            admin.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM public".encode())
         try:
             yield make_conninfo(database.url, user=role)
         finally:
-            for function in hidden:
-                admin.execute(f"GRANT EXECUTE ON FUNCTION {function} TO public".encode())
+            show_server(database)
             admin.execute(f"DROP OWNED BY {role}".encode())
             admin.execute(f"DROP ROLE {role}".encode())
 
 
 @pytest.mark.expects_log(BEGINS)
 def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, limited: str) -> None:
+    hide_server(database)
     pool = Pool(limited, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     store = Store(pool)
     store.open()
@@ -314,21 +440,64 @@ def test_a_service_that_hides_the_timeline_saves_without_it(database: Database, 
     store.close()
 
 
+@pytest.mark.expects_log("the timeline of the database may not be read any more", BEGINS)
+@pytest.mark.parametrize("repeats_id", [False, True])
+def test_saves_go_on_when_the_timeline_is_hidden_from_a_running_process(
+    database: Database, limited: str, caplog: pytest.LogCaptureFixture, repeats_id: bool
+) -> None:
+    pool = Pool(limited, pool_max=3, pool_wait_ms_max=5000, statement_ms_max=5000)
+    store = Store(pool)
+    store.open()
+    assert append(store, 1).seq == 1
+    wait_until(lambda: is_at_rest(pool))
+    hide_server(database)
+    one = snapshot()
+    assert store.append([one, one] if repeats_id else [one]).end == 2
+    assert append(store, 1).seq == 3
+    assert len(caplog.records) == 1, "one line, however many batches follow"
+    show_server(database)
+    assert append(store, 1).seq == 4
+    assert not pool.probe.can_read_timeline, "without an error, only a new session finds out"
+    with pool.connection(), pool.connection():  # the second one is new
+        assert pool.probe.can_read_timeline
+    execute(database.url, OTHER_TIMELINE)
+    assert append(store, 1).seq == 5
+    assert epochs_of(database) == [(1, 0), (2, 4)]
+    store.close()
+
+
+@pytest.mark.expects_log("the database cannot save")
+def test_a_grant_that_is_missing_on_a_table_fails_the_save(database: Database, limited: str) -> None:
+    pool = Pool(limited, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    store = Store(pool)
+    store.open()
+    append(store, 1)
+    role = conninfo_to_dict(limited)["user"]
+    execute(database.url, f"REVOKE INSERT ON balance_snapshot FROM {role}")
+    with pytest.raises(StoreUnavailable):
+        append(store, 1)
+    assert pool.probe.can_read_timeline
+    store.close()
+
+
 @pytest.mark.expects_log("former primary")
 def test_a_server_with_an_older_timeline_of_the_same_system_is_refused(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     probe = ServerProbe()
     with psycopg.connect(database.url, autocommit=True) as connection:
         assert probe.read(connection).timeline == "00000001"
-        monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000002'")
+        monkeypatch.setattr(server_probe, "READ_TIMELINE", "SELECT '00000002'")
         assert probe.read(connection).timeline == "00000002"
-        monkeypatch.setattr(epochs, "READ_SYSTEM_ID", "SELECT '1'")
-        monkeypatch.setattr(epochs, "READ_TIMELINE", "SELECT '00000001'")
+        monkeypatch.setattr(server_probe, "READ_SYSTEM_ID", "SELECT '1'")
+        monkeypatch.setattr(server_probe, "READ_TIMELINE", "SELECT '00000001'")
         assert probe.read(connection) == Server("00000001", "1")
         monkeypatch.undo()
-        with pytest.raises(psycopg.OperationalError, match="former primary: it has timeline 00000001"):
-            probe.read(connection)
+        reason = "this server is a former primary: it has timeline 00000001, and the database is at 00000002"
+        for _ in range(2):
+            with pytest.raises(psycopg.OperationalError, match=f"^{reason}$"):
+                probe.read(connection)
+        assert caplog.messages == [f"a session is refused: {reason}"]
 
 
 @pytest.mark.expects_log("former primary")
@@ -383,4 +552,5 @@ def test_the_command_waits_for_the_batch_that_locks_the_feed(
         pytest.raises(DatabaseError, match="cannot begin a new epoch: canceling statement due to statement timeout"),
     ):
         begin_epoch(database.url)
+    monkeypatch.undo()
     assert begin_epoch(database.url).seq == 0

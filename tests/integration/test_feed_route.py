@@ -172,12 +172,7 @@ async def test_a_position_of_rows_that_are_gone_is_pruned(make_service: MakeServ
     ("query", "error"),
     [
         ("?after=1", "epoch: is required"),
-        ("?after=-1", "after: must be at least 0"),
         ("?after=NOW", "after: must be"),
-        ("?after=1e3", "after: must be"),
-        ("?after=%205", "after: must be"),
-        (f"?after={2**63}&epoch={OTHER_EPOCH}", "after: must be at most 9007199254740991"),
-        ("?after=0&after=0", "after: is given more than once"),
         ("?limit=0", "limit: must be at least 1"),
         ("?limit=1001", "limit: must be at most 1000"),
         ("?limit=x", "limit: must be an integer, not a string"),

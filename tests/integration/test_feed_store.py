@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import given, settings
+from psycopg.conninfo import make_conninfo
 
 import protocol
 from balance.position import ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
+from balance.storage import feed_store
+from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import begin_epoch
-from balance.storage.errors import StoreUnavailable
-from balance.storage.feed_store import LATEST, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
+from balance.storage.errors import NO_FEED, UNABLE, StoreUnavailable
+from balance.storage.feed_store import LATEST_BY_PID, LATEST_BY_SEQ, LOOK_UP, PAGE, PAGE_BYTES_MAX, FeedStore
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.outages import OUTAGE
-from tests.support.postgres import execute
+from tests.support.postgres import EMPTY, execute
 from tests.support.service import Database
 from tests.support.strategies import ValidUpdate, examples, valid_updates
 
@@ -49,6 +54,13 @@ def large_ledger(assets: int, digits: int) -> protocol.Encoded:
     """Return a ledger with that many assets beside the required ones, and digits in each."""
     further = ",".join(f'"asset{n:02}":1.{"1" * digits}' for n in range(assets))
     return protocol.Encoded(f'{{"rlb":1,"usdt":1,{further}}}')
+
+
+@pytest.fixture
+def database(shared_database: Database) -> Database:
+    """Return the database of this module, without snapshots."""
+    execute(shared_database.url, EMPTY)
+    return shared_database
 
 
 @pytest.fixture
@@ -85,10 +97,12 @@ def test_postgresql_writes_the_bytes_of_to_wire(rig: Rig) -> None:
 
 
 def test_the_json_does_not_depend_on_the_time_zone_of_the_session(rig: Rig, database: Database) -> None:
-    (saved,) = rig.save(7)
+    times = (NOW, NOW.replace(microsecond=603001), NOW.replace(microsecond=0))
+    batch = [Snapshot(str(uuid.uuid4()), ts, pid, ONCHAIN, ONSITE, NOW) for ts in times for pid in (7, None)]
+    saved = [one.snapshot.encode().json.decode() for one in rig.store.append(batch).saved]
     with psycopg.connect(database.url, options="-c TimeZone=Asia/Kathmandu -c DateStyle=German") as connection:
-        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot"
-        assert connection.execute(sql).fetchall() == [(saved.json.decode(),)]
+        sql = "SELECT balance_snapshot_json(id, seq, ts, pid, onchain, onsite) FROM balance_snapshot ORDER BY seq"
+        assert connection.execute(sql).fetchall() == [(text,) for text in saved]
 
 
 # The head
@@ -110,6 +124,41 @@ def test_without_its_row_the_feed_is_unavailable(rig: Rig, database: Database) -
     for read in (rig.feed.head, lambda: rig.feed.page(0, 1), lambda: rig.feed.latest(1)):
         with pytest.raises(StoreUnavailable):
             read()
+    assert set(rig.pool.outage._failures.values()) == {NO_FEED}
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_the_reads_of_a_server_in_recovery_are_refused(rig: Rig, database: Database) -> None:
+    """A function of the database simulates it."""
+    rig.save(1)
+    url = make_conninfo(database.url, options="-c search_path=public,pg_catalog")
+    pool = Pool(url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    pool.open()
+    feed = FeedStore(pool)
+    execute(database.url, "CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean RETURN true")
+    claimed = ClaimedPosition(rig.epoch, 0)
+    try:
+        for read in (feed.head, lambda: feed.page(0, 1), lambda: feed.look_up(claimed), lambda: feed.latest(1)):
+            with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+                read()
+    finally:
+        execute(database.url, "DROP FUNCTION public.pg_is_in_recovery")
+    assert set(pool.outage._failures.values()) == {"the server is in recovery"}
+    assert feed.head().position == Position(rig.epoch, 1), "by another session"
+    pool.close()
+
+
+def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
+    for _ in range(2):
+        rig.feed.head()
+        rig.feed.page(0, 1)
+        rig.feed.look_up(ClaimedPosition(rig.epoch, 0))
+        rig.feed.latest(1)
+    with rig.pool.connection() as session:
+        prepared = session.execute(
+            "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE NOT from_sql ORDER BY name"
+        ).fetchall()
+    assert prepared == [("head", 2), ("latest_by_pid", 2), ("look_up", 2), ("page", 2)]
 
 
 # Pages
@@ -145,6 +194,17 @@ def test_a_page_of_large_snapshots_is_bounded_in_bytes_and_has_at_least_one(rig:
     assert len(one.json) > PAGE_BYTES_MAX
     rig.save(2)
     assert rig.feed.page(len(saved), 1000).snapshots == [one]
+
+
+def test_a_page_of_some_pids_ends_before_a_large_snapshot_that_is_left_out(rig: Rig) -> None:
+    saved = rig.save(*[1, 2] * 20, onchain=large_ledger(4, 4000))
+    first = rig.feed.page(0, 1000, [1])
+    assert first.last == first.snapshots[-1].seq < len(saved)
+    assert rig.feed._rows_max == 2 * first.last, "the next one asks for fewer rows"
+    second = rig.feed.page(first.last, 1000, [1])
+    assert second.last == len(saved)
+    assert first.snapshots + second.snapshots == saved[::2]
+    assert rig.feed._rows_max == 4 * first.last
 
 
 @pytest.mark.parametrize("pids", [None, [0, 4, 8]])
@@ -230,14 +290,27 @@ def test_a_feed_that_was_made_by_hand_knows_its_own_epoch(rig: Rig, database: Da
 
 def test_the_latest_of_each_pid_is_the_last_saved_one(rig: Rig) -> None:
     assert rig.feed.latest(10) == (Position(rig.epoch, 0), None, [])
-    saved = rig.save(3, 1, 2, 1, None, 3, None)
+    saved = rig.save(None)
+    assert rig.feed.latest(10) == (Position(rig.epoch, 1), saved[0].json, []), "it has no pid, and is the newest"
+    saved += rig.save(3, 1, 2, 1, None, 3, None)
     found = rig.feed.latest(10)
-    assert found.position == Position(rig.epoch, 7)
-    assert found.newest == saved[6].json, "a snapshot without a pid counts as the newest"
-    assert found.of_pids == [saved[5].json, saved[3].json, saved[2].json]
-    assert rig.feed.latest(2).of_pids == [saved[5].json, saved[3].json]
+    assert found.position == Position(rig.epoch, 8)
+    assert found.newest == saved[7].json
+    assert found.of_pids == [saved[6].json, saved[4].json, saved[3].json]
+    assert rig.feed.latest(2).of_pids == [saved[6].json, saved[4].json]
 
 
+@pytest.fixture
+def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the machine in a time zone that is 5:45 hours before UTC."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("kathmandu")
 def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> None:
     now = datetime.now(UTC)
     rig.save(1, received_at=now - timedelta(seconds=7200))
@@ -250,6 +323,60 @@ def test_the_latest_leaves_out_pids_that_were_silent_for_longer(rig: Rig) -> Non
     assert rig.feed.latest(10, 1).of_pids == []
 
 
+BY_PID, BY_SEQ = b"latest_by_pid", b"latest_by_seq"
+
+
+@pytest.fixture
+def searches(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the searches for the latest that are made from now on; their first bounds are small."""
+    executed: list[bytes] = []
+    original = DatabaseSession.execute_prepared
+
+    def execute_prepared(session: DatabaseSession, name: bytes, *rest: Any) -> Any:
+        if name in (BY_PID, BY_SEQ):
+            executed.append(name)
+        return original(session, name, *rest)
+
+    monkeypatch.setattr(DatabaseSession, "execute_prepared", execute_prepared)
+    monkeypatch.setattr(feed_store, "PIDS_MIN", 4)
+    monkeypatch.setattr(feed_store, "SEQS_MIN", 8)
+    return executed
+
+
+def test_the_latest_are_found_by_the_search_that_ends_first(rig: Rig, searches: list[bytes]) -> None:
+    saved = rig.save(*range(4))
+    assert [len(rig.feed.latest(10).of_pids), *searches] == [4, BY_PID]
+    saved += rig.save(*range(100, 140))
+    searches.clear()
+    assert rig.feed.latest(8).of_pids == [one.json for one in reversed(saved[-8:])]
+    assert searches == [BY_PID, BY_SEQ], "the newest eight snapshots have eight pids"
+    searches.clear()
+    assert rig.feed.latest(9).of_pids == [one.json for one in reversed(saved[-9:])]
+    assert searches == [BY_PID, BY_SEQ] * 2
+    searches.clear()
+    saved += rig.save(*[0] * 200)
+    assert rig.feed.latest(50).of_pids == [saved[-1].json, *(one.json for one in reversed(saved[1:44]))]
+    assert searches == [BY_PID, BY_SEQ] * 2 + [BY_PID]
+
+
+def test_the_search_for_recent_pids_ends_where_none_is(
+    rig: Rig, searches: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots of one process may be older than earlier ones of another, whose clock is ahead or which waited."""
+    now = datetime.now(UTC)
+    rig.save(*range(2000), received_at=now - timedelta(seconds=7200))
+    monkeypatch.setattr(feed_store, "SEQS_MIN", 1500)
+    recent = rig.save(3000, received_at=now)
+    rig.save(*[3001] * 300, received_at=now - timedelta(seconds=7200))
+    searches.clear()
+    assert rig.feed.latest(10, 3600).of_pids == [recent[0].json]
+    assert searches == [BY_PID, BY_SEQ]
+    rig.save(*[3001] * 1000, received_at=now - timedelta(seconds=7200))
+    searches.clear()
+    assert rig.feed.latest(10, 3600).of_pids == [recent[0].json]
+    assert searches == [BY_PID, BY_SEQ] * 2, "the first search has it in its oldest thousand"
+
+
 # Plans
 
 FILL = """
@@ -257,6 +384,8 @@ INSERT INTO balance_snapshot
 SELECT n, gen_random_uuid(), '2025-11-07', nullif(n % 21, 0), '{{"rlb": 1, "usdt": 1}}', '{{"rlb": 1, "usd": 1}}', now()
 FROM generate_series({}, {}) AS n
 """
+
+SET_END = "UPDATE balance_feed SET last_seq = {}"
 
 
 def buffers(database: Database, sql: str, *parameters: object) -> int:
@@ -272,19 +401,21 @@ def buffers(database: Database, sql: str, *parameters: object) -> int:
 @pytest.mark.parametrize(
     ("sql", "parameters", "blocks_max"),
     [
-        (LATEST, (100, None), 400),
-        (LATEST, (5, NOW), 400),
+        (LATEST_BY_PID, (100, None, 200), 400),
+        (LATEST_BY_PID, (5, NOW, 200), 400),
+        (LATEST_BY_SEQ, (100, None, 1_000), 200),
+        (LATEST_BY_SEQ, (5, NOW, 1_000), 200),
         (LOOK_UP, (OTHER_EPOCH, 700), 40),
         (PAGE, (500, 100, None), 60),
     ],
-    ids=["latest", "latest since", "look_up", "page"],
+    ids=["by pid", "by pid since", "by seq", "by seq since", "look_up", "page"],
 )
 def test_the_cost_of_a_read_does_not_depend_on_the_history(
     rig: Rig, database: Database, sql: str, parameters: tuple[object, ...], blocks_max: int
 ) -> None:
-    execute(database.url, FILL.format(1, 2_000), "VACUUM ANALYZE balance_snapshot")
+    execute(database.url, FILL.format(1, 2_000), SET_END.format(2_000), "VACUUM ANALYZE balance_snapshot")
     few = buffers(database, sql, *parameters)
-    execute(database.url, FILL.format(2_001, 60_000), "VACUUM ANALYZE balance_snapshot")
+    execute(database.url, FILL.format(2_001, 60_000), SET_END.format(60_000), "VACUUM ANALYZE balance_snapshot")
     many = buffers(database, sql, *parameters)
     assert many < blocks_max
     assert many < 3 * few, "thirty times as many rows make the index one level higher"

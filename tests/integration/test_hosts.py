@@ -45,6 +45,11 @@ TARGETS = [
     "/api/docs/events",
     "/api/docs/swagger-ui.css",
     "/",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/version",
+    "/metrics",
     "/nothing",
 ]
 SERVER = "*"  # has OPTIONS only (RFC 9112, section 3.2.4)

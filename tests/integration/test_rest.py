@@ -50,7 +50,7 @@ def chunked(body: bytes, size: int = 4000) -> bytes:
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api", "/api/balance", SNAPSHOTS + "s", f"{SNAPSHOTS}/{ID}/x", "//api/balance/snapshot"],
+    ["/api", "/api/balance", "/livez/x", SNAPSHOTS + "s", f"{SNAPSHOTS}/{ID}/x", "//api/balance/snapshot"],
 )
 def test_an_unknown_route_is_not_found(shared: SharedService, method: str, path: str) -> None:
     reply = shared.ask(method, path, b"{}" if method in ("POST", "PUT", "PATCH") else None)
@@ -67,6 +67,7 @@ def test_an_unknown_route_is_quoted_in_part(shared: SharedService) -> None:
     [
         *((method, SNAPSHOTS, LISTS) for method in ("PUT", "PATCH", "DELETE", "TRACE", "BREW", "get")),
         *((method, f"{SNAPSHOTS}/{ID}", READS) for method in ("POST", "PUT", "PATCH", "DELETE", "BREW")),
+        *((method, path, READS) for path in ("/", "/livez", "/readyz", "/metrics") for method in ("POST", "DELETE")),
         *((method, SOCKET, "GET, POST, OPTIONS") for method in ("HEAD", "PUT", "DELETE", "BREW")),
     ],
 )

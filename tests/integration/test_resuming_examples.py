@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tornado.httpclient import HTTPClientError
 
-from tests.support.example_clients import EXAMPLES, FOLLOWERS, LANGUAGES, run_example, run_follower, state_folder
+from protocol.operations import STREAM
+from tests.support.example_clients import (
+    EXAMPLES,
+    FOLLOWERS,
+    LANGUAGES,
+    ExampleProcess,
+    run_example,
+    run_follower,
+    run_program,
+    state_folder,
+)
 from tests.support.http_client import request
 from tests.support.proxies import free_port
+from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Processes, Service
 from tests.support.waiting import until
 
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
-LINES_MAX = 30
+LINES_MAX = 32
 
 each_language = pytest.mark.parametrize("language", LANGUAGES)
 
@@ -173,6 +187,44 @@ async def test_a_short_client_misses_nothing_in_a_restart_and_in_a_loss_of_rows(
             assert client.seqs == list(range(client.seqs[0], last + 1))
             assert head - 10 < client.seqs[0] <= head + 1, "what it printed and did not store comes again"
             await client.kill()
+
+
+async def test_the_readmes_loop_with_curl_prints_each_snapshot_once_over_restarts(
+    processes: Processes, database: Database, tmp_path: Path
+) -> None:
+    (loop,) = re.findall(r"^```sh follow\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    address, port = "http://127.0.0.1:3000", free_port()
+    assert loop.count(f"curl -sN -H \"Last-Event-ID: $id\" '{address}{STREAM}' |") == 1
+    script = f"cd '{tmp_path}'\n" + loop.replace(address, f"http://127.0.0.1:{port}")
+
+    async def serve() -> tuple[Process, str]:
+        process = processes("--port", str(port), DATABASE_URL=database.url)
+        return process, await asyncio.to_thread(process.url)
+
+    async def save_until_killed(url: str) -> None:
+        with suppress(OSError, HTTPClientError):
+            while True:
+                await save(url)
+
+    process, url = await serve()
+    async with run_program("sh", "-c", script, env={"no_proxy": "*"}) as shell:
+        client = ExampleProcess(shell)
+        await client.line('"recovered":false')
+        for _ in range(3):
+            saving = asyncio.create_task(save_until_killed(url))
+            for _ in range(10):
+                await client.line('"onchain"')
+            await asyncio.to_thread(process.kill)
+            await saving
+            process, url = await serve()
+        last = await save(url)
+        await client.line(f'"seq":{last},')
+        await client.kill()
+    assert [line["seq"] for line in map(json.loads, client.lines) if "onchain" in line] == list(range(1, last + 1))
+    recovered = [line["recovered"] for line in map(json.loads, client.lines) if "recovered" in line]
+    assert recovered[0] is False
+    assert len(recovered) > 3
+    assert all(recovered[1:])
 
 
 def test_the_short_clients_are_short() -> None:

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import protocol
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
+from balance.storage.session_settings import configure_session
 from balance.storage.store import Store
 from tests.support.payloads import snapshot
 from tests.support.service import Database, MakeService
@@ -54,6 +55,24 @@ CHOSEN = (
     "default_transaction_read_only", "default_transaction_isolation", "statement_timeout", "lock_timeout",
     "idle_session_timeout", "transaction_timeout", "session_replication_role", "row_security", "exit_on_error",
 )  # fmt: skip
+
+# What a session has after `configure_session`, and what the database has before.
+CONFIGURED = {
+    "statement_timeout": ("4s", "7s"), "lock_timeout": ("0", "7s"), "idle_session_timeout": ("0", "7s"),
+    "idle_in_transaction_session_timeout": ("4s", "7s"), "transaction_timeout": ("0", "7s"),
+    "default_transaction_isolation": ("read committed", "serializable"), "default_transaction_read_only": ("off", "on"),
+    "default_transaction_deferrable": ("off", "on"), "synchronous_commit": ("on", "off"),
+    "DateStyle": ("ISO, YMD", "German, DMY"), "IntervalStyle": ("postgres", "iso_8601"),
+    "TimeZone": ("UTC", "Asia/Kathmandu"), "timezone_abbreviations": ("Default", "India"),
+    "extra_float_digits": ("1", "-15"), "bytea_output": ("hex", "escape"), "search_path": ("public", "nowhere"),
+    "standard_conforming_strings": ("on", "off"), "escape_string_warning": ("on", "off"),
+    "backslash_quote": ("safe_encoding", "on"), "array_nulls": ("on", "off"), "transform_null_equals": ("off", "on"),
+    "quote_all_identifiers": ("off", "on"), "row_security": ("on", "off"), "client_min_messages": ("warning", "log"),
+    "exit_on_error": ("off", "on"), "check_function_bodies": ("on", "off"),
+    "default_table_access_method": ("heap", "other"), "jit": ("off", "on"), "debug_parallel_query": ("off", "on"),
+    "plan_cache_mode": ("auto", "force_custom_plan"), "enable_seqscan": ("off", "on"),
+    "enable_indexscan": ("on", "off"), "enable_sort": ("on", "off"),
+}  # fmt: skip
 
 
 class ConfiguredDatabase:
@@ -100,7 +119,7 @@ class ConfiguredDatabase:
     def try_with(self, name: str, value: str) -> str | None:
         """Save and read with one setting; return what went wrong."""
         try:
-            self._set(name, value)
+            self.set(name, value)
         except psycopg.Error:  # the machine does not have this value
             return None
         one = snapshot()
@@ -116,10 +135,11 @@ class ConfiguredDatabase:
         except Exception as error:
             return f"{name} = {value}: {type(error).__name__} {error}"
         finally:
-            self._set(name, None)
+            self.set(name, None)
         return None
 
-    def _set(self, name: str, value: str | None) -> None:
+    def set(self, name: str, value: str | None) -> None:
+        """Set a setting of the database; None: remove all of them."""
         # One form for all values: a list such as that of search_path must not be quoted as one name.
         words = sql.SQL(", ").join(sql.Literal(part.strip()) for part in (value or "").split(",")) if value else None
         to = sql.SQL("SET {} = {}").format(sql.Identifier(name), words or sql.Literal(""))
@@ -149,6 +169,48 @@ def configured(database: Database) -> ConfiguredDatabase:
 
 def test_no_setting_of_the_database_that_could_matter_changes_a_byte(configured: ConfiguredDatabase) -> None:
     configured.check_all(CHOSEN)
+
+
+def test_a_session_has_the_same_settings_whatever_the_database_has(configured: ConfiguredDatabase) -> None:
+    with psycopg.connect(configured.url, autocommit=True) as admin:
+        admin.execute("CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler")
+        known = {name for (name,) in admin.execute("SELECT name FROM pg_settings").fetchall()} & CONFIGURED.keys()
+    for name in known:
+        configured.set(name, CONFIGURED[name][1])
+    with psycopg.connect(configured.url, autocommit=True) as session:
+
+        def shown() -> dict[str, str]:
+            rows = session.execute(
+                "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY (%s)", [[*known]]
+            )
+            return dict(rows.fetchall())
+
+        assert shown() == {name: CONFIGURED[name][1] for name in known}
+        configure_session(session, statement_ms_max=4000)
+        assert shown() == {name: CONFIGURED[name][0] for name in known}
+
+
+def test_a_level_that_all_roles_or_one_role_have_is_not_that_of_the_server(database: Database) -> None:
+    role = f"weak_{uuid.uuid4().hex}"
+    with psycopg.connect(database.url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN".encode())
+        try:
+            for owner in ("ALL", role):
+                admin.execute(f"ALTER ROLE {owner} SET synchronous_commit = local".encode())
+                with psycopg.connect(make_conninfo(database.url, user=role), autocommit=True) as session:
+                    assert session.execute("SHOW synchronous_commit").fetchone() == ("local",)
+                    assert configure_session(session, statement_ms_max=4000).weak_commit is None
+                admin.execute(f"ALTER ROLE {owner} RESET synchronous_commit".encode())
+        finally:
+            admin.execute("ALTER ROLE ALL RESET synchronous_commit")
+            admin.execute(f"DROP ROLE {role}".encode())
+
+
+def test_a_session_that_neither_the_database_nor_the_role_made_read_only_stays_so(database: Database) -> None:
+    """A server may be read-only for a time, for example because its disk is nearly full."""
+    with psycopg.connect(database.url, options="-c default_transaction_read_only=on", autocommit=True) as session:
+        configure_session(session, statement_ms_max=4000)
+        assert session.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
 
 
 @pytest.mark.slow

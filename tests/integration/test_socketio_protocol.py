@@ -6,14 +6,20 @@ with its reason.
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
 import pytest
+from engineio.packet import PING, Packet
 
 from protocol import dumps, loads
 from tests.support.payloads import UPDATE
-from tests.support.raw_clients import WAIT_S
+from tests.support.raw_clients import WAIT_S, PollingClient, SocketClient
 from tests.support.raw_websocket import RawSocket, text_frame
 from tests.support.refusals import check_error
-from tests.support.service import MakeService, Service
+from tests.support.service import Database, MakeService, Service
+from tests.support.waiting import until
+from tests.support.watching import check_live, seqs
 
 
 async def ask(service: Service, connect: str) -> str:
@@ -73,6 +79,53 @@ async def test_after_disconnect_the_connection_stays_for_another_connect(make_se
     assert await client.read_text(WAIT_S) == "2", "there is no answer to DISCONNECT"
     await client.send(text_frame("3") + text_frame("40"))
     assert (await client.read_text()).startswith("40{")
+    await client.close()
+
+
+async def test_nothing_that_waited_at_a_disconnect_comes_to_the_next_connect(
+    database: Database, make_service: MakeService
+) -> None:
+    service = await make_service()
+    client = await PollingClient.open(service.url, poll=False)
+    await client.send_raw("40")
+    await client.poll()
+    await client.take_connect()
+    epoch = (await client.expect("connected"))["epoch"]
+    for _ in range(3):
+        assert (await service.post(UPDATE)).status == 201
+    (session,) = service.app.server.eio.sessions.values()
+    assert session.send_queue.unsent_bytes > 0
+    await client.send_raw("40/other,")
+    session.send_queue.put_nowait(Packet(PING))
+    await client.send_raw("41")
+    await client.send_raw(f'40{{"after":1,"epoch":"{epoch}"}}')
+    client.start_polling()
+    assert str(await client.next_frame()).startswith("44/other,"), "an answer that is not of the namespace"
+    await client.take_connect()
+    assert (await client.expect("connected"))["recovered"] is True
+    assert await seqs(client, 2) == [2, 3]
+    await check_live(service, client, 4)
+    await until(lambda: not session.send_queue.unsent_bytes)
+    assert not client.waiting()
+    await client.close()
+
+
+@pytest.mark.parametrize("client_class", [SocketClient, PollingClient])
+async def test_an_update_of_before_a_disconnect_is_not_acknowledged_to_the_next_connect(
+    service: Service, database: Database, client_class: Any
+) -> None:
+    client = await client_class.connect(service.url)
+    with psycopg.connect(database.url) as lock:
+        lock.execute("SELECT last_seq FROM balance_feed FOR UPDATE")  # so that nothing is answered
+        await client.send_raw(f'421["balance:update",{dumps(UPDATE)}]')
+        await client.send_raw("41")
+        await client.send_raw("40")
+        await client.take_connect()
+        await client.expect("connected")
+    assert await seqs(client, 1) == [1], "no acknowledgement: socket.io clients may use its number again"
+    (session,) = service.app.server.eio.sessions.values()
+    assert session.in_flight == 0
+    assert (await client.call("balance:update", UPDATE))[0]["success"]
     await client.close()
 
 

@@ -20,7 +20,7 @@ from balance.storage.pool import Pool
 from balance.storage.store import Appended, Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import LOCK_FEED, is_waited_for, locked, temporary_database
+from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
@@ -31,23 +31,10 @@ VALUES (%s, %s, now(), '{"rlb": 1, "usdt": 1}', '{"rlb": 1, "usd": 1}', now())
 """
 
 
-RESET = """
-TRUNCATE balance_snapshot, balance_feed, balance_epoch;
-INSERT INTO balance_feed (only_row, epoch, last_seq) VALUES (true, gen_random_uuid(), 0);
-INSERT INTO balance_epoch (epoch, number, after_seq) SELECT epoch, 1, 0 FROM balance_feed;
-"""
-
-
-@pytest.fixture(scope="module")
-def shared_database(postgres: str, template: str) -> Iterator[Database]:
-    with temporary_database(postgres, template) as one:
-        yield one
-
-
 @pytest.fixture
 def database(shared_database: Database) -> Database:
-    """Return the database of this module, without snapshots: to make another one for each test takes longer."""
-    shared_database.rows(RESET)
+    """Return the database of this module, without snapshots."""
+    execute(shared_database.url, EMPTY)
     return shared_database
 
 

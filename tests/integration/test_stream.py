@@ -28,7 +28,7 @@ from tests.support.waiting import until
 
 OTHER_EPOCH = "00000000-0000-4000-8000-000000000000"
 LAST_EVENT_ID = b"Last-Event-ID: %b\r\n"
-NOT_A_POSITION = "is not a position: <epoch>:<seq>:<tag>"
+NOT_A_POSITION = "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between"
 
 
 @pytest.fixture(scope="module")
@@ -230,13 +230,7 @@ async def test_the_end_of_a_live_stream_has_the_position_of_its_head(make_servic
     ("query", "error"),
     [
         ("?after=1", "epoch: is required"),
-        ("?after=-1", "after: must be at least 0"),
         ("?after=now", "after: must be an integer, not a string"),
-        ("?after=1e3", "after: must be an integer, not a string"),
-        ("?after=%205", "after: must be an integer, not a string"),
-        ("?after=", "after: must be an integer, not a string"),
-        (f"?after={2**63}&epoch={OTHER_EPOCH}", "after: must be at most 9007199254740991"),
-        ("?after=0&after=1", "after: is given more than once"),
         ("?after=1&epoch=x", "epoch: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"),
         ("?after=0&id=x", "id: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"),
         ("?pid=x", "pid.0: must be an integer, not a string"),

@@ -157,6 +157,30 @@ def test_the_feed_keeps_one_row(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "error", "constraint"),
+    [
+        ("epoch = first.epoch", psycopg.errors.UniqueViolation, "balance_epoch_pkey"),
+        ("epoch = NULL", psycopg.errors.NotNullViolation, None),
+        ("number = 1", psycopg.errors.UniqueViolation, "balance_epoch_number_key"),
+        ("number = 0", psycopg.errors.CheckViolation, "number_is_positive"),
+        ("number = NULL", psycopg.errors.NotNullViolation, None),
+        ("after_seq = -1", psycopg.errors.CheckViolation, "after_seq_is_not_negative"),
+        ("after_seq = NULL", psycopg.errors.NotNullViolation, None),
+        ("began_at = NULL", psycopg.errors.NotNullViolation, None),
+    ],
+)
+def test_an_epoch_has_an_order_and_a_beginning_of_its_own(
+    session: Session, change: str, error: type[psycopg.Error], constraint: str | None
+) -> None:
+    session.execute("INSERT INTO balance_epoch (epoch, number, after_seq) VALUES (gen_random_uuid(), 2, 0)")
+    second = "FROM (SELECT * FROM balance_epoch WHERE number = 1) AS first WHERE balance_epoch.number = 2"
+    with pytest.raises(error) as caught, session.transaction():
+        session.execute(f"UPDATE balance_epoch SET {change} {second}".encode())
+    assert constraint in (None, caught.value.diag.constraint_name)
+    assert session.execute("SELECT number FROM balance_epoch WHERE began_at = now()").fetchall() == [(2,)]
+
+
+@pytest.mark.parametrize(
     ("where", "index"),
     [("", "balance_snapshot_newest"), ("WHERE pid = 7", "balance_snapshot_newest_of_pid")],
     ids=["all", "of a pid"],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 from balance.web.request_target import normalise_target
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
+from protocol.operations import ASYNCAPI, CONTRACT, DOCS, HEALTHZ, LIVEZ, OPENAPI, READYZ, VERSION_PATH
 from tests.support.http_client import Connection, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -53,6 +53,10 @@ ROUTES = [
     DOCS,
     f"{DOCS}/events",
     f"{DOCS}/docs.css",
+    LIVEZ,
+    READYZ,
+    HEALTHZ,
+    VERSION_PATH,
     HANDSHAKE,
     HANDSHAKE.replace("io/", "io"),
 ]

@@ -93,12 +93,16 @@ def test_a_commit_with_a_warning_is_unavailable_and_a_resend_is_a_duplicate(stor
     assert append(store) == [5]
 
 
-@pytest.mark.parametrize("level", ["local", "remote_write"])
-def test_a_level_in_the_url_is_raised_while_there_are_no_standbys(database: Database, level: str) -> None:
+@pytest.mark.parametrize(
+    ("level", "weak_commit"), [("off", None), ("local", "local"), ("remote_write", "remote_write")]
+)
+def test_a_level_in_the_url_is_raised_while_there_are_no_standbys(
+    database: Database, level: str, weak_commit: str | None
+) -> None:
     """A server that names standbys later is waited for, and until then the levels are the same."""
     url = make_conninfo(database.url, options=f"-c synchronous_commit={level}")
     with psycopg.connect(url, autocommit=True) as plain:
-        assert configure_session(plain, statement_ms_max=5000) == ("", level)
+        assert configure_session(plain, statement_ms_max=5000) == ("", weak_commit)
     pool = Pool(url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     pool.open()
     with pool.write_connection() as session:

@@ -35,6 +35,7 @@ from balance.web.save import SaveRequest
 from balance.web.stream import LAST_EVENT_ID
 from balance.web.stream_hub import StreamHub
 from protocol import events, operations, registry
+from protocol.operation import Response
 from protocol.operations import SNAPSHOTS
 from tests.support.sse import read_events
 
@@ -63,7 +64,7 @@ ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
 }
 BY_EVENT = {error.code for event in protocol.EVENTS.values() for error in event.errors}
 HEADERS = {
-    "Location": r"/api/balance/snapshot/[0-9a-f-]{36}",
+    "Location": r"/api/balance/snapshot/[0-9a-f-]{36}|/api/docs",
     "Retry-After": "[1-9][0-9]*",
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
     "RateLimit-Policy": r'"[a-z-]+";q=[1-9][0-9]*(;w=10|;qu="concurrent-requests")',
@@ -127,7 +128,7 @@ def check_answer(
         if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
             yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
-        if method != "OPTIONS" and not re.fullmatch(f"{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
+        if method != "OPTIONS" and not re.fullmatch(f"/|{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
             yield f"there is no operation, but the status is {status}"
     elif status not in operation.responses:
         yield f"{status} is not among its replies"
@@ -173,7 +174,7 @@ def _query(schema: str, query: str) -> dict[str, Any] | None:
     return values
 
 
-def _check_reply(reply: operations.Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
+def _check_reply(reply: Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
     yield from (f"has no header {name}" for name in reply.headers if name not in headers)
     if reply.media_type and headers["Content-Type"].partition(";")[0] != reply.media_type:
         yield f"is of the media type {headers['Content-Type']}"

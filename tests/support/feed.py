@@ -49,6 +49,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.epochs = {EPOCH: 0}  # each with the seq after which it began, in their order
         self.stored: list[Snapshot] = []
+        self._known_end = 0  # where it ended at the last append or poll
         self.first = 1  # what is before is pruned
         self.batches: list[int] = []  # the size of each append
         self.heads = 0  # the number of polls
@@ -93,17 +94,20 @@ class FakeStore:
             saved.append(Saved(known[one.id], duplicate))
         self.stored.extend(new)  # in one step: another thread sees all of them or none
         epoch, end = self.epoch, len(self.stored)
+        self._known_end = end
         self.after()
         return Appended(epoch, end, saved)
 
     def head(self) -> Head:
         self.heads += 1
+        self._known_end = max(self._known_end, len(self.stored))
         head = Head(Position(self.epoch, len(self.stored)), self.durability)
         self.on_head()
         return head
 
-    def renew(self, known: Position) -> Position:
-        if known.seq > len(self.stored):
+    def renew(self) -> Position:
+        if self._known_end > len(self.stored):
+            self._known_end = len(self.stored)
             self.begin_epoch()
         return Position(self.epoch, len(self.stored))
 
@@ -154,13 +158,21 @@ class FakeListener:
 class Rig:
     """A writer and a feed, their store and a listener."""
 
-    def __init__(self, store: FakeStore, worker: WorkerThread, tail_worker: WorkerThread, executor: Executor) -> None:
+    def __init__(
+        self,
+        store: FakeStore,
+        worker: WorkerThread,
+        tail_worker: WorkerThread,
+        executor: Executor,
+        read_executor: Executor,
+    ) -> None:
         self.store = store
+        self.executor = executor
         self.worker, self.tail_worker = worker, tail_worker
         self.listener = FakeListener()
         self.cork: AbstractContextManager[None] = nullcontext()
         self.tail = Tail(self.store, tail_worker)
-        self.feed = Feed(self.store, self.tail, executor, read_ms_max=5000)
+        self.feed = Feed(self.store, self.tail, executor, read_executor, read_ms_max=5000)
         self.feed.subscribe(self.listener)
 
     @property
@@ -209,8 +221,8 @@ class Rig:
 def feed_rig(io_loop: IOLoop, store: FakeStore | None = None) -> Iterator[Rig]:
     """Give a rig for a test on this event loop; its threads end with the block."""
     workers = WorkerThread("test"), WorkerThread("test-tail")
-    with ThreadPoolExecutor(2, "test-replay") as executor:
-        rig = Rig(store or FakeStore(), *workers, executor)
+    with ThreadPoolExecutor(2, "test-replay") as executor, ThreadPoolExecutor(1, "test-read") as read_executor:
+        rig = Rig(store or FakeStore(), *workers, executor, read_executor)
         try:
             yield rig
         finally:

@@ -83,9 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
         group = listed["groups"][name]
         changes = [one for one in listed.get("changes", []) if one["group"] == name]
         with environment(group) as variables, mutated_tree(group, variables) as tree:
-            survivors = set(survivors_in(tree, group["tests"], changes, variables))
+            survivors = set(survivors_in(tree, group, changes, variables))
         modules = tuple(f"{module.removesuffix('.py').replace('/', '.')}." for module in group["modules"])
-        stale = {one for one in explained if one.function.startswith(modules)} - survivors
+        tested = set(map(survivor_of, changes))
+        stale = {one for one in explained if one in tested or one.function.startswith(modules)} - survivors
         print(f"{name}: survivors with a reason: {len(survivors & explained)}")
         failed |= report(f"{name}: survivors without a reason", survivors - explained)
         failed |= report(f"{name}: reasons without a survivor", stale)
@@ -119,25 +120,34 @@ def environment(group: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def mutated_tree(group: dict[str, Any], variables: dict[str, str]) -> Iterator[Path]:
-    """Copy the working tree, run mutmut in the copy, and give the copy with the results."""
+    """Copy the working tree, run mutmut in the copy, and give the copy with the results.
+
+    A group without modules has no mutants, only changes: for these the copy is where mutmut would put its own.
+    """
     with tempfile.TemporaryDirectory(prefix="balance-mutants-") as folder:
         tree = Path(folder)
+        copy = tree if group["modules"] else tree / "mutants"
         tracked = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout.split("\0")  # fmt: skip
         for name in filter(None, tracked):
             if (ROOT / name).is_file():
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, tree / name)
-        with (tree / "pyproject.toml").open("a") as file:
-            file.write(configuration(group, sorted({name.partition("/")[0] for name in tracked if name})))
-        # mutmut shows its progress on the terminal of the caller.
-        done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, env=variables, check=False)
-        print()
-        if not any((tree / "mutants").rglob("*.meta")) or done.returncode:
-            raise SystemExit(f"mutmut failed with status {done.returncode}: do the tests of the group pass?")
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, copy / name)
+        if group["modules"]:
+            with (tree / "pyproject.toml").open("a") as file:
+                file.write(configuration(group, sorted({name.partition("/")[0] for name in tracked if name})))
+            run_mutmut(tree, variables)
         yield tree
+
+
+def run_mutmut(tree: Path, variables: dict[str, str]) -> None:
+    """Make and test the mutants; mutmut shows its progress on the terminal of the caller."""
+    done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, env=variables, check=False)
+    print()
+    if not any((tree / "mutants").rglob("*.meta")) or done.returncode:
+        raise SystemExit(f"mutmut failed with status {done.returncode}: do the tests of the group pass?")
 
 
 def configuration(group: dict[str, Any], top: list[str]) -> str:
@@ -160,14 +170,16 @@ def configuration(group: dict[str, Any], top: list[str]) -> str:
 
 
 def survivors_in(
-    tree: Path, tests: list[str], changes: list[dict[str, str]], variables: dict[str, str]
+    tree: Path, group: dict[str, Any], changes: list[dict[str, str]], variables: dict[str, str]
 ) -> Iterator[Survivor]:
     """Yield each mutant and each change of a tree that no type check and no test rejects, also not in a new process."""
+    tests = group["tests"]
     started_at = time.monotonic()
     if is_rejected(tree, "", tests, variables):
         raise SystemExit("the tests fail without a mutant")
     seconds_max = TIMES_MAX * (time.monotonic() - started_at) + MORE_S_MAX
-    results = [line.strip().partition(": ") for line in mutmut(tree, "results", "--all", "true").splitlines()]
+    shown = mutmut(tree, "results", "--all", "true") if group["modules"] else ""
+    results = [line.strip().partition(": ") for line in shown.splitlines()]
     names = [name for name, _, status in results if status not in REJECTED]
     print(f"{len(results)} mutants, of which {len(names)} are tested again in new processes; {len(changes)} changes")
     with ThreadPoolExecutor(os.cpu_count()) as executor:
@@ -178,7 +190,12 @@ def survivors_in(
         module, before, after = change["module"], change["before"], change["after"]
         with changed(tree / "mutants" / module, before, after):
             if not is_rejected(tree, "", tests, variables, seconds_max):
-                yield Survivor(module.removesuffix(".py").replace("/", "."), before, after)
+                yield survivor_of(change)
+
+
+def survivor_of(change: dict[str, str]) -> Survivor:
+    """Return what the list would have for a change that no test rejects."""
+    return Survivor(change["module"].removesuffix(".py").replace("/", "."), change["before"], change["after"])
 
 
 @contextmanager

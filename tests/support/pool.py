@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import psycopg_pool
 
-from balance.storage.epochs import Server
 from balance.storage.outage import Kind, Outage
 from balance.storage.pool import Pool
+from balance.storage.server_probe import Server
 
 URL = "postgresql://nobody@localhost/none"
 

@@ -20,6 +20,11 @@ from tests.support.waiting import wait_until
 
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 LOCK_FEED = "SELECT last_seq FROM balance_feed FOR UPDATE"
+EMPTY = """
+TRUNCATE balance_snapshot, balance_feed, balance_epoch;
+INSERT INTO balance_feed (only_row, epoch, last_seq) VALUES (true, gen_random_uuid(), 0);
+INSERT INTO balance_epoch (epoch, number, after_seq) SELECT epoch, 1, 0 FROM balance_feed;
+"""
 LOCK_TABLES = "LOCK TABLE balance_feed, balance_snapshot IN ACCESS EXCLUSIVE MODE"
 
 

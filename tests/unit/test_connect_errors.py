@@ -64,6 +64,33 @@ def test_options_that_libpq_rejects_are_a_permanent_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("host=a,b port=1,2", False),
+        ("host=a,b port=1,2,3", True),
+        ("hostaddr=127.0.0.1,127.0.0.2 port=1,2", False),
+        ("host=/nowhere port=5432", False),
+        ("service=that_is_nowhere", True),
+        ("sslmode=nonsense", True),
+        ("", False),
+    ],
+)
+def test_the_options_are_checked_as_libpq_does(monkeypatch: pytest.MonkeyPatch, options: str, expected: bool) -> None:
+    monkeypatch.setattr(connect, "_connection_sqlstate", lambda _: None)
+    monkeypatch.setattr(connect, "_may_resolve", lambda _: True)
+    assert is_permanent(failed(None), options) is expected
+
+
+def test_the_options_are_checked_without_waiting_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PQping would wait with the interpreter's lock, so that nothing else runs meanwhile."""
+    monkeypatch.setattr(connect, "_connection_sqlstate", lambda _: None)
+    with StartServer(b"") as url:
+        began = time.monotonic()
+        assert not is_permanent(failed(None), f"{url}?connect_timeout=60")
+        assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
     ("errors", "expected"),
     [
         ((socket.EAI_NONAME, socket.EAI_NONAME), True),

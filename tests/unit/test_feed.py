@@ -6,20 +6,25 @@ test_feed_model.py has what holds in any order of events.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, wait
+from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from tornado.ioloop import IOLoop
 
 import protocol
-from balance.feed.feed import FeedSlice
-from balance.feed.replay import ReplayBroken
+from balance.feed import replay
+from balance.feed.feed import ATTEMPTS, FeedSlice, Resumption
+from balance.feed.replay import KEPT_MAX, Receiver, ReplayBroken, SlowClient, _first_bytes
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
-from balance.storage.errors import StoreUnavailable
-from balance.storage.feed_store import PAGE_ROWS_MAX
+from balance.storage.errors import TIMED_OUT, StoreUnavailable
+from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, PositionFacts
 from tests.support.feed import EPOCH, FakeStore, Rig, feed_rig, result_of, snapshot
 
 
@@ -69,15 +74,16 @@ class Reader:
     def seqs(self) -> list[int]:
         return [seq for page in self.pages for seq in page]
 
-    async def send(self, page: list[int]) -> None:
+    async def send(self, page: list[int], last: int) -> None:
+        assert page[-1] <= last
         self.pages.append(page)
         await self.go.wait()
 
     def join(self) -> None:
         self.is_live = True
 
-    async def replay(self, position: Position, pids: Sequence[int] | None = None) -> None:
-        await self._rig.feed.replay(position, encode, self.send, self.join, pids)
+    async def replay(self, position: Position, *pids: int) -> None:
+        await self._rig.feed.replay(position, Receiver(encode, self.send, self.join, pids or None))
 
 
 # Positions ---------------------------------------------------------------------------------------------------
@@ -99,6 +105,17 @@ async def test_a_client_without_a_position_begins_at_the_head(rig: Rig) -> None:
     assert len(store_of(rig).look_ups) == 1, "the tag is kept"
 
 
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_client_that_begins_at_the_head_has_its_tag_in_the_current_epoch(rig: Rig) -> None:
+    rig.store.save_elsewhere(3)
+    rig.writer()
+    await rig.feed.resume(None)
+    epoch = rig.store.begin_epoch(keep=2)
+    (saved,) = rig.store.save_elsewhere()
+    await rig.until(lambda: rig.tail.position == Position(epoch, 3))
+    assert (await rig.feed.resume(None)).tag == to_tag(saved.id)
+
+
 async def test_a_position_in_memory_is_good_without_the_database(rig: Rig) -> None:
     writer = rig.writer()
     saved = [(await result_of(writer.submit(snapshot()))).snapshot for _ in range(5)]
@@ -114,8 +131,23 @@ async def test_a_position_of_before_the_memory_is_good_by_the_database(rig: Rig)
     saved = rig.store.save_elsewhere(5)
     rig.writer()
     tag = to_tag(saved[2].id)
-    resumption = await rig.feed.resume(ClaimedPosition(EPOCH, 3, tag))
-    assert resumption == (True, Position(EPOCH, 3), tag, Position(EPOCH, 5), None, None, None)
+    for claimed in (ClaimedPosition(EPOCH, 3, tag), ClaimedPosition(EPOCH, 3)):
+        resumption = await rig.feed.resume(claimed)
+        assert resumption == (True, Position(EPOCH, 3), tag, Position(EPOCH, 5), None, None, None)
+
+
+async def test_a_position_is_not_good_because_another_one_with_its_seq_is_in_memory(rig: Rig) -> None:
+    writer = rig.writer()
+    for _ in range(5):
+        await result_of(writer.submit(snapshot()))
+    for claimed, reason in (
+        (ClaimedPosition(str(uuid4()), 3), "other_feed"),
+        (ClaimedPosition(EPOCH, 3, "12345678"), "diverged"),
+        (ClaimedPosition(EPOCH, 0, "12345678"), "diverged"),
+    ):
+        resumption = await rig.feed.resume(claimed)
+        assert (resumption.recovered, resumption.reason) == (False, reason)
+    assert len(store_of(rig).look_ups) == 3
 
 
 @pytest.mark.expects_log("the feed goes on")
@@ -130,6 +162,65 @@ async def test_a_position_of_an_older_epoch_is_good_up_to_the_next_one(rig: Rig)
     assert rig.tail.position == Position(epoch, 7), "the tail has the epoch that is answered"
     bad = await rig.feed.resume(ClaimedPosition(EPOCH, 4))
     assert (bad.recovered, bad.reason, bad.good_until, bad.position) == (False, "diverged", 3, Position(epoch, 7))
+    other = await rig.feed.resume(ClaimedPosition(EPOCH, 3, "12345678"))
+    assert (other.recovered, other.reason, other.good_until) == (False, "diverged", None)
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_position_is_looked_up_once_while_the_tail_comes_to_the_new_epoch(rig: Rig) -> None:
+    go, is_held = threading.Event(), False
+
+    def hold() -> None:
+        nonlocal is_held
+        is_held = True
+        assert go.wait(10)
+
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    rig.store.on_head = hold  # the tail has read the end of the old epoch
+    rig.tail.hasten()
+    await rig.until(lambda: is_held)
+    epoch = rig.store.begin_epoch()
+    resuming = asyncio.ensure_future(rig.feed.resume(ClaimedPosition(EPOCH, 3)))
+    await rig.until(lambda: bool(store_of(rig).look_ups))
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+    go.set()
+    assert (await resuming).position == Position(epoch, 3)
+    assert len(store_of(rig).look_ups) == 1
+
+
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_position_that_is_looked_up_while_epochs_change_is_unavailable(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    look_up = rig.store.look_up
+
+    def look_up_too_late(claimed: ClaimedPosition) -> PositionFacts:
+        facts = look_up(claimed)
+        epoch = rig.store.begin_epoch()
+        while rig.tail.position.epoch != epoch:
+            time.sleep(0.001)
+        return facts
+
+    rig.store.look_up = look_up_too_late  # type: ignore[method-assign]
+    with pytest.raises(protocol.Unavailable, match=r"^the epoch of the feed is changing$"):
+        await rig.feed.resume(ClaimedPosition(EPOCH, 3))
+    assert len(store_of(rig).look_ups) == ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("why", "on_the_wire"),
+    [
+        ((None, None, None), {}),
+        (("diverged", 3, None), {"reason": "diverged", "goodUntil": 3}),
+        (("pruned", None, 7), {"reason": "pruned"}),
+    ],
+)
+def test_a_resumption_has_its_reason_on_the_wire_if_there_is_one(why: Any, on_the_wire: dict[str, Any]) -> None:
+    recovered = not on_the_wire
+    resumption = Resumption(recovered, Position(EPOCH, 4), "12345678", Position(EPOCH, 5), *why)
+    assert resumption.to_wire() == {"seq": 5, "epoch": EPOCH, "recovered": recovered, **on_the_wire}
 
 
 @pytest.mark.parametrize(
@@ -173,6 +264,13 @@ async def test_equal_questions_share_a_read(rig: Rig) -> None:
     assert len(store_of(rig).look_ups) <= 2
 
 
+async def test_other_questions_have_their_own_answers(rig: Rig) -> None:
+    saved = rig.store.save_elsewhere(5)
+    rig.writer()
+    found = await asyncio.gather(*(rig.feed.resume(ClaimedPosition(EPOCH, seq)) for seq in (2, 3, 4)))
+    assert [one.tag for one in found] == [to_tag(one.id) for one in saved[1:4]]
+
+
 async def test_a_database_that_is_away_is_unavailable(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
@@ -183,6 +281,50 @@ async def test_a_database_that_is_away_is_unavailable(rig: Rig) -> None:
     rig.store.look_up = fail  # type: ignore[assignment, method-assign]
     with pytest.raises(protocol.Unavailable, match=r"^the database cannot be reached$"):
         await rig.feed.resume(ClaimedPosition(EPOCH, 3))
+
+
+@contextmanager
+def busy(executor: Executor, threads: int) -> Iterator[None]:
+    """Keep all threads of an executor busy within the block; at its end, wait until they have done all calls."""
+    go = threading.Event()
+    calls = [executor.submit(go.wait, 10) for _ in range(threads)]
+    try:
+        yield
+    finally:
+        go.set()
+        wait([*calls, *(executor.submit(int) for _ in range(threads))])
+
+
+async def test_a_position_is_not_looked_up_after_its_request_has_timed_out(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    rig.feed._read_s_max = 0.01
+    with busy(rig.executor, 2):
+        for seq in (3, 4):
+            with pytest.raises(protocol.Unavailable):
+                await rig.feed.resume(ClaimedPosition(EPOCH, seq))
+        with pytest.raises(protocol.Unavailable):
+            await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+    assert store_of(rig).look_ups == []
+
+
+async def test_a_page_that_no_client_waits_for_any_more_is_not_read(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    with busy(rig.executor, 2):
+        replays = [asyncio.ensure_future(Reader(rig).replay(Position(EPOCH, 0))) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        for replay in replays:
+            replay.cancel()
+        await asyncio.wait(replays)
+    assert store_of(rig).pages == []
+
+
+async def test_the_latest_snapshots_are_not_read_by_the_threads_of_the_replays(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    with busy(rig.executor, 2):
+        assert (await rig.feed.latest(10, None)).position == Position(EPOCH, 5)
 
 
 # Replays -----------------------------------------------------------------------------------------------------
@@ -204,8 +346,18 @@ async def test_a_client_joins_in_the_turn_in_which_nothing_is_missing(rig: Rig) 
     for _ in range(3):
         await result_of(writer.submit(snapshot()))
     with pytest.raises(StopIteration):
-        rig.feed.replay(Position(EPOCH, 1), encode, reader.send, reader.join).send(None)
+        reader.replay(Position(EPOCH, 1)).send(None)
     assert (reader.pages, reader.is_live) == ([[2, 3]], True)
+
+
+async def test_a_client_that_does_not_accept_a_page_in_time_is_slow(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "READ_S_MAX", 0.05)
+    writer, reader = rig.writer(), Reader(rig)
+    await result_of(writer.submit(snapshot()))
+    reader.go.clear()
+    with pytest.raises(SlowClient):
+        await reader.replay(Position(EPOCH, 0))
+    assert (reader.pages, reader.is_live) == ([[1]], False)
 
 
 async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:
@@ -237,11 +389,11 @@ async def test_clients_at_different_positions_share_the_pages_behind_the_first(r
 async def test_a_replay_of_some_pids_skips_all_others(rig: Rig) -> None:
     rig.store.save_elsewhere(PAGE_ROWS_MAX + 5)
     writer, reader = rig.writer(), Reader(rig)
-    await reader.replay(Position(EPOCH, 0), [7])
+    await reader.replay(Position(EPOCH, 0), 7)
     assert (reader.pages, reader.is_live) == ([], True)
     await result_of(writer.submit(snapshot()))
     again = Reader(rig)
-    await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), [7])
+    await again.replay(Position(EPOCH, PAGE_ROWS_MAX + 5), 7)
     assert (again.pages, again.is_live) == ([], True)
 
 
@@ -300,9 +452,47 @@ async def test_clients_that_missed_the_same_share_its_bytes(rig: Rig) -> None:
 
     readers = [Reader(rig) for _ in range(10)]
     for one in readers:
-        await rig.feed.replay(Position(EPOCH, 2), counted, one.send, one.join)
+        await rig.feed.replay(Position(EPOCH, 2), Receiver(counted, one.send, one.join))
     assert calls == [3]
     assert all(one.seqs == [3, 4, 5] for one in readers)
+    other, none = Reader(rig), Reader(rig)
+    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, other.send, other.join))
+    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, none.send, none.join, (7,)))
+    assert (other.seqs, none.seqs) == ([4, 5], [])
+
+
+async def test_few_pages_are_kept(rig: Rig) -> None:
+    writer = rig.writer()
+    for _ in range(KEPT_MAX + 2):
+        await result_of(writer.submit(snapshot()))
+    for seq in range(KEPT_MAX + 2):
+        reader = Reader(rig)
+        await reader.replay(Position(EPOCH, seq))
+        assert reader.seqs == list(range(seq + 1, KEPT_MAX + 3))
+        assert len(rig.feed._replay._kept) <= KEPT_MAX
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"),
+    [
+        ([PAGE_BYTES_MAX - 5, 5, 1], 2),
+        ([PAGE_BYTES_MAX - 5, 6], 1),
+        ([PAGE_BYTES_MAX // 2] * 4, 2),
+        ([PAGE_BYTES_MAX + 1, 1], 1),
+        ([1, 1, 1], 3),
+    ],
+)
+def test_a_page_from_memory_has_a_limit_in_bytes_but_at_least_one_snapshot(sizes: list[int], count: int) -> None:
+    snapshots = [EncodedSnapshot(seq, b"x" * size) for seq, size in enumerate(sizes, 1)]
+    assert _first_bytes(snapshots) == snapshots[:count]
+
+
+async def test_a_replay_beyond_a_tail_that_does_not_come_there_ends_in_time(rig: Rig) -> None:
+    rig.writer()
+    rig.feed._replay._reach_s_max = 0.05
+    async with asyncio.timeout(5):
+        with pytest.raises(protocol.Unavailable, match=f"^{TIMED_OUT}$"):
+            await Reader(rig).replay(Position(EPOCH, 3))
 
 
 # Reads -------------------------------------------------------------------------------------------------------
@@ -375,8 +565,26 @@ async def test_a_read_after_what_is_pruned_gets_the_first_that_is_kept(rig: Rig)
     assert raised.value.fields == {"first": 4}
 
 
+@pytest.mark.expects_log("the feed goes on")
+async def test_a_read_during_which_the_epoch_changes_is_unavailable(rig: Rig) -> None:
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    rig.store.on_page = rig.store.begin_epoch  # type: ignore[assignment]
+    with pytest.raises(protocol.Unavailable, match=r"^the feed has a new epoch$"):
+        await rig.feed.read(ClaimedPosition(EPOCH, 0), 3, 0)
+
+
 async def test_the_latest_are_read_once_for_callers_that_ask_at_once(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
     found = await asyncio.gather(*(rig.feed.latest(10, None) for _ in range(20)))
     assert {one.position for one in found} == {Position(EPOCH, 5)}
+
+
+async def test_the_latest_are_those_that_are_asked_for(rig: Rig) -> None:
+    rig.writer()
+    asked: list[tuple[int, int | None]] = []
+    latest = rig.store.latest
+    rig.store.latest = lambda *which: asked.append(which) or latest(*which)  # type: ignore[func-returns-value, method-assign]
+    await rig.feed.latest(10, 60)
+    assert asked == [(10, 60)]

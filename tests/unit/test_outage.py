@@ -169,3 +169,15 @@ def test_a_loss_that_was_logged_is_not_repeated_by_the_line_of_its_end(clock: Cl
     clock.now += 1
     outage.worked(READ)
     assert logged == [f"{GONE}refused", f"{BACK}2.0 s"]
+
+
+def test_what_fails_is_known_until_it_works_or_a_connection_is_back(logged: list[str]) -> None:
+    outage = Outage(report_s_max=60)
+    outage.failed(SAVE, "disk full")
+    outage.failed(CONNECTION, "refused")
+    assert [outage.fails(kind) for kind in (CONNECTION, SAVE, READ)] == [True, True, False]
+    outage.worked(READ)
+    assert [outage.fails(kind) for kind in (CONNECTION, SAVE, READ)] == [False, True, False]
+    outage.worked(SAVE)
+    assert not outage.fails(SAVE)
+    assert logged

@@ -138,7 +138,7 @@ def test_the_sessions_of_a_former_primary_are_replaced(monkeypatch: pytest.Monke
     pool, _, sessions = make_pool()
     one, other = Server("00000001", "7"), Server("00000002", "7")
     servers = iter([one, one, Server(None, "7"), one, other, other])
-    monkeypatch.setattr(pool_module, "check_server", lambda session, probe: next(servers))
+    monkeypatch.setattr(pool_module, "check_server", lambda *_: next(servers))
     drains = []
     for _ in range(6):
         session = FakeSession()

@@ -40,5 +40,11 @@ def test_a_position_is_read_as_it_was_written(seq: int, id_: str | None) -> None
     ],
 )
 def test_any_other_text_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^is not a position: <epoch>:<seq>:<tag>$"):
+    with pytest.raises(ValueError, match=r"^not a position$"):
         parse_token(text)
+
+
+def test_the_fields_of_a_client_are_a_position_in_any_case_of_their_letters() -> None:
+    claimed = ClaimedPosition.of(5.0, EPOCH.upper(), ID.upper())  # type: ignore[arg-type]  # JSON has no integers
+    assert (claimed, type(claimed.seq)) == (ClaimedPosition(EPOCH, 5, "099a8057"), int)
+    assert ClaimedPosition.of(0, None, None) == ClaimedPosition(None, 0, None)

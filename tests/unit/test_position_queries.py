@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from balance.position import NO_TAG, SEQ_MAX, parse_token, to_token
+from balance.position import NO_TAG, parse_token, to_token
 from protocol import InvalidPayload, check, loads, schema
 
 EPOCH = "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614"
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
+SEQ_MAX = 2**53 - 1
 TOKEN = to_token(EPOCH, 5, "8e4f7a51")
 NOT_AN_INTEGER, NOT_A_UUID = "must be an integer, not a string", f"must be a UUID, such as {ID}"
 NOT_A_TOKEN = "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between"
@@ -102,6 +103,29 @@ def test_the_tokens_of_the_contract_are_those_that_the_service_writes() -> None:
         assert parse_token(token).epoch == EPOCH
     for name in ("position_token", "recovery_offset"):
         assert parse_token(next(one for one in schema(name)["examples"] if one.startswith(EPOCH))).seq == 1
+
+
+def near_seq_max() -> list[int]:
+    """Return numbers around the largest seq: each of its digits is one less or more, with zeros or nines behind it."""
+    found = [SEQ_MAX, SEQ_MAX + 1, 10**15, 10**16 - 1, 10**16]
+    for power in [10**n for n in range(len(str(SEQ_MAX)))]:
+        for start in [(SEQ_MAX // power + step) * power for step in (-1, 0, 1)]:
+            found += [max(0, start), max(0, start + power - 1)]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("seq", near_seq_max())
+def test_a_token_has_a_seq_up_to_the_largest_exact_integer(seq: int) -> None:
+    token = to_token(EPOCH, seq, "8e4f7a51")
+    assert (reported("recovery_offset", token) == "") is (seq <= SEQ_MAX)
+    assert reported("stream_query", {"last_event_id": token}) == (
+        "" if seq <= SEQ_MAX else f"last_event_id: {NOT_A_TOKEN}"
+    )
+    if seq <= SEQ_MAX:
+        assert parse_token(token).seq == seq
+    else:
+        with pytest.raises(ValueError, match="not a position"):
+            parse_token(token)
 
 
 def test_a_stream_has_up_to_a_hundred_process_ids() -> None:

@@ -32,7 +32,6 @@ def spend(one: RateLimit, key: str = "a") -> int:
 def test_the_burst_is_ten_seconds_of_the_rate_and_no_more(per_s: int) -> None:
     one, _ = limit(per_s)
     assert spend(one) == per_s * BURST_S
-    assert one.refusals == 1
 
 
 @pytest.mark.parametrize("per_s", [1, 3, 7, 100, 999])

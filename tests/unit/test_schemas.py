@@ -21,7 +21,7 @@ REQUESTS = [
 REPLIES = [
     *("balance_ack", "balance_error", "balance_snapshot", "connect_error", "connected", "contract_reply"),
     *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "problem_details", "save_reply"),
-    *("snapshot", "stream_bye", "stream_connected", "stream_ping", "ticket_reply"),
+    *("snapshot", "stream_bye", "stream_connected", "stream_ping", "health_reply", "ticket_reply", "version_reply"),
 ]
 
 
@@ -130,17 +130,9 @@ def test_a_reply_or_event_may_gain_fields_and_lose_none(name):
 def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
     parts = {"amount", "asset_name", "cursor", "document_headers", "error_code", "onchain", "onsite", "ping"}
     parts |= {"contract_entry", "contract_index", "list_order", "list_pagination", "saved_snapshot"}
-    parts |= {"timestamp", "utc_timestamp", "uuid", "stream_headers", "position_token", "recovery_offset", "ticket"}
-    parts |= {
-        "bye_reason",
-        "durability",
-        "feed_after",
-        "feed_head",
-        "feed_slice",
-        "latest",
-        "position_reason",
-        "ticket",
-    }
+    parts |= {"timestamp", "utc_timestamp", "uuid", "stream_headers", "position_token", "recovery_offset"}
+    parts |= {"bye_reason", "durability", "feed_after", "feed_head", "feed_slice", "latest", "position_reason"}
+    parts |= {"health_problem", "health_state", "ticket", "versions"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 
 
@@ -229,4 +221,4 @@ def test_the_error_of_a_position_has_the_fields_by_which_a_client_goes_on():
     assert str(other) == "epoch: is not one of this feed"
     assert "goodUntil" not in other.body(), "it is unknown"
     assert PositionPruned(500).body()["first"] == 500
-    assert [unknown, PositionPruned(500).body()] == protocol.schema("error_reply")["examples"][1:]
+    assert [unknown, PositionPruned(500).body()] == protocol.schema("error_reply")["examples"][1:3]

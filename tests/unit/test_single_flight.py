@@ -112,6 +112,39 @@ async def test_a_caller_that_is_cancelled_does_not_end_the_read_for_the_others()
     assert source.reads == 1
 
 
+async def test_a_read_is_cancelled_when_its_last_caller_is() -> None:
+    source, flight = Source(), SingleFlight[int]()
+    running, last = (asyncio.ensure_future(flight.run("newest", source.read)) for _ in range(2))
+    await turn()
+    queued = asyncio.ensure_future(flight.run("newest", source.read))
+    await turn()
+    queued.cancel()
+    await turn()
+    assert not flight._queued
+    running.cancel()
+    await turn()
+    assert "newest" in flight._running, "it has another caller"
+    last.cancel()
+    await turn()
+    assert not flight._running
+    source.let_go_on()
+    assert await flight.run("newest", source.read) == 0
+    assert source.reads == 2
+
+
+async def test_a_read_that_waits_for_a_cancelled_one_is_made() -> None:
+    source, flight = Source(), SingleFlight[int]()
+    running = asyncio.ensure_future(flight.run("newest", source.read))
+    await turn()
+    waiting = asyncio.ensure_future(flight.run("newest", source.read))
+    await turn()
+    running.cancel()
+    await turn()
+    source.let_go_on()
+    assert await waiting == 0
+    assert source.reads == 2
+
+
 async def test_nothing_is_kept_of_a_read_that_is_over() -> None:
     source, flight = Source(), SingleFlight[int]()
     source.let_go_on()

@@ -6,20 +6,22 @@ import asyncio
 import gc
 import re
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
 import protocol
+from balance.aio import slices
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import ANYONE
 from balance.feed.feed import Feed
-from balance.feed.replay import ReplayBroken
+from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
-from balance.web import stream_hub
 from balance.web.event_stream import INPUT_BYTES_MAX, EventStream
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
@@ -31,6 +33,7 @@ from tests.support.waiting import until
 EPOCH = "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614"
 TS = "2025-11-07T00:45:08.603Z"
 LIMIT = 65_536
+FILTER_BYTES_MAX = 12_000  # of a filter with a hundred process ids
 Work = Callable[[Any, Any], Awaitable[None]]
 
 
@@ -54,9 +57,9 @@ class FakeFeed:
         self.work: Work = join_at_once
         self.pids: list[tuple[int, ...] | None] = []
 
-    async def replay(self, _position: Position, _encode: Any, send: Any, join: Any, pids: Any = None) -> None:
-        self.pids.append(pids)
-        await self.work(send, join)
+    async def replay(self, _position: Position, receiver: Receiver[bytes]) -> None:
+        self.pids.append(receiver.pids)
+        await self.work(receiver.send, receiver.join)
 
 
 class Scene:
@@ -137,6 +140,23 @@ async def test_a_stream_gets_each_snapshot_with_its_position() -> None:
         )
 
 
+async def test_a_filter_of_a_hundred_process_ids_costs_a_few_kilobytes() -> None:
+    """Each stream has process ids of its own."""
+    async with scene() as one:
+        tracemalloc.start()
+        try:
+            sizes = [0]
+            for pids in (1, 100):  # the first is the cost of a stream without them
+                for n in range(20):
+                    await one.open(*range(1000 * n, 1000 * n + pids))
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        plain, filtered = (after - before for before, after in pairwise(sizes))
+        assert filtered - plain < 20 * FILTER_BYTES_MAX
+
+
 async def test_a_filtered_stream_gets_the_snapshots_of_its_pids_in_order() -> None:
     async with scene() as one:
         clients = {pids: (await one.open(*pids))[1] for pids in ((), (7,), (7, 8), (9,), (7, 8))}
@@ -158,9 +178,9 @@ async def test_a_stream_is_not_sent_what_is_live_before_its_replay_has_joined() 
         may_join = asyncio.Event()
 
         async def replay(send: Any, join: Any) -> None:
-            await send(encode_snapshots([snapshot(1)], EPOCH))
+            await send(encode_snapshots([snapshot(1)], EPOCH), 1)
             await may_join.wait()
-            await send(encode_snapshots([snapshot(2)], EPOCH))
+            await send(encode_snapshots([snapshot(2)], EPOCH), 2)
             join()
 
         one.feed.work = replay
@@ -222,18 +242,22 @@ async def test_one_batch_larger_than_the_limit_disconnects_no_client_that_reads(
 
 
 @pytest.mark.expects_log("disconnected slow client")
-async def test_a_client_that_does_not_read_its_replay_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_hub, "READ_S_MAX", 0.05)
-
-    async def replay(send: Any, join: Any) -> None:
-        for seq in range(1, 1_000):
-            await send(encode_snapshots([snapshot(seq, padding=1_000)], EPOCH))
+async def test_a_client_that_does_not_read_its_replay_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
+    async def replay(send: Any, _join: Any) -> None:
+        try:
+            async with asyncio.timeout(0.05):
+                for seq in range(1, 1_000):
+                    await send(encode_snapshots([snapshot(seq, padding=1_000)], EPOCH), seq)
+        except TimeoutError as error:
+            raise SlowClient from error
 
     async with scene() as one:
         one.feed.work = replay
         stream, _ = await one.open(is_live=False, buffer=4_096)
         await until(lambda: stream.is_closed)
         assert one.hub.slow_disconnects == 1
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert re.fullmatch(r"disconnected slow client 127\.0\.0\.1 of a stream: \d+ bytes unread", line)
 
 
 async def test_a_quiet_stream_gets_a_ping_without_an_id() -> None:
@@ -252,17 +276,38 @@ async def test_a_quiet_stream_gets_a_ping_without_an_id() -> None:
         assert await arrived(client) == b""
 
 
-async def test_a_stream_that_replays_and_is_quiet_gets_a_ping() -> None:
+async def test_a_ping_during_a_replay_has_the_seq_that_was_sent_and_not_that_of_the_head() -> None:
     async with scene() as one:
-        one.feed.work = lambda _send, _join: asyncio.sleep(60)
+        go = asyncio.Event()
+
+        async def replay(send: Any, join: Any) -> None:
+            for seq in (1, 2):
+                await go.wait()
+                go.clear()
+                await send(encode_snapshots([snapshot(seq)], EPOCH), seq)
+            await go.wait()
+            join()
+
+        one.feed.work = replay
         stream, client = await one.open(is_live=False)
         await asyncio.sleep(0.01)
-        one.feed.work = join_at_once
-        await one.open()
-        one.publish(snapshot(1))
+        one.publish(snapshot(1), snapshot(2))
+        pings = []
+        for _ in range(4):
+            await arrived(client)
+            stream.sent_at -= PING_S
+            one.hub._sweep()
+            pings += [(event.name, event.data["seq"]) for event in read_events(await arrived(client))]
+            go.set()
+            await asyncio.sleep(0.01)
+        one.publish(snapshot(3))
+        assert pings == [("ping", 0), ("ping", 1), ("ping", 2), ("ping", 2)]
+        assert seqs(await arrived(client)) == [3]
         stream.sent_at -= PING_S
+        one.hub._groups[None].sent_at -= PING_S
         one.hub._sweep()
-        assert [event.name for event in read_events(await arrived(client))] == ["ping"]
+        (ping,) = read_events(await arrived(client))
+        assert ping.data["seq"] == 3
 
 
 async def test_an_old_stream_ends_and_the_last_event_has_the_position_of_a_live_one() -> None:
@@ -303,6 +348,42 @@ async def test_all_streams_end_also_those_that_replay_or_were_opened_just_now(
         await until(lambda: not len(one.hub))
 
 
+async def test_a_new_epoch_ends_the_old_streams_in_turns_and_none_that_opens_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one in each turn of the event loop
+    async with scene() as one:
+        old = [await one.open(*[7] * (n % 2)) for n in range(20)]
+        one.feed.work = lambda _send, _join: asyncio.sleep(60)
+        old.append(await one.open(is_live=False))
+        await asyncio.sleep(0.01)
+        one.feed.work = join_at_once
+        one.hub.end_all()
+        for ended in (0, 1, 2):
+            assert sum(stream.is_closed for stream, _ in old) == ended
+            await asyncio.sleep(0)
+        one.publish(snapshot(1, 7))
+        one.hub._sweep()
+        (new, client), (filtered, other) = await one.open(), await one.open(7)
+        one.publish(snapshot(2, 7))
+        for _, outdated in old:
+            (bye,) = read_events(await read_rest(outdated))
+            assert (bye.name, bye.id, bye.data) == ("bye", None, {"reason": "reset"})
+        assert [seqs(await arrived(one)) for one in (client, other)] == [[2], [2]]
+        assert [one.is_closed for one in (new, filtered)] == [False, False]
+        assert len(one.hub) == 2
+
+
+async def test_a_stop_ends_also_the_streams_that_a_new_epoch_has_not_ended_yet() -> None:
+    async with scene() as one:
+        stream, client = await one.open()
+        one.hub.end_all()
+        one.hub.close()
+        assert stream.is_closed
+        (bye,) = read_events(await read_rest(client))
+        assert bye.data == {"reason": "reset"}
+
+
 async def test_a_client_with_a_backlog_gets_it_before_the_last_event() -> None:
     async with scene() as one:
         _, client = await one.open(buffer=4_096)
@@ -322,7 +403,7 @@ async def test_a_client_with_a_backlog_gets_it_before_the_last_event() -> None:
 )
 async def test_a_replay_that_fails_ends_the_stream_with_the_reason(failure: Exception, reason: str) -> None:
     async def replay(send: Any, _join: Any) -> None:
-        await send(encode_snapshots([snapshot(1)], EPOCH))
+        await send(encode_snapshots([snapshot(1)], EPOCH), 1)
         raise failure
 
     async with scene() as one:

@@ -6,6 +6,7 @@ The batches come from a writer on a feed in memory, as they do in the service.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from balance.feed.writer import Writer
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot, Snapshot
 from balance.storage.errors import StoreUnavailable
+from balance.storage.feed_store import FeedPage, Head
 from tests.support.feed import EPOCH, FakeListener, Rig, feed_rig, result_of, snapshot
 
 
@@ -140,6 +142,16 @@ async def test_a_gap_that_cannot_be_read_is_filled_later_without_another_save(ri
     await rig.until(lambda: rig.published == [1, 2])
 
 
+async def test_a_gap_is_filled_without_a_wait_for_the_next_poll(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("balance.feed.poll_schedule.PAUSE_S_MAX", 60)
+    writer = rig.writer()
+    rig.tail._schedule._pause_s = 60
+    await rig.until(lambda: rig.tail._schedule.seconds_left > 50)
+    rig.store.save_elsewhere()
+    await save(writer)
+    await rig.until(lambda: rig.published == [1, 2])
+
+
 async def test_two_of_one_id_in_one_batch_are_one_snapshot_published_once(rig: Rig) -> None:
     writer = rig.writer()
     await rig.hold(writer, behind=0)
@@ -186,6 +198,8 @@ async def test_what_another_process_saves_is_published_without_a_save(rig: Rig) 
 
 async def test_polls_become_rare_without_news_and_frequent_when_another_process_saves(rig: Rig) -> None:
     rig.writer()
+    renewed: list[Position] = []
+    rig.store.renew = renewed.append  # type: ignore[assignment, method-assign]
     pauses: list[float] = []
     rig.store.on_head = lambda: pauses.append(rig.tail._schedule._pause_s)
     await quiet(rig)
@@ -193,6 +207,7 @@ async def test_polls_become_rare_without_news_and_frequent_when_another_process_
     rig.store.save_elsewhere()
     await rig.until(lambda: bool(rig.published))
     assert rig.tail._schedule._pause_s == PAUSE_S_MIN
+    assert not renewed, "the end has not gone back"
 
 
 async def test_without_watchers_nothing_is_read_or_encoded_and_polls_come_once_a_second(rig: Rig) -> None:
@@ -318,6 +333,7 @@ async def test_a_poll_that_a_batch_has_overtaken_is_discarded(rig: Rig) -> None:
 @pytest.mark.expects_log("the feed goes on")
 async def test_a_poll_that_a_batch_of_a_newer_epoch_has_overtaken_is_discarded(rig: Rig) -> None:
     writer, held = rig.writer(), Held()
+    await save(writer)
     await quiet(rig)
     rig.store.on_head = held  # its result, of the old epoch, has been read
     rig.tail.hasten()
@@ -328,7 +344,7 @@ async def test_a_poll_that_a_batch_of_a_newer_epoch_has_overtaken_is_discarded(r
     heads = rig.store.heads
     held.release()
     await rig.until(lambda: rig.store.heads > heads)
-    assert rig.tail.position == Position(epoch, 1)
+    assert rig.tail.position == Position(epoch, 2)
     assert rig.listener.ends == 1
 
 
@@ -450,6 +466,7 @@ async def test_a_mistake_in_a_poll_is_logged_and_stops_nothing(rig: Rig, caplog:
     await save(writer)
     await rig.until(lambda: rig.published == [1, 2, 3])
     assert caplog.messages == ["the feed could not be followed"] * 2
+    assert all(one.exc_info and one.exc_info[0] is LookupError for one in caplog.records)
 
 
 async def test_the_durability_is_that_of_the_last_poll(rig: Rig) -> None:
@@ -510,10 +527,13 @@ async def test_a_listener_that_raises_has_its_clients_resume_and_disturbs_no_oth
     assert other.ends == 0
     assert rig.published == [4], "a part of its watchers may have received the others"
     assert rig.listener.ends == len(caplog.messages) > 0
+    assert all(re.fullmatch("[123] snapshots could not be published", one) for one in caplog.messages)
 
 
 @pytest.mark.expects_log("could not be disconnected", "the feed goes on")
-async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(rig: Rig) -> None:
+async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail() -> None:
         raise ValueError("a mistake of ours")
 
@@ -524,6 +544,7 @@ async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(rig
     await rig.until(lambda: other.ends == 1)
     await save(writer)
     await rig.until(lambda: other.published == [1])
+    assert "the clients of a listener could not be disconnected" in caplog.messages
 
 
 # Another epoch -----------------------------------------------------------------------------------------------
@@ -618,7 +639,9 @@ async def test_a_batch_below_the_position_has_the_clients_resume(rig: Rig) -> No
 
 
 @pytest.mark.expects_log("the feed has lost some of seq 2 to 3", "the feed goes on")
-async def test_rows_that_are_gone_have_the_clients_resume_and_stop_nothing(rig: Rig) -> None:
+async def test_rows_that_are_gone_have_the_clients_resume_and_stop_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = rig.writer()
     await save(writer)
     await quiet(rig)
@@ -630,6 +653,39 @@ async def test_rows_that_are_gone_have_the_clients_resume_and_stop_nothing(rig: 
     await save(writer)
     await writer.drain(5)
     assert rig.published == [1, 4, 5]
+    assert caplog.messages[0] == "the feed has lost some of seq 2 to 3"
+
+
+@pytest.mark.expects_log("the feed has lost some of seq 1 to 3", "the feed goes on")
+@pytest.mark.parametrize("left", [[], [1, 3], [3], [2, 3]])
+async def test_rows_with_one_missing_are_not_published(rig: Rig, left: list[int]) -> None:
+    saved = rig.store.save_elsewhere(3)
+    rows = [saved[seq - 1].encode() for seq in left]
+    rig.store.page = lambda *_: FeedPage(EPOCH, 3, left[0] if left else None, 3, rows)  # type: ignore[method-assign]
+    rig.listener.on_publish = lambda snapshots: pytest.fail("it was published")
+    rig.tail_worker.start()
+    rig.tail.start(Head(Position(EPOCH, 0), "local"), lambda: False)
+    await rig.until(lambda: rig.listener.ends == 1)
+    assert rig.tail.position == Position(EPOCH, 3)
+
+
+@pytest.mark.expects_log("a batch could not be published")
+async def test_a_batch_that_cannot_be_published_is_read_from_the_table(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Snapshot) -> EncodedSnapshot:
+        monkeypatch.undo()
+        raise LookupError
+
+    writer = rig.writer()
+    await quiet(rig)
+    monkeypatch.setattr(Snapshot, "encode", fail)
+    await save(writer)
+    await rig.until(lambda: rig.published == [1])
+    await save(writer)
+    await writer.drain(5)
+    assert rig.published == [1, 2]
+    assert caplog.messages == ["a batch could not be published"]
 
 
 # The end -----------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ function read(packet) {
   const [, kind, number, text] = /^(4?\d)(\d*)(.*)$/s.exec(packet);
   if (kind === '0') {
     show('in', 'open', text);
-    socket.send('40');
+    const token = part('token').value.trim();
+    socket.send(`40${token && JSON.stringify({ token })}`);
   } else if (kind === '2') {
     show('in', 'heartbeat');
     socket.send('3');
