@@ -14,6 +14,7 @@ import re
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from tornado.web import Application
 
@@ -34,15 +35,16 @@ from balance.metrics.table import Parts
 from balance.rate_limit import RateLimits
 from balance.realtime import Engine, EngineHandler, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
+from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
 from balance.web import pages
 from balance.web.base import DRAIN_BYTES_MAX, HostNotServed, log_request
-from balance.web.build import make_policies
 from balance.web.connection_limit import ConnectionLimit
-from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.connections import CONNECTIONS, ConnectionsHandler
+from balance.web.cors import HostPolicy, OriginPolicy, make_policies
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
@@ -91,6 +93,7 @@ class App:
         self._config = config
         self.database = database = Database(config, url, outage or Outage())
         self._budget = LoopBudget()
+        self.request_log = RequestLog(config.log_requests_per_s if config.logs_requests else 0)
         engine = make_engine(config)
         self.watchers = Watchers(engine)
         tail = Tail(database.feed_store, database.tail_thread)
@@ -99,7 +102,11 @@ class App:
         )
         self.feed.subscribe(self.watchers)
         self.streams = StreamHub(
-            self.feed, self._budget, stream_s_max=config.stream_s_max, unsent_bytes_max=config.watcher_unsent_bytes_max
+            self.feed,
+            self._budget,
+            self.request_log,
+            stream_s_max=config.stream_s_max,
+            unsent_bytes_max=config.watcher_unsent_bytes_max,
         )
         self.feed.subscribe(self.streams)
         self.writer = Writer(
@@ -129,58 +136,44 @@ class App:
         self.authenticator = make_authenticator(config, self.rate_limits.failed_logins)
         watched = (self.watchers, self.streams, self._long_polls)
         self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
-        handlers = EventHandlers(self.service, self.watchers, self.rate_limits.saves)
+        handlers = EventHandlers(self.service, self.watchers, self.rate_limits.saves, self.request_log)
         self.server = make_socket_server(config, engine, handlers, self.authenticator)
         self._loop_lag = LoopLag()
         self.metrics = self._metrics(engine, tail)
-        self._http = self._listener(*make_policies(config))
+        self._http = self._listener()
         self._opening: asyncio.Task[None] | None = None
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _metrics(self, engine: Engine, tail: Tail) -> Metrics:
-        return Metrics(
-            Parts(
-                config=self._config,
-                pool=self.database.pool,
-                service=self.service,
-                writer=self.writer,
-                feed=self.feed,
-                tail=tail,
-                engine=engine,
-                watchers=self.watchers,
-                streams=self.streams,
-                long_polls=self._poll_limiter,
-                health=self.health,
-                loop_lag=self._loop_lag,
-            )
-        )
+        parts = Parts(
+            config=self._config, pool=self.database.pool, service=self.service, writer=self.writer, feed=self.feed,
+            tail=tail, engine=engine, watchers=self.watchers, streams=self.streams, long_polls=self._poll_limiter,
+            health=self.health, loop_lag=self._loop_lag,
+        )  # fmt: skip
+        return Metrics(parts)
 
-    def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:
-        config, application = self._config, self._routes(hosts, origins)
+    def _listener(self) -> HttpListener:
+        config, behind_proxy = self._config, bool(self._config.trusted_proxies)
+        hosts, origins = make_policies(config.host, config.hosts, config.cors_origins, behind_proxy=behind_proxy)
+        application = self._routes(hosts, origins)
         parts = (self.service, self.authenticator, hosts, origins, self._budget, self.rate_limits.saves)
         return HttpListener(
-            SaveRouter(application, *parts, body_bytes_max=config.body_bytes_max),
+            SaveRouter(application, *parts, self.request_log, body_bytes_max=config.body_bytes_max),
             budget=self._budget,
+            request_log=self.request_log,
             refusals=self.service.refusals,
             connection_limit=ConnectionLimit(config.connections_per_address_max),
-            xheaders=bool(config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
+            xheaders=behind_proxy,  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered
         )
 
     def _routes(self, hosts: HostPolicy, origins: OriginPolicy) -> Application:
-        common = {
-            "service": self.service,
-            "authenticator": self.authenticator,
-            "origins": origins,
-            "budget": self._budget,
-            "body_bytes_max": self._config.body_bytes_max,
-        }
+        base = {"authenticator": self.authenticator, "origins": origins, "budget": self._budget}
+        common = {**base, "service": self.service, "body_bytes_max": self._config.body_bytes_max}
         socket_io = {
+            **base,
             "server": self.server,
-            "authenticator": self.authenticator,
-            "origins": origins,
-            "budget": self._budget,
             "is_ready": lambda: self.service.life is Life.RUNNING,
             "watcher_limit": self._watcher_limit,
             "body_bytes_max": self._config.frame_bytes_max,
@@ -191,6 +184,8 @@ class App:
             ping_timeout_s=self._config.ping_timeout_s,
             address=f"{self._config.host}:{self._config.port}" if self._config.port else DEFAULT.address,
         )
+        clients = {"transports": (self.server.eio, self.streams)}
+        counted = {"socketIo": self.server.eio.sockets, "sse": self.streams, "longPolls": self._poll_limiter}
         watching = {**common, "watcher_limit": self._watcher_limit}
         of_documents = {**common, "limiter": self.document_limiter}
         contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
@@ -205,6 +200,7 @@ class App:
                 (FEED, FeedHandler, {**watching, "long_polls": self._long_polls}),
                 (LATEST, LatestHandler, common),
                 (TICKET, TicketHandler, common),
+                (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
                 (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
                 (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
                 (re.escape(OPENAPI), DocumentHandler, contract),
@@ -220,7 +216,7 @@ class App:
             ],
             default_handler_class=NotFoundHandler,
             default_handler_args=common,
-            log_function=log_request,
+            log_function=partial(log_request, self.request_log),
             refusals=self.service.refusals,
             websocket_max_message_size=self._config.frame_bytes_max,
             websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
@@ -297,4 +293,5 @@ class App:
             await asyncio.wait_for(self._http.close_all_connections(), 1)
         except TimeoutError:
             log.warning("some connections did not close")
+        self.request_log.close()
         await self.database.close()

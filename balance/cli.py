@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import migrate, new_epoch, serve, token
+from balance.commands import backup, check, connections, migrate, new_epoch, prune, restore, serve, token, upgrade
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
-from balance.process.log_limit import LimitedHandler
+from balance.config_sources import nearest
+from balance.process.logs import Logs
 from balance.process.stop_signals import StopSignals
 from balance.storage.connect import DatabaseError
 from balance.storage.embedded import EmbeddedError
@@ -25,15 +25,18 @@ COMMANDS: Mapping[str, Command] = {
     "migrate": migrate.COMMAND,
     "new-epoch": new_epoch.COMMAND,
     "token": token.COMMAND,
+    "check": check.COMMAND,
+    "connections": connections.COMMAND,
+    "prune": prune.COMMAND,
+    "backup": backup.COMMAND,
+    "restore": restore.COMMAND,
+    "upgrade": upgrade.COMMAND,
 }
 DEFAULT = "serve"
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that `argv` names; return the exit status: 0, or 1 after one line with the reason."""
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING, handlers=[LimitedHandler()]
-    )
     is_named = bool(argv) and argv[0] in COMMANDS
     name = argv[0] if is_named else DEFAULT
     command = COMMANDS[name]
@@ -41,8 +44,12 @@ def main(argv: Sequence[str]) -> int:
     command.add_arguments(parser)
     with StopSignals() as signals:
         try:
+            if argv and not is_named and not argv[0].startswith("-"):
+                raise CommandError(f"{argv[0]!r} is not a command{nearest(argv[0], COMMANDS)}")
             arguments = parser.parse_args(argv[1:] if is_named else argv)
-            return command.run(Config.of(arguments, os.environ), arguments, signals)
+            config = Config.of(arguments, os.environ)
+            with Logs(config.log_level, config.log_format):
+                return command.run(config, arguments, signals)
         except (CommandError, ConfigError, EmbeddedError, SchemaError, DatabaseError) as error:
             reason = str(error)
         except KeyboardInterrupt:

@@ -1,9 +1,9 @@
 """The settings of one server: read and checked once at the start, then immutable.
 
-Each field is a flag (`--port`) and an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`).
-The flag overrides the variable. A name ends in its unit: `_ms` and `_s` are milliseconds and seconds, `_bytes` bytes.
-`_max` is a limit: a request over it is rejected at once. `Config.read` raises ConfigError before anything is opened;
-its text is one line with the setting and the reason.
+Each field is a flag (`--port`), an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`) and a name in
+the file of `--config` (`port`). The flag overrides the variable, and that overrides the file. A name ends in its unit:
+`_ms` and `_s` are milliseconds and seconds, `_bytes` bytes. `_max` is a limit: a request over it is rejected at once.
+`Config.read` raises ConfigError before anything is opened; its text is one line with the setting and the reason.
 """
 
 from __future__ import annotations
@@ -12,37 +12,67 @@ import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from balance import program
+from balance.config_sources import PREFIX, Given, Settings, SourceError, merge, nearest, read_file, read_variables
 from balance.host_names import is_loopback, normalise_host, normalise_origin
 from protocol.limits import DEFAULT
 
 SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+DEFAULT_SOURCE = "default"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
+KEEP_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+KEEP_MAX = timedelta(days=36_525)
 
 
 class ConfigError(Exception):
     """A setting cannot be used; the text is one line."""
 
+    def __init__(self, text: str, name: str = "") -> None:
+        """Make the error of the setting `name`, if it is of one."""
+        super().__init__(text)
+        self.name = name
 
-def setting(default: Any, text: str, low: int | None = None, high: int | None = None, **more: Any) -> Any:
-    """Declare a setting: its default, one line of help and, for a number, the lowest and the highest value."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high}, **more)
+
+def setting(
+    default: Any,
+    text: str,
+    low: int | None = None,
+    high: int | None = None,
+    choices: tuple[str, ...] = (),
+    **more: Any,
+) -> Any:
+    """Declare a setting: its default, one line of help, and its choices or the lowest and the highest number."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices}, **more)
+
+
+class _WithSources:
+    """What a Config has beside its settings; a dataclass would count it among them."""
+
+    __slots__ = ("sources",)
+    sources: Mapping[str, str]
+    """Where each setting comes from, as texts such as `flag --port`, `variable BALANCE_PORT` or `default`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(_WithSources):
     """All settings of the service, with their defaults."""
 
+    config: str = setting("", "file with settings, as TOML: port = 3000")
     host: str = setting("127.0.0.1", "address to listen on")
     port: int = setting(3000, "TCP port to listen on; 0 for any free one", 0, 65535)
     database_url: str = setting(
         "", "PostgreSQL 14 or newer, as postgresql://…; without it the embedded one starts", repr=False
     )
+    database_url_file: str = setting("", "file with that URL, so that no list of processes shows its password")
     data_dir: Path = setting(Path("data"), "folder of the embedded PostgreSQL")
+    keep: str = setting("", "time for which snapshots are kept, such as 90d (h, d, w); without it, for ever")
     hosts: tuple[str, ...] = setting(
         (), "host names of the service, beside those that nobody can register: comma-separated, or *"
     )
@@ -102,21 +132,40 @@ class Config:
         0, "time at a stop in which /readyz is 503 and everything is still served, for a balancer to notice", 0, 600_000
     )
     shutdown_ms_max: int = setting(8_000, "time to answer the requests in flight at a stop", 0, 600_000)
+    log_level: str = setting("info", "least level of what is logged", choices=LOG_LEVELS)
+    log_format: str = setting("text", "form of the log, for a person or as JSON", choices=LOG_FORMATS)
+    log_requests_per_s: int = setting(
+        10, "requests with a line in the log, each second: half of them only for failed and slow ones; 0 for none",
+        0, 10_000,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", {one.name: DEFAULT_SOURCE for one in fields(self)})
         for one in fields(self):
             value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
+            choices = one.metadata["choices"]
             if low is not None and not low <= value <= high:
-                raise ConfigError(f"{flag(one)}: {value} is not between {low} and {high}")
+                raise ConfigError(f"{flag(one)}: {value} is not between {low} and {high}", one.name)
+            if choices and value not in choices:
+                raise ConfigError(f"{flag(one)}: {value!r} is not one of {', '.join(choices)}", one.name)
         self._normalise("hosts", normalise_host)
         self._normalise("cors_origins", normalise_origin)
         self._normalise("trusted_proxies", _normal_address)
         if not self.host:
-            raise ConfigError("--host: must not be empty")
+            raise ConfigError("--host: must not be empty", "host")
         if self.jwks and not (self.jwt_issuer and self.jwt_audience):
-            raise ConfigError("--jwks: needs --jwt-issuer and --jwt-audience, or it would accept tokens for others")
+            reason = "needs --jwt-issuer and --jwt-audience, or it would accept tokens for others"
+            raise ConfigError(f"--jwks: {reason}", "jwks")
         if self.jwks.startswith("http://") and not is_loopback(urlsplit(self.jwks).hostname or ""):
-            raise ConfigError("--jwks: must be a file or https://, since over http:// anyone could replace the keys")
+            reason = "must be a file or https://, since over http:// anyone could replace the keys"
+            raise ConfigError(f"--jwks: {reason}", "jwks")
+        if self.keep:
+            parse_keep(self.keep)
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether the level of the log has the requests in it."""
+        return self.log_level in ("debug", "info")
 
     def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
         """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""
@@ -126,26 +175,46 @@ class Config:
             try:
                 values.append(normal(text))
             except ValueError as error:
-                raise ConfigError(f"{flag(one)}: {text!r} {error}") from error
+                raise ConfigError(f"{flag(one)}: {text!r} {error}", name) from error
         object.__setattr__(self, name, tuple(values))
 
     @classmethod
     def read(cls, argv: Sequence[str], env: Mapping[str, str]) -> Config:
-        """Read the settings from flags and the environment.
+        """Read the settings from flags, the environment and the file that these name.
 
-        Raises ConfigError for an unknown flag and for an invalid value.
+        Raises ConfigError for a name that is not a setting and for an invalid value.
         """
         return cls.of(settings_parser(program.NAME).parse_args(argv), env)
 
     @classmethod
     def of(cls, arguments: Namespace, env: Mapping[str, str]) -> Config:
-        """Read the settings from what a `settings_parser` has parsed, and the environment. Raises ConfigError."""
-        flags = vars(arguments)
-        given = {one.name: flags[one.name] for one in fields(cls) if flags[one.name] is not None}
-        for one in fields(cls):
-            if one.name not in given and env.get(variable(one)):
-                given[one.name] = env[variable(one)]
-        return cls(**{one.name: _parse(one, given[one.name]) for one in fields(cls) if one.name in given})
+        """Read the settings from what a `settings_parser` has parsed, the environment and the file of `--config`.
+
+        The first of flag, variable and file counts. Raises ConfigError.
+        """
+        flags = {name: text for name, text in vars(arguments).items() if text is not None}
+        given = cls._merge(flags, env)
+        try:
+            config = cls(**{one.name: _parse(one, given[one.name].text) for one in fields(cls) if one.name in given})
+        except ConfigError as error:
+            source = given[error.name].source if error.name in given else ""
+            raise ConfigError(str(error) if source.startswith("flag") else f"{error} ({source})") from error
+        sources = {name: one.source for name, one in given.items()}
+        object.__setattr__(config, "sources", {**config.sources, **sources})
+        return config
+
+    @classmethod
+    def _merge(cls, flags: Mapping[str, str], env: Mapping[str, str]) -> Settings:
+        """Return each setting that is given. Raises ConfigError."""
+        settings = {one.name: one for one in fields(cls)}
+        by_flag = {name: Given(flags[name], f"flag {flag(one)}") for name, one in settings.items() if name in flags}
+        try:
+            by_variable = read_variables({variable(one): name for name, one in settings.items()}, env)
+            path = (by_flag.get("config") or by_variable.get("config") or Given("", "")).text
+            by_file = read_file(path, settings.keys() - {"config"}) if path else {}
+            return merge(by_file, by_variable, by_flag)
+        except SourceError as error:
+            raise ConfigError(str(error)) from error
 
 
 def settings_parser(prog: str, description: str = "") -> ArgumentParser:
@@ -164,6 +233,14 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     return parser
 
 
+def parse_keep(text: str) -> timedelta:
+    """Return the time that the setting `keep` names. Raises ConfigError."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text)
+    if found is None or (time := int(found[1]) * KEEP_UNITS[found[2]]) > KEEP_MAX:
+        raise ConfigError(f"--keep: {text!r} is not a time such as 12h, 90d or 8w, of up to 100 years", "keep")
+    return time
+
+
 def _help(one: Field[Any]) -> str:
     return f"{one.metadata['help']} [{_shown(one.default)}]".replace("%", "%%")  # argparse formats it
 
@@ -175,7 +252,7 @@ def flag(one: Field[Any]) -> str:
 
 def variable(one: Field[Any]) -> str:
     """Return the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; of the database, `DATABASE_URL`."""
-    return "DATABASE_URL" if one.name == "database_url" else "BALANCE_" + one.name.upper()
+    return one.name.upper() if one.name in ("database_url", "database_url_file") else PREFIX + one.name.upper()
 
 
 def _normal_address(text: str) -> str:
@@ -193,7 +270,7 @@ def _parse(one: Field[Any], text: str) -> Any:
         return SWITCH[text.lower()]
     if isinstance(one.default, int):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise ConfigError(f"{flag(one)}: {text!r} is not a whole number")
+            raise ConfigError(f"{flag(one)}: {text!r} is not a whole number", one.name)
         return int(text)
     if isinstance(one.default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -210,4 +287,6 @@ class _Parser(ArgumentParser):
     """An argument parser that raises its error, which is one line, instead of printing it."""
 
     def error(self, message: str) -> NoReturn:
+        if unknown := re.search("unrecognized arguments: (--[a-z-]+)", message):
+            message += nearest(unknown[1], [flag(one) for one in fields(Config)])
         raise ConfigError(message)

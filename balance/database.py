@@ -12,7 +12,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from balance.aio.threads import WorkerThread
-from balance.config import Config
+from balance.config import Config, parse_keep
+from balance.pruner import Pruner
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
@@ -43,6 +44,7 @@ class Database:
         self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
         self._threads = self.write_thread, self.tail_thread
         self._executors = self.read_executor, self.replay_executor
+        self.pruner = Pruner(url, parse_keep(config.keep)) if config.keep else None
 
     @property
     def threads_are_alive(self) -> bool:
@@ -53,6 +55,8 @@ class Database:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
+        if self.pruner is not None:
+            self.pruner.start()
 
     async def open(self) -> tuple[Head, list[StoredToken]]:
         """Connect; return where the feed ends, and the tokens.
@@ -72,6 +76,8 @@ class Database:
             thread.close()
 
     def _close(self) -> None:
+        if self.pruner is not None:
+            self.pruner.stop()
         for thread in self._threads:
             thread.stop()
         for executor in self._executors:
@@ -81,3 +87,5 @@ class Database:
             thread.join()
         for executor in self._executors:
             executor.shutdown(wait=True)
+        if self.pruner is not None:
+            self.pruner.join()

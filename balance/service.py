@@ -161,7 +161,7 @@ class Service:
             found = page_of(limit=limit + 1, offset=offset, before=before, from_=from_, to=to, pid=pid)
             total = None
             if from_ is to is pid is None:
-                total = found[0].total if found else self._store.position().seq
+                total = found[0].total if found else self._store.total()
             page = found[:limit]
             data = protocol.Encoded(b"[" + b",".join([bytes(row.json) for row in page]) + b"]")
             last = Cursor(page[-1].ts if order == "ts" else None, page[-1].seq) if len(found) > limit else None

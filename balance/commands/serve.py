@@ -23,6 +23,7 @@ from balance.storage.migrate import migrate
 from balance.storage.outage import Outage
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
+DESCRIPTORS_BESIDE_WATCHERS = 256
 BACKLOG = 4_096  # connections that wait to be accepted: the listener accepts a few in each turn of the event loop
 
 
@@ -99,7 +100,8 @@ def bind(config: Config) -> list[socket.socket]:
 def raise_open_file_limit(watchers_max: int) -> None:
     """Raise the limit on open files to one for each watcher, as far as the hard limit allows; defaults are lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = watchers_max + 256 if hard == resource.RLIM_INFINITY else min(hard, watchers_max + 256)
+    needed = watchers_max + DESCRIPTORS_BESIDE_WATCHERS
+    wanted = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -3,7 +3,8 @@
 The program installs the handler once, and code logs as usual. Records are of one kind if the same line of code logs
 them with the same type of exception. The first record is written at once. Of the records of the next second only the
 last is written, at the end of that second, with the number of omitted ones. A message of several lines (a traceback) is
-written in full once a minute, otherwise as its first line and the exception.
+written in full once a minute, otherwise as its first line and the exception. The records of `balance.request_log`,
+which has a limit of its own, are all written.
 
 A function that logs on behalf of its callers passes `stacklevel=2`, so that each caller is a kind of its own.
 
@@ -19,7 +20,10 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
+
+from balance.process.log_writer import LogWriter
+from balance.request_log import SAMPLED
 
 LINE_S = 1.0  # between two lines of one kind
 TRACEBACK_S = 60.0  # between two of one kind that are written with all their lines
@@ -35,10 +39,10 @@ class _Kind:
     omitted: int = 0  # records before that one, since the last line
 
 
-class LimitedHandler(logging.StreamHandler[TextIO]):
+class LimitedHandler(logging.StreamHandler[Any]):
     """Writes at most one line a second of each kind to a stream, by default stderr."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | LogWriter | None = None) -> None:
         super().__init__(stream)
         # The lines of code that log and the types of exceptions limit its size.
         self._kinds: dict[tuple[object, ...], _Kind] = {}
@@ -46,6 +50,9 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, or withhold it if one of its kind was written within the last second."""
+        if hasattr(record, SAMPLED):
+            super().emit(record)
+            return
         exception = record.exc_info[0] if record.exc_info else None
         kind = self._kinds.setdefault((record.name, record.pathname, record.lineno, exception), _Kind())
         now = time.monotonic()

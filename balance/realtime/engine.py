@@ -15,18 +15,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from heapq import nlargest
 from typing import Any
 
 import engineio
 from engineio.async_socket import AsyncSocket
 from engineio.packet import PING, Packet
 
+from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.frames import GOING_AWAY, POLICY
 from balance.realtime.send_queue import EncodedPackets, SendQueue
 from balance.realtime.sender import Sender
 from balance.realtime.session import Session
 from balance.realtime.transport import NO_PONG, Transport
+from balance.request_context import RequestContext
 
 log = logging.getLogger("balance.realtime")
 
@@ -59,9 +62,14 @@ class Engine(engineio.AsyncServer):
         """Make the send queue of a new session."""
         return SendQueue()
 
-    def open_session(self, session_id: str) -> Session:
+    def largest_backlogs(self, count: int) -> list[OpenConnection]:
+        """Describe the clients with the largest backlogs, at most this number, the largest first."""
+        found = nlargest(count, self.sessions.values(), key=lambda session: session.send_queue.unsent_bytes)
+        return [session.describe() for session in found]
+
+    def open_session(self, session_id: str, context: RequestContext) -> Session:
         """Make the session of a client that the library has accepted; it must send CONNECT in time."""
-        session = Session(self.sockets[session_id], time.monotonic() + self._connect_s_max)
+        session = Session(self.sockets[session_id], context, time.monotonic() + self._connect_s_max)
         self.sessions[session_id] = session
         return session
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import protocol
@@ -26,21 +27,25 @@ from balance.realtime.event_packets import Form, form_and_offset
 from balance.realtime.session import Session
 from balance.realtime.watchers import Watchers
 from balance.refusals import SOCKET_IO
+from balance.request_context import OK
+from balance.request_log import RequestLog
 from balance.service import Service, now
 from balance.snapshot import Saved, format_ts
 
 log = logging.getLogger("balance.realtime")
 
+EXPECTED_ENDS = ("client disconnect", "server disconnect", "transport close")
 GREETING = "Connected to balance snapshot server"  # docs/spec.md, `connected`
 
 
 class EventHandlers:
     """Handles what the clients send. No method waits or raises."""
 
-    def __init__(self, service: Service, watchers: Watchers, limit: RateLimit) -> None:
+    def __init__(self, service: Service, watchers: Watchers, limit: RateLimit, request_log: RequestLog) -> None:
         """Limit the updates of each client by `limit`."""
         self._service = service
         self._limit = limit
+        self._request_log = request_log
         self._feed = service.feed
         self._watchers = watchers
         self._handlers = {protocol.BALANCE_UPDATE: self.on_update, protocol.PING: self.on_ping}
@@ -57,8 +62,11 @@ class EventHandlers:
         session.answer_pid = auth.answer_pid(resumption.head.epoch, recovered=resumption.recovered)
         return resumption
 
-    def on_joined(self, session: Session, sid: str, resumption: Resumption) -> None:
-        """Greet a client whose CONNECT packet is answered, and send it every snapshot after its position."""
+    def on_joined(self, session: Session, sid: str, resumption: Resumption, started: float) -> None:
+        """Greet a client whose CONNECT packet is answered, and send it every snapshot after its position.
+
+        `started` is when that packet came.
+        """
         position, epoch = resumption.position, resumption.head.epoch
         greeting = {
             "message": GREETING,
@@ -70,6 +78,8 @@ class EventHandlers:
         form, offset = form_and_offset(session.answer_pid, epoch, position.seq, resumption.tag)
         self._watchers.send(session, protocol.CONNECTED, greeting, *offset)
         self._watchers.join(session)
+        session.joined_at = monotonic()
+        self._request_log.write(session.context, "connect", OK, started)
         if position == self._feed.head:
             self._watchers.go_live(session, form, epoch)
         else:
@@ -92,6 +102,17 @@ class EventHandlers:
             if session.replay is asyncio.current_task():  # else the client has left, and may be in its next replay
                 session.replay = None
 
+    def on_connect_rejected(self, session: Session, error: protocol.ServiceError) -> None:
+        """Log a client whose CONNECT packet is rejected."""
+        self._request_log.write(session.context, "connect", error.code, monotonic())
+
+    def on_left(self, session: Session, reason: str) -> None:
+        """Log the end of a client that has joined; `reason` is one of python-engineio's."""
+        if session.joined_at is not None:
+            code = OK if reason in EXPECTED_ENDS else reason
+            self._request_log.write(session.context, "disconnect", code, session.joined_at, may_wait=True)
+            session.joined_at = None
+
     def on_event(self, session: Session, name: str, ack_id: int | None, payloads: list[Any]) -> None:
         """Handle an event, or answer that there is none of this name."""
         handle = self._handlers.get(name)
@@ -106,6 +127,7 @@ class EventHandlers:
 
         It is answered whatever happens: a bot without an answer cannot know whether it is saved.
         """
+        started = monotonic()
         session.acquire()
         update = payloads[0] if payloads else None
         try:
@@ -116,18 +138,30 @@ class EventHandlers:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
         except Exception as error:
-            self._watchers.answer(session, protocol.BALANCE_ERROR, self._reject_save(error, update), ack_id)
+            payload = self._reject_save(error, update)
+            self._request_log.write(session.context, protocol.BALANCE_UPDATE, payload["code"], started)
+            self._watchers.answer(session, protocol.BALANCE_ERROR, payload, ack_id)
             session.release()
         else:
-            pending.add_done_callback(partial(self._answer_update, session, session.leaves, ack_id, update))
+            done = partial(self._answer_update, session, session.leaves, ack_id, update, started)
+            pending.add_done_callback(done)
 
     def _answer_update(
-        self, session: Session, leaves: int, ack_id: int | None, update: object, pending: PendingSave
+        self,
+        session: Session,
+        leaves: int,
+        ack_id: int | None,
+        update: object,
+        started: float,
+        pending: PendingSave,
     ) -> None:
+        code = OK
         try:
             event, payload = protocol.BALANCE_ACK, _ack(self._service.finish_save(pending))
         except Exception as error:
             event, payload = protocol.BALANCE_ERROR, self._reject_save(error, update)
+            code = payload["code"]
+        self._request_log.write(session.context, protocol.BALANCE_UPDATE, code, started)
         if session.leaves == leaves:  # else a client that has connected again would count it as another answer
             self._watchers.answer(session, event, payload, ack_id)
         session.release()
@@ -139,10 +173,12 @@ class EventHandlers:
         except (protocol.Forbidden, protocol.Unauthorized) as error:
             self.on_rejected(session, ack_id, error)
         else:
+            self._request_log.write(session.context, protocol.PING, OK, monotonic())
             self._watchers.answer(session, protocol.PONG, {"timestamp": format_ts(now())}, ack_id)
 
     def on_rejected(self, session: Session, ack_id: int | None, error: protocol.ServiceError) -> None:
         """Answer a packet with an error: it is malformed, unexpected or not permitted."""
+        self._request_log.write(session.context, "packet", error.code, monotonic())
         self.count_refusal(error)
         self._watchers.answer(session, protocol.BALANCE_ERROR, _error_payload(error, None), ack_id)
 

@@ -48,6 +48,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         "budget",
         "caller",
         "connection",
+        "context",
         "engine",
         "is_ready",
         "server",
@@ -57,6 +58,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     operation = None  # the CONNECT packet and each event ask
     methods = ("GET", "POST", "OPTIONS")
+    logs_success = False  # its connection and its events have lines of their own
     transport = SOCKET_IO
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
@@ -99,7 +101,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             check_handshake(self.request, query)
             if not self.is_ready():
                 raise protocol.Unavailable("the server has no database yet, or is stopping")
-            self.watcher_limit.count_handshake(self.ip)
+            self.watcher_limit.count_handshake(self.context.client)
             self.watcher_limit.check()
             return
         session = self.engine.sessions.get(query["sid"][0])
@@ -207,7 +209,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
         if self.session is not None:  # noted before the task runs: a second upgrade may come in the same turn
             self.session.connection = self.connection
-        self.connection.serving = asyncio.ensure_future(self.budget.run(self.ip, self._serve()))
+        self.connection.serving = asyncio.ensure_future(self.budget.run(self.context.client, self._serve()))
 
     def release_request(self) -> None:
         """Release what was only needed for the upgrade: ten kilobytes, which would live as long as the connection."""

@@ -9,6 +9,7 @@ tests/unit/test_library_internals.py lists the private names of python-socketio 
 from __future__ import annotations
 
 import re
+from time import monotonic
 from typing import Any
 
 import socketio
@@ -78,11 +79,12 @@ class SocketServer(socketio.AsyncServer):
 
     async def _handle_eio_connect(self, session_id: str, environ: dict[str, Any]) -> None:
         handler = environ["tornado.handler"]
-        handler.session = self.eio.open_session(session_id)
-        handler.session.caller, handler.session.ip = handler.caller, handler.ip
+        handler.session = self.eio.open_session(session_id, handler.context)
+        handler.session.caller = handler.caller
         await super()._handle_eio_connect(session_id, NO_ENVIRON)
 
     async def _handle_eio_disconnect(self, session_id: str, reason: str) -> None:
+        self.event_handlers.on_left(self.eio.sessions[session_id], reason)
         await super()._handle_eio_disconnect(session_id, reason)
         self.eio.end_session(self.eio.sessions[session_id])
 
@@ -152,6 +154,7 @@ class SocketServer(socketio.AsyncServer):
             await self._reject_connect(session, packet.namespace, error)
         elif packet.packet_type == sio_packet.DISCONNECT:
             session.leave()
+            self.event_handlers.on_left(session, self.reason.CLIENT_DISCONNECT)
             session.send_queue.discard(_is_of_namespace)  # it would come after the next CONNECT of the client
             await self._handle_disconnect(session.id, packet.namespace, self.reason.CLIENT_DISCONNECT)
             self.eio.await_connect(session)
@@ -166,6 +169,7 @@ class SocketServer(socketio.AsyncServer):
 
         The library would reject by a bare string, of which a JavaScript client makes an error without a message.
         """
+        started = monotonic()
         try:
             caller = self._find_caller(session, auth)
             if (namespace or protocol.NAMESPACE) != protocol.NAMESPACE:
@@ -175,7 +179,8 @@ class SocketServer(socketio.AsyncServer):
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
             connect_auth = ConnectAuth.read(auth or {})
             session.caller = caller
-            session.limit_key = caller.credential_id or to_address(session.ip)
+            session.context.note_caller(caller.name, caller.role)
+            session.limit_key = caller.credential_id or to_address(session.context.client)
             session.mark_connected()
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
@@ -190,7 +195,7 @@ class SocketServer(socketio.AsyncServer):
             return
         await self._handle_connect(session.id, namespace, None)  # the library needs no `auth`, which has the token
         sid = self.manager.sid_from_eio_sid(session.id, protocol.NAMESPACE)
-        self.event_handlers.on_joined(session, sid, resumption)
+        self.event_handlers.on_joined(session, sid, resumption, started)
 
     def _find_caller(self, session: Session, auth: Any) -> Caller:
         """Return the caller that the token of a CONNECT packet names, or that of the handshake.
@@ -204,7 +209,8 @@ class SocketServer(socketio.AsyncServer):
             authorize(session.caller.role, Operation.WATCH)
             return session.caller
         # One that is not a text is rejected by its schema, and until then counts as none.
-        return self._authenticator.admit(token if isinstance(token, str) else None, Operation.WATCH, session.ip)
+        credential = token if isinstance(token, str) else None
+        return self._authenticator.admit(credential, Operation.WATCH, session.context.client)
 
     async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
         """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
@@ -232,6 +238,7 @@ class SocketServer(socketio.AsyncServer):
             self.event_handlers.on_rejected(session, _ack_id(data), error)
 
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
+        self.event_handlers.on_connect_rejected(session, error)
         self.event_handlers.count_refusal(error)
         rejection = {"message": str(error), "data": error.body_with_wait()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))

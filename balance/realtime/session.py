@@ -8,8 +8,10 @@ import math
 from engineio.async_socket import AsyncSocket
 
 from balance.auth import ANONYMOUS, Caller
+from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.send_queue import SendQueue
+from balance.request_context import RequestContext
 
 
 class Session:
@@ -27,11 +29,12 @@ class Session:
         "caller",
         "connect_by",
         "connection",
+        "context",
         "has_joined",
         "heartbeat_at",
         "id",
         "in_flight",
-        "ip",
+        "joined_at",
         "leaves",
         "limit_key",
         "live_group",
@@ -40,8 +43,10 @@ class Session:
         "socket",
     )
 
-    def __init__(self, socket: AsyncSocket, connect_by: float) -> None:
+    def __init__(self, socket: AsyncSocket, context: RequestContext, connect_by: float) -> None:
         self.id: str = socket.sid
+        self.context = context
+        """That of its handshake."""
         self.socket = socket
         """What python-engineio keeps of it."""
         self.send_queue: SendQueue = socket.queue
@@ -54,12 +59,12 @@ class Session:
         self.awaits_pong = False
         self.caller: Caller = ANONYMOUS
         """Which client it is: by the credential of its handshake, then by that of its CONNECT packet."""
-        self.ip = ""
-        """The IP address of the client."""
         self.limit_key = ""
         """What its updates are counted by: its credential, or its address without one."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
+        self.joined_at: float | None = None
+        """When it connected to the namespace; None before, and once its end is logged."""
         self.leaves = 0
         """How often it has left the namespace: it may connect to it again on the same transport."""
         self.answer_pid: str | None = None
@@ -89,6 +94,12 @@ class Session:
     def has_sent_connect(self) -> bool:
         """Whether a CONNECT packet has come that was accepted, although the client may not have joined yet."""
         return math.isinf(self.connect_by)
+
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        transport, backlog_bytes = "websocket" if self.is_upgraded else "polling", self.send_queue.unsent_bytes
+        is_live = self.live_group is not None
+        return OpenConnection(self.context, transport, self.context.started, backlog_bytes, is_live)
 
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""

@@ -151,10 +151,16 @@ def begin_epoch(url: str) -> Position:
             server = ServerProbe().read(connection)
             with connection.transaction():
                 connection.execute(COMMIT_LOCALLY)
-                _one(_read_feed(connection, LOCK))
-                feed = _begin(connection, server)
+                position = begin_next_epoch(connection, server)
     except (psycopg.Error, DatabaseFault) as error:
         raise DatabaseError(f"the database cannot begin a new epoch: {error_text(error)}") from error
+    return position
+
+
+def begin_next_epoch(connection: Connection[Any], server: Server) -> Position:
+    """Begin a new epoch in the transaction of the caller; return its position. Raises psycopg.Error, DatabaseFault."""
+    _one(_read_feed(connection, LOCK))
+    feed = _begin(connection, server)
     return Position(feed.epoch, feed.last_seq)
 
 

@@ -55,7 +55,7 @@ class PositionFacts(NamedTuple):
 
     head: Position
     first: int
-    """The first seq after the claimed one that is kept; one more than the last if none is."""
+    """The first seq after the claimed one from which on the feed is complete; one more than the last if no row is."""
     epoch_is_known: bool
     good_until: int | None
     """The last seq of the claimed epoch that is still in the feed; None if no later epoch began."""
@@ -182,7 +182,8 @@ SELECT epoch, last_seq, pg_is_in_recovery(), {STANDBYS}
 FROM balance_feed WHERE only_row
 """
 
-# $1: the position; $2: the number of seqs; $3: the pids, or NULL for all.
+# $1: the position; $2: the number of seqs; $3: the pids, or NULL for all. No page reaches beyond $1 + $2, so that the
+# index entries of many pruned rows are not read.
 PAGE: LiteralString = f"""
 SELECT epoch, last_seq, pg_is_in_recovery(), page.*
 FROM balance_feed, (
@@ -197,7 +198,7 @@ FROM balance_feed, (
             FROM (
                 SELECT seq, CASE WHEN $3::bigint[] IS NULL OR pid = ANY ($3::bigint[])
                     THEN balance_snapshot_json(id, seq, ts, pid, onchain, onsite) END AS json
-                FROM balance_snapshot WHERE seq > $1 ORDER BY seq LIMIT $2
+                FROM balance_snapshot WHERE seq > $1 AND seq <= $1 + $2 ORDER BY seq LIMIT $2
             ) AS row
         ) AS row
     ) AS row
@@ -206,10 +207,11 @@ FROM balance_feed, (
 WHERE only_row
 """
 
-# $1: the claimed epoch, or NULL; $2: the claimed seq.
+# $1: the claimed epoch, or NULL; $2: the claimed seq. What was pruned is skipped: until a VACUUM, its index entries are
+# still read, one by one. Rows that were deleted by hand make a gap behind first_seq.
 LOOK_UP: LiteralString = """
 SELECT feed.epoch, last_seq, pg_is_in_recovery(),
-       coalesce((SELECT min(seq) FROM balance_snapshot WHERE seq > $2), last_seq + 1),
+       coalesce((SELECT min(seq) FROM balance_snapshot WHERE seq > greatest($2, first_seq - 1)), last_seq + 1),
        coalesce($1::uuid = feed.epoch OR claimed.number IS NOT NULL, true),
        (SELECT min(after_seq) FROM balance_epoch WHERE number > claimed.number),
        (SELECT id FROM balance_snapshot WHERE seq = $2)

@@ -83,7 +83,7 @@ def migrate(conninfo: str, folder: Path = SQL_FOLDER, lock_wait_ms_max: int = LO
     migrations = read_migrations(folder)
     applied: list[str] = []
     with _connection(conninfo) as connection:
-        _check_server(connection)
+        check_database_server(connection)
         while name := _apply_next(connection, migrations, lock_wait_ms_max):
             applied.append(name)
     return applied
@@ -141,7 +141,8 @@ def _connection(conninfo: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
             raise SchemaError(f"the database cannot be migrated: {_reason(error)}") from error
 
 
-def _check_server(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+def check_database_server(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Check that the server and the database can have the tables. Raises SchemaError."""
     version = connection.info.server_version
     if version < SERVER_VERSION_MIN:
         raise SchemaError(f"the server is PostgreSQL {version // 10_000}; this program needs 14 or newer")
@@ -161,29 +162,35 @@ def _apply_next(
         # For the transaction only: a pooler may give each transaction another session, where no setting may be left.
         # No limit on the time of a statement, since a migration may last long; only the wait for locks is limited.
         configure_session(connection, statement_ms_max=0, local=True)
-        _acquire_migration_lock(connection, lock_wait_ms_max)
+        acquire_migration_lock(connection, lock_wait_ms_max)
         missing = _missing(connection, migrations)
         if not missing:
             return None
-        migration = missing[0]
-        if migration.version == 1:
-            connection.execute(CREATE_HISTORY)
-        try:
-            connection.execute(migration.text.encode())
-        except psycopg.Error as error:
-            line = migration.text.count("\n", 0, int(error.diag.statement_position or 1) - 1) + 1
-            raise SchemaError(f"{migration.name}, line {line}, failed and changed nothing: {_reason(error)}") from error
-        connection.execute(
-            """
-            INSERT INTO schema_migration (version, name, checksum)
-            VALUES (%(version)s, %(name)s, %(checksum)s)
-            """,
-            {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
-        )
-        return migration.name
+        apply_migration(connection, missing[0])
+        return missing[0].name
 
 
-def _acquire_migration_lock(connection: psycopg.Connection[tuple[Any, ...]], lock_wait_ms_max: int) -> None:
+def apply_migration(connection: psycopg.Connection[tuple[Any, ...]], migration: Migration) -> None:
+    """Apply one migration in the transaction of the caller, and record it. Raises SchemaError."""
+    if migration.version == 1:
+        connection.execute(CREATE_HISTORY)
+    try:
+        connection.execute(migration.text.encode())
+    except psycopg.Error as error:
+        line = migration.text.count("\n", 0, int(error.diag.statement_position or 1) - 1) + 1
+        raise SchemaError(f"{migration.name}, line {line}, failed and changed nothing: {_reason(error)}") from error
+    connection.execute(
+        """
+        INSERT INTO schema_migration (version, name, checksum)
+        VALUES (%(version)s, %(name)s, %(checksum)s)
+        """,
+        {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
+    )
+
+
+def acquire_migration_lock(
+    connection: psycopg.Connection[tuple[Any, ...]], lock_wait_ms_max: int = LOCK_WAIT_MS_MAX
+) -> None:
     """Acquire the lock that serialises migrating processes, up to the end of the transaction.
 
     A lock of the session would not work behind a pooler that shares sessions.
@@ -198,6 +205,12 @@ def _acquire_migration_lock(connection: psycopg.Connection[tuple[Any, ...]], loc
             f"wait for it, then run `{COMMAND}`"
         ) from error
     connection.execute(set_lock_timeout, {"value": f"{TABLE_LOCK_WAIT_MS_MAX}ms"})
+
+
+def hold_schema(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Have every migration wait until the session ends. Raises psycopg.Error if one runs for too long."""
+    connection.execute("SELECT set_config('lock_timeout', %(value)s, false)", {"value": f"{LOCK_WAIT_MS_MAX}ms"})
+    connection.execute("SELECT pg_advisory_lock_shared(%(key)s)", {"key": _ADVISORY_KEY})
 
 
 def _missing(connection: psycopg.Connection[Any], migrations: Sequence[Migration]) -> Sequence[Migration]:

@@ -96,7 +96,16 @@ def check_session(
 
 def check_grants(connection: Connection[TupleRow]) -> None:
     """Check that the role has the grants that README.md lists. Raises DatabaseError and psycopg.Error."""
-    missing = connection.execute(MISSING_GRANTS).fetchall()
+    _check_none_missing(connection, MISSING_GRANTS)
+
+
+def check_prune_grants(connection: Connection[TupleRow]) -> None:
+    """Check that the role has what pruning needs beside the other grants. Raises DatabaseError and psycopg.Error."""
+    _check_none_missing(connection, MISSING_PRUNE_GRANTS)
+
+
+def _check_none_missing(connection: Connection[TupleRow], sql: LiteralString) -> None:
+    missing = connection.execute(sql).fetchall()
     if missing:
         grants = ", ".join(f"{privilege} on {name}" for privilege, name in missing)
         (role,) = connection.execute("SELECT current_user").fetchall()[0]
@@ -140,7 +149,7 @@ UNION ALL
 SELECT privilege, name
 FROM (VALUES
     ('SELECT', 'schema_migration', '{version,checksum}'::text[]),
-    ('SELECT', 'balance_feed', '{only_row,epoch,last_seq,timeline,system_id}'),
+    ('SELECT', 'balance_feed', '{only_row,epoch,last_seq,timeline,system_id,first_seq,pruned}'),
     ('UPDATE', 'balance_feed', '{epoch,last_seq,timeline,system_id}'),
     ('SELECT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
     ('INSERT', 'balance_epoch', '{epoch,number,after_seq,timeline,system_id}'),
@@ -165,4 +174,11 @@ SELECT 'EXECUTE', 'function ' || oid::regprocedure::text FROM pg_proc
 WHERE proname = 'balance_snapshot_json'
   AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
   AND NOT has_function_privilege(oid, 'EXECUTE')
+"""
+
+MISSING_PRUNE_GRANTS: LiteralString = """
+SELECT 'DELETE', 'balance_snapshot' WHERE NOT has_table_privilege('balance_snapshot', 'DELETE')
+UNION ALL
+SELECT DISTINCT 'UPDATE', 'balance_feed'
+FROM unnest('{first_seq,pruned}'::text[]) AS name WHERE NOT has_column_privilege('balance_feed', name, 'UPDATE')
 """

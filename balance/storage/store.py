@@ -40,7 +40,7 @@ class ListRow(NamedTuple):
     ts: datetime
     seq: int
     json: protocol.Encoded  # the same text as that of `Snapshot.to_wire`
-    total: int  # the number of all snapshots: `seq` counts from 1 without a gap, and the service deletes nothing
+    total: int  # the number of all snapshots, of any list
 
 
 class Appended(NamedTuple):
@@ -72,10 +72,11 @@ class Store:
         """Close every connection; a call that still runs gets StoreUnavailable."""
         self._pool.close()
 
-    def position(self) -> Position:
-        """Return where the feed ends. Raises StoreUnavailable."""
+    def total(self) -> int:
+        """Return the number of all snapshots. Raises StoreUnavailable."""
         with self._pool.connection() as connection:
-            return _read_position(connection)
+            (total,) = _one_row(connection.execute(TOTAL).fetchone())
+        return int(total)
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
@@ -197,9 +198,11 @@ WHERE wait_event = 'SyncRep' AND datname = current_database() AND usename = curr
 
 POSITION: LiteralString = "SELECT epoch, last_seq AS seq FROM balance_feed WHERE only_row"
 
-PAGE: LiteralString = """
-SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
-       (SELECT last_seq FROM balance_feed WHERE only_row)
+# `seq` counts from 1 without a gap, and each pruned row is counted.
+TOTAL: LiteralString = "SELECT last_seq - pruned FROM balance_feed WHERE only_row"
+
+PAGE: LiteralString = f"""
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite), ({TOTAL})
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_ts)s::timestamptz IS NULL OR (ts, seq) < (%(before_ts)s::timestamptz, %(before_seq)s::bigint))
@@ -210,9 +213,8 @@ ORDER BY ts DESC, seq DESC LIMIT %(limit)s OFFSET %(offset)s
 ) AS page ORDER BY ts DESC, seq DESC
 """
 
-PAGE_BY_SEQ: LiteralString = """
-SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite),
-       (SELECT last_seq FROM balance_feed WHERE only_row)
+PAGE_BY_SEQ: LiteralString = f"""
+SELECT ts, seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite), ({TOTAL})
 FROM (
 SELECT id, ts, pid, onchain, onsite, seq FROM balance_snapshot
 WHERE (%(before_seq)s::bigint IS NULL OR seq < %(before_seq)s::bigint)

@@ -22,6 +22,8 @@ from balance.access.authenticator import Authenticator, read_bearer
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import ANONYMOUS, Caller, Operation, authorize
 from balance.refusals import REST
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, HostPolicy, OriginPolicy, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.problem import error_body
@@ -66,6 +68,8 @@ class JsonHandler(RequestHandler):
     is_public = False  # whether any web page may read the responses
     allowed_headers = "Content-Type"  # the headers that any web page may send
     exposed_headers = EXPOSED_HEADERS  # the headers that a web page may read
+    may_wait = False  # whether a response waits for something to be saved, so that it is not slow
+    logs_success = True  # whether a request that succeeds has a line in the log
     body_bytes_max: int
     budget: LoopBudget
     transport = REST  # of the refusals that are counted
@@ -83,10 +87,11 @@ class JsonHandler(RequestHandler):
 
     def __init__(self, application: Application, request: HTTPServerRequest, **arguments: Any) -> None:
         self._body = bytearray()
+        self.context = RequestContext(request.headers, str(request.remote_ip))
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
-        await self.budget.run(self.ip, super()._execute(*arguments, **more))
+        await self.budget.run(self.context.client, super()._execute(*arguments, **more))
         body: asyncio.Future[None] = self.request._body_future
         if body.done() and (error := body.exception()) is not None:
             # The client left before the end. Tornado breaks the cycles of a handler only when it has answered.
@@ -99,6 +104,7 @@ class JsonHandler(RequestHandler):
         if not is_preflight:
             self.check_connection()
             self.caller = self.find_caller()
+            self.context.note_caller(self.caller.name, self.caller.role)
         self.check_page_origin()
         if self.request.method not in self.methods:
             raise protocol.MethodNotAllowed
@@ -123,13 +129,8 @@ class JsonHandler(RequestHandler):
             return self.authenticator.anonymous
         credential = self.read_credential()
         if self.operation is None:
-            return self.authenticator.authenticate(credential, self.ip)
-        return self.authenticator.admit(credential, self.operation, self.ip)
-
-    @property
-    def ip(self) -> str:
-        """The IP address of the client."""
-        return str(self.request.remote_ip)
+            return self.authenticator.authenticate(credential, self.context.client)
+        return self.authenticator.admit(credential, self.operation, self.context.client)
 
     def read_credential(self) -> str | None:
         """Return the token that this request has; None without one, or if this server ignores it."""
@@ -216,7 +217,7 @@ class JsonHandler(RequestHandler):
 
     def clear(self) -> None:
         """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
-        self._headers = default_headers(self.request.protocol)
+        self._headers = default_headers(self.context, self.request.protocol)
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
@@ -227,6 +228,7 @@ class JsonHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with the error of `protocol.errors` for the exception that ended a handler."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.context.code = error.code
         self.count_refusal(error)
         set_error_headers(self._headers, error)
         self.set_cors_headers()  # otherwise the page that called could not read the error
@@ -263,5 +265,10 @@ def to_service_error(error: BaseException | None, status: int) -> protocol.Servi
     return protocol.InternalError()
 
 
-def log_request(handler: RequestHandler) -> None:
-    """Log no request: at thousands a second the log would be the load. `log_exception` logs faults."""
+def log_request(request_log: RequestLog, handler: RequestHandler) -> None:
+    """Log a request that is answered. Without its query, which may have a ticket."""
+    assert isinstance(handler, JsonHandler)
+    context, request, status = handler.context, handler.request, handler.get_status()
+    if handler.logs_success or status >= 400:
+        operation = f"{request.method} {request.path[:100]}"
+        request_log.write(context, operation, context.code, context.started, status, may_wait=handler.may_wait)

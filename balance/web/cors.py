@@ -33,7 +33,7 @@ from balance.host_names import (
 )
 
 CREDENTIALS = "Access-Control-Allow-Credentials"
-EXPOSED_HEADERS = "Location, Retry-After"
+EXPOSED_HEADERS = "Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 HOSTS_CACHED = 1024
 
 
@@ -104,6 +104,16 @@ class OriginPolicy:
             for pattern in patterns_for(page.name)
             for port in (suffix, ":*")
         )
+
+
+def make_policies(
+    host: str, named: Iterable[str], allowed: Iterable[str], *, behind_proxy: bool
+) -> tuple[HostPolicy, OriginPolicy]:
+    """Make the policies of a server that listens on `host`, for the values of `--hosts` and `--cors-origins`."""
+    # The start line has the address of `--host`, so it is served too.
+    hosts = HostPolicy((*named, host.lower().removesuffix(".")))
+    # Behind a proxy, a page of a loopback host is of the visitor's machine, not of this one.
+    return hosts, OriginPolicy(allowed, for_own_machine=is_loopback(host) and not behind_proxy)
 
 
 def check_host(hosts: HostPolicy, host: str) -> None:

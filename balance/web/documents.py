@@ -23,7 +23,7 @@ class DocumentHandler(RestHandler):
     operation = Operation.READ_DOCUMENTS
     is_public = True  # the documents are the same for everybody
     allowed_headers = "If-None-Match"
-    exposed_headers = "ETag, Retry-After"
+    exposed_headers = "ETag, Retry-After, X-Request-Id"
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
         self, *, documents: Mapping[str, Document], headers: Mapping[str, str], limiter: CapacityLimiter, **common: Any

@@ -16,6 +16,8 @@ from tornado.iostream import StreamClosedError
 
 from balance.aio.backlog import Backlog
 from balance.auth import Caller
+from balance.open_connection import OpenConnection
+from balance.request_context import RequestContext
 from balance.web.http_connection import RequestStream
 from balance.web.lingering_close import Closer
 
@@ -32,9 +34,9 @@ class EventStream(Backlog):
         "_on_close",
         "_stream",
         "caller",
+        "context",
         "direct_send",
         "expires_at",
-        "ip",
         "pids",
         "replayed",
         "replaying",
@@ -42,13 +44,18 @@ class EventStream(Backlog):
     )
 
     def __init__(
-        self, stream: RequestStream, closer: Closer, ip: str, caller: Caller, pids: tuple[int, ...] | None
+        self,
+        stream: RequestStream,
+        closer: Closer,
+        context: RequestContext,
+        caller: Caller,
+        pids: tuple[int, ...] | None,
     ) -> None:
-        """Send by `stream`, from the head of the response on."""
+        """Send by `stream`, from the head of the response on; `context` is that of the request."""
         super().__init__()
         self._stream = stream
         self._closer = closer
-        self.ip = ip
+        self.context = context
         self.caller = caller
         self.pids = pids
         """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
@@ -74,6 +81,11 @@ class EventStream(Backlog):
     def unsent_bytes(self) -> int:
         """Bytes that the operating system has not accepted yet."""
         return self._stream.unsent_bytes
+
+    def describe(self) -> OpenConnection:
+        """Describe it for an operator."""
+        is_live = self.replaying is None
+        return OpenConnection(self.context, "sse", self.context.started, self.unsent_bytes, is_live, self.replayed)
 
     def send(self, data: bytes) -> asyncio.Future[None] | None:
         """Send whole events; return a future if the operating system does not accept all of them at once.

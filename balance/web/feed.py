@@ -51,6 +51,7 @@ class FeedHandler(RestHandler):
     """`/api/balance/feed`: the snapshots after a position."""
 
     operation = Operation.READ
+    may_wait = True
 
     def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
         self, *, long_polls: LongPolls, watcher_limit: WatcherLimit, **common: Any

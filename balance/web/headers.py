@@ -9,6 +9,7 @@ from http.client import responses
 from tornado.httputil import HTTPHeaders, format_timestamp
 
 import protocol
+from balance.request_context import RequestContext
 
 HSTS = f"max-age={365 * 24 * 3600}"  # RFC 6797; without includeSubDomains, since other services may be below this name
 SECURITY = {
@@ -19,7 +20,7 @@ SECURITY = {
 """The headers by which a browser protects its user (OWASP REST). The pages, which have links and scripts, have more."""
 
 
-def default_headers(scheme: str) -> HTTPHeaders:
+def default_headers(context: RequestContext, scheme: str) -> HTTPHeaders:
     """Return the headers of every response to a request that came by `scheme`; no cache keeps balances."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
@@ -27,6 +28,7 @@ def default_headers(scheme: str) -> HTTPHeaders:
     headers["Vary"] = "Origin"
     for name, value in SECURITY.items():
         headers[name] = value
+    context.set_headers(headers)
     if scheme == "https":  # a browser ignores it by HTTP (RFC 6797, section 8.1)
         headers["Strict-Transport-Security"] = HSTS
     return headers

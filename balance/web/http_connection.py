@@ -18,7 +18,7 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -30,7 +30,8 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 import protocol
-from balance.refusals import HTTP, Refusals
+from balance.refusals import HTTP
+from balance.request_context import RequestContext
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -38,6 +39,7 @@ from balance.web.request_target import normalise_target
 
 log = logging.getLogger("balance.web")
 
+UNREADABLE = "unreadable request"  # in the log: its method and target may be anything
 HEAD_BYTES_MAX = 16_384
 HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
@@ -117,10 +119,9 @@ class ServerConnection(HTTP1ServerConnection):
 
     context: Any  # of the listener
 
-    def __init__(self, *arguments: Any, closer: Closer, refusals: Refusals) -> None:
-        super().__init__(*arguments)
+    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, closer: Closer) -> None:
+        super().__init__(stream, params, context)
         self.closer = closer
-        self.refusals = refusals
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
@@ -144,7 +145,6 @@ class Exchange(HTTP1Connection):
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__(connection.stream, False, connection.params, connection.context)
         self.closer = connection.closer
-        self._refusals = connection.refusals
         self._is_rejected = False
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
@@ -157,8 +157,7 @@ class Exchange(HTTP1Connection):
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers, self._max_body_size)
-            is_last = self.context.is_refused or not self._can_keep_alive(start_line, headers)
-            self._disconnect_on_finish = is_last
+            self._disconnect_on_finish = self.context.is_refused or not self._can_keep_alive(start_line, headers)
             start_line = normalise_target(start_line, headers)
             check_host_and_query(start_line, headers)
             self._read_finished = size == 0  # the response may come before the whole request is passed on
@@ -200,9 +199,12 @@ class Exchange(HTTP1Connection):
             self.close()
             return
         self._is_rejected = self._write_finished = True
-        self._refusals.count(HTTP, error)
         method = self._request_start_line.method if self._request_start_line else None
-        self.closer.close_after(self.stream, error_response(error, method, self.context.protocol))
+        connection: Any = self.context
+        context = RequestContext(self._request_headers or {}, connection.remote_ip)
+        connection.refusals.count(HTTP, error)
+        connection.request_log.write(context, UNREADABLE, error.code, context.started, error.status)
+        self.closer.close_after(self.stream, error_response(error, method, context, connection.protocol))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""

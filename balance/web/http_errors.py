@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 import protocol
+from balance.request_context import RequestContext
 from balance.web.headers import default_headers, encode_head
 from protocol.check import to_path
 
@@ -58,13 +59,13 @@ def _explain_fields(fields: list[str]) -> protocol.InvalidPayload:
     return protocol.InvalidPayload("cannot be read as HTTP/1.1", "request")
 
 
-def error_response(error: protocol.ServiceError, method: str | None, scheme: str) -> bytes:
+def error_response(error: protocol.ServiceError, method: str | None, context: RequestContext, scheme: str) -> bytes:
     """Return the whole response to a request that reached no handler, the last one on its connection.
 
     Any web page may read it: it contains nothing but the fault of the request.
     """
     body = protocol.encode(error.body())
-    headers = default_headers(scheme)
+    headers = default_headers(context, scheme)
     headers["Access-Control-Allow-Origin"] = "*"
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))

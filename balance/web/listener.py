@@ -24,6 +24,7 @@ from tornado.iostream import IOStream
 from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
 from balance.refusals import Refusals
+from balance.request_log import RequestLog
 from balance.web.connection_limit import ConnectionLimit, Slot
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, RequestStream, ServerConnection
 from balance.web.lingering_close import Closer
@@ -75,6 +76,9 @@ class NoDelayStream(RequestStream):
 
 class ConnectionContext(_HTTPRequestContext):
     """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
+
+    request_log: RequestLog  # for the requests that reach no handler
+    refusals: Refusals
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class HttpListener(HTTPServer):
 
     def initialize(self, *arguments: Any, **options: Any) -> None:
         self._budget: LoopBudget = options.pop("budget")
+        self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
         self._connection_limit: ConnectionLimit = options.pop("connection_limit")
         super().initialize(*arguments, **options)
@@ -187,8 +192,9 @@ class HttpListener(HTTPServer):
         if not context.begin_connection():
             stream.close()
             return
-        parts: dict[str, Any] = {"closer": self._closer, "refusals": self._refusals}
-        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, **parts)
+        context.request_log = self._request_log
+        context.refusals = self._refusals
+        connection = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
         self._connections.add(connection)
         connection.start_serving(self)
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from http.client import responses
-from typing import Any
+from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -32,6 +32,8 @@ from balance.auth import Operation
 from balance.feed.pending import PendingSave
 from balance.rate_limit import RateLimit
 from balance.refusals import REST
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
 from balance.web.base import check_size, to_service_error
@@ -44,6 +46,7 @@ from protocol.operations import SNAPSHOTS
 log = logging.getLogger("balance.web")
 
 SAVED = "Balance snapshot saved successfully"  # docs/spec.md, POST /api/balance/snapshot
+OPERATION = f"POST {SNAPSHOTS}"
 WITH_QUERY = f"{SNAPSHOTS}?"
 HOST_DEFAULT = "127.0.0.1"  # of a request of HTTP/1.0 without the header; the same as Tornado's
 
@@ -60,6 +63,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         origins: OriginPolicy,
         budget: LoopBudget,
         limit: RateLimit,
+        request_log: RequestLog,
         *,
         body_bytes_max: int,
     ) -> None:
@@ -70,6 +74,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.origins = origins
         self.budget = budget
         self.limit = limit
+        self.request_log = request_log
         self.body_bytes_max = body_bytes_max
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
@@ -113,19 +118,20 @@ class SaveRequest(HTTPMessageDelegate):
     def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
         self._router = router
         self._connection = connection
-        self._context: Any = connection.context
+        self._transport = cast("Any", connection.context)  # a `ConnectionContext`
+        self._scheme: str = self._transport.protocol
+        self._ip: str = self._transport.remote_ip
+        self._context = RequestContext(headers, self._ip)
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
         self._is_exempt = router.authenticator.is_closed  # from the rule of origins
         self._limit_key = ""  # of the token or the address, once it is counted
-        self._scheme = "http"
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
-        self._scheme = self._context.protocol
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
-        return asyncio.sleep(0) if self._router.budget.charge_to(self._context.remote_ip) else None
+        return asyncio.sleep(0) if self._router.budget.charge_to(self._ip) else None
 
     def data_received(self, chunk: bytes) -> None:
         """Keep at most one chunk more than a body may have."""
@@ -146,17 +152,18 @@ class SaveRequest(HTTPMessageDelegate):
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
-        self._context.check_connection()
+        self._transport.check_connection()
         authenticator = self._router.authenticator
         credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
-        caller = authenticator.admit(credential, Operation.SAVE, self._context.remote_ip)
+        caller = authenticator.admit(credential, Operation.SAVE, self._ip)
+        self._context.note_caller(caller.name, caller.role)
         if caller.has_credential:
             self._is_exempt = True
         else:
             check_host(self._router.hosts, self._host)
             check_origin(self._router.origins, self._origin, self._host)
         if self._router.limit.is_on:
-            key = caller.credential_id or to_address(self._context.remote_ip)
+            key = caller.credential_id or to_address(self._ip)
             self._router.limit.acquire(key)
             self._limit_key = key
 
@@ -177,21 +184,24 @@ class SaveRequest(HTTPMessageDelegate):
 
     def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
-            log.error("POST %s", SNAPSHOTS, exc_info=failure)
+            log.error("%s", OPERATION, exc_info=failure)
         error, headers = to_service_error(failure, 500), self._response_headers()
+        self._context.code = error.code
         self._router.service.refusals.count_save(REST, error)
         set_error_headers(headers, error)
         body, headers["Content-Type"] = error_body(error, self._headers.get("Accept"))
         self._write_json(error.status, headers, body)
 
     def _response_headers(self) -> HTTPHeaders:
-        headers = default_headers(self._scheme)
+        headers = default_headers(self._context, self._scheme)
         set_cors_headers(headers, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
         if self._limit_key:
             headers.update(self._router.limit.headers(self._limit_key))
         return headers
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
+        context = self._context
+        self._router.request_log.write(context, OPERATION, context.code, context.started, status)
         if not self._connection.stream.closed():
             self.write(status, headers, protocol.encode(body))
 

@@ -50,7 +50,7 @@ class StreamHandler(JsonHandler):
         tickets = self.request.query_arguments.get("ticket")
         if not tickets or self.authenticator.ignores_credentials or self.read_credential() is not None:
             return super().find_caller()
-        caller = self.authenticator.use_ticket(tickets[0].decode(errors="replace"), self.ip)
+        caller = self.authenticator.use_ticket(tickets[0].decode(errors="replace"), self.context.client)
         if (fault := self.authenticator.fault(caller)) is not None:
             raise fault
         authorize(caller.role, Operation.WATCH)
@@ -63,7 +63,7 @@ class StreamHandler(JsonHandler):
         if self.request.method == "HEAD":
             self._begin_stream(b"").end(b"")
             return
-        self.watcher_limit.count_handshake(self.ip)
+        self.watcher_limit.count_handshake(self.context.client)
         self._check_capacity()
         resumption = await self.service.feed.resume(claimed)
         self._check_capacity()  # others were served meanwhile
@@ -94,6 +94,7 @@ class StreamHandler(JsonHandler):
         if (error.status < 500 and not error.temporary) or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
+        self.context.code = error.code
         self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
         retry = encode_retry(at_least_s=error.retry_after_s or 0)
@@ -109,14 +110,15 @@ class StreamHandler(JsonHandler):
         """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""
         connection = self.request.connection
         assert isinstance(connection, Exchange)
-        closer, ip = connection.closer, self.ip
+        self.application.log_request(self)
         for name, value in HEADERS.items():
             self._headers[name] = value
         head = encode_head(200, self._headers)
         raw = self.detach()
         self.ui = None  # type: ignore[assignment]  # refers to this handler
         assert isinstance(raw, RequestStream)
-        stream = EventStream(raw, closer, ip, self.caller, None if pids is None else tuple(sorted(set(pids))))
+        wanted = None if pids is None else tuple(sorted(set(pids)))
+        stream = EventStream(raw, connection.closer, self.context, self.caller, wanted)
         if not stream.is_closed:
             stream.send(head + first)
         return stream

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from heapq import nlargest
 from random import uniform
 
 from tornado.iostream import StreamClosedError
@@ -24,74 +25,40 @@ from balance.aio.send import send_to_each
 from balance.aio.slices import SlicedWork
 from balance.feed.feed import Feed
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
+from balance.open_connection import OpenConnection
 from balance.position import Position, to_token
+from balance.request_context import OK
+from balance.request_log import RequestLog
 from balance.service import now
 from balance.snapshot import EncodedSnapshot, format_ts
 from balance.web.event_stream import EventStream
 from balance.web.sse import encode_each, encode_event, encode_snapshots
+from balance.web.stream_groups import Group, GroupsOfPid
 
 log = logging.getLogger("balance.web")
 
 SWEEP_S = 1.0
 PING_S = 15.0  # of quiet, after which a ping is sent
 SPREAD = 0.1  # of the age at which a stream ends, so that those that began together do not end together
+SLOW = "slow"  # in the log, of a client that does not read
 BUSY, STOPPING, EXPIRED, UNAVAILABLE, RESET = "busy", "stopping", "expired", "unavailable", "reset"
 UNAUTHORIZED = "unauthorized"
-
-
-class _Group:
-    """The live streams with one filter."""
-
-    __slots__ = ("sent_at", "streams")
-
-    def __init__(self) -> None:
-        self.streams: dict[EventStream, None] = {}
-        self.sent_at = 0.0
-        """When something was last sent to all of them."""
-
-
-class _GroupsOfPid:
-    """The groups whose filter has a pid. A pid of one group only has no container: clients may have many pids each."""
-
-    def __init__(self) -> None:
-        self._groups: dict[int | None, _Group | dict[_Group, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._groups)
-
-    def add(self, pid: int, group: _Group) -> None:
-        """Add a group that does not have the pid yet."""
-        found = self._groups.setdefault(pid, group)
-        if isinstance(found, dict):
-            found[group] = None
-        elif found is not group:
-            self._groups[pid] = {found: None, group: None}
-
-    def remove(self, pid: int, group: _Group) -> None:
-        """Remove a group that has the pid."""
-        found = self._groups[pid]
-        if isinstance(found, dict):
-            del found[group]
-        if found is group or not found:
-            del self._groups[pid]
-
-    def find(self, pid: int | None) -> Iterable[_Group]:
-        """Return the groups of a pid."""
-        found = self._groups.get(pid, ())
-        return (found,) if isinstance(found, _Group) else found
 
 
 class StreamHub:
     """The streams, each from the head of its response to its end. It is a listener of the feed."""
 
-    def __init__(self, feed: Feed, budget: LoopBudget, *, stream_s_max: int, unsent_bytes_max: int) -> None:
+    def __init__(
+        self, feed: Feed, budget: LoopBudget, request_log: RequestLog, *, stream_s_max: int, unsent_bytes_max: int
+    ) -> None:
         self._feed = feed
         self._budget = budget
+        self._request_log = request_log
         self._stream_s_max = stream_s_max
         self._unsent_bytes_max = unsent_bytes_max
         self._streams: set[EventStream] = set()
-        self._groups: dict[tuple[int, ...] | None, _Group] = {}
-        self._groups_of_pid = _GroupsOfPid()
+        self._groups: dict[tuple[int, ...] | None, Group] = {}
+        self._groups_of_pid = GroupsOfPid()
         self._last: EncodedSnapshot | None = None  # that was published
         self._outdated = SlicedWork(self._reset)  # streams of before `end_all`, in no other table
         self._sweeper: asyncio.TimerHandle | None = None
@@ -107,6 +74,10 @@ class StreamHub:
         """Whether there is any stream."""
         return bool(self._streams)
 
+    def largest_backlogs(self, count: int) -> list[OpenConnection]:
+        """Describe the clients with the largest backlogs, at most this number, the largest first."""
+        return [one.describe() for one in nlargest(count, self._streams, key=lambda one: one.unsent_bytes)]
+
     # One stream
 
     def add(self, stream: EventStream, position: Position) -> None:
@@ -115,9 +86,9 @@ class StreamHub:
         stream.sent_at = clock
         stream.replayed = position.seq
         stream.expires_at = clock + self._stream_s_max * uniform(1 - SPREAD, 1 + SPREAD)
+        self._streams.add(stream)
         stream.call_on_close(self._discard)
         if not stream.is_closed:
-            self._streams.add(stream)
             stream.replaying = asyncio.create_task(self._replay(stream, position))
 
     async def _replay(self, stream: EventStream, position: Position) -> None:
@@ -125,7 +96,7 @@ class StreamHub:
         send, join = partial(self._send_page, stream), partial(self._join, stream)
         replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.pids))
         try:
-            await self._budget.run(stream.ip, replay)
+            await self._budget.run(stream.context.client, replay)
         except StreamClosedError:
             pass
         except SlowClient:
@@ -152,14 +123,16 @@ class StreamHub:
         """Send to a stream what is published from now on."""
         group = self._groups.get(stream.pids)
         if group is None:
-            group = self._groups[stream.pids] = _Group()
+            group = self._groups[stream.pids] = Group()
             for pid in stream.pids or ():
                 self._groups_of_pid.add(pid, group)
         group.streams[stream] = None
 
-    def _leave(self, stream: EventStream) -> bool:
-        """Send nothing more to a stream; return whether it was live."""
-        self._streams.discard(stream)
+    def _leave(self, stream: EventStream, reason: str) -> bool:
+        """Send nothing more to a stream, which ends for this reason; return whether it was live."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            self._request_log.write(stream.context, "stream end", reason, stream.context.started, may_wait=True)
         self._outdated.discard(stream)
         group = self._groups.get(stream.pids)
         if group is None or stream not in group.streams:
@@ -171,9 +144,9 @@ class StreamHub:
                 self._groups_of_pid.remove(pid, group)
         return True
 
-    def _discard(self, stream: EventStream) -> None:
-        """Forget a stream that is closed."""
-        self._leave(stream)
+    def _discard(self, stream: EventStream, reason: str = OK) -> None:
+        """Forget a stream that is closed, by its client unless another reason is given."""
+        self._leave(stream, reason)
         self._stop_replay(stream)
 
     def _stop_replay(self, stream: EventStream) -> None:
@@ -182,7 +155,7 @@ class StreamHub:
 
     def _end(self, stream: EventStream, reason: str) -> None:
         """Send the reason as the last event, and close."""
-        token = self._live_token() if self._leave(stream) and reason != RESET else None
+        token = self._live_token() if self._leave(stream, reason) and reason != RESET else None
         self._stop_replay(stream)
         stream.end(encode_event("bye", {"reason": reason}, token))
 
@@ -196,8 +169,10 @@ class StreamHub:
     def _disconnect(self, stream: EventStream) -> None:
         """Disconnect a client that does not read."""
         self.slow_disconnects += 1
-        log.warning("disconnected slow client %s of a stream: %d bytes unread", stream.ip, stream.unsent_bytes)
-        self._discard(stream)
+        log.warning(
+            "disconnected slow client %s of a stream: %d bytes unread", stream.context.client, stream.unsent_bytes
+        )
+        self._discard(stream, SLOW)
         stream.abort()
 
     # All streams
@@ -209,7 +184,7 @@ class StreamHub:
             return
         assert self._feed.head is not None
         events = encode_each(snapshots, self._feed.head.epoch)
-        wanted: dict[_Group, list[bytes]] = {}
+        wanted: dict[Group, list[bytes]] = {}
         if None in self._groups:
             wanted[self._groups[None]] = events
         if self._groups_of_pid:
@@ -277,7 +252,7 @@ class StreamHub:
         """
         self._last = None
         self._outdated.add(self._streams)
-        self._streams, self._groups, self._groups_of_pid = set(), {}, _GroupsOfPid()
+        self._streams, self._groups, self._groups_of_pid = set(), {}, GroupsOfPid()
 
     def _reset(self, stream: EventStream) -> None:
         self._end(stream, RESET)

@@ -99,7 +99,7 @@ async def test_every_web_page_may_read_the_contract_and_only_the_contract(servic
     for address in (CONTRACT, f"{CONTRACT}pong.json", OPENAPI, f"{CONTRACT}nothing.json"):
         answer = await service.request("GET", address, Origin=FOREIGN)
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
-        assert answer.headers["Access-Control-Expose-Headers"] == "ETag, Retry-After"
+        assert answer.headers["Access-Control-Expose-Headers"] == "ETag, Retry-After, X-Request-Id"
         asked = {"Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "if-none-match"}
         preflight = await service.request("OPTIONS", address, Origin=FOREIGN, **asked)
         assert preflight.status == 204

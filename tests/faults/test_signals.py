@@ -173,7 +173,7 @@ def test_a_signal_ends_the_checks_of_a_database_that_hangs(processes: Processes)
 def test_the_process_serves_with_closed_or_unread_output(data: Path, output: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    service = f"exec {sys.executable} server.py --port={port} --data-dir='{data}'"
+    service = f"exec {sys.executable} server.py --port={port} --data-dir='{data}' --log-level=warning"
     command = f"exec 3>&1; (echo $BASHPID >&3; {service}) {output}"
     with subprocess.Popen(
         ["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"],

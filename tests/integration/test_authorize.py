@@ -15,6 +15,7 @@ from tornado.web import Application
 
 import protocol
 from balance.auth import TOKEN_ROLES, Operation, Role
+from balance.web.connections import CONNECTIONS
 from balance.web.save import SaveRouter
 from protocol.operations import (
     ASYNCAPI,
@@ -61,6 +62,7 @@ REQUESTS = {
     FEED: [("GET", FEED, Operation.READ), ("HEAD", FEED, Operation.READ), ("GET", f"{FEED}?wait=x", Operation.READ)],
     TICKET: [("POST", TICKET, Operation.WATCH)],
     LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
+    CONNECTIONS: [("GET", CONNECTIONS, Operation.READ_CONNECTIONS), ("HEAD", CONNECTIONS, Operation.READ_CONNECTIONS)],
     f"{CONTRACT[:-1]}(?:/.*)?": [
         ("GET", CONTRACT, Operation.READ_DOCUMENTS),
         ("HEAD", CONTRACT, Operation.READ_DOCUMENTS),

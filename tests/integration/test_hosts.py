@@ -12,6 +12,7 @@ from tornado.web import Application
 
 from balance.config import Config, ConfigError
 from balance.host_names import is_loopback
+from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
 from protocol.operations import FEED, LATEST, STREAM, TICKET
 from tests.support.http_client import Connection, Reply, request_bytes
@@ -32,6 +33,7 @@ TARGETS = [
     FEED,
     f"{FEED}?after=now&wait=55",
     LATEST,
+    CONNECTIONS,
     STREAM,
     TICKET,
     f"{SOCKET}polling",

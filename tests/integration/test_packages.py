@@ -113,7 +113,7 @@ async def test_the_service_migrates_a_database_and_serves_it(balance_server: Pro
 def test_help_names_the_installed_command(balance_server: Processes) -> None:
     process = balance_server("--help")
     assert process.wait() == 0
-    assert process.stdout[0].startswith("usage: balance-server [serve | migrate | new-epoch] ")
+    assert process.stdout[0].startswith("usage: balance-server [serve | migrate | new-epoch | ")
 
 
 def test_the_contract_alone_works_from_the_shell(contract: Environment, folder: Path) -> None:

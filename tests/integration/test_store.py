@@ -213,7 +213,7 @@ def test_a_feed_without_its_row_saves_and_reads_nothing(store: Store, database: 
     store.append([first])
     database.rows("DELETE FROM balance_feed")
     rows = [snapshot() if ids == "new" else first]
-    for call in (lambda: store.append(rows), store.position, lambda: store.page(limit=1)):
+    for call in (lambda: store.append(rows), store.total, lambda: store.page(limit=1)):
         with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
             call()
     assert set(store._pool.outage._failures.values()) == {"table balance_feed has lost its row"}
@@ -232,8 +232,8 @@ def test_a_row_that_the_table_rejects_is_an_error_of_psycopg(store: Store, datab
 
 def test_the_end_of_the_feed_is_its_last_snapshot(store: Store, other: Store) -> None:
     epoch = store.append([snapshot(), snapshot()]).epoch
-    assert store.position() == other.position() == Position(epoch, 2)
-    assert store.open() == Position(epoch, 2)
+    assert store.open() == other.open() == Position(epoch, 2)
+    assert store.total() == other.total() == 2
 
 
 def test_a_snapshot_is_found_by_its_id(store: Store) -> None:

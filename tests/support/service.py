@@ -97,7 +97,7 @@ class Process:
         self._process = subprocess.Popen(
             [*([program] if program else [sys.executable, script]), *arguments],
             cwd=environment.pop("cwd", ROOT),
-            env={**inherited, **environment},
+            env={"BALANCE_LOG_LEVEL": "warning", **inherited, **environment},  # tests of the log set another
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

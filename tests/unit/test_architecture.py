@@ -22,24 +22,25 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "process", "program", "storage"},
-    "commands": {"access", "app", "auth", "config", "process", "storage"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
+    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage"},
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "protocol", "rate_limit", "realtime"),
-        *("service", "storage", "web"),
+        *("request_log", "service", "storage", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
         *("web",),
     },
-    "database": {"aio", "config", "storage"},
+    "database": {"aio", "config", "pruner", "storage"},
+    "pruner": {"storage"},
     "realtime": {
-        *("access", "aio", "auth", "config", "feed", "position", "protocol", "rate_limit", "refusals"),
-        *("service", "snapshot", "web"),
+        *("access", "aio", "auth", "config", "feed", "open_connection", "position", "protocol", "rate_limit"),
+        *("refusals", "request_context", "request_log", "service", "snapshot", "web"),
     },
     "web": {
-        *("access", "aio", "auth", "balance", "config", "feed", "health", "host_names", "position", "protocol"),
-        *("rate_limit", "refusals", "service", "snapshot"),
+        *("access", "aio", "auth", "balance", "feed", "health", "host_names", "open_connection", "position"),
+        *("protocol", "rate_limit", "refusals", "request_context", "request_log", "service", "snapshot"),
     },
     "rate_limit": {"config", "protocol"},
     "health": {"aio", "database", "feed", "service", "storage"},
@@ -51,12 +52,16 @@ IMPORTS = {
     "access": {"aio", "auth", "config", "host_names", "program", "protocol", "rate_limit", "storage"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
-    "config": {"host_names", "program", "protocol"},
+    "config": {"config_sources", "host_names", "program", "protocol"},
+    "config_sources": set(),
     "host_names": set(),
     "aio": set(),
     "ids": set(),
-    "process": {"balance", "protocol"},  # the version is in the package itself
+    "process": {"balance", "protocol", "request_log"},  # the version is in the package itself
     "program": set(),
+    "open_connection": {"request_context"},
+    "request_context": set(),
+    "request_log": {"request_context"},
     "balance": set(),
     "protocol": set(),
 }
@@ -103,6 +108,7 @@ NAMES = {
 SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
+    ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
     ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),

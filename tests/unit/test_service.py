@@ -58,9 +58,9 @@ class FakeReads:
         if self.error:
             raise self.error
 
-    def position(self) -> Position:
-        self._note("position")
-        return Position(EPOCH, 42)
+    def total(self) -> int:
+        self._note("total")
+        return 42
 
     def find(self, id_: str) -> Snapshot | None:
         self._note("find", id_)

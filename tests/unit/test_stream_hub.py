@@ -21,6 +21,8 @@ from balance.auth import ANYONE
 from balance.feed.feed import Feed
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.position import Position
+from balance.request_context import RequestContext
+from balance.request_log import RequestLog
 from balance.snapshot import EncodedSnapshot
 from balance.web.event_stream import INPUT_BYTES_MAX, EventStream
 from balance.web.http_connection import RequestStream
@@ -67,7 +69,9 @@ class Scene:
 
     def __init__(self, unsent_bytes_max: int) -> None:
         self.feed = FakeFeed()
-        self.hub = StreamHub(cast("Feed", self.feed), LoopBudget(), stream_s_max=600, unsent_bytes_max=unsent_bytes_max)
+        self.hub = StreamHub(
+            cast("Feed", self.feed), LoopBudget(), RequestLog(0), stream_s_max=600, unsent_bytes_max=unsent_bytes_max
+        )
         self.closer = Closer()
         self.sockets: list[socket.socket] = []
 
@@ -79,7 +83,7 @@ class Scene:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         theirs.setblocking(False)
         self.sockets.append(theirs)
-        stream = EventStream(RequestStream(ours), self.closer, "127.0.0.1", ANYONE, pids or None)
+        stream = EventStream(RequestStream(ours), self.closer, RequestContext({}, "127.0.0.1"), ANYONE, pids or None)
         self.hub.add(stream, Position(EPOCH, 0))
         if is_live:
             await until(lambda: stream.replaying is None)

