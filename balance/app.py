@@ -27,6 +27,7 @@ from balance.feed.writer import Writer
 from balance.health import Health
 from balance.metrics.collector import Metrics
 from balance.metrics.table import Parts
+from balance.rate_limit import RateLimits
 from balance.realtime import Engine, EventHandlers, Watchers
 from balance.realtime.build import make_engine, make_socket_server
 from balance.request_log import RequestLog
@@ -35,14 +36,16 @@ from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
-from balance.web.base import DRAIN_BYTES_MAX, WatcherLimit
+from balance.web.base import DRAIN_BYTES_MAX
 from balance.web.build import make_policies
+from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.feed import LongPolls
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.stream_hub import StreamHub
 from balance.web.tls import Certificate
+from balance.web.watcher_limit import WatcherLimit
 
 log = logging.getLogger("balance.app")
 
@@ -100,11 +103,12 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._long_polls = LongPolls(self._poll_limiter)
-        self._watcher_limit = WatcherLimit(config.watchers_max, engine.sockets, self.streams, self._poll_limiter)
-        self.authenticator = make_authenticator(config)
-        watched = (self.watchers, self.streams, self._long_polls)
-        self._refresh = AccessRefresh(self.authenticator, database.token_store, database.tail_thread, watched)
-        handlers = EventHandlers(self.service, self.watchers, self.request_log)
+        self.rate_limits = RateLimits.make(config)
+        watching = (engine.sockets, self.streams, self._poll_limiter)
+        self._watcher_limit = WatcherLimit(config.watchers_max, self.rate_limits.handshakes, *watching)
+        self.authenticator = make_authenticator(config, self.rate_limits.failed_logins)
+        self._refresh = self._access_refresh()
+        handlers = EventHandlers(self.service, self.watchers, self.rate_limits.saves, self.request_log)
         self.server = make_socket_server(config, engine, handlers, self.authenticator)
         self._loop_lag = LoopLag()
         self.metrics = self._metrics(engine, tail)
@@ -113,22 +117,16 @@ class App:
         self._logged_refusal: str | None = None  # why a database that came after the start cannot be used
 
     def _metrics(self, engine: Engine, tail: Tail) -> Metrics:
-        return Metrics(
-            Parts(
-                config=self._config,
-                pool=self.database.pool,
-                service=self.service,
-                writer=self.writer,
-                feed=self.feed,
-                tail=tail,
-                engine=engine,
-                watchers=self.watchers,
-                streams=self.streams,
-                long_polls=self._poll_limiter,
-                health=self.health,
-                loop_lag=self._loop_lag,
-            )
-        )
+        parts = Parts(
+            config=self._config, pool=self.database.pool, service=self.service, writer=self.writer, feed=self.feed,
+            tail=tail, engine=engine, watchers=self.watchers, streams=self.streams, long_polls=self._poll_limiter,
+            health=self.health, loop_lag=self._loop_lag,
+        )  # fmt: skip
+        return Metrics(parts)
+
+    def _access_refresh(self) -> AccessRefresh:
+        watched = (self.watchers, self.streams, self._long_polls)
+        return AccessRefresh(self.authenticator, self.database.token_store, self.database.tail_thread, watched)
 
     def _served(self) -> Served:
         return Served(
@@ -156,6 +154,7 @@ class App:
             hosts,
             origins,
             self._budget,
+            self.rate_limits.saves,
             self.request_log,
             body_bytes_max=self._config.body_bytes_max,
             prefix=public.prefix if public is not None else "",
@@ -166,6 +165,7 @@ class App:
             certificate=self._certificate,
             request_log=self.request_log,
             refusals=self.service.refusals,
+            connection_limit=ConnectionLimit(self._config.connections_per_address_max),
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(self._config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered

@@ -22,9 +22,9 @@ class Operation(StrEnum):
     WATCH = "watch snapshots"
     PING = "ping"
     READ_DOCUMENTS = "read documents"
-    READ_CONNECTIONS = "read connections"
     READ_METRICS = "read metrics"
     IMPORT = "import snapshots"
+    READ_CONNECTIONS = "read connections"
 
 
 class Role(StrEnum):
@@ -65,6 +65,11 @@ class Caller(NamedTuple):
     """The id of the token; empty without one."""
     expires_at: float | None = None
     """When the credential expires, in seconds since 1970; None if it does not."""
+
+    @property
+    def credential_id(self) -> str:
+        """What distinguishes its credential from all others; empty without one."""
+        return self.token_id or (f"jwt:{self.name}" if self.has_credential else "")
 
     @property
     def has_credential(self) -> bool:

@@ -13,21 +13,26 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from balance import program
 from balance.config_sources import PREFIX, Given, Settings, SourceError, merge, nearest, read_file, read_variables
-from balance.host_names import PublicUrl, is_loopback, normalise_host, normalise_origin, parse_public_url
+from balance.host_names import (
+    PublicUrl,
+    is_loopback,
+    normalise_address,
+    normalise_host,
+    normalise_origin,
+    parse_public_url,
+)
+from balance.keep_time import parse_keep
 from protocol.limits import DEFAULT
 
 DEFAULT_SOURCE = "default"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-KEEP_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-KEEP_MAX = timedelta(days=36_525)
 SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 
 
@@ -90,6 +95,19 @@ class Config(_WithSources):
         DEFAULT.update_bytes_max, "size of one update, as JSON", 1_024, DEFAULT.update_bytes_max
     )
     frame_bytes_max: int = setting(1_000_000, "size of one WebSocket frame or polling request", 32_768, 16_777_216)
+    saves_per_s_max: int = setting(
+        0,
+        "updates a second of one token or, without one, of one address; ten times as many at once; 0: any",
+        0,
+        1_000_000,
+    )
+    connections_per_address_max: int = setting(0, "connections of one address; 0: any number", 0, 1_000_000)
+    handshakes_per_s_max: int = setting(
+        0, "new Socket.IO sessions and streams a second of one address; ten times as many at once; 0: any", 0, 1_000_000
+    )
+    failed_logins_per_s_max: int = setting(
+        10, "tokens a second of one address that are not valid; ten times as many at once; 0: any", 0, 1_000_000
+    )
     watchers_max: int = setting(20_000, "clients that watch at once, on all transports", 1, 1_000_000)
     watcher_unsent_bytes_max: int = setting(
         1_048_576,
@@ -113,9 +131,7 @@ class Config(_WithSources):
     )
     pool_wait_ms_max: int = setting(1_000, "time to wait for a connection to the database", 10, 60_000)
     statement_ms_max: int = setting(4_000, "time of one SQL statement", 10, 600_000)
-    ping_interval_s: int = setting(
-        DEFAULT.ping_interval_s, "time between two heartbeats to a Socket.IO client", 1, 3_600
-    )
+    ping_interval_s: int = setting(DEFAULT.ping_interval_s, "time between heartbeats to a Socket.IO client", 1, 3_600)
     ping_timeout_s: int = setting(DEFAULT.ping_timeout_s, "time to wait for the answer to a heartbeat", 1, 3_600)
     connect_ms_max: int = setting(10_000, "time from the handshake to the Socket.IO CONNECT", 100, 600_000)
     shutdown_delay_ms: int = setting(
@@ -140,45 +156,45 @@ class Config(_WithSources):
                 raise ConfigError(f"{flag(one)}: {value!r} is not one of {', '.join(choices)}", one.name)
         self._normalise("hosts", normalise_host)
         self._normalise("cors_origins", normalise_origin)
-        self._normalise("trusted_proxies", _normal_address)
-        if self.public_url:
-            try:
-                object.__setattr__(self, "public_url", str(parse_public_url(self.public_url)))
-            except ValueError as error:
-                raise ConfigError(f"--public-url: {self.public_url!r} {error}", "public_url") from error
+        self._normalise("trusted_proxies", normalise_address)
+        self._normalise("public_url", parse_public_url)
+        self._normalise("keep", lambda text: parse_keep(text) and text)
         if not self.host:
             raise ConfigError("--host: must not be empty", "host")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert, --tls-key: one is given without the other", "tls_cert")
-        if self.keep:
-            parse_keep(self.keep)
         self._check_jwks()
 
     def _check_jwks(self) -> None:
         if self.jwks and not (self.jwt_issuer and self.jwt_audience):
             raise ConfigError(
-                "--jwks: needs --jwt-issuer and --jwt-audience, or it would accept tokens for others", "jwks"
+                "--jwks: needs --jwt-issuer and --jwt-audience, or it would accept others' tokens", "jwks"
             )
         if self.jwks.startswith("http://") and not is_loopback(urlsplit(self.jwks).hostname or ""):
-            raise ConfigError(
-                "--jwks: must be a file or https://, since over http:// anyone could replace the keys", "jwks"
-            )
+            raise ConfigError("--jwks: must be a file or https://: over http:// anyone could replace the keys", "jwks")
+
+    @property
+    def keep_time(self) -> timedelta | None:
+        """For how long snapshots are kept; None for ever."""
+        return parse_keep(self.keep) if self.keep else None
 
     @property
     def logs_requests(self) -> bool:
         """Whether the level of the log has the requests in it."""
         return self.log_level in ("debug", "info")
 
-    def _normalise(self, name: str, normal: Callable[[str], str]) -> None:
-        """Convert each part of a setting to the form that is compared. Raises ConfigError if one could never match."""
-        (one,) = (one for one in fields(self) if one.name == name)
-        values = []
-        for text in getattr(self, name):
+    def _normalise(self, name: str, normal: Callable[[str], object]) -> None:
+        """Convert each text of a setting to the form that is compared. Raises ConfigError if one could never match."""
+
+        def convert(text: str) -> str:
             try:
-                values.append(normal(text))
+                return str(normal(text))
             except ValueError as error:
-                raise ConfigError(f"{flag(one)}: {text!r} {error}", name) from error
-        object.__setattr__(self, name, tuple(values))
+                raise ConfigError(f"--{name.replace('_', '-')}: {text!r} {error}", name) from error
+
+        value = getattr(self, name)
+        converted = tuple(map(convert, value)) if isinstance(value, tuple) else value and convert(value)
+        object.__setattr__(self, name, converted)
 
     @property
     def public(self) -> PublicUrl | None:
@@ -240,14 +256,6 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     return parser
 
 
-def parse_keep(text: str) -> timedelta:
-    """Return the time that the setting `keep` names. Raises ConfigError."""
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text)
-    if found is None or (time := int(found[1]) * KEEP_UNITS[found[2]]) > KEEP_MAX:
-        raise ConfigError(f"--keep: {text!r} is not a time such as 12h, 90d or 8w, of up to 100 years", "keep")
-    return time
-
-
 def _help(one: Field[Any]) -> str:
     return f"{one.metadata['help']} [{_shown(one.default)}]".replace("%", "%%")  # argparse formats it
 
@@ -260,14 +268,6 @@ def flag(one: Field[Any]) -> str:
 def variable(one: Field[Any]) -> str:
     """Return the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; of the database, `DATABASE_URL`."""
     return one.name.upper() if one.name in ("database_url", "database_url_file") else PREFIX + one.name.upper()
-
-
-def _normal_address(text: str) -> str:
-    """Convert an IP address to the form of the operating system. Raises ValueError with the reason."""
-    try:
-        return str(ip_address(text))
-    except ValueError as error:
-        raise ValueError("is not an IP address") from error
 
 
 def _parse(one: Field[Any], text: str) -> Any:

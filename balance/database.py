@@ -12,7 +12,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from balance.aio.threads import WorkerThread
-from balance.config import Config, parse_keep
+from balance.config import Config
 from balance.pruner import Pruner
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
@@ -44,7 +44,7 @@ class Database:
         self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
         self._threads = self.write_thread, self.tail_thread
         self._executors = self.read_executor, self.replay_executor
-        self.pruner = Pruner(url, parse_keep(config.keep)) if config.keep else None
+        self.pruner = Pruner(url, config.keep_time) if config.keep_time is not None else None
 
     @property
     def threads_are_alive(self) -> bool:

@@ -217,3 +217,11 @@ def _to_ascii(text: str) -> str:
 
 def _is_address(name: str) -> bool:
     return name.startswith("[") or bool(NUMBER.fullmatch(name.rpartition(".")[2]))
+
+
+def normalise_address(text: str) -> str:
+    """Convert an IP address to the form of the operating system. Raises ValueError with the reason."""
+    try:
+        return str(ip_address(text))
+    except ValueError as error:
+        raise ValueError("is not an IP address") from error

@@ -31,7 +31,7 @@ _numbers = count(1)
 class RequestContext:
     """One request, or the connection that it has opened."""
 
-    __slots__ = ("caller", "client", "code", "request_id", "started", "traceparent")
+    __slots__ = ("caller", "client", "code", "request_id", "role", "started", "traceparent")
 
     def __init__(self, headers: Mapping[str, str], client: str) -> None:
         """Read the ids in the headers of a request of a client, which is an IP address."""

@@ -19,7 +19,7 @@ from balance.realtime import EngineHandler, SocketServer
 from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.web import pages
-from balance.web.base import WatcherLimit, log_request
+from balance.web.base import log_request
 from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
@@ -36,6 +36,7 @@ from balance.web.snapshots import (
 from balance.web.stream import StreamHandler
 from balance.web.stream_hub import StreamHub
 from balance.web.ticket import TicketHandler
+from balance.web.watcher_limit import WatcherLimit
 from protocol.documents import documents
 from protocol.limits import DEFAULT, Limits
 from protocol.operations import (

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+PROBLEM_TYPES = "https://balance-snapshot.example/v1/errors/"
+"""What the type of problem details begins with: an identifier, at which nothing is served (RFC 2606)."""
+
 
 class ServiceError(Exception):
     """The base of all errors that are sent to clients."""
@@ -21,7 +24,7 @@ class ServiceError(Exception):
     """Whether the same request may succeed later."""
     example: ClassVar[tuple[Any, ...]] = ()
     """The arguments of a typical error, for the documents; without them the example is the default message."""
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     """Seconds to wait before the next attempt; set on each temporary error and on no other."""
     fields: Mapping[str, Any] = {}
     """What the payload has beside the fields of every error."""
@@ -38,6 +41,23 @@ class ServiceError(Exception):
     def body(self) -> dict[str, Any]:
         """Return the payload to send: {"success": False, "error": text, "code": code}, and the fields of the class."""
         return {"success": False, "error": str(self), "code": self.code, **self.fields}
+
+    def body_with_wait(self) -> dict[str, Any]:
+        """Return the payload for a transport without headers: with `retryAfter` if the error is temporary."""
+        body = self.body()
+        if self.retry_after_s is not None:
+            body["retryAfter"] = self.retry_after_s
+        return body
+
+    def problem(self) -> dict[str, Any]:
+        """Return the payload as problem details (RFC 9457), with the fields of `body` beside their own."""
+        return {
+            "type": f"{PROBLEM_TYPES}{self.code}",
+            "title": self.message(),
+            "status": self.status,
+            "detail": str(self),
+            **self.body(),
+        }
 
     @classmethod
     def as_example(cls) -> dict[str, Any]:
@@ -195,12 +215,26 @@ class HeadersTooLarge(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """Too many requests; slow down."""
+    """A client does something too often, or has too many connections. Nothing was done."""
 
     code = "rate_limited"
     status = 429
+    example = ("20 updates a second are allowed for one token or address",)
     temporary = True
     retry_after_s = 1
+
+    def __init__(
+        self,
+        reason: str | None = None,
+        path: str | None = None,
+        *,
+        wait_s: int = 1,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Set the seconds to wait, and the headers that describe the limit and what is left of it."""
+        super().__init__(reason, path)
+        self.retry_after_s = wait_s
+        self.headers = headers or {}
 
 
 class Busy(ServiceError):

@@ -14,6 +14,7 @@ from protocol.errors import (
     MalformedJson,
     MisdirectedRequest,
     PayloadTooLarge,
+    RateLimited,
     ServiceError,
     Unauthorized,
     Unavailable,
@@ -61,7 +62,7 @@ EVENTS: dict[str, Event] = {
             (BALANCE_ACK, BALANCE_ERROR),
             (
                 *(MalformedJson, InvalidPayload, Unauthorized, Forbidden, Conflict, PayloadTooLarge),
-                *(Busy, Unavailable, InternalError),
+                *(RateLimited, Busy, Unavailable, InternalError),
             ),
         ),
         Event(
@@ -85,12 +86,12 @@ CONNECT = Event(
     "client_to_server",
     "connect_auth",
     (CONNECTED, "connect_error"),
-    (MalformedJson, InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge),
+    (MalformedJson, InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge, RateLimited),
 )
 """The CONNECT packet of Socket.IO, described as an event; its payload is the option `auth` of a client."""
 CONNECT_ERROR = Event("connect_error", "server_to_client", "connect_error")
 """The packet by which Socket.IO rejects a CONNECT."""
 HANDSHAKE_ERRORS: tuple[type[ServiceError], ...] = (
-    *(InvalidPayload, Unauthorized, Forbidden, MisdirectedRequest, Busy, Unavailable),
+    *(InvalidPayload, Unauthorized, Forbidden, MisdirectedRequest, RateLimited, Busy, Unavailable),
 )
 """The errors with which the HTTP request that opens a connection may be rejected, before Socket.IO begins."""

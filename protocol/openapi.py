@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from protocol import bundle, registry
-from protocol.errors import ServiceError, Unauthorized
+from protocol.errors import RateLimited, ServiceError, Unauthorized
 from protocol.limits import Limits
 from protocol.operation import Operation, Response
 from protocol.operations import (
@@ -17,6 +17,7 @@ from protocol.operations import (
     HEADERS,
     OPENAPI,
     OPERATIONS,
+    PROBLEM,
     TEXT,
 )
 
@@ -44,7 +45,11 @@ the response with `json.loads(text, parse_float=Decimal)`. JavaScript has double
 **Errors** have the same shape everywhere, on REST and on Socket.IO: `error` is a text for a person, and `code` a word
 for a program. A temporary error has `Retry-After`: send the same request again after that many seconds. A request that
 cannot be read as HTTP/1.1 gets an error of the same shape, with the status 400, 408, 413 or 431, and its connection is
-closed.
+closed. With `application/problem+json` in `Accept`, errors have the members of RFC 9457 too.
+
+**Limits.** A server may limit how often a token or an address saves and connects. Over a limit it answers with
+`rate_limited`, and the headers `Retry-After`, `RateLimit-Policy` and `RateLimit`. Where it limits saves, each response
+to a save has the last two.
 
 **Sending an update again is safe.** The same `id` with the same content is saved once.
 
@@ -173,6 +178,7 @@ def _error_response(errors: list[type[ServiceError]]) -> Json:
         "headers": _headers(
             [
                 *(["Retry-After"] if all(error.temporary for error in errors) else []),
+                *(["RateLimit-Policy", "RateLimit"] if RateLimited in errors else []),
                 *(["WWW-Authenticate"] if Unauthorized in errors else []),
             ]
         ),
@@ -180,7 +186,8 @@ def _error_response(errors: list[type[ServiceError]]) -> Json:
             "application/json": {
                 "schema": bundle.reference("error_reply"),
                 "examples": {error.code: {"summary": error.message(), "value": error.as_example()} for error in errors},
-            }
+            },
+            PROBLEM: {"schema": bundle.reference("problem_details")},
         },
     }
 

@@ -22,6 +22,7 @@ from protocol.errors import (
     PayloadTooLarge,
     PositionPruned,
     PositionUnknown,
+    RateLimited,
     RequestTimeout,
     Unauthorized,
     Unavailable,
@@ -44,6 +45,7 @@ LIVEZ, READYZ, HEALTHZ = "/livez", "/readyz", "/healthz"
 VERSION_PATH = "/version"
 METRICS = "/metrics"
 
+PROBLEM = "application/problem+json"  # RFC 9457
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
@@ -51,13 +53,16 @@ EVENT_STREAM = "text/event-stream"
 HEADERS: dict[str, str] = {
     "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
     "Location": "The path of the snapshot.",
+    "RateLimit": "What is left of the limit: `r`, and the seconds `t` after which all of it is available again "
+    "(draft-ietf-httpapi-ratelimit-headers-11).",
+    "RateLimit-Policy": "The limit that is reached: its name, and its quota `q` in a window of `w` seconds.",
     "Retry-After": "Seconds to wait before sending the same request again.",
     "WWW-Authenticate": "Which credential is needed, and what is wrong with the one sent (RFC 6750, section 3).",
 }
 """Each response header, with its meaning."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_HEAD = (RequestTimeout, MisdirectedRequest, HeadersTooLarge)  # of any request
+_HEAD = (RequestTimeout, MisdirectedRequest, RateLimited, HeadersTooLarge)  # of any request
 _READ = (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
 _TOKENS = registry.schema("position_token")["examples"]
 _STREAM = f"""\

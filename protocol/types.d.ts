@@ -103,7 +103,7 @@ export interface BalanceUpdate {
 }
 
 /**
- * Why the server ends a stream. busy: too many clients. stopping: the server stops. expired: the stream has lasted long enough. unavailable: the database cannot be reached. reset: the feed has another epoch. unauthorized: the token was revoked or has expired.
+ * Why the server ends a stream. busy: too many clients, or a limit of this client is reached. stopping: the server stops. expired: the stream has lasted long enough. unavailable: the database cannot be reached. reset: the feed has another epoch. unauthorized: the token was revoked or has expired.
  */
 export type ByeReason = "busy" | "stopping" | "expired" | "unavailable" | "reset" | "unauthorized";
 
@@ -342,6 +342,10 @@ export interface ErrorReply {
    * With position_pruned: the seq of the first snapshot that is kept.
    */
   first?: number;
+  /**
+   * In connect_error only, of a temporary error: the seconds to wait. REST has the header Retry-After.
+   */
+  retryAfter?: number;
   /**
    * With unavailable, of /livez and /readyz: everything that is wrong.
    */
@@ -678,6 +682,60 @@ export type PositionReason = "other_feed" | "diverged" | "ahead" | "pruned";
  * A position in the feed as one text: epoch, seq and the last eight digits of the id of that snapshot, with colons between. With seq 0 the digits are zeros. The pattern admits a seq up to 2^53 - 1, the maximum of `after`.
  */
 export type PositionToken = string;
+
+/**
+ * The body of an error response on REST to a request with application/problem+json in Accept (RFC 9457).
+ */
+export interface ProblemDetails {
+  /**
+   * Identifies the kind of error, as code does. Nothing is served at this address.
+   */
+  type: string;
+  /**
+   * The kind of error, for a person.
+   */
+  title: string;
+  /**
+   * The HTTP status.
+   */
+  status: number;
+  /**
+   * The same as error.
+   */
+  detail: string;
+  /**
+   * Always false.
+   */
+  success: false;
+  /**
+   * The error, for a person: the path of the field, a colon and the reason, or the reason alone.
+   */
+  error: string;
+  /**
+   * The error, for a program.
+   */
+  code: ErrorCode;
+  /**
+   * With position_unknown: why the position is not good.
+   */
+  reason?: PositionReason;
+  /**
+   * With position_unknown: the epoch of the feed.
+   */
+  epoch?: Uuid;
+  /**
+   * With position_unknown: the seq of the last saved snapshot.
+   */
+  head?: number;
+  /**
+   * With position_unknown: the seq up to which what the client has seen is also in this feed. Absent if it is unknown.
+   */
+  goodUntil?: number;
+  /**
+   * With position_pruned: the seq of the first snapshot that is kept.
+   */
+  first?: number;
+}
 
 /**
  * The last argument of connected and of balance:snapshot for a client that asked for recovery: seq, a colon and the last eight digits of the id of that snapshot. A whole position (PositionToken) is sent while the pid of the client is an earlier epoch.

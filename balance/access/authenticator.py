@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import protocol
 from balance.access.tickets import Tickets
 from balance.access.tokens import PREFIX, digest, is_token
+from balance.aio.addresses import to_address
 from balance.auth import ANONYMOUS, ANYONE, PERMISSIONS, Caller, Operation, Role, authorize
+from balance.rate_limit import RateLimit
 from balance.storage.token_store import StoredToken
 
 if TYPE_CHECKING:  # PyJWT and its cryptography take a tenth of a second, which a server without a JWKS saves
@@ -47,8 +50,12 @@ class Token:
 class Authenticator:
     """Which callers the credentials name."""
 
-    def __init__(self, *, allow_anonymous: bool, jwt: JwtVerifier | None) -> None:
-        """Know no token yet: until the first `replace_tokens`, requests that need one get `unavailable`."""
+    def __init__(self, *, allow_anonymous: bool, jwt: JwtVerifier | None, failures: RateLimit) -> None:
+        """Know no token yet: until the first `replace_tokens`, requests that need one get `unavailable`.
+
+        `failures` limits the credentials of an address that are not valid.
+        """
+        self._failures = failures
         self._allow_anonymous = allow_anonymous
         self.jwt = jwt
         self.tickets = Tickets()
@@ -99,17 +106,20 @@ class Authenticator:
 
     # Callers
 
-    def authenticate(self, credential: str | None) -> Caller:
-        """Return the caller that a credential names; None is a caller without one.
+    def authenticate(self, credential: str | None, ip: str) -> Caller:
+        """Return the caller that a credential names; None is a caller without one, at the IP address `ip`.
 
-        Raises Unauthorized, Forbidden for a JWT without a scope, and Unavailable while it cannot be checked.
+        Raises Unauthorized, Forbidden for a JWT without a scope, Unavailable while it cannot be checked, and
+        RateLimited, without checking it, after too many from this address that were not valid. One that was valid
+        before is not affected: an address may be that of a proxy with many clients.
         """
         if credential is None or self.ignores_credentials:
             return self.anonymous
         key = digest(credential)
         token = self._by_digest.get(key)
         if token is None:
-            return self._authenticate_jwt(credential, key)
+            with self._counting_failures(ip):
+                return self._authenticate_jwt(credential, key)
         if not hmac.compare_digest(token.sha256, key) or token.is_revoked or _has_expired(token.caller):
             raise protocol.Unauthorized(REVOKED if token.is_revoked else EXPIRED, "token")
         token.was_used = True
@@ -131,12 +141,32 @@ class Authenticator:
             raise protocol.Unauthorized(EXPIRED, "token")
         return caller
 
-    def admit(self, credential: str | None, operation: Operation) -> Caller:
-        """Return the caller that a credential names, if it may do `operation`.
+    @contextmanager
+    def _counting_failures(self, ip: str) -> Iterator[None]:
+        """Count a credential that is not valid. Raises RateLimited after too many."""
+        if not self._failures.is_on:
+            yield
+            return
+        address = to_address(ip)
+        self._failures.check(address)
+        try:
+            yield
+        except protocol.Unauthorized:
+            self._failures.acquire(address)
+            raise
 
-        Raises Unauthorized, Forbidden, and Unavailable while it is not known yet whether a credential is needed.
+    def use_ticket(self, ticket: str, ip: str) -> Caller:
+        """Return the caller for which a ticket was issued, once. Raises Unauthorized and RateLimited."""
+        with self._counting_failures(ip):
+            return self.tickets.use(ticket)
+
+    def admit(self, credential: str | None, operation: Operation, ip: str) -> Caller:
+        """Return the caller that a credential names, if it may do `operation`; `ip` is its address.
+
+        Raises Unauthorized, Forbidden, RateLimited, and Unavailable while it is not known yet whether a credential is
+        needed.
         """
-        caller = self.anonymous if self.ignores_credentials else self.authenticate(credential)
+        caller = self.anonymous if self.ignores_credentials else self.authenticate(credential, ip)
         if caller is ANONYMOUS and not self._is_ready and operation not in PERMISSIONS[Role.ANONYMOUS]:
             raise protocol.Unavailable("the tokens are not available yet")
         authorize(caller.role, operation)

@@ -8,14 +8,15 @@ from balance import program
 from balance.access.authenticator import Authenticator
 from balance.config import Config, ConfigError
 from balance.host_names import is_loopback
+from balance.rate_limit import RateLimit
 
 if TYPE_CHECKING:
     from balance.access.jwt import JwtVerifier
 
 
-def make_authenticator(config: Config) -> Authenticator:
+def make_authenticator(config: Config, failures: RateLimit) -> Authenticator:
     """Make what finds out the callers. Raises ConfigError if the keys of `--jwks` cannot be read."""
-    return Authenticator(allow_anonymous=config.allow_anonymous, jwt=_jwt_verifier(config))
+    return Authenticator(allow_anonymous=config.allow_anonymous, jwt=_jwt_verifier(config), failures=failures)
 
 
 def _jwt_verifier(config: Config) -> JwtVerifier | None:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 
 from balance.commands.command import Command, CommandError, database, print_now
-from balance.config import Config, parse_keep
+from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
 from balance.storage.retention import Progress, Pruning
@@ -44,9 +44,9 @@ def limit_of(config: Config, before: str | None) -> datetime:
     """Return the moment before which snapshots are deleted; `before` precedes the setting. Raises CommandError."""
     if before is not None:
         return parse_moment(before)
-    if not config.keep:
+    if config.keep_time is None:
         raise CommandError("prune needs --before DATE, or --keep with a time such as 90d")
-    return datetime.now(UTC) - parse_keep(config.keep)
+    return datetime.now(UTC) - config.keep_time
 
 
 def parse_moment(text: str) -> datetime:

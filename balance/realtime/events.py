@@ -21,6 +21,7 @@ from balance.feed.pending import PendingSave
 from balance.feed.replay import Receiver, ReplayBroken, SlowClient
 from balance.feed.resumption import Resumption
 from balance.position import Position
+from balance.rate_limit import RateLimit
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.event_packets import Form, form_and_offset
 from balance.realtime.session import Session
@@ -40,8 +41,10 @@ GREETING = "Connected to balance snapshot server"  # docs/spec.md, `connected`
 class EventHandlers:
     """Handles what the clients send. No method waits or raises."""
 
-    def __init__(self, service: Service, watchers: Watchers, request_log: RequestLog) -> None:
+    def __init__(self, service: Service, watchers: Watchers, limit: RateLimit, request_log: RequestLog) -> None:
+        """Limit the updates of each client by `limit`."""
         self._service = service
+        self._limit = limit
         self._request_log = request_log
         self._feed = service.feed
         self._watchers = watchers
@@ -129,6 +132,8 @@ class EventHandlers:
         update = payloads[0] if payloads else None
         try:
             authorize(session.context.caller.role, Operation.SAVE)
+            if self._limit.is_on:
+                self._limit.acquire(session.limit_key)
             if len(payloads) != 1:
                 raise protocol.InvalidPayload(f"takes one payload, not {len(payloads)}", protocol.BALANCE_UPDATE)
             pending = self._service.begin_save(update)
@@ -198,9 +203,7 @@ def _ack(saved: Saved) -> dict[str, Any]:
 
 def _error_payload(error: protocol.ServiceError, update: object) -> dict[str, Any]:
     """Return the payload of `balance:error` (schemas/balance_error.json)."""
-    payload = error.body()
+    payload = error.body_with_wait()
     if isinstance(update, dict) and isinstance(update.get("id"), str):
         payload["id"] = update["id"]
-    if error.retry_after_s is not None:
-        payload["retryAfter"] = error.retry_after_s
     return payload

@@ -28,8 +28,9 @@ from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PON
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.refusals import SOCKET_IO
-from balance.web.base import JsonHandler, WatcherLimit
+from balance.web.base import JsonHandler
 from balance.web.http_connection import Exchange
+from balance.web.watcher_limit import WatcherLimit
 
 NO_HEADERS = HTTPHeaders()
 UPGRADE = ("2probe", "5")  # the first frames on a WebSocket that carries on a session from its polls
@@ -99,6 +100,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             check_handshake(self.request, query)
             if not self.is_ready():
                 raise protocol.Unavailable("the server has no database yet, or is stopping")
+            self.watcher_limit.count_handshake(self.context.client)
             self.watcher_limit.check()
             return
         session = self.engine.sessions.get(query["sid"][0])
@@ -206,7 +208,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.connection = Connection(self.ws_connection, UPGRADE if self.session is not None else ())
         if self.session is not None:  # noted before the task runs: a second upgrade may come in the same turn
             self.session.connection = self.connection
-        self.connection.serving = asyncio.ensure_future(self.budget.run(str(self.request.remote_ip), self._serve()))
+        self.connection.serving = asyncio.ensure_future(self.budget.run(self.context.client, self._serve()))
 
     def release_request(self) -> None:
         """Release what was only needed for the upgrade: ten kilobytes, which would live as long as the connection."""

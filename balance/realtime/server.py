@@ -18,6 +18,7 @@ from socketio import packet as sio_packet
 
 import protocol
 from balance.access.authenticator import Authenticator
+from balance.aio.addresses import to_address
 from balance.auth import Caller, Operation, authorize
 from balance.realtime.connect_auth import ConnectAuth
 from balance.realtime.engine import Engine
@@ -177,6 +178,7 @@ class SocketServer(socketio.AsyncServer):
             protocol.check("connect_auth", auth)  # the library passes no `false`, 0 or [] to a connect handler
             connect_auth = ConnectAuth.read(auth or {})
             session.context.caller = caller
+            session.limit_key = caller.credential_id or to_address(session.context.client)
             session.mark_connected()
             resumption = await self.event_handlers.resume(session, connect_auth)
         except protocol.Unavailable as error:
@@ -205,7 +207,8 @@ class SocketServer(socketio.AsyncServer):
             authorize(session.context.caller.role, Operation.WATCH)
             return session.context.caller
         # One that is not a text is rejected by its schema, and until then counts as none.
-        return self._authenticator.admit(token if isinstance(token, str) else None, Operation.WATCH)
+        credential = token if isinstance(token, str) else None
+        return self._authenticator.admit(credential, Operation.WATCH, session.context.client)
 
     async def _send_packet(self, eio_sid: str, pkt: sio_packet.Packet) -> None:
         """Send a packet of the library's; CONNECT gets the `pid` of native recovery."""
@@ -235,7 +238,7 @@ class SocketServer(socketio.AsyncServer):
     async def _reject_connect(self, session: Session, namespace: str | None, error: protocol.ServiceError) -> None:
         self.event_handlers.on_connect_rejected(session, error)
         self.event_handlers.count_refusal(error)
-        rejection = {"message": str(error), "data": error.body()}
+        rejection = {"message": str(error), "data": error.body_with_wait()}
         await self._send_packet(session.id, self.packet_class(sio_packet.CONNECT_ERROR, rejection, namespace=namespace))
 
 

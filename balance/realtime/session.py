@@ -34,6 +34,7 @@ class Session:
         "in_flight",
         "joined_at",
         "leaves",
+        "limit_key",
         "live_group",
         "replay",
         "send_queue",
@@ -55,6 +56,8 @@ class Session:
         self.heartbeat_at = math.inf
         """When the next ping is due, or the pong to the last one."""
         self.awaits_pong = False
+        self.limit_key = ""
+        """What its updates are counted by: its credential, or its address without one."""
         self.has_joined = False
         """Whether the client is connected to the namespace, so that events are sent to it."""
         self.joined_at: float | None = None

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Sized
-from functools import lru_cache
-from http.client import responses
 from typing import Any
 
-from tornado.httputil import HTTPHeaders, HTTPServerRequest, format_timestamp
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 import protocol
@@ -28,25 +24,13 @@ from balance.refusals import REST
 from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, OriginPolicy, check_origin, set_cors_headers
+from balance.web.headers import default_headers, set_error_headers
+from balance.web.problem import error_body
 
 log = logging.getLogger("balance.web")
 
 PREFLIGHT_S = "600"  # for which a browser may cache the answer to a preflight
 DRAIN_BYTES_MAX = 64 * 1024 * 1024  # of a body that is over its limit
-
-
-class WatcherLimit:
-    """A limit on the clients that watch, on all transports together."""
-
-    def __init__(self, watchers_max: int, *watchers: Sized) -> None:
-        """Limit the number of all watchers; the length of each of `watchers` is that of one transport."""
-        self._watchers_max = watchers_max
-        self._watchers = watchers
-
-    def check(self) -> None:
-        """Check that one more client may watch. Raises Busy."""
-        if sum([len(one) for one in self._watchers]) >= self._watchers_max:
-            raise protocol.Busy(f"{self._watchers_max} clients are connected already")
 
 
 @stream_request_body
@@ -80,7 +64,7 @@ class JsonHandler(RequestHandler):
         super().__init__(application, request, **arguments)
 
     async def _execute(self, *arguments: Any, **more: Any) -> None:
-        await self.budget.run(str(self.request.remote_ip), super()._execute(*arguments, **more))
+        await self.budget.run(self.context.client, super()._execute(*arguments, **more))
         body: asyncio.Future[None] = self.request._body_future
         if body.done() and (error := body.exception()) is not None:
             # The client left before the end. Tornado breaks the cycles of a handler only when it has answered.
@@ -91,6 +75,7 @@ class JsonHandler(RequestHandler):
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
         is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
         if not is_preflight:
+            self.check_connection()
             self.context.caller = self.find_caller()
         self.check_page_origin()
         if self.request.method not in self.methods:
@@ -104,6 +89,11 @@ class JsonHandler(RequestHandler):
 
     get = head = post = put = patch = delete = options = dispatch
 
+    def check_connection(self) -> None:
+        """Check that the connection is not one too many of its address. Raises RateLimited."""
+        connection: Any = self.request.connection
+        connection.context.check_connection()
+
     def find_caller(self) -> Caller:
         """Return the caller of this request. Raises Unauthorized, Forbidden and Unavailable if it is not permitted."""
         if self.is_public and self.operation is not None:  # the same for everybody, so that no credential is read
@@ -111,8 +101,8 @@ class JsonHandler(RequestHandler):
             return self.authenticator.anonymous
         credential = self.read_credential()
         if self.operation is None:
-            return self.authenticator.authenticate(credential)
-        return self.authenticator.admit(credential, self.operation)
+            return self.authenticator.authenticate(credential, self.context.client)
+        return self.authenticator.admit(credential, self.operation, self.context.client)
 
     def read_credential(self) -> str | None:
         """Return the token that this request has; None without one, or if this server ignores it."""
@@ -199,7 +189,7 @@ class JsonHandler(RequestHandler):
 
     def clear(self) -> None:
         """Start a response. Tornado's own method formats each date and checks each header by three patterns."""
-        self._headers = default_headers(self.context)
+        self._headers = default_headers(self.context, self.request.protocol)
         self._write_buffer: list[bytes] = []
         self.set_status(200)
 
@@ -216,7 +206,9 @@ class JsonHandler(RequestHandler):
         self.set_cors_headers()  # otherwise the page that called could not read the error
         if isinstance(error, protocol.MethodNotAllowed):
             self.set_header("Allow", ", ".join(self.methods))
-        self.write_json(error.body(), error.status)
+        self.set_status(error.status)
+        body, self._headers["Content-Type"] = error_body(error, self.request.headers.get("Accept"))
+        self.finish(protocol.encode(body))
 
     def count_refusal(self, error: protocol.ServiceError) -> None:
         """Count an error that is sent to a client."""
@@ -232,37 +224,6 @@ def check_size(body: bytes | bytearray, bytes_max: int) -> None:
     """Check the size of a body. Raises PayloadTooLarge."""
     if len(body) > bytes_max:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
-
-
-def default_headers(context: RequestContext) -> HTTPHeaders:
-    """Return the headers of every response: no cache keeps balances, and no browser guesses a type (OWASP REST)."""
-    headers = HTTPHeaders()
-    headers["Date"] = _date(int(time.time()))
-    headers["Cache-Control"] = "no-store"
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Vary"] = "Origin"
-    context.set_headers(headers)
-    return headers
-
-
-def encode_head(status: int, headers: HTTPHeaders) -> bytes:
-    """Encode the head of a response that does not go through Tornado."""
-    lines = [f"HTTP/1.1 {status} {responses[status]}"]
-    lines += [f"{name}: {value}" for name, value in headers.get_all()]
-    return "\r\n".join([*lines, "", ""]).encode("latin1")
-
-
-@lru_cache(1)
-def _date(seconds: int) -> str:
-    return format_timestamp(seconds)
-
-
-def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
-    """Set the headers of an error: the seconds to wait, or the credential that is needed."""
-    if isinstance(error, protocol.Unauthorized):
-        headers["WWW-Authenticate"] = error.challenge
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
 
 
 def to_service_error(error: BaseException | None, status: int) -> protocol.ServiceError:

@@ -14,9 +14,9 @@ from balance.auth import Operation
 from balance.feed.feed import FeedSlice
 from balance.position import ClaimedPosition
 from balance.service import LIMIT_DEFAULT
-from balance.web.base import WatcherLimit
 from balance.web.query import read_query, to_claimed
 from balance.web.snapshots import RestHandler
+from balance.web.watcher_limit import WatcherLimit
 
 FEED_INTEGERS = frozenset(("after", "limit", "wait"))  # of schemas/feed_query.json
 LATEST_INTEGERS = frozenset(("limit", "heard_s"))  # of schemas/latest_query.json

@@ -29,7 +29,8 @@ class HostNotServed(Matcher):
 
     def _has_credential(self, request: HTTPServerRequest) -> bool:
         try:
-            caller = self._authenticator.authenticate(read_bearer(request.headers.get("Authorization")))
+            credential = read_bearer(request.headers.get("Authorization"))
+            caller = self._authenticator.authenticate(credential, str(request.remote_ip))
         except protocol.ServiceError:
             return False
         return caller.has_credential

@@ -18,7 +18,6 @@ from asyncio import Future
 from typing import Any
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
-from tornado.httpserver import _HTTPRequestContext
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -30,9 +29,9 @@ from tornado.httputil import (
 from tornado.iostream import StreamClosedError
 
 import protocol
-from balance.refusals import HTTP, Refusals
+from balance.refusals import HTTP
 from balance.request_context import RequestContext
-from balance.request_log import RequestLog
+from balance.web.connection_context import ConnectionContext
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
 from balance.web.request_head import body_size, check_host_and_query
@@ -53,22 +52,6 @@ TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; eac
 CHUNK_COST = 1_024
 
 
-class ConnectionContext(_HTTPRequestContext):
-    """The peer of a connection, and the client of its current request, which differ behind a trusted proxy."""
-
-    request_log: RequestLog  # for the requests that reach no handler
-    refusals: Refusals
-
-    def _apply_xheaders(self, headers: HTTPHeaders) -> None:
-        """Read the client's address from X-Forwarded-For, if a trusted proxy has sent it.
-
-        Tornado trusts every peer, and X-Real-Ip before X-Forwarded-For, although a proxy passes it on unchanged.
-        """
-        if self._orig_remote_ip in self.trusted_downstream:
-            headers.pop("X-Real-Ip", None)
-            super()._apply_xheaders(headers)
-
-
 class ServerConnection(HTTP1ServerConnection):
     """A connection of a client: one request after the other."""
 
@@ -87,6 +70,7 @@ class ServerConnection(HTTP1ServerConnection):
                 exchange = Exchange(self)
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
+                self.context.end_request()
                 await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
         except asyncio.CancelledError:
             return
@@ -115,7 +99,7 @@ class Exchange(HTTP1Connection):
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers, self._max_body_size)
-            self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
+            self._disconnect_on_finish = self.context.is_refused or not self._can_keep_alive(start_line, headers)
             start_line = normalise_target(start_line, headers, self.context.protocol)
             check_host_and_query(start_line, headers)
             self._read_finished = size == 0  # the response may come before the whole request is passed on
@@ -162,7 +146,7 @@ class Exchange(HTTP1Connection):
         context = RequestContext(self._request_headers or {}, connection.remote_ip)
         connection.refusals.count(HTTP, error)
         connection.request_log.write(context, UNREADABLE, error.code, context.started, error.status)
-        self.closer.close_after(self.stream, error_response(error, method, context))
+        self.closer.close_after(self.stream, error_response(error, method, context, connection.protocol))
 
     def time_out(self) -> None:
         """End the wait for the rest of a request; if nothing of one has arrived, close without a response."""

@@ -10,7 +10,7 @@ import re
 
 import protocol
 from balance.request_context import RequestContext
-from balance.web.base import default_headers, encode_head
+from balance.web.headers import default_headers, encode_head
 from protocol.check import to_path
 
 TLS_HANDSHAKE = 0x16  # the first byte of every TLS connection (RFC 8446, section 5.1)
@@ -59,13 +59,13 @@ def _explain_fields(fields: list[str]) -> protocol.InvalidPayload:
     return protocol.InvalidPayload("cannot be read as HTTP/1.1", "request")
 
 
-def error_response(error: protocol.ServiceError, method: str | None, context: RequestContext) -> bytes:
+def error_response(error: protocol.ServiceError, method: str | None, context: RequestContext, scheme: str) -> bytes:
     """Return the whole response to a request that reached no handler, the last one on its connection.
 
     Any web page may read it: it contains nothing but the fault of the request.
     """
     body = protocol.encode(error.body())
-    headers = default_headers(context)
+    headers = default_headers(context, scheme)
     headers["Access-Control-Allow-Origin"] = "*"
     headers["Content-Type"] = "application/json"
     headers["Content-Length"] = str(len(body))

@@ -23,13 +23,16 @@ from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 from balance.aio.loop_budget import LoopBudget
 from balance.refusals import Refusals
 from balance.request_log import RequestLog
-from balance.web.http_connection import HEAD_BYTES_MAX, ConnectionContext, Exchange, ServerConnection
+from balance.web.connection_context import ConnectionContext
+from balance.web.connection_limit import ConnectionLimit
+from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
 from balance.web.request_stream import RequestStream, TlsStream
 from balance.web.tls import Certificate
 
 DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
+REFUSED_HEAD_S_MAX = 5.0  # on a connection that is one too many of its address
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
 ACCEPTED_MAX = 4  # connections in one turn of the event loop: many that come back at once must not delay a save
@@ -47,8 +50,8 @@ class _AwaitedRequest:
 class BudgetedConnection(ServerConnection):
     """A connection whose requests are served within the budget of their address."""
 
-    def __init__(self, budget: LoopBudget, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, budget: LoopBudget, *arguments: Any, **parts: Any) -> None:
+        super().__init__(*arguments, **parts)
         self._budget = budget
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
@@ -66,6 +69,7 @@ class HttpListener(HTTPServer):
         self._certificate: Certificate | None = options.pop("certificate")
         self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
+        self._connection_limit: ConnectionLimit = options.pop("connection_limit")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -108,7 +112,10 @@ class HttpListener(HTTPServer):
         except OSError:  # the client has reset the connection
             connection.close()
             return
-        context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream)
+        context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream, self._connection_limit)
+        if not context.begin_connection():
+            stream.close()
+            return
         context.request_log = self._request_log
         context.refusals = self._refusals
         served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
@@ -161,5 +168,6 @@ class HttpListener(HTTPServer):
                 continue
             if not awaited.has_head and exchange._request_start_line is not None:
                 awaited.has_head, awaited.since = True, now
-            if now - awaited.since > (self.body_s_max if awaited.has_head else self.head_s_max):
+            head_s_max = REFUSED_HEAD_S_MAX if exchange.context.is_refused else self.head_s_max
+            if now - awaited.since > (self.body_s_max if awaited.has_head else head_s_max):
                 exchange.time_out()

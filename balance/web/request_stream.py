@@ -21,6 +21,7 @@ from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
 import protocol
 from balance.request_context import RequestContext
+from balance.web.connection_limit import Slot
 from balance.web.http_errors import error_response
 
 FIRST_BYTES = frozenset(b"!#$%&'*+-.^_`|~\r\n0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
@@ -34,12 +35,19 @@ class RequestStream(IOStream):
     """
 
     # Beside Tornado's own attributes, whose dict is shared by all streams.
-    __slots__ = ("_handle",)
+    __slots__ = ("_handle", "_slot")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._handle: Callable[[bytes], bool] | None = None
+        self._slot: Slot | None = None  # by which the connection counts for its address
         super().set_nodelay(True)  # each response is sent at once (Nagle's algorithm, RFC 896)
+
+    def count(self, slot: Slot | None) -> None:
+        """Count the connection by another slot, or not at all, until it is closed."""
+        if self._slot is not None:
+            self._slot.release()
+        self._slot = slot
 
     def set_nodelay(self, value: bool) -> None:
         """Change nothing: Tornado would switch Nagle's delay off and on again for every request."""
@@ -97,6 +105,7 @@ class RequestStream(IOStream):
     def close(self, exc_info: Any = False) -> None:
         """Close the stream, and keep the error that closes it without its traceback, which refers to the stream."""
         super().close(exc_info)
+        self.count(None)
         if self.error is not None:
             self.error.__traceback__ = None
 
@@ -141,7 +150,7 @@ class TlsStream(RequestStream, SSLIOStream):
         error = protocol.InvalidPayload("this port speaks TLS: use https://", "request")
         with suppress(OSError), self.duplicate() as connection:
             connection.recv(READ_BYTES_MAX)  # with bytes left unread, the connection would be reset
-            connection.send(error_response(error, None, RequestContext({}, "")))
+            connection.send(error_response(error, None, RequestContext({}, ""), "http"))
 
     def end_sending(self) -> None:
         """Send the alert that ends what this side sends (RFC 8446, section 6.1), and then the end of the connection."""

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from http.client import responses
-from typing import Any
+from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -26,17 +26,22 @@ from tornado.httputil import (
 
 import protocol
 from balance.access.authenticator import Authenticator, read_bearer
+from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
 from balance.auth import Operation
 from balance.feed.pending import PendingSave
+from balance.rate_limit import RateLimit
 from balance.refusals import REST
 from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_size, default_headers, set_error_headers, to_service_error
+from balance.web.base import check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
+from balance.web.headers import default_headers, set_error_headers
+from balance.web.problem import error_body
 from balance.web.request_target import without_prefix
+from protocol.operation import JSON
 from protocol.operations import SNAPSHOTS
 
 log = logging.getLogger("balance.web")
@@ -58,6 +63,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         hosts: HostPolicy,
         origins: OriginPolicy,
         budget: LoopBudget,
+        limit: RateLimit,
         request_log: RequestLog,
         *,
         body_bytes_max: int,
@@ -71,6 +77,7 @@ class SaveRouter(HTTPServerConnectionDelegate):
         self.hosts = hosts
         self.origins = origins
         self.budget = budget
+        self.limit = limit
         self.request_log = request_log
         self.body_bytes_max = body_bytes_max
 
@@ -117,12 +124,15 @@ class SaveRequest(HTTPMessageDelegate):
     def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
         self._router = router
         self._connection = connection
-        self._ip: str = connection.context.remote_ip  # type: ignore[attr-defined]  # of `ConnectionContext`
+        self._transport = cast("Any", connection.context)  # a `ConnectionContext`
+        self._scheme: str = self._transport.protocol
+        self._ip: str = self._transport.remote_ip
         self._context = RequestContext(headers, self._ip)
         self._headers = headers
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
         self._is_exempt = router.authenticator.is_closed  # from the rule of origins
+        self._limit_key = ""  # of the token or the address, once it is counted
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
@@ -148,14 +158,19 @@ class SaveRequest(HTTPMessageDelegate):
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""
+        self._transport.check_connection()
         authenticator = self._router.authenticator
         credential = None if authenticator.ignores_credentials else read_bearer(self._headers.get("Authorization"))
-        self._context.caller = authenticator.admit(credential, Operation.SAVE)
-        if self._context.caller.has_credential:
+        caller = self._context.caller = authenticator.admit(credential, Operation.SAVE, self._ip)
+        if caller.has_credential:
             self._is_exempt = True
-            return
-        check_host(self._router.hosts, self._host)
-        check_origin(self._router.origins, self._origin, self._host)
+        else:
+            check_host(self._router.hosts, self._host)
+            check_origin(self._router.origins, self._origin, self._host)
+        if self._router.limit.is_on:
+            key = caller.credential_id or to_address(self._ip)
+            self._router.limit.acquire(key)
+            self._limit_key = key
 
     def on_connection_close(self) -> None:
         """Save nothing: the body is incomplete."""
@@ -167,23 +182,27 @@ class SaveRequest(HTTPMessageDelegate):
         except Exception as error:
             self._write_error(error)
         else:
-            headers = default_headers(self._context)
-            self._set_cors_headers(headers)
+            headers = self._response_headers()
             headers["Location"] = self._router.prefix + location
+            headers["Content-Type"] = JSON
             self._write_json(status, headers, body)
 
     def _write_error(self, failure: Exception) -> None:
         if not isinstance(failure, protocol.ServiceError):
             log.error("%s", OPERATION, exc_info=failure)
-        error, headers = to_service_error(failure, 500), default_headers(self._context)
+        error, headers = to_service_error(failure, 500), self._response_headers()
         self._context.code = error.code
         self._router.service.refusals.count_save(REST, error)
         set_error_headers(headers, error)
-        self._set_cors_headers(headers)
-        self._write_json(error.status, headers, error.body())
+        body, headers["Content-Type"] = error_body(error, self._headers.get("Accept"))
+        self._write_json(error.status, headers, body)
 
-    def _set_cors_headers(self, response: HTTPHeaders) -> None:
-        set_cors_headers(response, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
+    def _response_headers(self) -> HTTPHeaders:
+        headers = default_headers(self._context, self._scheme)
+        set_cors_headers(headers, self._router.origins, self._origin, self._host, is_public=self._is_exempt)
+        if self._limit_key:
+            headers.update(self._router.limit.headers(self._limit_key))
+        return headers
 
     def _write_json(self, status: int, headers: HTTPHeaders, body: object) -> None:
         context = self._context
@@ -192,8 +211,7 @@ class SaveRequest(HTTPMessageDelegate):
             self.write(status, headers, protocol.encode(body))
 
     def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
-        """Write a response whose body is JSON."""
-        headers["Content-Type"] = "application/json"
+        """Write a response whose body is JSON of some kind."""
         headers["Content-Length"] = str(len(body))
         self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
         self._connection.finish()

@@ -42,7 +42,7 @@ class RestHandler(JsonHandler):
     def read_slot(self) -> Iterator[None]:
         """Hold a slot of the limiter within the block. Raises Busy."""
         try:
-            with self.limiter.slot(str(self.request.remote_ip)):
+            with self.limiter.slot(self.context.client):
                 yield
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error

@@ -42,6 +42,6 @@ def encode_event(name: str, data: dict[str, Any], token: str | None = None) -> b
     return b"%bevent: %b\ndata: %b\n\n" % (id_line.encode(), name.encode(), protocol.encode(data))
 
 
-def encode_retry() -> bytes:
+def encode_retry(at_least_s: int = 0) -> bytes:
     """Encode the line that sets how long a client waits before it connects again, drawn for each stream."""
-    return b"retry: %d\n" % randint(*RETRY_MS)  # spreads load, and protects nothing
+    return b"retry: %d\n" % (max(at_least_s - 1, 0) * 1_000 + randint(*RETRY_MS))  # spreads load, and protects nothing

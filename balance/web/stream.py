@@ -17,13 +17,15 @@ from balance.feed.resumption import Resumption
 from balance.position import ClaimedPosition, parse_token, to_token
 from balance.refusals import SSE
 from balance.service import Life, Service
-from balance.web.base import JsonHandler, WatcherLimit, encode_head, to_service_error
+from balance.web.base import JsonHandler, to_service_error
 from balance.web.event_stream import EventStream
+from balance.web.headers import encode_head
 from balance.web.http_connection import Exchange
 from balance.web.query import read_query, to_claimed
 from balance.web.request_stream import RequestStream
 from balance.web.sse import HEADERS, encode_event, encode_retry
 from balance.web.stream_hub import BUSY, STOPPING, UNAVAILABLE, StreamHub
+from balance.web.watcher_limit import WatcherLimit
 
 INTEGER_PARAMETERS = frozenset(("after", "pid"))  # of schemas/stream_query.json
 LAST_EVENT_ID = "Last-Event-ID"
@@ -49,7 +51,7 @@ class StreamHandler(JsonHandler):
         tickets = self.request.query_arguments.get("ticket")
         if not tickets or self.authenticator.ignores_credentials or self.read_credential() is not None:
             return super().find_caller()
-        caller = self.authenticator.tickets.use(tickets[0].decode(errors="replace"))
+        caller = self.authenticator.use_ticket(tickets[0].decode(errors="replace"), self.context.client)
         if (fault := self.authenticator.fault(caller)) is not None:
             raise fault
         authorize(caller.role, Operation.WATCH)
@@ -62,6 +64,7 @@ class StreamHandler(JsonHandler):
         if self.request.method == "HEAD":
             self._begin_stream(b"").end(b"")
             return
+        self.watcher_limit.count_handshake(self.context.client)
         self._check_capacity()
         resumption = await self.service.feed.resume(claimed)
         self._check_capacity()  # others were served meanwhile
@@ -89,19 +92,20 @@ class StreamHandler(JsonHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer a request that must be changed by an error; any other by a stream that ends at once."""
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
-        if error.status < 500 or self.request.method == "HEAD":
+        if (error.status < 500 and not error.temporary) or self.request.method == "HEAD":
             super().write_error(status_code, **kwargs)
             return
         self.context.code = error.code
         self.count_refusal(error)
         self.set_cors_headers()  # otherwise the page that called could not read the reason
-        self._begin_stream(b"").end(encode_retry() + encode_event("bye", {"reason": self.bye_reason(error)}))
+        retry = encode_retry(at_least_s=error.retry_after_s or 0)
+        self._begin_stream(b"").end(retry + encode_event("bye", {"reason": self.bye_reason(error)}))
 
     def bye_reason(self, error: protocol.ServiceError) -> str:
         """Return why a client cannot be served now (schemas/bye_reason.json)."""
         if self.service.life is Life.DRAINING:
             return STOPPING
-        return BUSY if isinstance(error, protocol.Busy) else UNAVAILABLE
+        return BUSY if isinstance(error, protocol.Busy | protocol.RateLimited) else UNAVAILABLE
 
     def _begin_stream(self, first: bytes, pids: Collection[int] | None = None) -> EventStream:
         """Send the head of the response, and `first`; return the stream, which belongs to no request any more."""

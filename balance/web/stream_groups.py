@@ -1,4 +1,4 @@
-"""The live streams of server-sent events by their filters."""
+"""The live streams of server-sent events by their filter, so that a snapshot is sent to those that want it."""
 
 from __future__ import annotations
 

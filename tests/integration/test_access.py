@@ -22,6 +22,7 @@ from balance.access.setup import check_closed
 from balance.access.tickets import TICKETS_MAX
 from balance.auth import PERMISSIONS, Operation, Role
 from balance.config import Config, ConfigError
+from balance.rate_limit import RateLimit
 from balance.storage.token_store import StoredToken, TokenError, create_token, list_tokens, revoke_token
 from protocol.operations import FEED, LATEST, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer, until
@@ -306,7 +307,7 @@ async def test_where_anyone_may_call_only_a_token_is_exempt_from_the_rules(make_
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "balance.internal"])
 def test_on_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(host: str) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=None)
+    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
     with pytest.raises(ConfigError, match=f"--host: {host} is not loopback and there is no token: run .* token create"):
         check_closed(Config(host=host), authenticator)
     check_closed(Config(host=host, allow_anonymous=True), authenticator)

@@ -50,13 +50,16 @@ BEYOND_THE_SCHEMA = {
     "forbidden",
     "conflict",
     "payload_too_large",
+    "rate_limited",
     "busy",
     "unavailable",
     "internal_error",
 }
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
 # The codes where there is no operation, and those at the path of Socket.IO.
-NOWHERE = {"not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "busy"}
+NOWHERE = {
+    *("not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "busy"),
+}
 ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
     *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
 }
@@ -65,6 +68,8 @@ HEADERS = {
     "Location": r"(?:/[\w.~-]+)*/api/(?:balance/snapshot/[0-9a-f-]{36}|docs)",
     "Retry-After": "[1-9][0-9]*",
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
+    "RateLimit-Policy": r'"[a-z-]+";q=[1-9][0-9]*(;w=10|;qu="concurrent-requests")',
+    "RateLimit": r'"[a-z-]+";r=[0-9]+(;t=[0-9]+)?',
 }
 NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s"}
 
@@ -187,7 +192,8 @@ def _check_refusal(
     operation: protocol.Operation | None, path: str, status: int, headers: Mapping[str, str], answer: bytes
 ) -> Iterator[str]:
     refusal = protocol.loads(answer)
-    yield from errors("error_reply", refusal)
+    is_problem = headers["Content-Type"] == operations.PROBLEM
+    yield from errors("problem_details" if is_problem else "error_reply", refusal)
     error = protocol.ERRORS[refusal["code"]]
     if error.status != status:
         yield f"{error.code} has the status {status}"
@@ -199,6 +205,8 @@ def _check_refusal(
         yield f"{error.code} is not among its errors"
     if error.temporary != ("Retry-After" in headers):
         yield "Retry-After is missing or unexpected"
+    if status == 429 and not ("RateLimit-Policy" in headers and "RateLimit" in headers):
+        yield "RateLimit-Policy or RateLimit is missing"
     if (status == 401) != ("WWW-Authenticate" in headers):
         yield "WWW-Authenticate is missing or unexpected"
     if (status == 405) != ("Allow" in headers):

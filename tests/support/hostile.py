@@ -7,6 +7,7 @@ for the kind `unread`. Prints a line as soon as every connection has begun to se
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sys
 from contextlib import suppress
 
@@ -59,6 +60,17 @@ REQUESTS = {
     "heads": f"GET /nothing HTTP/1.1\r\n{HOST}{HEAD}\r\n".encode(),
     "documents": f"GET /api/openapi.json HTTP/1.1\r\n{HOST}\r\n".encode() * 20,
 }
+GZIPPED = gzip.compress(bytes(10_000_000))
+MORE_REQUESTS = {
+    "guesses": b"".join(
+        f"GET {SNAPSHOTS} HTTP/1.1\r\n{HOST}Authorization: Bearer bal_writer_{n:022}_000000\r\n\r\n".encode()
+        for n in range(50)
+    ),
+    "gzip bodies": post(SNAPSHOTS, GZIPPED, JSON, "Content-Encoding: gzip") * 5,
+    "extensions": UPGRADE.replace("\r\n\r\n", f"\r\nSec-WebSocket-Extensions: {'permessage-deflate, ' * 700}\r\n\r\n")
+    .replace("websocket HTTP", "polling HTTP")
+    .encode(),
+}
 
 
 async def send_for_ever(writer: asyncio.StreamWriter, data: bytes, begun: asyncio.Event) -> None:
@@ -93,7 +105,7 @@ async def websocket(kind: str, port: int, begun: asyncio.Event) -> None:
 
 
 async def requests(kind: str, port: int, begun: asyncio.Event) -> None:
-    await send_and_read(*await asyncio.open_connection("127.0.0.1", port), REQUESTS[kind], begun)
+    await send_and_read(*await asyncio.open_connection("127.0.0.1", port), {**REQUESTS, **MORE_REQUESTS}[kind], begun)
 
 
 async def packets(kind: str, port: int, begun: asyncio.Event) -> None:
@@ -129,19 +141,70 @@ async def unread(port: int, begun: asyncio.Event) -> None:
         writer.transport.abort()
 
 
+async def slow_heads(port: int, begun: asyncio.Event) -> None:
+    """Send fifty heads, a line now and then (Slowloris)."""
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(50)]
+    for writer in writers:
+        writer.write(f"GET {SNAPSHOTS} HTTP/1.1\r\n{HOST}".encode())
+    begun.set()
+    while True:
+        for writer in writers:
+            writer.write(b"X: y\r\n")
+        await asyncio.sleep(0.1)
+
+
+async def silent_sessions(port: int, begun: asyncio.Event) -> None:
+    """Join fifty times, read nothing, and answer no ping; begin again when they are ended."""
+    while True:
+        joined = [await asyncio.open_connection("127.0.0.1", port, limit=1) for _ in range(50)]
+        for _, writer in joined:
+            writer.write(UPGRADE.encode() + text_frame("40"))
+        begun.set()
+        await asyncio.sleep(4)
+        for _, writer in joined:
+            writer.transport.abort()
+
+
+async def handshakes(port: int, begun: asyncio.Event) -> None:
+    """Join and leave, one session after the other."""
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPGRADE.encode() + text_frame("40"))
+        begun.set()
+        await reader.readuntil(b'42["connected"')
+        writer.transport.abort()
+
+
+async def connections(port: int, begun: asyncio.Event) -> None:
+    """Open connections and close them."""
+    while True:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        begun.set()
+        writer.transport.abort()
+
+
+BEHAVIOURS = {
+    "unread": unread,
+    "slow heads": slow_heads,
+    "silent sessions": silent_sessions,
+    "handshakes": handshakes,
+    "connections": connections,
+}
 KINDS = [*FRAMES, *REQUESTS, *PACKETS, "unread"]
+ATTACKS = [*KINDS, *MORE_REQUESTS, *(kind for kind in BEHAVIOURS if kind not in KINDS)]
+"""Beside what costs most, the attacks of the threat model in SECURITY.md."""
 
 
 async def attack(kind: str, port: int, begun: asyncio.Event) -> None:
     """Use one connection until it is closed."""
     if kind in FRAMES:
         await websocket(kind, port, begun)
-    elif kind in REQUESTS:
-        await requests(kind, port, begun)
     elif kind in PACKETS:
         await packets(kind, port, begun)
+    elif kind in BEHAVIOURS:
+        await BEHAVIOURS[kind](port, begun)
     else:
-        await unread(port, begun)
+        await requests(kind, port, begun)
 
 
 async def again(kind: str, port: int, begun: asyncio.Event) -> None:

@@ -21,6 +21,7 @@ import protocol
 from balance.access.authenticator import Authenticator
 from balance.access.jwt import LEEWAY_S, JwksError, JwtSettings, JwtVerifier, parse_keys
 from balance.auth import Role
+from balance.rate_limit import RateLimit
 
 ISSUER, AUDIENCE = "https://login.example", "balance"
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -169,17 +170,17 @@ def test_a_key_that_is_too_short_verifies_nothing() -> None:
 
 
 def test_a_file_is_read_again_when_it_has_changed(verifier: JwtVerifier, tmp_path: Path) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=verifier)
-    assert authenticator.authenticate(token()).role is Role.WRITER
+    authenticator = Authenticator(allow_anonymous=False, jwt=verifier, failures=RateLimit("failed-logins", 0, ""))
+    assert authenticator.authenticate(token(), "127.0.0.1").role is Role.WRITER
     assert verifier.read_keys() is None, "it has not changed"
     (tmp_path / "new.json").write_bytes(jwks(entry(EC_KEY, kid="new")))
     os.replace(tmp_path / "new.json", tmp_path / "jwks.json")
     keys = verifier.read_keys()
     assert keys is not None
     authenticator.replace_keys(keys)
-    assert authenticator.authenticate(token(EC_KEY, "ES256", "new")).role is Role.WRITER
+    assert authenticator.authenticate(token(EC_KEY, "ES256", "new"), "127.0.0.1").role is Role.WRITER
     with pytest.raises(protocol.Unauthorized, match=UNKNOWN):
-        authenticator.authenticate(token())
+        authenticator.authenticate(token(), "127.0.0.1")
 
 
 @pytest.mark.expects_log("--jwks: the keys cannot be read, and those read before stay valid")
@@ -194,16 +195,16 @@ def test_a_file_that_cannot_be_read_leaves_the_keys_and_is_logged_once(
 
 
 def test_a_verified_token_is_kept_until_it_expires(verifier: JwtVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=verifier)
+    authenticator = Authenticator(allow_anonymous=False, jwt=verifier, failures=RateLimit("failed-logins", 0, ""))
     text = token()
-    caller = authenticator.authenticate(text)
+    caller = authenticator.authenticate(text, "127.0.0.1")
     monkeypatch.setattr(verifier, "verify", None)
-    assert authenticator.authenticate(text) is caller
+    assert authenticator.authenticate(text, "127.0.0.1") is caller
     assert authenticator.is_current(caller)
     later = time.time() + 66
     monkeypatch.setattr("balance.access.authenticator.time.time", lambda: later)
     with pytest.raises(protocol.Unauthorized, match="has expired"):
-        authenticator.authenticate(text)
+        authenticator.authenticate(text, "127.0.0.1")
     assert not authenticator.is_current(caller)
 
 

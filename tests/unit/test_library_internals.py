@@ -76,7 +76,7 @@ NAMES: dict[type, set[str]] = {
     },
     SSLIOStream: {"_do_ssl_handshake", "_handshake_reading", "_handshake_writing", "_is_connreset", "_ssl_accepting"},
     HTTPServer: {"_connections", "_handle_connection", "_handlers", "_sockets", "conn_params"},
-    _HTTPRequestContext: {"_apply_xheaders", "_orig_remote_ip"},
+    _HTTPRequestContext: {"_apply_xheaders"},
 }
 # By module: private functions and classes that are imported.
 IMPORTED = {"tornado.httpserver": {"_HTTPRequestContext"}, "tornado.util": {"_websocket_mask"}}

@@ -20,8 +20,8 @@ REQUESTS = [
 ]
 REPLIES = [
     *("balance_ack", "balance_error", "balance_snapshot", "connect_error", "connected", "contract_reply"),
-    *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "save_reply", "snapshot"),
-    *("stream_bye", "stream_connected", "stream_ping", "health_reply", "ticket_reply", "version_reply"),
+    *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "problem_details", "save_reply"),
+    *("snapshot", "stream_bye", "stream_connected", "stream_ping", "health_reply", "ticket_reply", "version_reply"),
 ]
 
 

@@ -42,6 +42,8 @@ HEADERS = {
         "frame-ancestors 'none'",
     )),
     "Referrer-Policy": "same-origin",  # with no-referrer, some browsers send `Origin: null`, which may not call
+    "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens this one in a window gets no reference to it
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
 }  # fmt: skip
 """Headers of each page and file."""
 

@@ -1,0 +1,56 @@
+"""The headers of every response, beside those of CORS."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from http.client import responses
+
+from tornado.httputil import HTTPHeaders, format_timestamp
+
+import protocol
+from balance.request_context import RequestContext
+
+HSTS = f"max-age={365 * 24 * 3600}"  # RFC 6797; without includeSubDomains, since other services may be below this name
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",  # no browser guesses another type
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # a response that is shown runs nothing
+    "Cross-Origin-Resource-Policy": "same-origin",  # no foreign page embeds it; does not apply to CORS (Fetch, 3.7)
+}
+"""The headers by which a browser protects its user (OWASP REST). The pages, which have links and scripts, have more."""
+
+
+def default_headers(context: RequestContext, scheme: str) -> HTTPHeaders:
+    """Return the headers of every response to a request that came by `scheme`; no cache keeps balances."""
+    headers = HTTPHeaders()
+    headers["Date"] = _date(int(time.time()))
+    headers["Cache-Control"] = "no-store"
+    headers["Vary"] = "Origin"
+    for name, value in SECURITY.items():
+        headers[name] = value
+    context.set_headers(headers)
+    if scheme == "https":  # a browser ignores it by HTTP (RFC 6797, section 8.1)
+        headers["Strict-Transport-Security"] = HSTS
+    return headers
+
+
+def encode_head(status: int, headers: HTTPHeaders) -> bytes:
+    """Encode the head of a response that does not go through Tornado."""
+    lines = [f"HTTP/1.1 {status} {responses[status]}"]
+    lines += [f"{name}: {value}" for name, value in headers.get_all()]
+    return "\r\n".join([*lines, "", ""]).encode("latin1")
+
+
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    return format_timestamp(seconds)
+
+
+def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
+    """Set the headers of an error: the seconds to wait, the limit that is reached, or the credential that is needed."""
+    if isinstance(error, protocol.Unauthorized):
+        headers["WWW-Authenticate"] = error.challenge
+    if isinstance(error, protocol.RateLimited):
+        headers.update(error.headers)
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
