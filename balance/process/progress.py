@@ -28,6 +28,8 @@ class ProgressBar:
             self._bar = tqdm(desc=self._what, unit=self._unit, unit_scale=True, leave=False, ncols=columns, nrows=lines)
         self._bar.total = max(done, total)
         self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._bar.refresh()  # the last count, also of what took less than the time between two updates
 
     def close(self) -> None:
         """Remove the bar."""
