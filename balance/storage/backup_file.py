@@ -77,6 +77,7 @@ class BackupWriter:
                 report(count, 0)
         self._write(b"".join([*block, END_OF_ROWS]))
         self._rows += count
+        report(count, count)
 
     def finish(self) -> None:
         """Write the last line."""
