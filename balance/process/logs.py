@@ -97,10 +97,13 @@ class Logs:
         self._formatter = JsonFormatter() if form == JSON else TextFormatter()
         self._writer: LogWriter | None = None
         self._handler: LimitedHandler | None = None
+        self._levels: dict[logging.Logger, int] = {}  # before the block
 
     def __enter__(self) -> Self:
         """Write records from now on. Libraries log from WARNING on, since at INFO they log payloads."""
-        logging.getLogger("balance").setLevel(self._level)
+        service_log = logging.getLogger("balance")
+        self._levels = {one: one.level for one in (service_log, logging.root)}
+        service_log.setLevel(self._level)
         if logging.root.handlers:  # of a program that has set up its own
             return self
         logging.root.setLevel(max(self._level, logging.WARNING))
@@ -116,3 +119,5 @@ class Logs:
             logging.root.removeHandler(self._handler)
             self._handler.close()
             self._writer.close()
+        for log, level in self._levels.items():
+            log.setLevel(level)

@@ -148,16 +148,20 @@ def test_the_reads_of_a_server_in_recovery_are_refused(rig: Rig, database: Datab
     pool.close()
 
 
-def test_each_read_is_a_statement_that_is_prepared_once(rig: Rig) -> None:
+def test_each_read_is_a_statement_that_is_prepared_once(database: Database) -> None:
+    pool = Pool(database.url, pool_max=1, pool_wait_ms_max=5000, statement_ms_max=5000)  # each session has its own
+    pool.open()
+    feed = FeedStore(pool)
     for _ in range(2):
-        rig.feed.head()
-        rig.feed.page(0, 1)
-        rig.feed.look_up(ClaimedPosition(rig.epoch, 0))
-        rig.feed.latest(1)
-    with rig.pool.connection() as session:
+        epoch = feed.head().position.epoch
+        feed.page(0, 1)
+        feed.look_up(ClaimedPosition(epoch, 0))
+        feed.latest(1)
+    with pool.connection() as session:
         prepared = session.execute(
             "SELECT name, generic_plans + custom_plans FROM pg_prepared_statements WHERE NOT from_sql ORDER BY name"
         ).fetchall()
+    pool.close()
     assert prepared == [("head", 2), ("latest_by_pid", 2), ("look_up", 2), ("page", 2)]
 
 

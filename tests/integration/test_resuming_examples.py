@@ -218,7 +218,7 @@ async def test_the_readmes_loop_with_curl_prints_each_snapshot_once_over_restart
             await saving
             process, url = await serve()
         last = await save(url)
-        await client.line(f'"seq":{last},')
+        await client.line(f'","seq":{last},')  # behind the id of the snapshot: `connected` has its seq too
         await client.kill()
     assert [line["seq"] for line in map(json.loads, client.lines) if "onchain" in line] == list(range(1, last + 1))
     recovered = [line["recovered"] for line in map(json.loads, client.lines) if "recovered" in line]
