@@ -100,9 +100,9 @@ async def test_the_ends_of_a_new_epoch_do_not_delay_a_save_and_a_new_client_stay
     database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "SLICE_S", 0.0)  # one client in each turn of the event loop
-    monkeypatch.setattr(slices, "GIL_PAUSE_S", 0.02)
+    monkeypatch.setattr(slices, "GIL_PAUSE_S", 0.005)
     service = await make_service()
-    old = [await SocketClient.connect(service.url) for _ in range(60)]
+    old = [await SocketClient.connect(service.url) for _ in range(200)]
     sessions = list(service.app.server.eio.sessions.values())
 
     def ended() -> int:
