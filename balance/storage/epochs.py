@@ -20,11 +20,10 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from balance.position import Position
-from balance.storage.connect import DatabaseError, error_text, is_lost, to_conninfo
+from balance.storage.command_connection import connected
+from balance.storage.connect import is_lost
 from balance.storage.errors import NO_FEED, DatabaseFault
-from balance.storage.migrate import check_schema
 from balance.storage.server_probe import Server, ServerProbe
-from balance.storage.session_settings import configure_session
 
 log = logging.getLogger("balance.epochs")
 
@@ -140,21 +139,12 @@ def begin_epoch(url: str) -> Position:
 
     PostgreSQL does not count up its timeline for those. Raises DatabaseError and SchemaError.
     """
-    try:
-        connection = psycopg.connect(to_conninfo(url), autocommit=True)
-    except psycopg.Error as error:
-        raise DatabaseError(f"the database cannot be reached: {error_text(error)}") from error
-    try:
-        with connection:
-            configure_session(connection, statement_ms_max=COMMAND_MS_MAX)
-            check_schema(connection)
-            server = ServerProbe().read(connection)
-            with connection.transaction():
-                connection.execute(COMMIT_LOCALLY)
-                position = begin_next_epoch(connection, server)
-    except (psycopg.Error, DatabaseFault) as error:
-        raise DatabaseError(f"the database cannot begin a new epoch: {error_text(error)}") from error
-    return position
+    failure = "the database cannot begin a new epoch"
+    with connected(url, failure, statement_ms_max=COMMAND_MS_MAX) as connection:
+        server = ServerProbe().read(connection)
+        with connection.transaction():
+            connection.execute(COMMIT_LOCALLY)
+            return begin_next_epoch(connection, server)
 
 
 def begin_next_epoch(connection: Connection[Any], server: Server) -> Position:

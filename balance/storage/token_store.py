@@ -7,8 +7,8 @@ Threads: every call blocks. The methods of TokenStore borrow a connection; each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import LiteralString, NamedTuple
 
@@ -16,10 +16,8 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow, class_row
 
-from balance.storage.connect import DatabaseError, error_text, to_conninfo
-from balance.storage.migrate import check_schema
+from balance.storage.command_connection import connected
 from balance.storage.pool import Pool
-from balance.storage.session_settings import configure_session
 
 COMMAND_MS_MAX = 10_000  # of one statement of a command
 
@@ -96,20 +94,8 @@ def revoke_token(url: str, name: str) -> None:
             raise TokenError(f"there is no token {name} that could be revoked")
 
 
-@contextmanager
-def _connection(url: str) -> Iterator[Connection[TupleRow]]:
-    """Connect in autocommit to a database of this version; convert psycopg.Error in the block to DatabaseError."""
-    try:
-        connection = psycopg.connect(to_conninfo(url), autocommit=True)
-    except psycopg.Error as error:
-        raise DatabaseError(f"the database cannot be reached: {error_text(error)}") from error
-    try:
-        with connection:
-            configure_session(connection, statement_ms_max=COMMAND_MS_MAX)
-            check_schema(connection)
-            yield connection
-    except psycopg.Error as error:
-        raise DatabaseError(f"the tokens cannot be read or changed: {error_text(error)}") from error
+def _connection(url: str) -> AbstractContextManager[Connection[TupleRow]]:
+    return connected(url, "the tokens cannot be read or changed", statement_ms_max=COMMAND_MS_MAX)
 
 
 TOKENS: LiteralString = """

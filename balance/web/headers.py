@@ -14,7 +14,7 @@ from balance.request_context import RequestContext
 HSTS = f"max-age={365 * 24 * 3600}"  # RFC 6797; without includeSubDomains, since other services may be below this name
 SECURITY = {
     "X-Content-Type-Options": "nosniff",  # no browser guesses another type
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # a response that is shown runs nothing
+    "Content-Security-Policy": "frame-ancestors 'none'",  # no page shows a response in a frame
     "Cross-Origin-Resource-Policy": "same-origin",  # no foreign page embeds it; does not apply to CORS (Fetch, 3.7)
 }
 """The headers by which a browser protects its user (OWASP REST). The pages, which have links and scripts, have more."""
