@@ -264,6 +264,7 @@ async def test_a_hung_database_blocks_no_client_and_is_used_again_when_it_goes_o
             await check_reads_rejected(service)
     await check_back(service)
     await client.close()
+    await service.stop()  # it would begin a new epoch for the counter that goes back
 
     async def fault(send_log: SendLog) -> None:
         with private_postgres.frozen():
@@ -299,6 +300,7 @@ async def test_a_feed_that_another_session_locks_is_unavailable_until_it_is_rele
         assert (await service.get()).status == 200, "who only reads need not wait for it"
     await check_back(service)
     await client.close()
+    await service.stop()  # it would begin a new epoch for the counter that goes back
 
     async def fault(send_log: SendLog) -> None:
         for _ in range(3):
