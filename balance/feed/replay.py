@@ -28,7 +28,7 @@ from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
 KEPT_MAX = 8  # encoded pages from memory
 READ_S_MAX = 30.0  # for a client to accept one page
-SENT_MAX = 4  # pages in one turn of the event loop: all clients that wait for a page get it at once
+SENT_MAX = 2  # pages in one turn of the event loop: all clients that wait for a page get it at once
 
 T = TypeVar("T")
 Encoder = Callable[[Sequence[EncodedSnapshot], str], T]

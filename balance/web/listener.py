@@ -35,7 +35,7 @@ HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or w
 REFUSED_HEAD_S_MAX = 5.0  # on a connection that is one too many of its address
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
-ACCEPTED_MAX = 4  # connections in one turn of the event loop: many that come back at once must not delay a save
+ACCEPTED_MAX = 2  # connections in one turn of the event loop: many that come back at once must not delay a save
 
 
 @dataclass(slots=True)
