@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import Any
 
 
@@ -37,11 +36,6 @@ class ProgressBar:
             self._bar.close()
 
 
-@contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[ProgressBar]:
-    """Give a progress bar for the block."""
-    bar = ProgressBar(what, unit)
-    try:
-        yield bar
-    finally:
-        bar.close()
+def progress_bar(what: str, unit: str) -> closing[ProgressBar]:
+    """Return a progress bar for a `with` block, which removes it at its end."""
+    return closing(ProgressBar(what, unit))
