@@ -222,6 +222,7 @@ def is_rejected(
             command, cwd=tree / "mutants", env=variables, capture_output=True, timeout=seconds_max, check=False
         )
     except subprocess.TimeoutExpired:
+        print(f"rejected by the time limit: {name or 'a change'}")  # on a loaded machine it may survive
         return True
     return done.returncode != 0
 

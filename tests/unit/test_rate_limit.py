@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from balance.rate_limit import BURST_S, ENTRIES_MIN, RateLimit
+from balance.config import Config
+from balance.rate_limit import BURST_S, ENTRIES_MIN, RateLimit, RateLimits
 from tests.support.clock import Clock
 
+SETTINGS = ("saves_per_s_max", "handshakes_per_s_max", "failed_logins_per_s_max")
 REASON = "updates a second are allowed"
 
 
@@ -107,6 +109,23 @@ def test_a_bucket_that_is_not_full_is_kept() -> None:
 
 def test_a_limit_of_zero_is_off() -> None:
     assert not limit(0)[0].is_on
+
+
+def test_each_setting_has_a_limit_of_its_own() -> None:
+    limits = RateLimits.make(Config(saves_per_s_max=1, handshakes_per_s_max=2, failed_logins_per_s_max=3))
+    found = []
+    for one in limits:
+        one.clock = Clock()
+        spend(one)
+        with pytest.raises(protocol.RateLimited) as refused:
+            one.acquire("a")
+        found.append((refused.value.headers["RateLimit-Policy"], str(refused.value)))
+    assert found == [
+        ('"saves";q=10;w=10', "1 updates a second are allowed for one token or address"),
+        ('"handshakes";q=20;w=10', "2 handshakes a second are allowed for one address"),
+        ('"failed-logins";q=30;w=10', "3 invalid tokens a second are allowed for one address"),
+    ]
+    assert not any(one.is_on for one in RateLimits.make(Config(**dict.fromkeys(SETTINGS, 0))))
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 3), max_size=200))
