@@ -173,9 +173,9 @@ class BackupReader:
         self._digest.update(line)
         try:
             header = Header(**found)
-        except TypeError:
+            return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
+        except (TypeError, LookupError):  # the checksum is at the end of the file
             raise self._damaged() from None
-        return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
 
     def _read_line(self) -> bytes:
         try:
@@ -228,7 +228,7 @@ def _to_line(value: dict[str, Any]) -> bytes:
 
 
 def _from_line(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(line)
         if isinstance(value, dict):
             return value
