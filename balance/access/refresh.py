@@ -65,7 +65,7 @@ class AccessRefresh:
         """Read no more."""
         for task in self._tasks:
             task.cancel()
-        self._key_thread.shutdown(wait=False, cancel_futures=True)
+        self._key_thread.shutdown(wait=False)  # a provider may be slow
 
     async def _repeat_tokens(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -176,7 +177,9 @@ async def test_the_use_of_tokens_is_stored_once_a_minute_before_they_are_read(cl
 
 
 @pytest.mark.expects_log("the keys could not be read")
-async def test_keys_are_read_in_a_thread_of_their_own_and_again_after_any_failure() -> None:
+async def test_keys_are_read_in_a_thread_of_their_own_and_again_after_any_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     verifier = FakeVerifier()
     async with Rig(verifier) as rig:
         await until(lambda: len(verifier.reads) > 1)
@@ -188,6 +191,7 @@ async def test_keys_are_read_in_a_thread_of_their_own_and_again_after_any_failur
         await until(lambda: len(verifier.used) > 1)
         await rig.until_read()
     assert set(verifier.used) == {"keys"}
+    assert {record.getMessage() for record in caplog.records} == {"the keys could not be read"}
     assert set(verifier.reads) == {"balance-keys_0"}
 
 
@@ -199,3 +203,19 @@ async def test_a_refresh_that_was_stopped_reads_nothing_more() -> None:
     await asyncio.sleep(0.02)
     assert (len(rig.store.calls), len(verifier.reads)) == before
     await until(lambda: not any(one.name == "balance-keys_0" for one in threading.enumerate()))
+
+
+async def test_a_stop_does_not_wait_for_a_provider_that_is_slow() -> None:
+    verifier, entered, leave = FakeVerifier(), threading.Event(), threading.Event()
+
+    def read_keys() -> None:
+        entered.set()
+        leave.wait(10)
+
+    verifier.read_keys = read_keys  # type: ignore[method-assign]
+    async with Rig(verifier) as rig:
+        await until(entered.is_set)
+        began = time.monotonic()
+        rig.refresh.stop()
+        assert time.monotonic() - began < 5
+        leave.set()

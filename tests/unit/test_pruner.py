@@ -67,7 +67,7 @@ class Rig:
         self.stops += 1
 
     def repeat(self, times: int) -> list[float]:
-        """Let so many runs be due, at once; return the pauses before each, and before the one that did not begin."""
+        """Let some runs be due, at once; return the pauses before each, and before the one that did not begin."""
         stopping: Any = FakeStopping(times)
         self.pruner._stopping = stopping
         self.pruner._run()
@@ -121,7 +121,7 @@ def test_one_run_is_left_out_after_the_clock_was_set_forward(
     clocks(monkeypatch, 5.0, 605.0, 1206.0, 1206.0, 0.0)
     rig = Rig(monkeypatch, [NOTHING] * 3)
     assert rig.repeat(4) == [60, 3600, 3600, 3600, 3600]
-    assert rig.runs == 3, "ten minutes are no jump, nor is a clock that was set back"
+    assert rig.runs == 3, "ten minutes count as no jump, and neither does a clock that was set back"
     assert [record.getMessage() for record in caplog.records] == [
         "the clock was set forward by 601 s: old snapshots are deleted in an hour, not now"
     ]
