@@ -37,7 +37,6 @@ KEYS_BYTES_MAX = 1_000_000
 REASONS: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "has expired",
     jwt.ImmatureSignatureError: "is not valid yet",
-    jwt.InvalidIssuedAtError: "is not valid yet",
     jwt.InvalidIssuerError: "is of another issuer",
     jwt.InvalidAudienceError: "is for another audience",
     jwt.MissingRequiredClaimError: "lacks one of the claims iss, aud and exp",

@@ -127,6 +127,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "expired": (lambda: token(exp=time.time() - LEEWAY_S - 1), "has expired"),
     "early": (lambda: token(nbf=time.time() + LEEWAY_S + 2), "is not valid yet"),
     "of the future": (lambda: token(iat=time.time() + LEEWAY_S + 2), "is not valid yet"),
+    "an issue that is a text": (lambda: token(iat="soon"), "is not a valid token"),
     "an expiry that is too large": (lambda: token(exp=10**400), "is not a valid token"),
     "another issuer": (lambda: token(iss=f"{ISSUER}/"), "is of another issuer"),
     "another audience": (lambda: token(aud="other"), "is for another audience"),

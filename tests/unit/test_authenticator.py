@@ -183,6 +183,7 @@ def test_a_text_that_begins_as_a_token_is_never_verified_as_a_jwt() -> None:
 
 
 def test_the_jwts_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.JWTS_CACHED == 10_000
     monkeypatch.setattr(module, "JWTS_CACHED", 2)
     one = make(jwt=Verifier())
     for number, kept in enumerate((1, 2, 1, 2, 1)):

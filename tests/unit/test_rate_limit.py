@@ -99,6 +99,24 @@ def test_memory_is_bounded_by_the_keys_that_were_active_in_the_last_seconds() ->
     assert len(one) <= 2 * ENTRIES_MIN + 1
 
 
+def test_full_buckets_are_searched_for_when_the_entries_have_doubled() -> None:
+    one, clock = limit(1)
+    for number in range(ENTRIES_MIN):
+        one.acquire(f"first {number}")
+    clock.advance(1)  # they are full again
+    assert len(one) == ENTRIES_MIN
+    for number in range(ENTRIES_MIN + 1):
+        one.acquire(f"second {number}")
+    assert len(one) == ENTRIES_MIN + 1
+    one.acquire("first 0")
+    clock.advance(1)
+    for number in range(ENTRIES_MIN):
+        one.acquire(f"third {number}")
+    assert len(one) == 2 * (ENTRIES_MIN + 1)
+    one.acquire("another")
+    assert len(one) == ENTRIES_MIN + 1
+
+
 def test_a_bucket_that_is_not_full_is_kept() -> None:
     one, _ = limit(1)
     spend(one, "a")

@@ -90,6 +90,7 @@ def test_the_tickets_in_memory_are_bounded_and_expired_ones_are_removed(monkeypa
     tickets = Tickets()
     tickets.issue(ANYONE)
     clock.advance(1)
+    assert TICKETS_MAX == 10_000
     newer = [tickets.issue(ANYONE) for _ in range(TICKETS_MAX - 1)][-1]
     with pytest.raises(protocol.Busy, match=rf"^{TICKETS_MAX} tickets wait to be used$"):
         tickets.issue(ANYONE)
