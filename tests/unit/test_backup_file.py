@@ -112,6 +112,7 @@ def test_a_file_is_private_and_on_disk_before_it_has_its_name(path: Path, monkey
     path.write_bytes(b"before")
     partial, synced = path.with_name("one.backup.partial"), list[tuple[bool, bytes]]()
     partial.write_bytes(b"left by a killed process" * 1000)
+    partial.chmod(0o644)
     fsync = os.fsync
 
     def note(descriptor: int) -> None:
@@ -151,6 +152,46 @@ def test_a_file_that_is_not_completed_is_removed(path: Path, monkeypatch: pytest
         write(path)
     assert path.read_bytes() == b"before"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_second_of_two_backups_to_one_file_is_refused_and_the_first_is_complete(path: Path) -> None:
+    with written(path, HEADER) as writer:
+        with pytest.raises(BackupError) as refused:
+            write(path)
+        assert str(refused.value) == f"{path}: cannot be written: another backup writes one.backup.partial"
+        writer.write_table("balance_feed", COLUMNS, iter(ROWS), ignore)
+        writer.write_table("balance_token", ["seq"], iter(()), ignore)
+    assert gzip.decompress(path.read_bytes()) == TEXT + LAST
+    write(path)
+
+
+@pytest.mark.parametrize("begins_again", [False, True])
+def test_a_backup_that_was_completed_before_the_lock_is_not_emptied(
+    path: Path, monkeypatch: pytest.MonkeyPatch, begins_again: bool
+) -> None:
+    partial, flock = path.with_name("one.backup.partial"), module.fcntl.flock
+
+    def complete_then_lock(file: Any, operation: int) -> None:
+        partial.rename(path)
+        if begins_again:
+            partial.write_bytes(b"a third one")
+        flock(file, operation)
+
+    partial.write_bytes(b"complete")
+    monkeypatch.setattr(module.fcntl, "flock", complete_then_lock)
+    with pytest.raises(BackupError, match=r"one.backup: cannot be written: another backup writes one.backup.partial$"):
+        write(path)
+    assert path.read_bytes() == b"complete"
+    assert partial.exists() == begins_again
+
+
+def test_a_file_system_without_locks_gets_a_backup(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(module.fcntl, "flock", fail)
+    write(path)
+    assert check(path, ignore) == HEADER
 
 
 def test_a_link_under_the_name_of_the_file_is_not_followed(path: Path) -> None:
