@@ -92,6 +92,17 @@ def test_rows_are_written_and_read_in_blocks_with_their_progress(path: Path) -> 
     assert json.loads(gzip.decompress(path.read_bytes()).splitlines()[-1])["rows"] == 9
 
 
+def test_a_block_ends_with_the_row_that_fills_it(path: Path) -> None:
+    row, tiny, reports = b"x" * (BLOCK_BYTES // 4 - 1) + b"\n", b"1\n", list[tuple[int, int]]()
+    write(path, iter([row[1:], row, row, row, tiny] * 2), lambda *counts: reports.append(counts))
+    assert reports == [(5, 0), (10, 0), (10, 10)]
+    _, ((_, _, blocks), _) = read(path)
+    assert list(map(len, blocks)) == [BLOCK_BYTES + 1] * 2 + [0]
+    reports.clear()
+    check(path, lambda *counts: reports.append(counts))
+    assert len(reports) == 4
+
+
 def test_each_row_is_copied_at_once(path: Path) -> None:
     """The buffer of a row may be used again for the next one."""
 
