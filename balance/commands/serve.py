@@ -40,7 +40,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     certificate = read_certificate(config)
     sockets = bind(config)
     manager.report("STATUS=opening the database")
-    with database(config, signals) as (url, postgres):
+    with database(config, signals, create=True) as (url, postgres):
         supervisor = None
         outage = Outage(REPORT_S_MAX if postgres is not None else 0.0)
         if postgres is not None:
