@@ -56,12 +56,12 @@ total() {
   value 'd["pagination"]["total"]'
 }
 
-wait_for() { # WHAT CONDITION: up to 30 s
-  for _ in $(seq 300); do
+wait_for() { # WHAT CONDITION: up to 60 s
+  for _ in $(seq 600); do
     if eval "$2"; then return; fi
     sleep 0.1
   done
-  fail "$1 did not happen within 30 s"
+  fail "$1 did not happen within 60 s"
 }
 
 create_token() { # NAME ROLE: its header is for curl, in a file, since arguments are visible in the list of processes

@@ -1,4 +1,4 @@
-"""The example clients, and those of the README, on a server that needs tokens."""
+"""The example clients, and those of the documents, on a server that needs tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.payloads import UPDATE
 from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, Service
 
-README = (ROOT / "README.md").read_text()
+CLIENTS, OPERATIONS = ((ROOT / "docs" / name).read_text() for name in ("clients.md", "operations.md"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -51,7 +51,7 @@ async def test_a_short_client_follows_with_its_token(
 async def test_the_official_client_connects_by_auth_and_gets_the_reason_at_the_end(
     service: Service, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"^```js auth$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```js auth$(.*?)^```$", CLIENTS, re.DOTALL | re.MULTILINE)
     script = tmp_path / "auth.js"
     script.write_text(
         code.replace("http://127.0.0.1:3000", service.url)
@@ -68,8 +68,8 @@ async def test_the_official_client_connects_by_auth_and_gets_the_reason_at_the_e
         assert await client.line("refused") == "refused unauthorized", "it connects again with the same token"
 
 
-def test_the_commands_of_the_readme_create_list_and_revoke(database: Database) -> None:
-    (block,) = re.findall(r"^```sh token$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def test_the_documented_commands_create_list_and_revoke(database: Database) -> None:
+    (block,) = re.findall(r"^```sh token$(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
     done = []
     for line in block.strip().splitlines():
         program, *arguments = shlex.split(line)

@@ -13,7 +13,7 @@ from tests.support.packages import Environment
 from tests.support.repository import ROOT
 
 WALK = ROOT / "deploy" / "walk.sh"
-WALK_S_MAX = 120
+WALK_S_MAX = 300
 OLD = Path("/usr/lib/postgresql/15/bin")
 STEPS = ["install", "token", "save", "list", "metrics", "stream", "backup", "kill", "restore", "prune", "upgrade"]
 

@@ -1,8 +1,8 @@
 """A primary and a standby of PostgreSQL, with streaming replication, that a test may kill, freeze, promote and clone.
 
 The programs are those of the wheel, as for the embedded PostgreSQL. Each `Cluster` listens on a Unix socket in a folder
-of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as README.md describes for a
-database with a standby. Every function blocks.
+of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as
+docs/deployment.md describes for a database with a standby. Every function blocks.
 """
 
 from __future__ import annotations
