@@ -98,7 +98,7 @@ if [ $# -gt 0 ]; then
 else
   python3 -m venv "$work/venv"
   programs=$work/venv/bin
-  "$programs/pip" install --quiet --disable-pip-version-check "$source" || fail 'pip install'
+  "$programs/pip" install --quiet --disable-pip-version-check "$source" 2>>"$work/log" || fail 'pip install'
 fi
 print_step install "$("$programs/python" -c 'import balance; print("balance-server", balance.__version__)') in $programs"
 
