@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from balance import program
 from balance.access.authenticator import Authenticator
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import is_loopback
 from balance.rate_limit import RateLimit
+from balance.setting import ConfigError
 
 if TYPE_CHECKING:
     from balance.access.jwt import JwtVerifier

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import protocol
-from balance.config import Config, flag
+from balance.config import Config
+from balance.setting import flag
 from protocol.documents import documents
 from protocol.operations import CONTRACT
 from tests.support.example_clients import ExampleProcess, run_python

@@ -21,8 +21,9 @@ from balance.access.jwt import LEEWAY_S
 from balance.access.setup import check_closed
 from balance.access.tickets import TICKETS_MAX
 from balance.auth import PERMISSIONS, Operation, Role
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.rate_limit import RateLimit
+from balance.setting import ConfigError
 from balance.storage.token_store import StoredToken, TokenError, create_token, list_tokens, revoke_token
 from protocol.operations import FEED, LATEST, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer, until

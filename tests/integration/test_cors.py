@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from balance.config import Config, ConfigError
+from balance.config import Config
+from balance.setting import ConfigError
 from balance.web.cors import OriginPolicy
 from tests.support.http_client import Reply
 from tests.support.refusals import check_refused

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import parse_public_url
+from balance.setting import ConfigError
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import Database, MakeService, Processes
