@@ -14,7 +14,7 @@ from balance.aio.addresses import to_address
 from balance.refusals import Refusals
 from balance.request_log import RequestLog
 from balance.web.connection_limit import ConnectionLimit
-from balance.web.request_stream import RequestStream
+from balance.web.request_stream import RequestStream, TlsStream
 
 
 class ConnectionContext(_HTTPRequestContext):
@@ -27,11 +27,19 @@ class ConnectionContext(_HTTPRequestContext):
         self,
         stream: RequestStream,
         address: Any,
-        protocol: str | None,
+        assumed_scheme: str | None,
         proxies: list[str] | None,
         limit: ConnectionLimit,
     ) -> None:
-        super().__init__(stream, address, protocol, proxies)
+        """Make the context of a connection of the port.
+
+        `assumed_scheme` is that of the clients of a proxy that does not send X-Forwarded-Proto. Without trusted proxies
+        any peer may be the proxy.
+        """
+        is_assumed = not proxies or address[0] in proxies
+        super().__init__(stream, address, assumed_scheme if is_assumed else None, proxies)
+        self.port_scheme = "https" if isinstance(stream, TlsStream) else "http"
+        """What the port of the connection speaks; `protocol` is what the client speaks, to a proxy in front."""
         self._stream = stream
         self._limit = limit
         self._is_of_proxy = self.remote_ip in self.trusted_downstream
