@@ -48,7 +48,7 @@ def _date(seconds: int) -> str:
 
 def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
     """Set the headers of an error: the seconds to wait, the limit that is reached, or the credential that is needed."""
-    if isinstance(error, protocol.Unauthorized):
+    if error.challenge is not None:
         headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, protocol.RateLimited):
         headers.update(error.headers)

@@ -35,6 +35,7 @@ from tests.support.sse import StreamClient
 
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 FOREIGN = {"Host": "evil.example:3000", "Origin": "https://evil.example"}
+POLLING = f"{protocol.SOCKET_PATH}/?EIO=4&transport=polling"
 END_S_MAX = 8.0  # for what must end within seconds, on a machine that other processes use too
 MINUTE = timedelta(minutes=1)
 
@@ -384,7 +385,14 @@ async def test_a_jwt_is_a_credential_on_every_transport_until_it_expires(
     assert (await ask(service, "GET", LATEST)).status == 401
     assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:write", 60)))).status == 201
     assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:read", 60)))).status == 403
-    assert (await ask(service, "GET", LATEST, **bearer(token("openid", 60)))).status == 403
+    for target in (LATEST, FEED, STREAM, POLLING):  # a REST read, a long poll, a stream, a handshake of Socket.IO
+        refused = await ask(service, "GET", target, **bearer(token("openid", 60)))
+        assert refused.status == 403
+        assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="balance", error="insufficient_scope", ')
+        assert refused.headers["WWW-Authenticate"].endswith(', scope="balance:read"')
+        refused = await ask(service, "GET", target, **bearer("wrong"))
+        assert refused.status == 401
+        assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="balance", error="invalid_token", ')
     assert (await ask(service, "GET", LATEST, **bearer(token("balance:read", -60)))).status == 401
     short = token("balance:read", 2 - LEEWAY_S)
     client = await SocketClient.connect(service.url, {"token": short})
