@@ -317,13 +317,33 @@ def test_on_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(host: str
     check_closed(Config(host=host), authenticator)
 
 
-def test_on_a_network_a_server_without_tokens_ends_with_one_line(processes: Processes, database: Database) -> None:
-    process = processes("--port=0", "--host=0.0.0.0", DATABASE_URL=database.url)
+@pytest.mark.parametrize("url", ["https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance"])
+def test_behind_a_proxy_of_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(url: str) -> None:
+    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
+    with pytest.raises(ConfigError, match=f"--public-url: {url} is not loopback and there is no token: run .* token"):
+        check_closed(Config(public_url=url), authenticator)
+    check_closed(Config(public_url=url, allow_anonymous=True), authenticator)
+    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
+    check_closed(Config(public_url=url), authenticator)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:3000", "https://balance.localhost/desk", "http://[::1]:3000"])
+def test_a_public_url_of_this_machine_alone_needs_no_token(url: str) -> None:
+    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
+    check_closed(Config(public_url=url), authenticator)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("--host=0.0.0.0", "--host: 0.0.0.0"), ("--public-url=https://a.example", "--public-url: https://a.example")],
+)
+def test_on_a_network_a_server_without_tokens_ends_with_one_line(
+    processes: Processes, database: Database, setting: str, name: str
+) -> None:
+    process = processes("--port=0", setting, DATABASE_URL=database.url)
     assert process.wait() == 1
     (line,) = process.complaints
-    assert line.startswith(
-        "server.py: --host: 0.0.0.0 is not loopback and there is no token: run `python server.py token"
-    )
+    assert line.startswith(f"server.py: {name} is not loopback and there is no token: run `python server.py token")
 
 
 async def test_on_a_network_a_server_starts_with_a_token_or_if_anyone_is_allowed(

@@ -134,7 +134,7 @@ def test_with_a_public_url_a_browser_is_kept_on_its_scheme(
 
 async def test_a_service_with_tls_keeps_browsers_on_it(make_service: MakeService, tmp_path: Path) -> None:
     file = str(make_certificate(tmp_path))
-    service = await make_service(tls_cert=file, tls_key=file, public_url="http://balance.example.com")
+    service = await make_service(tls_cert=file, tls_key=file, public_url="http://localhost")
     client = HttpClient()
     for target in (SNAPSHOTS, POLLING, DOCS):
         reply = await client.fetch(service.url + target, ca_certs=file)
