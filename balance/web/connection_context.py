@@ -1,4 +1,7 @@
-"""What is known of a connection for all its requests.
+"""What is known of a connection of the port for all its requests: its peer, its slots and what it speaks.
+
+Not `request_context.RequestContext`, which is of one request, and lives on with the WebSocket or the stream that it
+opens. A connection has many requests, and exists before the first one; behind a proxy they are of many clients.
 
 tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
