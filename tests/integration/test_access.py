@@ -318,7 +318,7 @@ def test_on_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(host: str
 
 
 @pytest.mark.parametrize("url", ["https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance"])
-def test_behind_a_proxy_of_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(url: str) -> None:
+def test_behind_a_proxy_a_server_needs_a_token_or_that_anyone_is_allowed(url: str) -> None:
     authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
     with pytest.raises(ConfigError, match=f"--public-url: {url} is not loopback and there is no token: run .* token"):
         check_closed(Config(public_url=url), authenticator)
