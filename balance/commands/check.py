@@ -19,8 +19,9 @@ from pathlib import Path
 
 from balance.commands.command import Command, database, print_now
 from balance.commands.serve import DESCRIPTORS_BESIDE_WATCHERS, bind
-from balance.config import DEFAULT_SOURCE, Config, ConfigError
+from balance.config import DEFAULT_SOURCE, Config
 from balance.process.stop_signals import StopSignals
+from balance.setting import ConfigError
 from balance.storage.embedded import EmbeddedError
 from balance.storage.embedded.data_directory import has_data
 from balance.storage.inspection import FAIL, OK, WARN, Finding, inspect

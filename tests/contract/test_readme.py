@@ -15,7 +15,8 @@ import pytest
 
 import protocol
 from balance.cli import COMMANDS
-from balance.config import Config, flag, settings_parser
+from balance.config import Config, settings_parser
+from balance.setting import flag
 from protocol.documents import documents
 from protocol.operations import CONTRACT
 from tests.support.example_clients import ExampleProcess, run_python

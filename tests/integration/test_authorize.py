@@ -278,7 +278,11 @@ def test_each_role_may_request_what_its_row_has_and_nothing_else(
     if method != "HEAD":
         text = reason(operation) if role else protocol.Unauthorized.message()
         check_refused(reply, "forbidden" if role else "unauthorized", text)
-    assert reply.headers.get("WWW-Authenticate") == (None if role else 'Bearer realm="balance"')
+    challenge = 'Bearer realm="balance"'
+    if role is not None:
+        scope = "balance:write" if operation is Operation.SAVE else "balance:admin"
+        challenge += f', error="insufficient_scope", error_description="{reason(operation)}", scope="{scope}"'
+    assert reply.headers["WWW-Authenticate"] == challenge
 
 
 @pytest.mark.parametrize("kind", [SocketClient, PollingClient])
