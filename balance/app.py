@@ -94,7 +94,7 @@ class App:
         self.service = Service(
             self.writer,
             self.feed,
-            database.store,
+            *(database.store, database.series_store),
             database.read_executor,
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,

@@ -34,6 +34,7 @@ from protocol.operation import JSON, Operation, Response
 SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
 LATEST = "/api/balance/latest"
+SERIES = "/api/balance/series"
 STREAM = "/api/balance/stream"
 TICKET = "/api/balance/ticket"
 CONTRACT = "/api/protocol/v1/"
@@ -172,6 +173,19 @@ OPERATIONS: dict[str, Operation] = {
             {200: Response("The latest snapshots.", "latest_reply")},
             _READ,
             {"query": "latest_query"},
+        ),
+        Operation(
+            "getSeries",
+            "GET",
+            SERIES,
+            "Get balances over time",
+            "The amounts in force at instants that are evenly spaced from `from` to `to`: those of the last snapshot "
+            "at or before each, by its ts. Its cost depends on the number of instants, not on the number of snapshots "
+            "between them. By default all processes report one account. With `by=pid` each process id has a line of "
+            "its own, and with `sum=pid` they are added, exactly.",
+            {200: Response("The amounts at each instant.", "series_reply")},
+            _READ,
+            {"query": "series_query"},
         ),
         Operation(
             "getStream",

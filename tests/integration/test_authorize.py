@@ -29,6 +29,7 @@ from protocol.operations import (
     OPENAPI,
     OPERATIONS,
     READYZ,
+    SERIES,
     STREAM,
     TICKET,
     VERSION_PATH,
@@ -62,6 +63,7 @@ REQUESTS = {
     FEED: [("GET", FEED, Operation.READ), ("HEAD", FEED, Operation.READ), ("GET", f"{FEED}?wait=x", Operation.READ)],
     TICKET: [("POST", TICKET, Operation.WATCH)],
     LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
+    SERIES: [("GET", SERIES, Operation.READ), ("HEAD", SERIES, Operation.READ), ("GET", f"{SERIES}?x", Operation.READ)],
     CONNECTIONS: [("GET", CONNECTIONS, Operation.READ_CONNECTIONS), ("HEAD", CONNECTIONS, Operation.READ_CONNECTIONS)],
     f"{CONTRACT[:-1]}(?:/.*)?": [
         ("GET", CONTRACT, Operation.READ_DOCUMENTS),

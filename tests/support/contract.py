@@ -29,6 +29,8 @@ from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
+from balance.series import FROM_IS_LATE
+from balance.service import FEWER_POINTS
 from balance.web.base import JsonHandler
 from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
@@ -57,6 +59,7 @@ BEYOND_THE_SCHEMA = {
     "internal_error",
 }
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
+OTHER_RULES = (LAST_EVENT_ID, FROM_IS_LATE, FEWER_POINTS)
 # The codes where there is no operation, and those at the path of Socket.IO.
 NOWHERE = {
     *("not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "busy"),
@@ -76,7 +79,7 @@ FORMS = {
     REQUEST_ID: "[A-Za-z0-9._-]{1,128}",
 }
 INSUFFICIENT_SCOPE = 'error="insufficient_scope"'  # RFC 6750, section 3.1
-NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s"}
+NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s", "points", "stale_s"}
 
 
 def complain(text: str) -> None:
@@ -134,7 +137,8 @@ def check_answer(
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
         refusal = protocol.loads(answer)
-        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not refusal["error"].startswith(LAST_EVENT_ID)
+        is_beyond = any(rule in refusal["error"] for rule in OTHER_RULES)
+        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not is_beyond
         if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
             yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:

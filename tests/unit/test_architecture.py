@@ -47,7 +47,8 @@ IMPORTS = {
     },
     "rate_limit": {"config", "protocol"},
     "health": {"aio", "database", "feed", "service", "storage"},
-    "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
+    "service": {"aio", "feed", "ids", "position", "protocol", "refusals", "series", "snapshot", "storage"},
+    "series": {"protocol", "snapshot", "storage"},
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
@@ -77,7 +78,8 @@ MODULES = {
     ("commands", "web"): {"tls"},
     ("realtime", "web"): {"base", "http_connection", "request_stream", "watcher_limit"},
     ("access", "storage"): {"errors", "token_store"},
-    ("service", "storage"): {"errors", "feed_store", "store"},
+    ("service", "storage"): {"errors", "feed_store", "series_store", "store"},
+    ("series", "storage"): {"series_query"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }
 # Each library that one layer hides, and the parts or modules that may import it.
