@@ -12,7 +12,6 @@ import inspect
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from tests.support.embedded import start_postgres
 from tests.support.packages import Environment, build_wheel
 from tests.support.postgres import Postgres, temporary_database
 from tests.support.repository import ROOT
+from tests.support.scratch import make_folder
 from tests.support.service import Database, MakeService, Process, Service
 from tests.support.strategies import FAST
 
@@ -48,7 +48,7 @@ contract.install()
 def pytest_configure(config: pytest.Config) -> None:
     """Give each run a folder of its own: otherwise two runs by root would use the embedded server's together."""
     if config.option.basetemp is None:
-        config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
+        config.option.basetemp = make_folder()
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
     asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 
