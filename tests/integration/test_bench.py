@@ -10,6 +10,7 @@ import pytest
 
 from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
+from tests.support import scratch
 from tests.support.repository import ROOT
 
 SCENARIOS = ("save", "alone", "bots", "list", "delivery", "table-size")
@@ -20,6 +21,7 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--rounds", "1", "--target", "ours", "floor", "--only", *SCENARIOS],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": scratch.parent()},
         capture_output=True,
         text=True,
         timeout=300,

@@ -15,9 +15,16 @@ FREE_MIN = 4 * 2**30  # bytes; several times what a run needs at once
 
 
 def make_folder() -> str:
-    """Create the folder of a run and return its path; `TMPDIR` decides if it is set."""
-    in_memory = "TMPDIR" not in os.environ and has_room(MEMORY)
-    return tempfile.mkdtemp(prefix="balance-tests-", dir=MEMORY if in_memory else None)
+    """Create the folder of a run and return its path, which is short: a socket's path has at most 107 bytes.
+
+    `TMPDIR` decides where it is, if that is set.
+    """
+    return tempfile.mkdtemp(prefix="balance-", dir=parent())
+
+
+def parent() -> str:
+    """Return the folder for the folders of a run."""
+    return str(MEMORY) if "TMPDIR" not in os.environ and has_room(MEMORY) else tempfile.gettempdir()
 
 
 def has_room(folder: Path) -> bool:
