@@ -8,6 +8,7 @@ names a running server instead; its role must be allowed to create databases.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import os
@@ -65,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ):
             item.add_marker("gen_test")
     items[:] = slow_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests and modules out of garbage collections: many tests collect, or look at all objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
