@@ -33,6 +33,8 @@ from tests.support.refusals import check_refused, refusal_of_websocket
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, Service
 from tests.support.sse import StreamClient
 
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
+
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 FOREIGN = {"Host": "evil.example:3000", "Origin": "https://evil.example"}
 POLLING = f"{protocol.SOCKET_PATH}/?EIO=4&transport=polling"

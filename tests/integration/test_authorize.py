@@ -40,6 +40,8 @@ from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
+
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
 # The requests of each route, by the pattern of its path: method, target, and what the caller must be permitted.

@@ -14,6 +14,7 @@ from bench import pruning
 from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
 from bench.table_size import make_database
+from tests.support import scratch
 from tests.support.repository import ROOT
 
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
@@ -25,6 +26,7 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--rounds", "1", "--target", "ours", "floor", "--only", *SCENARIOS],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": scratch.parent()},
         capture_output=True,
         text=True,
         timeout=300,

@@ -30,6 +30,8 @@ from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.sse import StreamClient
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
+
 SAVES = "2 updates a second are allowed for one token or address"
 OTHER = "127.0.0.2"
 BODY = protocol.dumps(UPDATE).encode()
