@@ -11,7 +11,7 @@ from balance.config import Config
 from balance.rate_limit import BURST_S, ENTRIES_MIN, RateLimit, RateLimits
 from tests.support.clock import Clock
 
-SETTINGS = ("saves_per_s_max", "handshakes_per_s_max", "failed_logins_per_s_max")
+SETTINGS = ("saves_per_s_max", "accepts_per_s_max", "handshakes_per_s_max", "failed_logins_per_s_max")
 REASON = "updates a second are allowed"
 
 
@@ -130,7 +130,7 @@ def test_a_limit_of_zero_is_off() -> None:
 
 
 def test_each_setting_has_a_limit_of_its_own() -> None:
-    limits = RateLimits.make(Config(saves_per_s_max=1, handshakes_per_s_max=2, failed_logins_per_s_max=3))
+    limits = RateLimits.make(Config(**{name: number for number, name in enumerate(SETTINGS, 1)}))
     found = []
     for one in limits:
         one.clock = Clock()
@@ -140,8 +140,9 @@ def test_each_setting_has_a_limit_of_its_own() -> None:
         found.append((refused.value.headers["RateLimit-Policy"], str(refused.value)))
     assert found == [
         ('"saves";q=10;w=10', "1 updates a second are allowed for one token or address"),
-        ('"handshakes";q=20;w=10', "2 handshakes a second are allowed for one address"),
-        ('"failed-logins";q=30;w=10', "3 invalid tokens a second are allowed for one address"),
+        ('"accepts";q=20;w=10', "2 new connections a second are allowed for one address"),
+        ('"handshakes";q=30;w=10', "3 handshakes a second are allowed for one address"),
+        ('"failed-logins";q=40;w=10', "4 invalid tokens a second are allowed for one address"),
     ]
     assert not any(one.is_on for one in RateLimits.make(Config(**dict.fromkeys(SETTINGS, 0))))
 
