@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ from balance.storage.feed_store import FeedStore
 from balance.storage.pool import Pool
 from balance.storage.retention import Progress, Pruned, Pruning, PruningElsewhere
 from balance.storage.store import Store
+from tests.support.clock import Clock
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
 from tests.support.raw_clients import SocketClient
@@ -229,6 +231,34 @@ def test_a_stopped_run_ends_after_its_batch(rig: Rig, monkeypatch: pytest.Monkey
     pruning = Pruning(rig.database.url, LIMIT)
     assert rig.run(pruning, lambda _: pruning.stop()) == (2, 9, 3)
     assert rig.prune() == (6, 7, 9)
+
+
+def test_a_run_rests_after_each_batch_and_its_commits_do_not_wait_for_the_disk(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.save(OLD, *[None] * 250)
+    execute(rig.database.url, "CREATE TABLE level AS SELECT '' AS text WHERE false")
+    execute(
+        rig.database.url,
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO level VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END'",
+    )
+    execute(rig.database.url, "CREATE TRIGGER noting AFTER UPDATE ON balance_feed FOR EACH ROW EXECUTE FUNCTION note()")
+    clock, rests, reports = Clock(), list[float](), list[Progress]()
+    monkeypatch.setattr(retention, "time", SimpleNamespace(monotonic=clock))
+    pruning = Pruning(rig.database.url, LIMIT)
+    read_batch = pruning._prune_batch
+
+    def prune_batch(session: Any, after: int) -> Any:
+        clock.advance(0.5)
+        return read_batch(session, after)
+
+    monkeypatch.setattr(pruning, "_prune_batch", prune_batch)
+    monkeypatch.setattr(pruning._stop, "wait", rests.append)
+    assert rig.run(pruning, reports.append) == (249, 250, 250)
+    assert reports == [(100, 250), (200, 250)]
+    assert rests == [2.0, 2.0]
+    assert rig.database.rows("SELECT * FROM level") == [{"text": "off"}] * 3
 
 
 def test_the_service_prunes_in_the_background_and_logs_one_line(
