@@ -26,7 +26,7 @@ from balance.storage.retention import Progress, Pruned, Pruning, PruningElsewher
 from balance.storage.store import Store
 from tests.support.clock import Clock
 from tests.support.feed import ONCHAIN, ONSITE
-from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
+from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked, note_updates
 from tests.support.raw_clients import SocketClient
 from tests.support.service import Database, MakeService, Processes, check_start_refused
 from tests.support.sse import StreamClient
@@ -237,13 +237,7 @@ def test_a_run_rests_after_each_batch_and_its_commits_do_not_wait_for_the_disk(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.save(OLD, *[None] * 250)
-    execute(rig.database.url, "CREATE TABLE level AS SELECT '' AS text WHERE false")
-    execute(
-        rig.database.url,
-        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN INSERT INTO level VALUES (current_setting(''synchronous_commit'')); RETURN NEW; END'",
-    )
-    execute(rig.database.url, "CREATE TRIGGER noting AFTER UPDATE ON balance_feed FOR EACH ROW EXECUTE FUNCTION note()")
+    note_updates(rig.database.url, "balance_feed")
     clock, rests, reports = Clock(), list[float](), list[Progress]()
     monkeypatch.setattr(retention, "time", SimpleNamespace(monotonic=clock))
     pruning = Pruning(rig.database.url, LIMIT)
@@ -258,7 +252,7 @@ def test_a_run_rests_after_each_batch_and_its_commits_do_not_wait_for_the_disk(
     assert rig.run(pruning, reports.append) == (249, 250, 250)
     assert reports == [(100, 250), (200, 250)]
     assert rests == [2.0, 2.0]
-    assert rig.database.rows("SELECT * FROM level") == [{"text": "off"}] * 3
+    assert rig.database.rows("SELECT level FROM noted") == [{"level": "off"}] * 3
 
 
 def test_the_service_prunes_in_the_background_and_logs_one_line(
