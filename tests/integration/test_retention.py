@@ -441,6 +441,12 @@ def test_the_grants_are_checked_and_named(rig: Rig) -> None:
             admin.execute(f"DROP ROLE {name}".encode())
 
 
+def test_a_feed_that_has_lost_its_row_is_one_line(rig: Rig) -> None:
+    execute(rig.database.url, "DELETE FROM balance_feed")
+    with pytest.raises(DatabaseError, match=r"^the database cannot be pruned: table balance_feed has lost its row$"):
+        rig.prune()
+
+
 def test_a_database_that_cannot_be_reached_is_one_line() -> None:
     with pytest.raises(DatabaseError, match=r"^the database cannot be pruned: connection .*$"):
         Pruning("postgresql://127.0.0.1:1/none", LIMIT).run()
