@@ -93,6 +93,8 @@ HEALTHY = {
     **{f'balance_commit_seconds_bucket{{le="{le}"}}': "0+60x20" for le in ("0.5", "1.0", "+Inf")},
     **{f'balance_event_loop_lag_seconds_bucket{{le="{le}"}}': "0+240x20" for le in ("0.25", "0.5", "+Inf")},
     'balance_evictions_total{transport="sse"}': "0x20",
+    "balance_connections_dropped_total": "0x20",
+    "balance_clock_jumps_total": "0x20",
     "process_open_fds": "100x20",
     "process_max_fds": "1000x20",
 }
@@ -113,6 +115,8 @@ FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "BalanceCommitSlow": ('balance_commit_seconds_bucket{le="0.5"}', "0+60x4 240x15", {}),
     "BalanceEventLoopLag": ('balance_event_loop_lag_seconds_bucket{le="0.25"}', "0+240x4 960x15", {}),
     "BalanceEvictions": ('balance_evictions_total{transport="sse"}', "0x4 60+60x15", {}),
+    "BalanceConnectionsDropped": ("balance_connections_dropped_total", "0x4 1+1x15", {}),
+    "BalanceClockJump": ("balance_clock_jumps_total", "0x4 1x15", {}),
     "BalanceOpenFiles": ("process_open_fds", "100x4 900x15", {}),
 }
 SLOW = {"BalanceEvictions": "18m"}  # alerts of a rate over ten minutes that must last for ten more; else it is 12m
