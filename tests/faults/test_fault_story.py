@@ -138,7 +138,7 @@ def standby(stage: Stage) -> Iterator[None]:
 def disk_full(stage: Stage) -> Iterator[None]:
     """Leave no space for the tables, and fill the pages that they have."""
     with stage.disk.full():
-        stage.save_until_rejected(Random(len(stage.sent)))
+        stage.fill_pages(Random(len(stage.sent)))
         yield
 
 

@@ -197,22 +197,27 @@ class Stage:
         execute(self.cluster.url(), f"CREATE DATABASE {name} OWNER {BOT} TEMPLATE template0")
         return Database(f"{self.cluster.url(name)} user={BOT}")
 
-    def save_until_rejected(self, random: Random) -> None:
-        """Save updates that take a page or more each, until one is rejected; blocks."""
+    def fill_pages(self, random: Random) -> None:
+        """Save large updates and then small ones by each service that runs, until one of each is rejected; blocks."""
+        for served in self._served:
+            for assets in (60, 0):
+                while served.process.is_running and self._is_saved(served, random, assets):
+                    pass
+
+    def _is_saved(self, served: Served, random: Random, assets: int) -> bool:
+        """Save an update with this number of further assets; return False if it is rejected."""
         update = next(updates(random))
-        assets = {f"asset{n}": Decimal(f"0.{random.randrange(10**58, 10**59)}") for n in range(60)}
-        while update["id"] not in self.sent:
-            body = self.sent[update["id"]] = update | {"onchain": update["onchain"] | assets}
-            call = Request(self._served[0].url + SNAPSHOTS, protocol.dumps(body).encode(), JSON_TYPE)
-            try:
-                urlopen(call, timeout=10).close()
-            except HTTPError as error:
-                error.close()
-                if error.code != 503:
-                    raise
-                return
-            self.acknowledged.append(body)
-            update = next(updates(random))
+        more = {f"asset{n}": Decimal(f"0.{random.randrange(10**58, 10**59)}") for n in range(assets)}
+        body = self.sent[update["id"]] = update | {"onchain": update["onchain"] | more}
+        try:
+            urlopen(Request(served.url + SNAPSHOTS, protocol.dumps(body).encode(), JSON_TYPE), timeout=10).close()
+        except HTTPError as error:
+            error.close()
+            if error.code != 503:
+                raise
+            return False
+        self.acknowledged.append(body)
+        return True
 
     @property
     def last(self) -> Served:
