@@ -55,6 +55,7 @@ STOP_S_MAX = 8.0  # of which --shutdown-ms-max is 3, on a machine that other pro
 UNREACHABLE = r"the database cannot be reached; requests that need it get `unavailable`: "
 ANY = r"the database cannot (be reached|be read|save); requests that need it get `unavailable`: "
 CANNOT_SAVE = r"the database cannot save; requests that need it get `unavailable`: "
+WAITS = CANNOT_SAVE + "canceling statement due to statement timeout"
 HANGS = UNREACHABLE + r"(no answer within 1\.5 s|.*connection timeout expired)|" + ANY + "all 6 connections are in use"
 FAILED = grows("balance_commits_failed_total")
 REJECTED = grows('balance_saves_total{outcome="unavailable"}')
@@ -176,7 +177,7 @@ FAULTS = {
     ),
     "a firewall forgets the connections": Fault(
         happens=lambda stage: stage.link.silent(), reaches=(TEXT,),
-        moves=(FAILED, REJECTED), begins=HANGS,
+        moves=(FAILED, REJECTED), begins=f"{WAITS}|{HANGS}",
     ),
     "other programs use every connection": Fault(
         happens=connections_used_up, reason=("database", "the database cannot be reached"),
@@ -206,7 +207,7 @@ FAULTS = {
     "another session locks the feed": Fault(
         happens=feed_locked, reason=("writer", "the database cannot save"),
         moves=(UP, NOT_READY, FAILED, REJECTED),
-        begins=f"{CANNOT_SAVE}canceling statement due to statement timeout|{HANGS}",
+        begins=f"{WAITS}|{HANGS}",
     ),
 }  # fmt: skip
 
