@@ -1,0 +1,260 @@
+"""`server.py watch` as a process of its own, beside a running service and a receiver of its alarms."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.alarm_receiver import SECRET, Receiver, check_signature, receiving
+from tests.support.service import MakeService, Process, Processes, Service, check_start_refused
+from tests.support.waiting import until
+
+NOTICED_S_MAX = 5.0
+LIMIT = "onchain.usdt < 1000"
+SILENT = "pid 7 silent 2s"
+FOLLOWED = "is followed, from seq"
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(processes: Processes, tmp_path: Path) -> Start:
+    """Start a watch on a service, with these rules, that sends to a receiver."""
+    (tmp_path / "secret").write_text(SECRET + "\n")
+
+    def start_one(url: str, receiver: Receiver, *rules: str, **options: str) -> Process:
+        arguments = [f"--url={url}", "--allow-private", f"--post={receiver.url}"]
+        arguments += [f"--rule={rule}" for rule in rules]
+        arguments += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        if options.get("format", "webhook") == "webhook":
+            arguments.append(f"--secret-file={tmp_path / 'secret'}")
+        return processes("watch", *arguments, script="server.py", BALANCE_LOG_LEVEL="info")
+
+    return start_one
+
+
+async def followed(watch: Process, times: int = 1) -> None:
+    """Wait until a watch has followed the service this number of times."""
+    await until(lambda: sum(FOLLOWED in line for line in watch.stderr) >= times, 30)
+
+
+async def save(service: Service, usdt: float = 2000, pid: int | None = None) -> float:
+    """Save a snapshot; return when, by `time.monotonic`."""
+    update = {"pid": pid, "onchain": {"rlb": 1, "usdt": usdt}, "onsite": {"rlb": 1, "usd": 1}}
+    assert (await service.post(update)).status == 201
+    return time.monotonic()
+
+
+@asynccontextmanager
+async def reporting(service: Service, pid: int) -> AsyncIterator[None]:
+    """Let a bot save a snapshot four times a second within the block."""
+
+    async def report() -> None:
+        while True:
+            await save(service, pid=pid)
+            await asyncio.sleep(0.25)
+
+    task = asyncio.ensure_future(report())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def stop(watch: Process) -> None:
+    """Stop a watch by a signal; it must end with status 0 and without an exception in its log."""
+    assert await asyncio.to_thread(watch.terminate) == 0, watch.stderr
+    assert not [line for line in watch.stderr if "Traceback" in line or "ERROR" in line], watch.stderr
+
+
+async def test_a_drop_is_sent_once_and_its_end_once_signed_and_exact(service: Service, start: Start) -> None:
+    await save(service)
+    async with receiving() as receiver:
+        watch = start(service.url, receiver, LIMIT)
+        await followed(watch)
+        for usdt in (999.5, 3, 1000, 5000):
+            saved_at = await save(service, usdt, 7)
+            if usdt in (999.5, 1000):
+                await receiver.until(1 if usdt < 1000 else 2)
+                assert receiver.arrived[-1].at - saved_at < NOTICED_S_MAX
+        await stop(watch)
+    fired, ended = receiver.arrived
+    assert receiver.accepted == receiver.arrived
+    assert receiver.alarms == [("firing", LIMIT), ("resolved", LIMIT)]
+    for one in (fired, ended):
+        check_signature(one)
+        assert one.headers["Content-Type"] == "application/json"
+    assert b'"value":999.5,' in fired.body
+    data = ended.json["data"]
+    assert (data["id"], data["startsAt"]) == (fired.json["data"]["id"], fired.json["data"]["startsAt"])
+    assert (fired.json["data"]["endsAt"], data["endsAt"]) == (None, ended.json["timestamp"])
+    assert data["summary"] == f"Resolved: {LIMIT}; the amount is 1000"
+    assert fired.headers["webhook-id"] != ended.headers["webhook-id"]
+    assert [line.split(" ", 1)[1] for line in watch.stdout] == [
+        f"Firing: {LIMIT}; the amount is 999.5",
+        f"Resolved: {LIMIT}; the amount is 1000",
+    ]
+
+
+async def test_silence_is_sent_once_and_its_end_once_also_over_the_ends_of_old_streams(
+    make_service: MakeService, start: Start
+) -> None:
+    service = await make_service(stream_s_max=1)
+    async with receiving() as receiver:
+        watch = start(service.url, receiver, "pid 7 silent 4s", "any pid silent 4s")
+        await followed(watch)
+        async with reporting(service, 7), reporting(service, 8):
+            await asyncio.sleep(6)
+            assert receiver.arrived == []
+        silent_at = time.monotonic()
+        await receiver.until(3)
+        for one in receiver.arrived:
+            assert 3 < one.at - silent_at < 4 + NOTICED_S_MAX
+        async with reporting(service, 7):
+            await receiver.until(5)
+            await asyncio.sleep(2)
+        await stop(watch)
+    first, second = ("pid 7 silent 4s", "any pid silent 4s 7")
+    assert sorted(receiver.alarms[:3]) == [("firing", "any pid silent 4s 7"), ("firing", "any pid silent 4s 8"),
+                                           ("firing", first)]  # fmt: skip
+    assert receiver.alarms[3:] == [("resolved", first), ("resolved", second)]
+
+
+async def test_a_notice_is_sent_again_under_its_id_until_it_is_accepted(service: Service, start: Start) -> None:
+    async with receiving() as receiver:
+        receiver.statuses = [500, 302]
+        receiver.answer_headers = {"Location": f"http://127.0.0.1:{receiver.port}/elsewhere"}
+        watch = start(service.url, receiver, LIMIT)
+        await followed(watch)
+        await save(service, 5)
+        await save(service, 5000)
+        await receiver.until(2)
+        await stop(watch)
+    assert [one.status for one in receiver.arrived] == [500, 302, 204, 204]
+    assert receiver.alarms == [("firing", LIMIT), ("resolved", LIMIT)], "the order is kept"
+    assert len({one.headers["webhook-id"] for one in receiver.arrived[:3]}) == 1
+    assert len({one.body for one in receiver.arrived[:3]}) == 1
+    assert {one.path for one in receiver.arrived} == {"/hook"}, "no redirect is followed"
+    first, second, third, _ = (one.at for one in receiver.arrived)
+    assert third - second > second - first
+    for one in receiver.arrived:
+        check_signature(one)
+
+
+async def test_a_watch_that_was_killed_goes_on_without_repeating_or_missing_an_alarm(
+    service: Service, start: Start, tmp_path: Path
+) -> None:
+    state = str(tmp_path / "state.json")
+    rules = LIMIT, "pid 7 onsite.usd > 5", SILENT
+    async with receiving() as receiver:
+        watch = start(service.url, receiver, *rules, state=state)
+        await followed(watch)
+        await save(service, 5)
+        await receiver.until(2)  # the limit, and silence
+        await asyncio.to_thread(watch.kill)  # it may not have stored yet that the receiver has accepted the second
+        await save(service, 4)
+        update = {"pid": 7, "onchain": {"rlb": 1, "usdt": 3}, "onsite": {"rlb": 1, "usd": 6}}
+        assert (await service.post(update)).status == 201
+        watch = start(service.url, receiver, *rules, state=state)
+        await followed(watch)
+        await receiver.until(4)
+        receiver.statuses = [503] * 20
+        await save(service, 5000)
+        await until(lambda: receiver.arrived[-1].status == 503)
+        await asyncio.to_thread(watch.kill)
+        receiver.statuses = []
+        watch = start(service.url, receiver, LIMIT, SILENT, state=state)
+        await receiver.until(7)
+        await stop(watch)
+    assert sorted(receiver.alarms[:2]) == [("firing", LIMIT), ("firing", SILENT)]
+    assert sorted(receiver.alarms[2:4]) == [("firing", rules[1]), ("resolved", SILENT)]
+    assert sorted(receiver.alarms[4:]) == [("firing", SILENT), ("resolved", LIMIT), ("resolved", rules[1])]
+    refused = {one.headers["webhook-id"] for one in receiver.arrived if one.status == 503}
+    assert len(refused) == 1
+    assert refused <= {one.headers["webhook-id"] for one in receiver.accepted}
+    removed = next(one for one in receiver.arrived if one.alarm == ("resolved", rules[1]))
+    assert removed.json["data"]["summary"] == f"Resolved: {rules[1]}; the rule was removed"
+
+
+async def test_ntfy_gets_a_message_and_alertmanager_an_alert_on_the_wire(service: Service, start: Start) -> None:
+    async with receiving() as ntfy, receiving() as alertmanager:
+        watches = [
+            start(service.url, ntfy, LIMIT, format="ntfy"),
+            start(service.url, alertmanager, LIMIT, format="alertmanager"),
+        ]
+        for watch in watches:
+            await followed(watch)
+        await save(service, 5)
+        await save(service, 5000)
+        for receiver in (ntfy, alertmanager):
+            await receiver.until(2)
+        for watch in watches:
+            await stop(watch)
+    fired, ended = ntfy.arrived
+    wanted = {"Title": f"Firing: {LIMIT}", "Priority": "high", "Tags": "rotating_light"}
+    assert {name: fired.headers[name] for name in wanted} == wanted
+    assert (fired.path, fired.body) == ("/hook", f"Firing: {LIMIT}; the amount is 5".encode())
+    assert (ended.headers["Title"], ended.headers["Priority"]) == (f"Resolved: {LIMIT}", "default")
+    for one in alertmanager.arrived:
+        assert (one.path, one.headers["Content-Type"]) == ("/hook/api/v2/alerts", "application/json")
+    ((begin,), (end,)) = (one.json for one in alertmanager.arrived)
+    assert begin["labels"] == end["labels"] == {"alertname": "BalanceAlarm", "rule": LIMIT}
+    assert begin["startsAt"] == end["startsAt"] <= end["endsAt"] < begin["endsAt"]
+    assert begin["generatorURL"] == service.url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "watch: needs at least one --rule"),
+        (("--rule=x",), "--rule: 'x': expected an amount such as onchain.usdt, pid, sum, any or silent at character 1"),
+        (("--rule=silent 5s",), "watch: needs --post"),
+        (("--rule=silent 5s", "--post=ftp://example.com"), "--post: must be like https://"),
+        (("--rule=silent 5s", "--post=http://[::ffff:127.0.0.1]/"), "is not a public address; --allow-private permits"),
+        (("--rule=silent 5s", "--post=https://example.com", "--url=x"), "--url: must be like https://"),
+        (("--rule=silent 5s", "--post=https://example.com", "--secret-file=none"), "--secret-file: none: No such file"),
+        (("--rule=silent 5s", "--post=https://example.com", "--state=/none/x"), "--state: /none/x: No such file"),
+        (("--rule=silent 5s", "--post=https://example.com", "--format=x"), "argument --format: invalid choice: 'x'"),
+    ],
+)
+def test_a_bad_argument_ends_it_in_one_line(processes: Processes, arguments: tuple[str, ...], reason: str) -> None:
+    check_start_refused(processes("watch", *arguments), reason)
+
+
+def test_a_secret_a_state_and_a_lock_that_cannot_be_used_are_named(processes: Processes, tmp_path: Path) -> None:
+    secret, state = tmp_path / "secret", tmp_path / "state"
+    common = ("watch", "--rule=silent 5s", "--post=https://example.com")
+    for text in ("hunter2", "whsec_hunter2", "whsec_aGk="):
+        secret.write_text(text)
+        check_start_refused(
+            processes(*common, f"--secret-file={secret}"), "--secret-file: ", "is not whsec_ and base64"
+        )
+    state.write_text('{"version": 99}')
+    check_start_refused(processes(*common, f"--state={state}"), "is not the state of a watch")
+
+
+async def test_a_service_that_refuses_ends_it_and_one_that_does_not_run_is_waited_for(
+    service: Service, start: Start, processes: Processes
+) -> None:
+    async with receiving() as receiver:
+        not_this_service = start(receiver.url, receiver, LIMIT)
+        receiver.statuses = [404]
+        assert await asyncio.to_thread(not_this_service.wait) == 1
+        assert not_this_service.stderr[-1].startswith(f"server.py: the service at {receiver.url} refuses: status 404")
+    waiting = start("http://127.0.0.1:1", receiver, LIMIT)
+    await until(lambda: any("is not followed now" in line for line in waiting.stderr), 30)
+    await stop(waiting)
+
+
+def test_help_names_the_rules(processes: Processes) -> None:
+    process = processes("watch", "--help", COLUMNS="200")
+    assert process.wait() == 0
+    text: Any = " ".join("\n".join(process.stdout).split())
+    assert "'onchain.usdt drops 10% in 1h'" in text
