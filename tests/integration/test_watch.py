@@ -4,83 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.alarm_receiver import SECRET, Receiver, check_signature, receiving
-from tests.support.service import MakeService, Process, Processes, Service, check_start_refused
+from tests.support.alarm_receiver import check_signature, receiving
+from tests.support.service import MakeService, Processes, Service, check_start_refused
 from tests.support.waiting import until
+from tests.support.watches import NOTICED_S_MAX, Watches, followed, reporting, save, stop
 
-NOTICED_S_MAX = 5.0
 LIMIT = "onchain.usdt < 1000"
 SILENT = "pid 7 silent 2s"
-FOLLOWED = "is followed, from seq"
-
-Start = Callable[..., Process]
 
 
 @pytest.fixture
-def start(processes: Processes, tmp_path: Path) -> Start:
-    """Start a watch on a service, with these rules, that sends to a receiver."""
-    (tmp_path / "secret").write_text(SECRET + "\n")
-
-    def start_one(url: str, receiver: Receiver, *rules: str, **options: str) -> Process:
-        arguments = [f"--url={url}", "--allow-private", f"--post={receiver.url}"]
-        arguments += [f"--rule={rule}" for rule in rules]
-        arguments += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        if options.get("format", "webhook") == "webhook":
-            arguments.append(f"--secret-file={tmp_path / 'secret'}")
-        return processes("watch", *arguments, script="server.py", BALANCE_LOG_LEVEL="info")
-
-    return start_one
+def watches(processes: Processes, tmp_path: Path) -> Watches:
+    """Start watches as processes."""
+    return Watches(processes, tmp_path)
 
 
-async def followed(watch: Process, times: int = 1) -> None:
-    """Wait until a watch has followed the service this number of times."""
-    await until(lambda: sum(FOLLOWED in line for line in watch.stderr) >= times, 30)
-
-
-async def save(service: Service, usdt: float = 2000, pid: int | None = None) -> float:
-    """Save a snapshot; return when, by `time.monotonic`."""
-    update = {"pid": pid, "onchain": {"rlb": 1, "usdt": usdt}, "onsite": {"rlb": 1, "usd": 1}}
-    assert (await service.post(update)).status == 201
-    return time.monotonic()
-
-
-@asynccontextmanager
-async def reporting(service: Service, pid: int) -> AsyncIterator[None]:
-    """Let a bot save a snapshot four times a second within the block."""
-
-    async def report() -> None:
-        while True:
-            await save(service, pid=pid)
-            await asyncio.sleep(0.25)
-
-    task = asyncio.ensure_future(report())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def stop(watch: Process) -> None:
-    """Stop a watch by a signal; it must end with status 0 and without an exception in its log."""
-    assert await asyncio.to_thread(watch.terminate) == 0, watch.stderr
-    assert not [line for line in watch.stderr if "Traceback" in line or "ERROR" in line], watch.stderr
-
-
-async def test_a_drop_is_sent_once_and_its_end_once_signed_and_exact(service: Service, start: Start) -> None:
-    await save(service)
+async def test_a_drop_is_sent_once_and_its_end_once_signed_and_exact(service: Service, watches: Watches) -> None:
+    await save(service.url)
     async with receiving() as receiver:
-        watch = start(service.url, receiver, LIMIT)
+        watch = watches.start(service.url, receiver, LIMIT)
         await followed(watch)
         for usdt in (999.5, 3, 1000, 5000):
-            saved_at = await save(service, usdt, 7)
+            saved_at = await save(service.url, usdt, 7)
             if usdt in (999.5, 1000):
                 await receiver.until(1 if usdt < 1000 else 2)
                 assert receiver.arrived[-1].at - saved_at < NOTICED_S_MAX
@@ -104,20 +54,20 @@ async def test_a_drop_is_sent_once_and_its_end_once_signed_and_exact(service: Se
 
 
 async def test_silence_is_sent_once_and_its_end_once_also_over_the_ends_of_old_streams(
-    make_service: MakeService, start: Start
+    make_service: MakeService, watches: Watches
 ) -> None:
     service = await make_service(stream_s_max=1)
     async with receiving() as receiver:
-        watch = start(service.url, receiver, "pid 7 silent 4s", "any pid silent 4s")
+        watch = watches.start(service.url, receiver, "pid 7 silent 4s", "any pid silent 4s")
         await followed(watch)
-        async with reporting(service, 7), reporting(service, 8):
+        async with reporting(service.url, 7), reporting(service.url, 8):
             await asyncio.sleep(6)
             assert receiver.arrived == []
         silent_at = time.monotonic()
         await receiver.until(3)
         for one in receiver.arrived:
             assert 3 < one.at - silent_at < 4 + NOTICED_S_MAX
-        async with reporting(service, 7):
+        async with reporting(service.url, 7):
             await receiver.until(5)
             await asyncio.sleep(2)
         await stop(watch)
@@ -127,14 +77,14 @@ async def test_silence_is_sent_once_and_its_end_once_also_over_the_ends_of_old_s
     assert receiver.alarms[3:] == [("resolved", first), ("resolved", second)]
 
 
-async def test_a_notice_is_sent_again_under_its_id_until_it_is_accepted(service: Service, start: Start) -> None:
+async def test_a_notice_is_sent_again_under_its_id_until_it_is_accepted(service: Service, watches: Watches) -> None:
     async with receiving() as receiver:
         receiver.statuses = [500, 302]
         receiver.answer_headers = {"Location": f"http://127.0.0.1:{receiver.port}/elsewhere"}
-        watch = start(service.url, receiver, LIMIT)
+        watch = watches.start(service.url, receiver, LIMIT)
         await followed(watch)
-        await save(service, 5)
-        await save(service, 5000)
+        await save(service.url, 5)
+        await save(service.url, 5000)
         await receiver.until(2)
         await stop(watch)
     assert [one.status for one in receiver.arrived] == [500, 302, 204, 204]
@@ -149,28 +99,28 @@ async def test_a_notice_is_sent_again_under_its_id_until_it_is_accepted(service:
 
 
 async def test_a_watch_that_was_killed_goes_on_without_repeating_or_missing_an_alarm(
-    service: Service, start: Start, tmp_path: Path
+    service: Service, watches: Watches, tmp_path: Path
 ) -> None:
     state = str(tmp_path / "state.json")
     rules = LIMIT, "pid 7 onsite.usd > 5", SILENT
     async with receiving() as receiver:
-        watch = start(service.url, receiver, *rules, state=state)
+        watch = watches.start(service.url, receiver, *rules, state=state)
         await followed(watch)
-        await save(service, 5)
+        await save(service.url, 5)
         await receiver.until(2)  # the limit, and silence
         await asyncio.to_thread(watch.kill)  # it may not have stored yet that the receiver has accepted the second
-        await save(service, 4)
+        await save(service.url, 4)
         update = {"pid": 7, "onchain": {"rlb": 1, "usdt": 3}, "onsite": {"rlb": 1, "usd": 6}}
         assert (await service.post(update)).status == 201
-        watch = start(service.url, receiver, *rules, state=state)
+        watch = watches.start(service.url, receiver, *rules, state=state)
         await followed(watch)
         await receiver.until(4)
         receiver.statuses = [503] * 20
-        await save(service, 5000)
+        await save(service.url, 5000)
         await until(lambda: receiver.arrived[-1].status == 503)
         await asyncio.to_thread(watch.kill)
         receiver.statuses = []
-        watch = start(service.url, receiver, LIMIT, SILENT, state=state)
+        watch = watches.start(service.url, receiver, LIMIT, SILENT, state=state)
         await receiver.until(7)
         await stop(watch)
     assert sorted(receiver.alarms[:2]) == [("firing", LIMIT), ("firing", SILENT)]
@@ -183,16 +133,16 @@ async def test_a_watch_that_was_killed_goes_on_without_repeating_or_missing_an_a
     assert removed.json["data"]["summary"] == f"Resolved: {rules[1]}; the rule was removed"
 
 
-async def test_ntfy_gets_a_message_and_alertmanager_an_alert_on_the_wire(service: Service, start: Start) -> None:
+async def test_ntfy_gets_a_message_and_alertmanager_an_alert_on_the_wire(service: Service, watches: Watches) -> None:
     async with receiving() as ntfy, receiving() as alertmanager:
         watches = [
-            start(service.url, ntfy, LIMIT, format="ntfy"),
-            start(service.url, alertmanager, LIMIT, format="alertmanager"),
+            watches.start(service.url, ntfy, LIMIT, format="ntfy"),
+            watches.start(service.url, alertmanager, LIMIT, format="alertmanager"),
         ]
         for watch in watches:
             await followed(watch)
-        await save(service, 5)
-        await save(service, 5000)
+        await save(service.url, 5)
+        await save(service.url, 5000)
         for receiver in (ntfy, alertmanager):
             await receiver.until(2)
         for watch in watches:
@@ -241,14 +191,14 @@ def test_a_secret_a_state_and_a_lock_that_cannot_be_used_are_named(processes: Pr
 
 
 async def test_a_service_that_refuses_ends_it_and_one_that_does_not_run_is_waited_for(
-    service: Service, start: Start, processes: Processes
+    service: Service, watches: Watches
 ) -> None:
     async with receiving() as receiver:
-        not_this_service = start(receiver.url, receiver, LIMIT)
+        not_this_service = watches.start(receiver.url, receiver, LIMIT)
         receiver.statuses = [404]
         assert await asyncio.to_thread(not_this_service.wait) == 1
         assert not_this_service.stderr[-1].startswith(f"server.py: the service at {receiver.url} refuses: status 404")
-    waiting = start("http://127.0.0.1:1", receiver, LIMIT)
+    waiting = watches.start("http://127.0.0.1:1", receiver, LIMIT)
     await until(lambda: any("is not followed now" in line for line in waiting.stderr), 30)
     await stop(waiting)
 
