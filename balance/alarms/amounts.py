@@ -66,8 +66,10 @@ class AmountCondition(ABC):
             self._note(before, now)
         return self._judge(now, now, time_passes=True)
 
-    def begin_again(self, now: float) -> None:
+    def begin_again(self, now: float, *, is_jump: bool = False) -> None:
         self._amount.begin_again(now)
+        if is_jump and self._since is not None:
+            self._since = now
 
     def restart(self, latest: Latest, now: float) -> list[Change]:
         self._amount.restart(latest)

@@ -34,8 +34,8 @@ class Condition(Protocol):
     def advance(self, now: float) -> list[Change]:
         """Note that nothing but what was received has been saved up to now."""
 
-    def begin_again(self, now: float) -> None:
-        """Count silence from now on."""
+    def begin_again(self, now: float, *, is_jump: bool = False) -> None:
+        """Count silence from now on, and after a jump of the clock everything that lasts."""
 
     def restart(self, latest: Latest, now: float) -> list[Change]:
         """Begin again with the state of the feed, whose changes up to it are not known."""

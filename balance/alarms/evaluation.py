@@ -68,10 +68,10 @@ class Evaluation:
         """Note that nothing but what was received has been saved up to now."""
         return [change for condition in self._conditions.values() for change in condition.advance(now)]
 
-    def begin_again(self, now: float) -> None:
-        """Count silence from now on."""
+    def begin_again(self, now: float, *, is_jump: bool = False) -> None:
+        """Count silence from now on, and after a jump of the clock everything that lasts."""
         for condition in self._conditions.values():
-            condition.begin_again(now)
+            condition.begin_again(now, is_jump=is_jump)
 
     def restart(self, latest: Latest, now: float) -> list[Change]:
         """Begin again with the state of the feed, whose changes up to it are not known."""

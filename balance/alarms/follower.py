@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import inf
 from random import uniform
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from balance.alarms.alarm import Latest, received_from
+from balance.alarms.clock import Clock
 from balance.alarms.event_reader import Event
 from balance.alarms.http_client import FAILURES, HttpClient, Response
 from balance.alarms.stream import TICK_S, Stream
@@ -68,12 +69,12 @@ class Follower:
     Life cycle: `run` and `keep_time` run side by side until they are cancelled.
     """
 
-    def __init__(self, service: Service, watch: Watch, clock: Callable[[], float]) -> None:
+    def __init__(self, service: Service, watch: Watch, clock: Clock) -> None:
         self._service = service
         self._watch = watch
         self._clock = clock
         self._stream: Stream | None = None
-        self._asked_at = 0.0  # whether the service is ready
+        self._asked_at = -inf  # whether the service is ready
         self._expired_at = -inf  # when a stream ended only because it was old
         self._is_away = False
 
@@ -97,11 +98,15 @@ class Follower:
         while True:
             before = self._clock()
             await asyncio.sleep(TICK_S)
-            stream, now = self._stream, self._clock()
+            stream, now, is_jump = self._stream, self._clock(), self._clock.adjust()
+            if is_jump:
+                self._watch.begin_again(is_jump=True)
             if stream is None:
                 continue
             if now - before > PAUSE_S_MAX:
                 self._watch.begin_again()  # the process did not run, and has not read what has come meanwhile
+            elif is_jump:
+                stream.received_at, self._asked_at = self._clock(), -inf
             elif now - stream.received_at > QUIET_S_MAX:
                 stream.end = "nothing was received in time"
             elif stream.is_caught_up and (now >= self._watch.due_at or now - self._asked_at >= READY_S):

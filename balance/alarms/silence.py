@@ -46,7 +46,7 @@ class SilenceOfOne:
         self._alarm = Alarm(self._new_id(), self._rule.text, None, now)
         return [Change(self._alarm, True, now)]
 
-    def begin_again(self, now: float) -> None:
+    def begin_again(self, now: float, *, is_jump: bool = False) -> None:
         self._since = now
 
     def restart(self, latest: Latest, now: float) -> list[Change]:
@@ -98,7 +98,7 @@ class SilenceOfEach:
             changes.append(Change(self._alarms[pid], True, now))
         return changes
 
-    def begin_again(self, now: float) -> None:
+    def begin_again(self, now: float, *, is_jump: bool = False) -> None:
         self._since = dict.fromkeys(self._since, now)
 
     def restart(self, latest: Latest, now: float) -> list[Change]:

@@ -96,9 +96,9 @@ class Watch:
         if self.position != self._saved and self._clock() - self._saved_at >= SAVE_S:
             self.save()
 
-    def begin_again(self) -> None:
-        """Count silence from now on."""
-        self._evaluation.begin_again(self._clock())
+    def begin_again(self, *, is_jump: bool = False) -> None:
+        """Count silence from now on, and after a jump of the clock everything that lasts."""
+        self._evaluation.begin_again(self._clock(), is_jump=is_jump)
 
     def save(self) -> None:
         """Store the state."""

@@ -6,14 +6,13 @@ It is a client: it needs the address of the server and a token that may read, an
 from __future__ import annotations
 
 import asyncio
-import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from balance.alarms.clock import Clock
 from balance.alarms.evaluation import Evaluation
 from balance.alarms.follower import Follower, Refused, Service
 from balance.alarms.http_client import CheckedResolver, HttpClient, is_public
@@ -124,7 +123,7 @@ async def watch(plan: Plan, signals: StopSignals) -> int:
     """Watch until a signal. Raises CommandError when the service refuses, and StateError."""
     stop = asyncio.Event()
     signals.set(stop)
-    clock = make_clock()
+    clock = Clock()
     evaluation = Evaluation(plan.rules)
     with HttpClient(None if plan.allow_private else CheckedResolver()) as http:
         notifier = Notifier(plan.form, http, plan.state, clock, lambda: evaluation.alarms)
@@ -146,12 +145,6 @@ async def watch(plan: Plan, signals: StopSignals) -> int:
             await asyncio.gather(waiting, *tasks, return_exceptions=True)
             watched.save()
     return 0
-
-
-def make_clock() -> Callable[[], float]:
-    """Return a clock of seconds since 1970 that is never set back or forward while the process runs."""
-    offset = time.time() - time.monotonic()
-    return lambda: offset + time.monotonic()
 
 
 COMMAND = Command(

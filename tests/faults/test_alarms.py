@@ -1,8 +1,9 @@
-"""A restart of the server, an outage of its database and a failover raise no alarm, and none is missed or repeated."""
+"""A pause of the watch, restarts of the server, outages and failovers raise no alarm, and hide or repeat none."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.support.alarm_receiver import receiving
 from tests.support.proxies import free_port
 from tests.support.replication import Pair
 from tests.support.restarted_server import Server
-from tests.support.service import Database, Processes
+from tests.support.service import Database, Processes, Service
 from tests.support.waiting import until
 from tests.support.watches import NOTICED_S_MAX, Watches, followed, reporting, stop
 
@@ -89,6 +90,25 @@ async def test_restarts_of_the_server_raise_no_alarm_and_hide_none(
     assert sorted(receiver.alarms[:2]) == [("firing", LIMIT), ("firing", DROP)]
     assert sorted(receiver.alarms[2:4]) == [("resolved", LIMIT), ("resolved", DROP)]
     assert sorted(receiver.alarms[4:]) == [("firing", f"{ANY_SILENT} 7"), ("firing", SILENT)]
+
+
+async def test_a_watch_that_was_suspended_reads_what_has_come_before_it_judges(
+    service: Service, watches: Watches
+) -> None:
+    async with receiving() as receiver:
+        watch = watches.start(service.url, receiver, SILENT, "onchain.usdt < 1000 for 3s")
+        await followed(watch)
+        async with reporting(service.url, 7) as bot:
+            await bot.report(500)
+            watch.send_signal(signal.SIGSTOP)
+            await bot.report(2000)
+            await asyncio.sleep(AWAY_S)
+            watch.send_signal(signal.SIGCONT)
+            await asyncio.sleep(SILENT_S)
+            assert receiver.arrived == []
+        await receiver.until(1)
+        await stop(watch)
+    assert receiver.alarms == [("firing", SILENT)]
 
 
 @pytest.mark.gen_test(timeout=120)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from balance.auth import Role
+from balance.storage.token_store import revoke_token
+from tests.support.access import add_token
 from tests.support.alarm_receiver import check_signature, receiving
-from tests.support.service import MakeService, Processes, Service, check_start_refused
+from tests.support.service import Database, MakeService, Processes, Service
 from tests.support.waiting import until
 from tests.support.watches import NOTICED_S_MAX, Watches, followed, reporting, save, stop
 
@@ -160,51 +162,53 @@ async def test_ntfy_gets_a_message_and_alertmanager_an_alert_on_the_wire(service
     assert begin["generatorURL"] == service.url
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ((), "watch: needs at least one --rule"),
-        (("--rule=x",), "--rule: 'x': expected an amount such as onchain.usdt, pid, sum, any or silent at character 1"),
-        (("--rule=silent 5s",), "watch: needs --post"),
-        (("--rule=silent 5s", "--post=ftp://example.com"), "--post: must be like https://"),
-        (("--rule=silent 5s", "--post=http://[::ffff:127.0.0.1]/"), "is not a public address; --allow-private permits"),
-        (("--rule=silent 5s", "--post=https://example.com", "--url=x"), "--url: must be like https://"),
-        (("--rule=silent 5s", "--post=https://example.com", "--secret-file=none"), "--secret-file: none: No such file"),
-        (("--rule=silent 5s", "--post=https://example.com", "--state=/none/x"), "--state: /none/x: No such file"),
-        (("--rule=silent 5s", "--post=https://example.com", "--format=x"), "argument --format: invalid choice: 'x'"),
-    ],
-)
-def test_a_bad_argument_ends_it_in_one_line(processes: Processes, arguments: tuple[str, ...], reason: str) -> None:
-    check_start_refused(processes("watch", *arguments), reason)
-
-
-def test_a_secret_a_state_and_a_lock_that_cannot_be_used_are_named(processes: Processes, tmp_path: Path) -> None:
-    secret, state = tmp_path / "secret", tmp_path / "state"
-    common = ("watch", "--rule=silent 5s", "--post=https://example.com")
-    for text in ("hunter2", "whsec_hunter2", "whsec_aGk="):
-        secret.write_text(text)
-        check_start_refused(
-            processes(*common, f"--secret-file={secret}"), "--secret-file: ", "is not whsec_ and base64"
-        )
-    state.write_text('{"version": 99}')
-    check_start_refused(processes(*common, f"--state={state}"), "is not the state of a watch")
-
-
-async def test_a_service_that_refuses_ends_it_and_one_that_does_not_run_is_waited_for(
-    service: Service, watches: Watches
+async def test_a_server_that_does_not_run_is_waited_for_and_the_state_is_for_one_watch(
+    watches: Watches, tmp_path: Path
 ) -> None:
+    state = str(tmp_path / "state")
     async with receiving() as receiver:
-        not_this_service = watches.start(receiver.url, receiver, LIMIT)
-        receiver.statuses = [404]
-        assert await asyncio.to_thread(not_this_service.wait) == 1
-        assert not_this_service.stderr[-1].startswith(f"server.py: the service at {receiver.url} refuses: status 404")
-    waiting = watches.start("http://127.0.0.1:1", receiver, LIMIT)
-    await until(lambda: any("is not followed now" in line for line in waiting.stderr), 30)
-    await stop(waiting)
+        waiting = watches.start("http://127.0.0.1:1", receiver, LIMIT, state=state)
+        await until(lambda: any("is not followed now" in line for line in waiting.stderr), 30)
+        second = watches.start("http://127.0.0.1:1", receiver, LIMIT, state=state)
+        assert await asyncio.to_thread(second.wait) == 1
+        assert second.stderr == [f"server.py: --state: {state}: another watch uses it"]
+        await stop(waiting)
 
 
-def test_help_names_the_rules(processes: Processes) -> None:
-    process = processes("watch", "--help", COLUMNS="200")
-    assert process.wait() == 0
-    text: Any = " ".join("\n".join(process.stdout).split())
-    assert "'onchain.usdt drops 10% in 1h'" in text
+async def test_a_token_is_sent_and_a_server_that_refuses_ends_the_watch(
+    service: Service, watches: Watches, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(await add_token(service, Role.READER) + "\n")
+    async with receiving() as receiver:
+        watch = watches.start(service.url, receiver, LIMIT, token_file=str(tmp_path / "token"))
+        refused = watches.start(service.url, receiver, LIMIT)
+        assert await asyncio.to_thread(refused.wait) == 1
+        assert refused.stderr[0].startswith(f"server.py: the service at {service.url} refuses: A token is required")
+        await followed(watch)
+        revoke_token(service.app._config.database_url, Role.READER)
+        assert await asyncio.to_thread(watch.wait) == 1
+        assert watch.stderr[-1].startswith(f"server.py: the service at {service.url} refuses: ")
+
+
+async def test_a_position_whose_rows_are_gone_begins_again_and_ends_no_alarm(
+    make_service: MakeService, database: Database, watches: Watches, tmp_path: Path
+) -> None:
+    state = str(tmp_path / "state")
+    service = await make_service()
+    async with receiving() as receiver:
+        watch = watches.start(service.url, receiver, LIMIT, "pid 8 onchain.usdt < 1000", state=state)
+        await followed(watch)
+        await save(service.url, 5)
+        await receiver.until(1)
+        await stop(watch)
+        for usdt in (2000, 1, 2000):
+            await save(service.url, usdt, 8)
+        database.rows("DELETE FROM balance_snapshot WHERE seq <= 3 RETURNING seq")
+        service = await make_service()  # whose memory has none of them
+        watch = watches.start(service.url, receiver, LIMIT, "pid 8 onchain.usdt < 1000", state=state)
+        await followed(watch)
+        assert any("the feed has lost rows: pruned" in line for line in watch.stderr)
+        await save(service.url, 2000)
+        await receiver.until(2)
+        await stop(watch)
+    assert receiver.alarms == [("firing", LIMIT), ("resolved", LIMIT)]

@@ -87,6 +87,16 @@ def test_a_recovery_that_was_missed_prevents_an_alarm_whatever_the_time() -> Non
     assert one.advance(START + 300) == []
 
 
+def test_what_lasts_is_counted_again_after_a_jump_of_the_clock() -> None:
+    one = evaluation("onchain.usdt < 1000 for 60s")
+    one.receive(snapshot(1), START, is_live=True)
+    one.begin_again(START + 30)
+    assert one.due_at == START + 60, "an interruption is no reason"
+    one.begin_again(START + 9_000, is_jump=True)
+    assert one.advance(START + 9_059) == []
+    assert len(one.advance(START + 9_060)) == 1
+
+
 def test_a_snapshot_without_the_asset_or_of_another_pid_changes_nothing() -> None:
     one = evaluation("pid 7 onchain.usdt < 1000")
     assert len(one.receive(snapshot(5, 7), START, is_live=True)) == 1

@@ -14,6 +14,7 @@ from tornado.httputil import HTTPHeaders
 
 import protocol
 from balance.alarms.alarm import Alarm, Change
+from balance.alarms.clock import Clock
 from balance.alarms.http_client import CheckedResolver, HttpClient, is_public
 from balance.alarms.messages import ALERT_S, Alertmanager, Notice, SecretError, Webhook, format_of, sign, webhook_key
 from balance.alarms.notifier import waits
@@ -113,6 +114,18 @@ def test_the_waits_between_attempts_grow_up_to_a_limit() -> None:
     first = [wait_s for wait_s, _ in zip(waits(), range(20), strict=False)]
     assert 0.8 <= first[0] <= 1.2
     assert all(240 <= wait_s <= 360 for wait_s in first[10:])
+
+
+def test_the_clock_follows_that_of_the_system_only_when_it_is_adjusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW)
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", lambda: 6.0)
+    assert clock() == pytest.approx(NOW + 1)
+    monkeypatch.setattr("time.time", lambda: NOW + 1.5)
+    assert (clock.adjust(), clock()) == (False, pytest.approx(NOW + 1))
+    monkeypatch.setattr("time.time", lambda: NOW + 3_601)
+    assert (clock.adjust(), clock()) == (True, pytest.approx(NOW + 3_601))
 
 
 # Addresses -----------------------------------------------------------------------------------------------------------
