@@ -17,6 +17,7 @@ from balance.pruner import Pruner
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
+from balance.storage.series_store import SeriesStore
 from balance.storage.store import Store
 from balance.storage.token_store import StoredToken, TokenStore
 
@@ -38,6 +39,7 @@ class Database:
             outage=outage,
         )
         self.store, self.feed_store, self.token_store = Store(pool), FeedStore(pool), TokenStore(pool)
+        self.series_store = SeriesStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")
         self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")

@@ -26,6 +26,7 @@ from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
 from balance.web.host_rule import HostNotServed
+from balance.web.series import SeriesHandler
 from balance.web.snapshots import (
     MisdirectedHandler,
     NotFoundHandler,
@@ -50,6 +51,7 @@ from protocol.operations import (
     METRICS,
     OPENAPI,
     READYZ,
+    SERIES,
     SNAPSHOTS,
     STREAM,
     TICKET,
@@ -111,6 +113,7 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (STREAM, StreamHandler, {**watching, "hub": served.streams}),
             (FEED, FeedHandler, {**watching, "long_polls": served.long_polls}),
             (LATEST, LatestHandler, common),
+            (SERIES, SeriesHandler, common),
             (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
             (TICKET, TicketHandler, common),
             (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),

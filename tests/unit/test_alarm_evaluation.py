@@ -91,7 +91,7 @@ def test_what_lasts_is_counted_again_after_a_jump_of_the_clock() -> None:
     one = evaluation("onchain.usdt < 1000 for 60s")
     one.receive(snapshot(1), START, is_live=True)
     one.begin_again(START + 30)
-    assert one.due_at == START + 60, "an interruption is no reason"
+    assert one.due_at == START + 60, "an interruption changes nothing"
     one.begin_again(START + 9_000, is_jump=True)
     assert one.advance(START + 9_059) == []
     assert len(one.advance(START + 9_060)) == 1
