@@ -42,7 +42,8 @@ PAUSE_S_MAX = 3.0  # between two ticks
 RETRY_S = (0.5, 1.5)  # between two connections, drawn for each
 CONTINUES_S = 10.0  # within which the stream that follows one that was old continues it
 EXPIRED = "expired"
-FATAL = frozenset((400, 401, 403, 404, 421))  # the request itself must be changed
+FATAL = frozenset((400, 401, 403))  # the request itself must be changed
+NOT_THIS_SERVICE = frozenset((404, 421))  # the address must be changed, unless the service was there before
 
 
 class Refused(Exception):
@@ -77,6 +78,7 @@ class Follower:
         self._asked_at = -inf  # whether the service is ready
         self._expired_at = -inf  # when a stream ended only because it was old
         self._is_away = False
+        self._was_there = False  # so that its address is right
 
     async def run(self) -> None:
         """Follow the feed, over any number of connections. Raises Refused."""
@@ -136,12 +138,13 @@ class Follower:
         target = f"{LATEST}?{urlencode({'limit': PIDS_MAX, **query})}"
         response = await http.fetch(self._service.url + target, timeout_s=LATEST_S_MAX, **self._service.options())
         self._check(response)
+        self._was_there = True
         reply: dict[str, Any] = loads(response.body)
         return reply
 
     def _check(self, response: Response) -> None:
         """Check the status of a response. Raises Refused, and OSError for one that may be another soon."""
-        if response.status in FATAL:
+        if response.status in FATAL or (response.status in NOT_THIS_SERVICE and not self._was_there):
             raise Refused(f"the service at {self._service.url} refuses: {_reason(response)}")
         if response.status != 200:
             raise OSError(f"status {response.status}")
@@ -158,6 +161,7 @@ class Follower:
             options["headers"]["Last-Event-ID"] = f"{position.epoch}:{position.seq}:{position.tag}"
         url = f"{self._service.url}{STREAM}?{urlencode({'after': position.seq, 'epoch': position.epoch})}"
         fetching = asyncio.ensure_future(http.fetch(url, timeout_s=0, on_data=stream.put, **options))
+        fetching.add_done_callback(lambda done: done.cancelled() or done.exception())  # may be of no interest any more
         try:
             await self._read(stream, fetching)
         finally:
@@ -199,6 +203,7 @@ class Follower:
         data = event.data
         if data["recovered"]:
             stream.head = data["seq"]
+            self._was_there = True
             self._note_back()
             self._catch_up(stream)
             return

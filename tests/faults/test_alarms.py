@@ -31,19 +31,15 @@ def watches(processes: Processes, tmp_path: Path) -> Watches:
     return Watches(processes, tmp_path)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Start a primary and a standby for the tests of this module."""
-    one = Pair(tmp_path_factory.mktemp("pair"))
-    yield one
-    one.stop()
-
-
 @pytest.fixture
-def replicated(pair: Pair) -> Iterator[Database]:
-    """Make a migrated database on the pair."""
-    with pair.migrated() as name:
-        yield pair.database(name)
+def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pair, Database]]:
+    """Start a primary and a standby, with a migrated database."""
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    try:
+        with pair.migrated() as name:
+            yield pair, pair.database(name)
+    finally:
+        pair.stop()
 
 
 @pytest.mark.gen_test(timeout=120)
@@ -113,9 +109,10 @@ async def test_a_watch_that_was_suspended_reads_what_has_come_before_it_judges(
 
 @pytest.mark.gen_test(timeout=120)
 async def test_an_outage_and_a_failover_that_loses_rows_raise_no_alarm_and_end_none(
-    pair: Pair, processes: Processes, replicated: Database, watches: Watches
+    replicated: tuple[Pair, Database], processes: Processes, watches: Watches
 ) -> None:
-    process = processes("--port=0", DATABASE_URL=replicated.url)
+    pair, database = replicated
+    process = processes("--port=0", DATABASE_URL=database.url)
     url = await asyncio.to_thread(process.url)
     async with receiving() as receiver:
         watch = watches.start(url, receiver, *RULES)
