@@ -230,7 +230,9 @@ def test_a_url_is_read_every_five_minutes_and_sooner_for_an_unknown_key(
 
 @pytest.mark.expects_log(UNREADABLE)
 @pytest.mark.parametrize(
-    "answer", [(0, b"no HTTP\r\n\r\n"), (0, b""), (200, b"[" * 100_000), (200, b"{}"), (404, JWKS)], ids=str
+    "answer",
+    [(0, b"no HTTP\r\n\r\n"), (0, b""), (200, b"[" * 100_000), (200, b"{}"), (404, JWKS)],
+    ids=["no HTTP", "nothing", "deep nesting", "no keys", "another status"],
 )
 def test_an_answer_that_is_not_good_leaves_the_keys(
     provider: str, answer: tuple[int, bytes], caplog: pytest.LogCaptureFixture
