@@ -30,7 +30,6 @@ from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.series import FROM_IS_LATE
-from balance.service import FEWER_POINTS
 from balance.web.base import JsonHandler
 from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
@@ -59,7 +58,7 @@ BEYOND_THE_SCHEMA = {
     "internal_error",
 }
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
-OTHER_RULES = (LAST_EVENT_ID, FROM_IS_LATE, FEWER_POINTS)
+OTHER_RULES = (LAST_EVENT_ID, FROM_IS_LATE, "points: ")
 # The codes where there is no operation, and those at the path of Socket.IO.
 NOWHERE = {
     *("not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "busy"),
