@@ -49,6 +49,7 @@ export class Chart {
   #traces = [];
   #cursor = -1;
   #mouse; // its last event over the chart
+  #isDragging = false; // a drawing would end the drag
   #data;
   isVisible = false;
 
@@ -70,7 +71,7 @@ export class Chart {
   async draw(data) {
     this.#data = data;
     const plotly = await loadPlotly();
-    if (data !== this.#data) return;
+    if (data !== this.#data || this.#isDragging) return;
     this.#traces = this.#makeTraces();
     const isFirst = !this.#plot.classList.contains('js-plotly-plot');
     const config = { displayModeBar: false, responsive: true, doubleClick: false, showTips: false };
@@ -88,6 +89,12 @@ export class Chart {
     });
     this.#plot.addEventListener('mousemove', (event) => {
       this.#mouse = event.buttons ? undefined : event;
+    });
+    this.#plot.addEventListener('mousedown', () => {
+      this.#isDragging = true;
+    });
+    addEventListener('mouseup', () => {
+      this.#isDragging = false;
     });
     this.#plot.addEventListener('mouseleave', () => {
       this.#mouse = undefined;
@@ -146,12 +153,12 @@ export class Chart {
         y: 1,
         yref: 'paper',
         yanchor: 'bottom',
+        xanchor: 2 * Date.parse(beganAt) > bounds(view)[0] + bounds(view)[1] ? 'right' : 'left',
         showarrow: false,
         text: 'epoch',
         hovertext: `a new epoch of the feed began at ${formatTime(beganAt)} UTC`,
         font: { size: 10, color: theme.quiet },
       })),
-      uirevision: 'same',
     };
   }
 

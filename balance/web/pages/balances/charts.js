@@ -1,6 +1,6 @@
 // All charts. Those in sight are drawn, at most four times a second, whatever arrives.
 
-import { Chart, readTheme } from './chart.js';
+import { Chart, loadPlotly, readTheme } from './chart.js';
 import { find, make } from './elements.js';
 
 const DRAW_MS_MIN = 250;
@@ -11,6 +11,7 @@ export class Charts {
   #charts = new Map();
   #data;
   #timer;
+  #isDrawing = false;
   #notBefore = 0;
   #onRange;
   #onDrawn;
@@ -21,10 +22,16 @@ export class Charts {
     this.#onDrawn = onDrawn;
   }
 
-  // Shows lines in a view, soon.
+  // Shows lines in a view, at once if the view is another one.
   show(lines, view) {
+    const isUrgent = this.#data?.view !== view;
     this.#data = { lines, view };
     this.#arrange(lines.assets);
+    if (isUrgent && !this.#isDrawing) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      this.#notBefore = 0;
+    }
     this.schedule();
   }
 
@@ -40,19 +47,26 @@ export class Charts {
   }
 
   async #draw() {
-    const began = performance.now();
-    const data = { ...this.#data, theme: readTheme() };
+    this.#isDrawing = true;
+    let began = performance.now();
+    let data = this.#data;
     try {
-      for (const chart of this.#charts.values()) if (chart.isVisible) await chart.draw(data);
+      await loadPlotly();
+      began = performance.now();
+      data = this.#data;
+      const drawn = { ...data, theme: readTheme() };
+      for (const chart of this.#charts.values()) if (chart.isVisible) await chart.draw(drawn);
       this.#onDrawn();
     } catch (error) {
       this.#onDrawn(error);
       setTimeout(() => this.schedule(), RETRY_MS);
     }
-    const took = performance.now() - began;
+    this.#isDrawing = false;
     this.#timer = undefined;
-    this.#notBefore = began + Math.max(DRAW_MS_MIN, BUSY_SHARE_MAX * took);
-    if (this.#data.lines !== data.lines || this.#data.view !== data.view) this.schedule();
+    const isOther = this.#data.view !== data.view;
+    const took = performance.now() - began;
+    this.#notBefore = isOther ? 0 : began + Math.max(DRAW_MS_MIN, BUSY_SHARE_MAX * took);
+    if (this.#data !== data) this.schedule();
   }
 
   #arrange(assets) {
