@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ async def test_the_page_shows_balances_over_time(
     assert seen["freshness"][0] == "fresh"
     (epoch,) = seen["epochs"]
     assert epoch.startswith("a new epoch of the feed began at ")
+    assert all(after - before > 240 for before, after in pairwise(seen["drawings"])), "at most four times a second"
     assert AMOUNT in seen["hover"]
 
     assert seen["zoom"]["range"] == "own"

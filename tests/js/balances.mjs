@@ -105,6 +105,16 @@ try {
   await until(tab, (chart, last) => document.querySelector(`${chart} .plot`).data[0].customdata.at(-1) === last, CHART, more);
   seen.freshness = await tab.$eval('#freshness', (line) => [line.dataset.freshness, line.textContent]);
 
+  // A burst of snapshots: the chart is drawn at most four times a second, and ends with the last one.
+  await tab.$eval(`${CHART} .plot`, (plot) => {
+    window.drawings = [];
+    plot.on('plotly_afterplot', () => window.drawings.push(performance.now()));
+  });
+  for (let i = 0; i < 150; i++) await save(2, Date.now(), `${more}${i}`, '7660.1');
+  await save(2, Date.now(), more, '7660.1');
+  await until(tab, (chart, last) => document.querySelector(`${chart} .plot`).data[0].customdata.at(-1) === last, CHART, more);
+  seen.drawings = await tab.evaluate(() => window.drawings);
+
   // Hover at the end of the line.
   await tab.click('[name=range][value="1h"]');
   await until(tab, (chart) => Date.parse(document.querySelector(`${chart} .plot`).data[0].x[0]) > Date.now() - 3_700_000, CHART);
