@@ -24,7 +24,7 @@ class Response:
     example: object = None
     """A body; None if the examples of the schema are the right ones."""
     headers: tuple[str, ...] = ()
-    """The headers that matter to a client; `operations.HEADERS` describes them."""
+    """The headers that matter to a client; `headers.HEADERS` describes them."""
     events: Mapping[str, str] = field(default_factory=dict)
     """Of an event stream: the name of the schema of the data of each event."""
 

@@ -28,6 +28,7 @@ from protocol.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from protocol.headers import RATE_LIMIT
 from protocol.operation import JSON, Operation, Response
 
 SNAPSHOTS = "/api/balance/snapshot"
@@ -50,17 +51,6 @@ PROBLEM = "application/problem+json"  # RFC 9457
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
-
-HEADERS: dict[str, str] = {
-    "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
-    "Location": "The path of the snapshot.",
-    "RateLimit": "What is left of the limit: `r`, and the seconds `t` after which all of it is available again "
-    "(draft-ietf-httpapi-ratelimit-headers-11).",
-    "RateLimit-Policy": "The limit that is reached: its name, and its quota `q` in a window of `w` seconds.",
-    "Retry-After": "Seconds to wait before sending the same request again.",
-    "WWW-Authenticate": "Which credential is needed, and what is wrong with the one sent (RFC 6750, section 3).",
-}
-"""Each response header, with its meaning."""
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
 _HEAD = (RequestTimeout, MisdirectedRequest, RateLimited, HeadersTooLarge)  # of any request
@@ -123,13 +113,13 @@ OPERATIONS: dict[str, Operation] = {
             "The response is sent when the snapshot is on disk. The snapshot is then broadcast to every Socket.IO "
             "client. An update with an id may be sent again until it is answered: it is saved once.",
             {
-                201: Response("Saved.", "save_reply", JSON, _SAVED, ("Location",)),
+                201: Response("Saved.", "save_reply", JSON, _SAVED, ("Location", *RATE_LIMIT)),
                 200: Response(
                     "The same update was saved before; nothing has changed.",
                     "save_reply",
                     JSON,
                     _RESAVED,
-                    ("Location",),
+                    ("Location", *RATE_LIMIT),
                 ),
             },
             (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import socket
+import time
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -16,15 +18,18 @@ from tornado.netutil import bind_sockets
 
 from balance.app import App
 from balance.commands.command import Command, database, print_now
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.process.service_manager import ServiceManager
 from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
+from balance.setting import ConfigError
 from balance.storage.connect import to_conninfo
 from balance.storage.embedded import Supervisor
 from balance.storage.migrate import migrate
 from balance.storage.outage import Outage
 from balance.web.tls import Certificate, CertificateError
+
+log = logging.getLogger("balance.serve")
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 DESCRIPTORS_BESIDE_WATCHERS = 256
@@ -40,7 +45,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     certificate = read_certificate(config)
     sockets = bind(config)
     manager.report("STATUS=opening the database")
-    with database(config, signals) as (url, postgres):
+    with database(config, signals, create=True) as (url, postgres):
         supervisor = None
         outage = Outage(REPORT_S_MAX if postgres is not None else 0.0)
         if postgres is not None:
@@ -85,12 +90,16 @@ async def serve(
             if end.done():
                 end.result()
     finally:
+        began = time.monotonic()
         manager.report_stopping("answering the requests in flight")
+        if signals.received is not None:
+            log.info("stopping after %s: the requests in flight are answered first", signals.received.name)
         signals.ignore()  # the loop of the event `stop` is closed soon
         started.cancel()  # otherwise it could still begin to serve, or fail with an error that is never retrieved
         if supervisor is not None:
             supervisor.stop()  # first: a service manager may send SIGTERM to PostgreSQL as well
         await app.stop()
+        log.info("stopped after %.1f s", time.monotonic() - began)
     return 0
 
 

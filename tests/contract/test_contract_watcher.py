@@ -30,8 +30,8 @@ REFUSED = protocol.InvalidPayload("must be at least 0", "onchain.rlb").body()
 BODY = protocol.dumps(UPDATE).encode()
 LOCATION = f"{SNAPSHOTS}/{SAVED['data']['id']}"
 ETAG = {"ETag": '"' + 32 * "0" + '"'}
-JSON = {"Content-Type": "application/json"}
-CHALLENGE = {"WWW-Authenticate": "Bearer"}
+JSON = {"Content-Type": "application/json", "X-Request-Id": "a-1"}
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="balance"'}
 
 
 def complaints(

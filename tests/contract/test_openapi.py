@@ -8,16 +8,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import openapi_spec_validator
 import pytest
 
 import protocol
-from protocol.operations import ASYNCAPI, FEED, OPENAPI, SERIES, STREAM
+from balance.auth import Role
+from balance.rate_limit import BURST_S
+from protocol.headers import HEADERS, RATE_LIMIT, REQUEST_ID
+from protocol.operations import ASYNCAPI, FEED, LATEST, METRICS, OPENAPI, SERIES, STREAM
+from tests.support.access import add_token, bearer
+from tests.support.clock import Clock
 from tests.support.contract_documents import DOCUMENTS, OPEN, resolve
 from tests.support.node import FOLDER, node, node_modules
 from tests.support.offline import run_offline
-from tests.support.service import SNAPSHOTS, Database, Process
+from tests.support.payloads import UPDATE
+from tests.support.service import SNAPSHOTS, Database, MakeService, Process
 
 # No waiting. OpenAPI cannot describe that one parameter, `epoch`, is required with another one.
 SCHEMATHESIS = f"""
@@ -55,12 +62,55 @@ def test_openapi_describes_every_operation_with_its_errors_and_headers() -> None
             assert content["schema"] == {"$ref": "#/components/schemas/ErrorReply"}
             assert content["examples"][error.code]["value"] == error.as_example()
             assert ("Retry-After" in response["headers"]) == error.temporary
-            assert all(header["required"] for header in response["headers"].values())
         for status, expected in operation.responses.items():
-            assert set(entry["responses"][str(status)]["headers"]) == set(expected.headers)
+            assert set(entry["responses"][str(status)]["headers"]) == {*expected.headers, REQUEST_ID}
         for name in operation.parameters.values():
             wanted = set(protocol.schema(name)["properties"])
-            assert wanted <= {parameter["name"] for parameter in entry["parameters"]}
+            assert wanted <= {parameter["name"] for parameter in entry["parameters"] if "name" in parameter}
+
+
+def test_openapi_describes_each_header_once_and_every_operation_refers_to_it() -> None:
+    assert set(OPEN["components"]["headers"]) == set(HEADERS)
+    for methods in OPEN["paths"].values():
+        for entry in methods.values():
+            assert {"$ref": f"#/components/parameters/{REQUEST_ID}"} in entry["parameters"]
+            for status, reply in entry["responses"].items():
+                headers = (resolve(reply, OPEN) if "$ref" in reply else reply)["headers"]
+                assert headers == {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
+                assert REQUEST_ID in headers
+                assert ("WWW-Authenticate" in headers) == (status in ("401", "403"))
+                assert int(status) < 400 or set(RATE_LIMIT) <= set(headers)
+
+
+async def test_real_responses_have_the_headers_that_openapi_describes(make_service: MakeService) -> None:
+    service = await make_service(saves_per_s_max=1, failed_logins_per_s_max=1)
+    for name in ("saves", "failed_logins"):
+        getattr(service.app.rate_limits, name).clock = Clock()
+    tokens = {role: await add_token(service, role) for role in (Role.READER, Role.WRITER)}
+    seen = set()
+    requests: list[tuple[str, str, str, Any, dict[str, str]]] = [
+        ("GET", LATEST, LATEST, None, bearer(tokens[Role.READER])),
+        ("HEAD", LATEST, LATEST, None, bearer(tokens[Role.READER])),
+        ("GET", OPENAPI, OPENAPI, None, {}),
+        ("GET", SNAPSHOTS + "/{id}", f"{SNAPSHOTS}/{uuid4()}", None, bearer(tokens[Role.READER])),
+        ("POST", SNAPSHOTS, SNAPSHOTS, UPDATE, bearer(tokens[Role.READER])),
+        ("POST", SNAPSHOTS, SNAPSHOTS, UPDATE, bearer(tokens[Role.WRITER])),
+        ("GET", METRICS, METRICS, None, bearer(tokens[Role.WRITER])),
+        ("GET", STREAM, f"{STREAM}?unknown", None, bearer(tokens[Role.READER])),
+        ("GET", SNAPSHOTS, SNAPSHOTS, None, {}),
+        *[("POST", SNAPSHOTS, SNAPSHOTS, {}, bearer(tokens[Role.WRITER]))] * BURST_S,
+        *[("GET", LATEST, LATEST, None, bearer("guess"))] * (BURST_S + 1),
+    ]
+    for method, path, target, body, headers in requests:
+        reply = await service.request(method, target, body, X_Request_Id="bot-7.1042", **headers)
+        response = OPEN["paths"][path][method.lower()]["responses"][str(reply.status)]
+        described = (resolve(response, OPEN) if "$ref" in response else response)["headers"]
+        needed = {name for name in described if OPEN["components"]["headers"][name]["required"]}
+        sent = {name for name in HEADERS if name in reply.headers}
+        assert needed <= sent <= set(described), (method, target, reply.status)
+        assert reply.headers[REQUEST_ID] == "bot-7.1042"
+        seen |= {reply.status} | sent
+    assert seen >= {200, 201, 400, 401, 403, 404, 429, *HEADERS}
 
 
 def test_every_example_in_openapi_is_valid() -> None:
@@ -80,6 +130,8 @@ def test_every_example_in_openapi_is_valid() -> None:
                         protocol.check(name, example["value"])
                     seen += 1
         for parameter in entry["parameters"]:
+            if "$ref" in parameter:
+                continue
             (name,) = [name for name in operation.parameters.values() if parameter["name"] in properties(name)]
             for example in parameter["examples"].values():
                 others = next(iter(protocol.schema(name)["examples"]))

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 from tornado.web import Application
 
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import is_loopback
+from balance.setting import ConfigError
 from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
 from protocol.operations import FEED, LATEST, SERIES, STREAM, TICKET

@@ -1,8 +1,8 @@
 """A primary and a standby of PostgreSQL, with streaming replication, that a test may kill, freeze, promote and clone.
 
 The programs are those of the wheel, as for the embedded PostgreSQL. Each `Cluster` listens on a Unix socket in a folder
-of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as README.md describes for a
-database with a standby. Every function blocks.
+of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as
+docs/deployment.md describes for a database with a standby. Every function blocks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # only processes end here: what the operating system has is kept
     "wal_retrieve_retry_interval": "100ms",  # until a standby connects again; the default is 5 s
+    # A commit that waits while a standby catches up is released by the next message of the standby. By default that
+    # comes after 10 s if nothing else is written meanwhile.
+    "wal_receiver_status_interval": "1s",
     "wal_keep_size": "64MB",  # a standby that was stopped finds what it missed
     "shared_buffers": "16MB",
     "log_min_messages": "warning",
@@ -50,7 +53,7 @@ class Cluster:
         self.folder = folder
         self.pgdata = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        owner = account.system_user() if os.geteuid() == 0 else None
+        owner = self.owner = account.system_user() if os.geteuid() == 0 else None
         self._programs = Programs(PROGRAMS or wheel_programs(), owner)
         if owner is None:
             folder.mkdir(mode=0o700)
@@ -63,10 +66,11 @@ class Cluster:
         """Return the address of a database of this server alone."""
         return make_conninfo(host=str(self.folder), port=PORT, user="postgres", dbname=database)
 
-    def create(self) -> None:
-        """Make data."""
+    def create(self, wal: Path | None = None) -> None:
+        """Make data, with the write-ahead log in the folder `wal` if that is given."""
+        elsewhere = () if wal is None else ("--waldir", str(wal))
         options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--wal-segsize=1")
-        self._programs.run("initdb", "--no-sync", *options, pgdata=self.pgdata)
+        self._programs.run("initdb", "--no-sync", *options, *elsewhere, pgdata=self.pgdata)
 
     def clone(self, other: Cluster) -> None:
         """Replace the data by a copy of those of another server, which runs."""

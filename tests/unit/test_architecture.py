@@ -22,8 +22,8 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
-    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage", "web"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "setting", "storage"},
+    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage", "web"},
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "rate_limit", "realtime", "request_log"),
         *("routes", "service", "storage", "web"),
@@ -53,10 +53,11 @@ IMPORTS = {
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
     "position": {"protocol"},
-    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "rate_limit", "storage"},
+    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "rate_limit", "setting", "storage"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
-    "config": {"config_sources", "host_names", "keep_time", "program", "protocol"},
+    "config": {"config_sources", "host_names", "keep_time", "program", "protocol", "setting"},
+    "setting": {"config_sources"},
     "config_sources": set(),
     "host_names": set(),
     "keep_time": set(),
@@ -115,6 +116,7 @@ NAMES = {
 SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
+    ("storage.bulk_load", "SQL(definition)"),  # written by PostgreSQL
     ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
