@@ -14,6 +14,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from balance.auth import Role
 from balance.storage.epochs import begin_epoch
+from balance.web.pages import package_folder
 from balance.web.pages.balances_page import BALANCES, balances
 from tests.support.access import add_token
 from tests.support.browser import run_browser, run_in_browser
@@ -136,6 +137,11 @@ async def test_a_token_opens_the_page_and_is_kept_in_its_tab_only(
     assert any("ticket=" in one for one in seen["requests"])
     assert seen["kept"] == [json.dumps({"balance-token": reader}, separators=(",", ":")), "{}", ""]
     assert seen["afterwards"] == 0
+
+
+def test_a_missing_plotly_is_named() -> None:
+    with pytest.raises(LookupError, match="/ needs plotly, which is not installed"):
+        package_folder("no_such_package", "/ needs plotly")
 
 
 def test_the_page_reads_and_subtracts_decimals_exactly() -> None:

@@ -4,8 +4,8 @@ import { now, request, token } from './api.js';
 import { Charts } from './charts.js';
 import { find, setText } from './elements.js';
 import { Feed } from './feed.js';
-import { Lines } from './lines.js';
 import { LEDGERS, Model, assetsOf } from './model.js';
+import { readLines, readSumNow } from './series.js';
 import { Tiles, readBefore, showBots, showFreshness } from './tiles.js';
 import { bounds, isLive, move, readView, toIso, withBounds, writeView } from './view.js';
 
@@ -16,11 +16,10 @@ const SERIES_MS = 60_000; // after which a live series is read again, for its ga
 const SUM_MS_MIN = 1000;
 const NEWS_MS_MIN = 10_000; // between two announcements to a reader of the screen
 const RETRY_MS = 3000;
-const POINTS = { account: 1000, sum: 500, pids: 400 };
-const POINTS_MIN = 25;
 const RECENT_MAX = 5000; // snapshots that may be newer than a series that is being read
 const BOTS_READ_MAX = 200;
-const SETTINGS = { account: {}, pids: { by: 'pid' }, sum: { sum: 'pid' } };
+const RHYTHMS_READ_MAX = 200;
+const REREAD_MS = 2000; // after a snapshot that no line can be extended by
 
 const model = new Model();
 const tiles = new Tiles();
@@ -36,11 +35,10 @@ let before = {};
 let recent = [];
 let seriesTask; // the read that runs, and whether another must follow
 let sumTimer;
+let rereadTimer;
 let starting;
 let newsAt = 0;
 let drawError;
-
-// ---- what is shown
 
 function showNow() {
   tiles.show(model, before);
@@ -80,8 +78,6 @@ function showControls() {
   Object.assign(find('view').elements.to, { value: to });
 }
 
-// ---- the series
-
 function changeView(changed, reads = true) {
   if (changed.range !== 'own') lastPreset = changed.range;
   view = changed;
@@ -106,28 +102,16 @@ async function readSeries() {
   seriesTask = { again: false };
   const wanted = view;
   try {
-    const read = Lines.of(await requestSeries(wanted));
+    const read = await readLines(wanted);
     if (wanted === view) useLines(read);
   } catch (error) {
     if (error.needsToken) return showSignIn(error);
     setText(find('note'), `The balances over time cannot be read: ${error.message}.`);
-    setTimeout(readSeries, RETRY_MS);
+    setTimeout(() => feed && readSeries(), RETRY_MS);
   } finally {
     const { again } = seriesTask;
     seriesTask = undefined;
     if (again || wanted !== view) readSeries();
-  }
-}
-
-// Reads a series, with fewer points if there are too many lines.
-async function requestSeries(wanted) {
-  const [from, to] = bounds(wanted).map(toIso);
-  for (let points = POINTS[wanted.lines]; ; points = Math.floor(points / 4)) {
-    try {
-      return await request('series', { from, to, points, stale_s: wanted.stale, ...SETTINGS[wanted.lines] });
-    } catch (error) {
-      if (error.code !== 'invalid_payload' || points < POINTS_MIN) throw error;
-    }
   }
 }
 
@@ -154,27 +138,28 @@ function extendLines(snapshot) {
   if (view.lines === 'sum') {
     sumTimer ??= setTimeout(readSum, SUM_MS_MIN);
   } else if (!lines.extend(snapshot, view.lines)) {
-    readSeries(); // a bot that is new, or a snapshot of an earlier time
+    rereadTimer ??= setTimeout(reread, REREAD_MS); // a bot that is new, or a snapshot of an earlier time
   }
   charts.show(lines, view);
 }
 
-// A sum is added by the server, which knows all bots; its last instant extends the line.
+function reread() {
+  rereadTimer = undefined;
+  if (feed) readSeries();
+}
+
+// Extends the line of a sum.
 async function readSum() {
   const wanted = lines;
   try {
-    const { data } = await request('series', { points: 2, sum: 'pid', stale_s: view.stale });
-    const last = Lines.of({ data, feed: { head: 0 } }).lines[0];
-    const amounts = new Map([...last.amounts].map(([name, values]) => [name, values.at(-1)]));
-    if (wanted === lines && wanted.lines[0]?.append(last.times.at(-1), amounts, lines.apartMs)) charts.show(lines, view);
+    const [time, amounts] = await readSumNow(view);
+    if (wanted === lines && wanted.lines[0]?.append(time, amounts, lines.apartMs)) charts.show(lines, view);
   } catch {
     // the next snapshot or the next read of the series repairs it
   } finally {
     sumTimer = undefined;
   }
 }
-
-// ---- the start, and the feed
 
 function onSnapshot(snapshot) {
   model.add(snapshot);
@@ -211,12 +196,22 @@ async function readStart() {
     }
     readSeries();
     readChanges();
-    (await request('snapshot', { limit: BOTS_READ_MAX })).data.forEach((snapshot) => model.note(snapshot));
-    showNow();
+    readRhythms();
   } catch (error) {
     if (error.needsToken) return showSignIn(error);
     showState('connecting', 0);
     setTimeout(start, RETRY_MS);
+  }
+}
+
+// Reads when the last snapshots were made, by which the age of the next one is judged.
+async function readRhythms() {
+  try {
+    const { data } = await request('snapshot', { limit: RHYTHMS_READ_MAX });
+    data.forEach((snapshot) => model.note(snapshot));
+    showNow();
+  } catch (error) {
+    if (error.needsToken) showSignIn(error);
   }
 }
 
@@ -228,8 +223,6 @@ async function readChanges() {
     if (error.needsToken) showSignIn(error);
   }
 }
-
-// ---- sign-in
 
 function stop() {
   feed?.stop();
@@ -259,8 +252,6 @@ find('sign-out').addEventListener('click', () => {
   token.remove();
   location.reload();
 });
-
-// ---- the controls
 
 find('view').addEventListener('change', ({ target }) => {
   if (target.name === 'range' && target.value === 'own') return changeView(withBounds(view, ...bounds(view)));
