@@ -45,16 +45,16 @@ async def fetch(service: Service, path: str, **headers: str) -> HTTPResponse:
 @pytest.mark.expects_log("every watcher has to resume")
 @pytest.mark.gen_test(timeout=150)
 async def test_the_page_shows_balances_over_time(
-    make_service: MakeService, database: Database, browser_folder: Path, tmp_path: Path
+    make_service: MakeService, database: Database, browser_folder: Path, screenshots: Path
 ) -> None:
     service = await make_service()
     await service.post({**UPDATE, "pid": None})  # of a year before
     begin_epoch(database.url)
-    seen = await run_in_browser("balances.mjs", service.url, str(tmp_path), AMOUNT, folder=browser_folder)
+    seen = await run_in_browser("balances.mjs", service.url, str(screenshots), AMOUNT, folder=browser_folder)
     assert seen["problems"] == []
     assert [one for one in seen["requests"] if not one.startswith((f"{service.url}/", "data:", "blob:"))] == []
     assert seen["axe"] == {view: [] for view in VIEWS}
-    print(f"first paint after {seen['paintMs']} ms, screenshots in {tmp_path}")
+    print(f"first paint after {seen['paintMs']} ms, screenshots in {screenshots}")
 
     assert [tile[0] for tile in seen["tiles"]] == ["onchain.rlb", "onchain.usdt", "onsite.rlb", "onsite.usd"]
     assert seen["tiles"][0][1] == AMOUNT
@@ -125,12 +125,12 @@ async def test_the_page_resumes_over_a_killed_server(
 
 @pytest.mark.gen_test(timeout=120)
 async def test_a_token_opens_the_page_and_is_kept_in_its_tab_only(
-    make_service: MakeService, browser_folder: Path, tmp_path: Path
+    make_service: MakeService, browser_folder: Path, screenshots: Path
 ) -> None:
     service = await make_service()
     reader, writer = await add_token(service, Role.READER), await add_token(service, Role.WRITER)
     seen = await run_in_browser(
-        "balances-sign-in.mjs", service.url, str(tmp_path), reader, writer, folder=browser_folder
+        "balances-sign-in.mjs", service.url, str(screenshots), reader, writer, folder=browser_folder
     )
     assert (seen["problems"], seen["axe"]) == ([], [])
     assert [one for one in seen["requests"] if reader in one] == [], "no address has the token"
