@@ -10,7 +10,19 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import backup, check, connections, migrate, new_epoch, prune, restore, serve, token, upgrade
+from balance.commands import (
+    backup,
+    check,
+    connections,
+    migrate,
+    new_epoch,
+    prune,
+    restore,
+    serve,
+    token,
+    upgrade,
+    watch,
+)
 from balance.commands.command import Command, CommandError
 from balance.config import Config, settings_parser
 from balance.config_sources import nearest
@@ -32,6 +44,7 @@ COMMANDS: Mapping[str, Command] = {
     "restore": restore.COMMAND,
     "upgrade": upgrade.COMMAND,
     "token": token.COMMAND,
+    "watch": watch.COMMAND,
 }
 DEFAULT = "serve"
 

@@ -8,13 +8,15 @@
     {"rows": 1234567, "sha256": "…"}               of all the bytes before this line
 
 It does not depend on the version of PostgreSQL. A file is complete if its last line is there and right; until it is
-written, it has the name of the backup with `.partial` behind it.
+written, it has the name of the backup with `.partial` behind it, and is locked: of two backups to one name at once, the
+second is refused.
 
 Raises BackupError.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -94,8 +96,9 @@ def written(path: Path, header: Header) -> Iterator[BackupWriter]:
     partial = path.with_name(f"{path.name}.partial")
     try:
         # Balances are private. A link that another user has put there is not followed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(partial, flags, 0o600), "wb") as raw:
+            _claim(raw, partial)
             try:
                 with gzip.GzipFile("", "wb", LEVEL, raw) as file:
                     writer = BackupWriter(file, header)  # type: ignore[arg-type]
@@ -111,6 +114,21 @@ def written(path: Path, header: Header) -> Iterator[BackupWriter]:
         _sync_folder(path.parent)
     except OSError as error:
         raise BackupError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _claim(file: IO[bytes], partial: Path) -> None:
+    """Empty a file that was opened by its name. Raises OSError if another backup writes it, or has completed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_other = not os.path.samestat(os.fstat(file.fileno()), os.lstat(partial))
+    except (BlockingIOError, FileNotFoundError):
+        is_other = True
+    except OSError:  # a file system without locks
+        is_other = False
+    if is_other:
+        raise OSError(f"another backup writes {partial.name}")
+    os.fchmod(file.fileno(), 0o600)
+    os.ftruncate(file.fileno(), 0)
 
 
 class BackupReader:
@@ -173,9 +191,9 @@ class BackupReader:
         self._digest.update(line)
         try:
             header = Header(**found)
-        except TypeError:
+            return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
+        except (TypeError, LookupError):  # the checksum is at the end of the file
             raise self._damaged() from None
-        return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
 
     def _read_line(self) -> bytes:
         try:
@@ -228,7 +246,7 @@ def _to_line(value: dict[str, Any]) -> bytes:
 
 
 def _from_line(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(line)
         if isinstance(value, dict):
             return value
