@@ -141,7 +141,8 @@ def check_answer(
         if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
             yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
-        if method != "OPTIONS" and not re.fullmatch(f"/|{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
+        pages = f"/|({operations.DOCS}|/balances)(/.*)?"
+        if method != "OPTIONS" and not re.fullmatch(f"{pages}|{protocol.SOCKET_PATH}/?", path):
             yield f"there is no operation, but the status is {status}"
     elif status not in operation.responses:
         yield f"{status} is not among its replies"
