@@ -36,11 +36,13 @@ from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
+from balance.transfer.exporting import Exports
 from balance.web.base import DRAIN_BYTES_MAX
 from balance.web.build import make_policies
 from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.feed import LongPolls
+from balance.web.imports import IMPORTS_MAX
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.stream_hub import StreamHub
@@ -103,6 +105,9 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._long_polls = LongPolls(self._poll_limiter)
+        self._exports = Exports(
+            database.feed_store, database.export_store, database.replay_executor, read_ms_max=config.read_ms_max
+        )
         self.rate_limits = RateLimits.make(config)
         watching = (engine.sockets, self.streams, self._poll_limiter)
         self._watcher_limit = WatcherLimit(config.watchers_max, self.rate_limits.handshakes, *watching)
@@ -143,6 +148,8 @@ class App:
             poll_limiter=self._poll_limiter,
             long_polls=self._long_polls,
             document_limiter=self.document_limiter,
+            exports=self._exports,
+            import_limiter=CapacityLimiter(IMPORTS_MAX, "imports"),
         )
 
     def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:

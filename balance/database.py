@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from balance.aio.threads import WorkerThread
 from balance.config import Config
 from balance.pruner import Pruner
+from balance.storage.export import ExportStore
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
@@ -38,6 +39,7 @@ class Database:
             outage=outage,
         )
         self.store, self.feed_store, self.token_store = Store(pool), FeedStore(pool), TokenStore(pool)
+        self.export_store = ExportStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")
         self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")

@@ -36,6 +36,7 @@ _TYPES = {
 _MESSAGES = {
     "Amount": "must be 0 or at least 1e-30",
     "AssetName": "is not an asset name (1 to 64 of A-Z a-z 0-9 . _ : / $ - with a letter, a digit or $ first)",
+    "LedgerAsset": "must be onchain or onsite, a point and the name of an asset, such as onchain.usdt",
     "Cursor": "must be the `next` of an earlier page",
     "PositionToken": "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between",
     "RecoveryOffset": "must be the last argument of an event",

@@ -28,13 +28,15 @@ from protocol.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from protocol.operation import JSON, Operation, Response
+from protocol.operation import JSON, NDJSON, Operation, Response
 
 SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
 LATEST = "/api/balance/latest"
 STREAM = "/api/balance/stream"
 TICKET = "/api/balance/ticket"
+EXPORT = "/api/balance/export"
+IMPORT = "/api/balance/import"
 CONTRACT = "/api/protocol/v1/"
 """The paths of the contract itself begin with this."""
 OPENAPI = "/api/openapi.json"
@@ -49,8 +51,10 @@ PROBLEM = "application/problem+json"  # RFC 9457
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
+CSV = "text/csv"
 
 HEADERS: dict[str, str] = {
+    "Content-Disposition": "The name of the file in which a browser stores the response (RFC 6266).",
     "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
     "Location": "The path of the snapshot.",
     "RateLimit": "What is left of the limit: `r`, and the seconds `t` after which all of it is available again "
@@ -78,6 +82,11 @@ data: {codec.dumps(registry.schema("snapshot")["examples"][0])}
 event: ping
 data: {codec.dumps(registry.schema("stream_ping")["examples"][0])}
 
+"""
+_LINE = codec.dumps(registry.schema("snapshot")["examples"][0]) + "\n"
+_CSV = """\
+id,seq,ts,pid,onchain.rlb,onchain.usdt,onsite.rlb,onsite.usd,further\r
+019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51,1,2025-11-07T00:45:08.603Z,1132978,100074.99978,7656.36,101132.407627,7646.96,\r
 """
 # Without `$id` and `$ref`: tools that read OpenAPI resolve them even within an example.
 _A_SCHEMA = {"title": "Amount", "type": "number", "minimum": 0}
@@ -219,6 +228,47 @@ OPERATIONS: dict[str, Operation] = {
             "parameter. A ticket opens one stream; get another one to connect again.",
             {200: Response("The ticket.", "ticket_reply")},
             (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
+        ),
+        Operation(
+            "getExport",
+            "GET",
+            EXPORT,
+            "Get all snapshots as one file",
+            "The snapshots that are saved when the request arrives, in the order of seq, without a limit on their "
+            "number. The response is complete if its chunked body has its last chunk: a server that fails on the way "
+            "closes the connection without it. HEAD returns the headers only.",
+            {
+                200: Response(
+                    "The snapshots: one as JSON in each line, or a table with CRLF at the end of each row (RFC 4180).",
+                    None,
+                    NDJSON,
+                    _LINE,
+                    ("Content-Disposition",),
+                    {CSV: _CSV},
+                )
+            },
+            _READ,
+            {"query": "export_query"},
+        ),
+        Operation(
+            "importSnapshots",
+            "POST",
+            IMPORT,
+            "Save the snapshots of an export",
+            "Each line of the body is validated and saved as an update with its id, so that to send a body again is "
+            "safe. A line that is refused does not end the import. Lines are saved while the body arrives; `data` of "
+            "an error `unavailable` counts those before it. Needs the permission to import.",
+            {
+                200: Response(
+                    "The whole body was read; the counts, and the first lines that were refused.", "import_reply"
+                )
+            },
+            (
+                *(InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge, UnsupportedMediaType),
+                *(*_HEAD, Busy, Unavailable, InternalError),
+            ),
+            body="import_line",
+            body_type=NDJSON,
         ),
         _document(
             "getContract",
