@@ -105,9 +105,6 @@ class App:
         self.document_limiter = CapacityLimiter(config.reads_in_flight_max, "documents")
         self._poll_limiter = CapacityLimiter(config.watchers_max, "long polls")
         self._long_polls = LongPolls(self._poll_limiter)
-        self._exports = Exports(
-            database.feed_store, database.export_store, database.replay_executor, read_ms_max=config.read_ms_max
-        )
         self.rate_limits = RateLimits.make(config)
         watching = (engine.sockets, self.streams, self._poll_limiter)
         self._watcher_limit = WatcherLimit(config.watchers_max, self.rate_limits.handshakes, *watching)
@@ -129,6 +126,12 @@ class App:
         )  # fmt: skip
         return Metrics(parts)
 
+    def _exports(self) -> Exports:
+        database = self.database
+        return Exports(
+            database.feed_store, database.export_store, database.replay_executor, read_ms_max=self._config.read_ms_max
+        )
+
     def _access_refresh(self) -> AccessRefresh:
         watched = (self.watchers, self.streams, self._long_polls)
         return AccessRefresh(self.authenticator, self.database.token_store, self.database.tail_thread, watched)
@@ -148,7 +151,7 @@ class App:
             poll_limiter=self._poll_limiter,
             long_polls=self._long_polls,
             document_limiter=self.document_limiter,
-            exports=self._exports,
+            exports=self._exports(),
             import_limiter=CapacityLimiter(IMPORTS_MAX, "imports"),
         )
 

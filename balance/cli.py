@@ -10,7 +10,20 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balance import program
-from balance.commands import backup, check, connections, migrate, new_epoch, prune, restore, serve, token, upgrade
+from balance.commands import (
+    backup,
+    check,
+    connections,
+    export,
+    import_,
+    migrate,
+    new_epoch,
+    prune,
+    restore,
+    serve,
+    token,
+    upgrade,
+)
 from balance.commands.command import Command, CommandError
 from balance.config import Config, ConfigError, settings_parser
 from balance.config_sources import nearest
@@ -29,6 +42,8 @@ COMMANDS: Mapping[str, Command] = {
     "prune": prune.COMMAND,
     "backup": backup.COMMAND,
     "restore": restore.COMMAND,
+    "export": export.COMMAND,
+    "import": import_.COMMAND,
     "upgrade": upgrade.COMMAND,
     "token": token.COMMAND,
 }

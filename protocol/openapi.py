@@ -14,12 +14,12 @@ from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
     EVENT_STREAM,
-    HEADERS,
     OPENAPI,
     OPERATIONS,
     PROBLEM,
     TEXT,
 )
+from protocol.response_parts import HEADERS
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol import codec, registry
+from protocol import registry, response_parts
 from protocol.errors import (
     Busy,
     Conflict,
@@ -53,43 +53,9 @@ TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
 CSV = "text/csv"
 
-HEADERS: dict[str, str] = {
-    "Content-Disposition": "The name of the file in which a browser stores the response (RFC 6266).",
-    "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
-    "Location": "The path of the snapshot.",
-    "RateLimit": "What is left of the limit: `r`, and the seconds `t` after which all of it is available again "
-    "(draft-ietf-httpapi-ratelimit-headers-11).",
-    "RateLimit-Policy": "The limit that is reached: its name, and its quota `q` in a window of `w` seconds.",
-    "Retry-After": "Seconds to wait before sending the same request again.",
-    "WWW-Authenticate": "Which credential is needed, and what is wrong with the one sent (RFC 6750, section 3).",
-}
-"""Each response header, with its meaning."""
-
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
 _HEAD = (RequestTimeout, MisdirectedRequest, RateLimited, HeadersTooLarge)  # of any request
 _READ = (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
-_TOKENS = registry.schema("position_token")["examples"]
-_STREAM = f"""\
-retry: 1734
-id: {_TOKENS[1]}
-event: connected
-data: {codec.dumps(registry.schema("stream_connected")["examples"][0])}
-
-id: {_TOKENS[0]}
-event: balance:snapshot
-data: {codec.dumps(registry.schema("snapshot")["examples"][0])}
-
-event: ping
-data: {codec.dumps(registry.schema("stream_ping")["examples"][0])}
-
-"""
-_LINE = codec.dumps(registry.schema("snapshot")["examples"][0]) + "\n"
-_CSV = """\
-id,seq,ts,pid,onchain.rlb,onchain.usdt,onsite.rlb,onsite.usd,further\r
-019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51,1,2025-11-07T00:45:08.603Z,1132978,100074.99978,7656.36,101132.407627,7646.96,\r
-"""
-# Without `$id` and `$ref`: tools that read OpenAPI resolve them even within an example.
-_A_SCHEMA = {"title": "Amount", "type": "number", "minimum": 0}
 
 
 def _document(id_: str, path: str, summary: str, found: Response, **more: Any) -> Operation:
@@ -114,12 +80,6 @@ _READY = (
     "update waits for too long, while a commit waits for a standby, and when the server is stopping. A balancer sends "
     "requests to a server that is ready."
 )
-_METRICS = """\
-# HELP balance_database_up 1 if the database can be reached and read
-# TYPE balance_database_up gauge
-balance_database_up 1.0
-"""
-
 OPERATIONS: dict[str, Operation] = {
     operation.id: operation
     for operation in (
@@ -207,7 +167,7 @@ OPERATIONS: dict[str, Operation] = {
                     "sent after 15 s without another event, and bye before the server ends the stream.",
                     None,
                     EVENT_STREAM,
-                    _STREAM,
+                    response_parts.STREAM,
                     events={
                         "connected": "stream_connected",
                         "balance:snapshot": "snapshot",
@@ -235,16 +195,16 @@ OPERATIONS: dict[str, Operation] = {
             EXPORT,
             "Get all snapshots as one file",
             "The snapshots that are saved when the request arrives, in the order of seq, without a limit on their "
-            "number. The response is complete if its chunked body has its last chunk: a server that fails on the way "
-            "closes the connection without it. HEAD returns the headers only.",
+            "number. The response is complete if its chunked body has its last chunk: a server that fails "
+            "meanwhile closes the connection without it. HEAD returns the headers only.",
             {
                 200: Response(
                     "The snapshots: one as JSON in each line, or a table with CRLF at the end of each row (RFC 4180).",
                     None,
                     NDJSON,
-                    _LINE,
+                    response_parts.LINE,
                     ("Content-Disposition",),
-                    {CSV: _CSV},
+                    {CSV: response_parts.CSV},
                 )
             },
             _READ,
@@ -280,7 +240,7 @@ OPERATIONS: dict[str, Operation] = {
             "getSchema",
             CONTRACT + "{name}.json",
             "Get one schema, or `bundle` for all of them in one file",
-            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, _A_SCHEMA, ("ETag",)),
+            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, response_parts.A_SCHEMA, ("ETag",)),
             parameters={"path": "schema_path"},
             errors=(NotFound,),
         ),
@@ -326,7 +286,7 @@ OPERATIONS: dict[str, Operation] = {
             METRICS,
             "Get the metrics for Prometheus",
             "The text format of Prometheus. Needs the permission to read metrics.",
-            {200: Response("The metrics.", None, TEXT, _METRICS)},
+            {200: Response("The metrics.", None, TEXT, response_parts.METRICS)},
             (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
         ),
     )

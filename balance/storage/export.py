@@ -13,12 +13,11 @@ Threads: every method blocks, borrows a connection for one page, and may be call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import LiteralString, NamedTuple
 
-from psycopg import RawCursor, errors
-from psycopg.rows import tuple_row
+from psycopg import errors
 
 from balance.position import Position
 from balance.storage.errors import NO_FEED, DatabaseFault, StoreUnavailable
@@ -66,28 +65,22 @@ class ExportStore:
         Raises StoreUnavailable, also if the feed has another epoch than `head`.
         """
         until = min(after + SEQS_MAX, head.seq)
-        parameters = (
-            after,
-            until,
-            selection.from_,
-            selection.to,
-            None if selection.pids is None else [*selection.pids],
-        )
+        rows = b"%d" % after, b"%d" % until, _time(selection.from_), _time(selection.to), _pids(selection.pids)
         with self._pool.connection() as session:
-            cursor = RawCursor(session, row_factory=tuple_row)
             if selection.is_csv:
-                row = cursor.execute(CSV_PAGE, (*parameters, *_csv_parameters(selection)), binary=True).fetchone()
+                result = session.execute_prepared(b"export_csv", CSV_PAGE, *rows, *_csv_parameters(selection))
             else:
-                row = cursor.execute(NDJSON_PAGE, parameters, binary=True).fetchone()
-            if row is None:
+                result = session.execute_prepared(b"export_ndjson", NDJSON_PAGE, *rows)
+            if not result.ntuples:
                 raise DatabaseFault(NO_FEED)
-            epoch, is_in_recovery, found, rows, last, text = row
-            if is_in_recovery:
+            epoch, is_in_recovery, found, written, last, text = (result.get_value(0, column) for column in range(6))
+            if is_in_recovery == b"t":
                 raise errors.ReadOnlySqlTransaction("the server is in recovery")
-        if epoch != head.epoch:
+        if epoch != head.epoch.encode():
             raise StoreUnavailable("the feed has a new epoch")
-        is_whole = found == rows < PAGE_ROWS_MAX
-        return ExportPage(until if is_whole else last, rows, text or b"")
+        count = int(written or 0)
+        is_whole = found == written and count < PAGE_ROWS_MAX
+        return ExportPage(until if is_whole else int(last or 0), count, text or b"")
 
 
 def csv_header(selection: Selection) -> bytes:
@@ -95,28 +88,40 @@ def csv_header(selection: Selection) -> bytes:
     return ",".join(["id", "seq", "ts", "pid", *FIXED_COLUMNS, *selection.columns, "further"]).encode() + b"\r\n"
 
 
-def _csv_parameters(selection: Selection) -> tuple[object, ...]:
+def _csv_parameters(selection: Selection) -> tuple[bytes, ...]:
     """Return the parameters of CSV_PAGE beside those of every page."""
     columns = [column.split(".", 1) for column in selection.columns]
     every = [column.split(".", 1) for column in (*FIXED_COLUMNS, *selection.columns)]
-    before, after = ('"=""', '"""') if selection.digits_are_text else ("", "")
+    before, after = (b'"=""', b'"""') if selection.digits_are_text else (b"", b"")
     return (
-        [ledger == "onchain" for ledger, _ in columns],
-        [asset for _, asset in columns],
-        *([asset for ledger, asset in every if ledger == name] for name in ("onchain", "onsite")),
+        _array("t" if ledger == "onchain" else "f" for ledger, _ in columns),
+        _array(asset for _, asset in columns),
+        *(_array(asset for ledger, asset in every if ledger == name) for name in ("onchain", "onsite")),
         before,
         after,
     )
 
 
+def _time(moment: datetime | None) -> bytes | None:
+    return None if moment is None else moment.isoformat().encode()
+
+
+def _pids(pids: Iterable[int] | None) -> bytes | None:
+    return None if pids is None else _array(map(str, pids))
+
+
+def _array(items: Iterable[str]) -> bytes:
+    """Write an array for PostgreSQL; no name of an asset has a character that is escaped there."""
+    return "{{{}}}".format(",".join([f'"{item}"' for item in items])).encode()
+
+
 # $1, $2: only rows after the first and up to the second seq; $3, $4: the bounds of ts, or NULL; $5: the pids, or NULL.
-# A text is returned as bytea, which psycopg does not decode.
 NDJSON_PAGE: LiteralString = f"""
-SELECT epoch::text, pg_is_in_recovery(), page.*
+SELECT epoch, pg_is_in_recovery(), page.*
 FROM balance_feed, (
     SELECT count(*), count(*) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
            max(seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
-           convert_to(string_agg(line, '' ORDER BY seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}), 'UTF8')
+           string_agg(line, '' ORDER BY seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX})
     FROM (
         SELECT seq, line,
                sum(octet_length(line)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(line) AS bytes_before
@@ -136,11 +141,11 @@ WHERE only_row
 # $6, $7: of each column that was asked for, whether it is of onchain, and its asset; $8, $9: the assets of each ledger
 # that have a column; $10, $11: what is before and after each amount.
 CSV_PAGE: LiteralString = f"""
-SELECT epoch::text, pg_is_in_recovery(), page.*
+SELECT epoch, pg_is_in_recovery(), page.*
 FROM balance_feed, (
     SELECT count(*), count(*) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
            max(seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
-           convert_to(string_agg(line, '' ORDER BY seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}), 'UTF8')
+           string_agg(line, '' ORDER BY seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX})
     FROM (
         SELECT seq, line,
                sum(octet_length(line)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(line) AS bytes_before

@@ -1,8 +1,9 @@
 """Saves the lines of the body of an import while it arrives.
 
-The saves go through the service, as every other update: group commit, order of the feed, broadcast. WINDOW of them are
-in flight at most, and then the body is not read, so that TCP holds the client back. A bot that saves meanwhile waits
-for the batches before its own, at most that number of rows.
+The saves go through the service, as every other update: group commit, order of the feed, broadcast. The lines of one
+part of the body are decoded in slices of the event loop's time, and then submitted together, while those of the part
+before it are committed. Nothing more is read until few saves are in flight, so that TCP holds the client back, and a
+bot that saves meanwhile waits for that number of rows at most.
 
 Threads: event loop only.
 """
@@ -12,18 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from time import perf_counter
+from typing import Any
 
 import protocol
+from balance.aio.slices import Slices
 from balance.feed.pending import PendingSave
 from balance.service import Service
 from balance.transfer.importing import ImportResult, Line, Lines
 
 log = logging.getLogger("balance.web")
 
-WINDOW = 512  # saves in flight: a batch is committed while the next one is parsed
-RESUME = WINDOW // 2  # of them, at which the body is read on
-SLICE_S = 0.001  # of the event loop's time, after which everything else that is ready runs
+IN_FLIGHT = 256  # saves, at most, when those of the next part of the body are added: about as many again
 BUSY_S = 0.02  # until the next attempt to save, while other clients use all of `saves_pending_max`
 
 
@@ -40,46 +40,50 @@ class ImportBody:
         self._in_flight = 0
         self._wanted = 0  # the number of saves in flight that `_wait` waits for
         self._waiter: asyncio.Future[None] | None = None
-        self._slice_began = 0.0
 
-    async def receive(self, chunk: bytes) -> None:
-        """Save the lines that a part of the body completes; return when there is room for more."""
-        self._slice_began = perf_counter()
-        for line in self._lines.feed(chunk):
-            await self._save(line)
+    async def receive(self, part: bytes) -> None:
+        """Save the lines that a part of the body completes; return when they are submitted."""
+        updates: list[tuple[int, Any]] = []
+        slices = Slices()
+        for line in self._lines.feed(part):
+            self._decode(line, updates)
+            if slices.is_over():
+                await slices.next()
+        await self._wait(IN_FLIGHT)
+        await self._submit(updates)
 
     async def finish(self) -> None:
         """Save the last line, and wait for all saves."""
+        updates: list[tuple[int, Any]] = []
         for line in self._lines.rest():
-            await self._save(line)
+            self._decode(line, updates)
+        await self._submit(updates)
         await self._wait(0)
 
-    async def _save(self, line: Line) -> None:
-        if self.failure is not None:
-            return
+    def _decode(self, line: Line, updates: list[tuple[int, Any]]) -> None:
+        """Add the number and the update of a line, or count it as refused."""
         self.result.lines += 1
         try:
-            pending = await self._begin(self._lines.decode(line))
-        except protocol.Unavailable as error:
-            self._fail(error)
+            updates.append((line.number, self._lines.decode(line)))
         except protocol.ServiceError as error:
             self.result.refuse(line.number, error)
-        else:
-            self._in_flight += 1
-            pending.add_done_callback(partial(self._note, line.number))
-        if self._in_flight >= WINDOW:
-            await self._wait(RESUME)
-        elif perf_counter() - self._slice_began > SLICE_S:
-            await asyncio.sleep(0)
-            self._slice_began = perf_counter()
 
-    async def _begin(self, update: object) -> PendingSave:
-        """Begin to save an update, as soon as it may. Raises ServiceError."""
-        while True:
-            try:
-                return self._service.begin_save(update)
-            except protocol.Busy:
-                await asyncio.sleep(BUSY_S)
+    async def _submit(self, updates: list[tuple[int, Any]]) -> None:
+        for number, update in updates:
+            while self.failure is None:
+                try:
+                    pending = self._service.begin_save(update)
+                except protocol.Busy:
+                    await asyncio.sleep(BUSY_S)
+                    continue
+                except protocol.Unavailable as error:
+                    self._fail(error)
+                except protocol.ServiceError as error:
+                    self.result.refuse(number, error)
+                else:
+                    self._in_flight += 1
+                    pending.add_done_callback(partial(self._note, number))
+                break
 
     def _note(self, number: int, pending: PendingSave) -> None:
         """Count a save that is done."""
@@ -108,4 +112,3 @@ class ImportBody:
         while self._in_flight > in_flight:
             self._wanted, self._waiter = in_flight, asyncio.get_running_loop().create_future()
             await self._waiter
-        self._slice_began = perf_counter()

@@ -88,6 +88,8 @@ class ImportHandler(RestHandler):
 
     async def on_post(self) -> None:
         await self._import.finish()
+        if self._import.failure is not None:
+            self._import.failure.fields = {"data": self._import.result.to_wire()}
         if self._failure is not None:
             raise self._failure
         await self.finish_in_time(self.write_json({"success": True, "data": self._import.result.to_wire()}))

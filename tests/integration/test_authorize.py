@@ -21,8 +21,10 @@ from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
     DOCS,
+    EXPORT,
     FEED,
     HEALTHZ,
+    IMPORT,
     LATEST,
     LIVEZ,
     METRICS,
@@ -61,6 +63,12 @@ REQUESTS = {
     ],
     FEED: [("GET", FEED, Operation.READ), ("HEAD", FEED, Operation.READ), ("GET", f"{FEED}?wait=x", Operation.READ)],
     TICKET: [("POST", TICKET, Operation.WATCH)],
+    EXPORT: [
+        ("GET", EXPORT, Operation.READ),
+        ("HEAD", EXPORT, Operation.READ),
+        ("GET", f"{EXPORT}?unknown", Operation.READ),
+    ],
+    IMPORT: [("POST", IMPORT, Operation.IMPORT)],
     LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
     CONNECTIONS: [("GET", CONNECTIONS, Operation.READ_CONNECTIONS), ("HEAD", CONNECTIONS, Operation.READ_CONNECTIONS)],
     f"{CONTRACT[:-1]}(?:/.*)?": [

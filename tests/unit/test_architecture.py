@@ -23,13 +23,14 @@ IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
-    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage", "web"},
+    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage", "transfer", "web"},
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "rate_limit", "realtime", "request_log"),
-        *("routes", "service", "storage", "web"),
+        *("routes", "service", "storage", "transfer", "web"),
     },
     "routes": {
-        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service", "web"),
+        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service"),
+        *("transfer", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
@@ -43,8 +44,9 @@ IMPORTS = {
     },
     "web": {
         *("access", "aio", "auth", "balance", "config", "feed", "health", "host_names", "open_connection", "position"),
-        *("protocol", "rate_limit", "refusals", "request_context", "request_log", "service", "snapshot"),
+        *("protocol", "rate_limit", "refusals", "request_context", "request_log", "service", "snapshot", "transfer"),
     },
+    "transfer": {"aio", "feed", "position", "protocol", "snapshot", "storage"},
     "rate_limit": {"config", "protocol"},
     "health": {"aio", "database", "feed", "service", "storage"},
     "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
