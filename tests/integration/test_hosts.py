@@ -14,7 +14,7 @@ from balance.config import Config, ConfigError
 from balance.host_names import is_loopback
 from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
-from protocol.operations import FEED, LATEST, STREAM, TICKET
+from protocol.operations import EXPORT, FEED, IMPORT, LATEST, STREAM, TICKET
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -33,6 +33,8 @@ TARGETS = [
     FEED,
     f"{FEED}?after=now&wait=55",
     LATEST,
+    EXPORT,
+    IMPORT,
     CONNECTIONS,
     STREAM,
     TICKET,
