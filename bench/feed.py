@@ -54,7 +54,7 @@ def come_back(database: str, clients: int) -> list[Figure]:
 
     Its p99 meanwhile is compared with that of the time before, when the same clients are connected and up to date.
     """
-    with running(OURS, database) as target, _saving(target.port) as stop:
+    with running(OURS, database) as target, saving(target.port) as stop:
         returns = []
         for _ in range(RETURNS):
             streams, began = [], time.perf_counter()
@@ -76,13 +76,13 @@ def come_back(database: str, clients: int) -> list[Figure]:
         Figure(
             f"{clients} clients come back, {BACKLOG} rows each: caught up", "s", median(b - a for a, b, _ in returns)
         ),
-        Figure(f"{clients} clients come back: p99 of a save", "ms", _p99(busy) * 1e3),
-        Figure(f"{clients} clients come back: p99 of a save / quiet", "times", _p99(busy) / _p99(calm), limit="≤ 2"),
+        Figure(f"{clients} clients come back: p99 of a save", "ms", p99(busy) * 1e3),
+        Figure(f"{clients} clients come back: p99 of a save / quiet", "times", p99(busy) / p99(calm), limit="≤ 2"),
     ]
 
 
 @contextmanager
-def _saving(port: int) -> Iterator[Callable[[], list[tuple[float, float]]]]:
+def saving(port: int) -> Iterator[Callable[[], list[tuple[float, float]]]]:
     """Save by POST in a process of its own, one at a time; yield what ends it and returns when each began and took."""
     context = get_context("spawn")
     here, there = context.Pipe()
@@ -171,7 +171,7 @@ def two_processes(database: str, saves: int) -> list[Figure]:
         unwatched = _idle_cpu(there)
     return [
         Figure("later by another process: median", "ms", median(late) * 1e3),
-        Figure("later by another process: p99", "ms", _p99(late) * 1e3, limit="≤ 110"),
+        Figure("later by another process: p99", "ms", p99(late) * 1e3, limit="≤ 110"),
         Figure("idle with a watcher: CPU", "% of core", watched * 100),
         Figure("idle, polls for a watcher: CPU", "% of core", (watched - unwatched) * 100, limit="≤ 0.5"),
     ]
@@ -216,5 +216,5 @@ def _one(database: str, query: str) -> object:
     return row[0]
 
 
-def _p99(times: Sequence[float]) -> float:
+def p99(times: Sequence[float]) -> float:
     return quantiles(times, n=100)[98]

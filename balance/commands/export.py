@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -65,6 +66,7 @@ def selection_of(arguments: Namespace) -> Selection:
 
 def open_pool(config: Config, url: str) -> Pool:
     """Connect to the database. Raises StoreUnavailable, DatabaseError and SchemaError."""
+    logging.getLogger("balance.outage").setLevel(logging.ERROR)  # an outage is the one line of the command
     pool = Pool(
         url,
         pool_max=2,

@@ -52,12 +52,15 @@ class ImportBody:
         await self._wait(IN_FLIGHT)
         await self._submit(updates)
 
-    async def finish(self) -> None:
-        """Save the last line, and wait for all saves."""
+    async def receive_end(self) -> None:
+        """Save the last line, if it has no line end."""
         updates: list[tuple[int, Any]] = []
         for line in self._lines.rest():
             self._decode(line, updates)
         await self._submit(updates)
+
+    async def wait(self) -> None:
+        """Wait until every save is done."""
         await self._wait(0)
 
     def _decode(self, line: Line, updates: list[tuple[int, Any]]) -> None:

@@ -87,7 +87,9 @@ class ImportHandler(RestHandler):
         return self._refusal or self._import.failure
 
     async def on_post(self) -> None:
-        await self._import.finish()
+        if self._failure is None:
+            await self._import.receive_end()
+        await self._import.wait()
         if self._import.failure is not None:
             self._import.failure.fields = {"data": self._import.result.to_wire()}
         if self._failure is not None:
