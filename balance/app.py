@@ -96,7 +96,7 @@ class App:
         self.service = Service(
             self.writer,
             self.feed,
-            database.store,
+            *(database.store, database.series_store),
             database.read_executor,
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
@@ -176,6 +176,8 @@ class App:
             request_log=self.request_log,
             refusals=self.service.refusals,
             connection_limit=ConnectionLimit(self._config.connections_per_address_max),
+            accept_limit=self.rate_limits.accepts,
+            protocol="https" if public is not None and public.scheme == "https" else None,
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
             trusted_downstream=list(self._config.trusted_proxies),
             max_body_size=DRAIN_BYTES_MAX,  # a larger body is read, discarded and answered

@@ -40,7 +40,7 @@ class Role(StrEnum):
 
 
 TOKEN_ROLES = (Role.READER, Role.WRITER, Role.ADMIN)
-"""The roles that a credential can give."""
+"""The roles that a credential can give, each with all that the one before it may do."""
 
 _PUBLIC = frozenset({Operation.READ_DOCUMENTS})
 _READER = _PUBLIC | {Operation.READ, Operation.WATCH, Operation.PING}
@@ -53,6 +53,19 @@ PERMISSIONS: Mapping[Role, frozenset[Operation]] = {
     Role.ANYONE: frozenset(Operation),
 }
 """The operations that each role is permitted."""
+
+
+SCOPES: Mapping[Role, str] = {
+    Role.READER: "balance:read",
+    Role.WRITER: "balance:write",
+    Role.ADMIN: "balance:admin",
+}
+"""The scope by which a JWT gives a role."""
+
+SCOPE_NEEDED: Mapping[Operation, str] = {
+    operation: SCOPES[role] for role in reversed(TOKEN_ROLES) for operation in PERMISSIONS[role]
+}
+"""The scope of the smallest role that is permitted an operation."""
 
 
 class Caller(NamedTuple):
@@ -85,4 +98,4 @@ def authorize(role: Role, operation: Operation) -> None:
     if operation not in PERMISSIONS[role]:
         if role is Role.ANONYMOUS:
             raise protocol.Unauthorized
-        raise protocol.Forbidden(f"this role may not {operation}")
+        raise protocol.Forbidden(f"this role may not {operation}", scope=SCOPE_NEEDED[operation])

@@ -25,10 +25,11 @@ from balance.commands import (
     upgrade,
 )
 from balance.commands.command import Command, CommandError
-from balance.config import Config, ConfigError, settings_parser
+from balance.config import Config, settings_parser
 from balance.config_sources import nearest
 from balance.process.logs import Logs
 from balance.process.stop_signals import StopSignals
+from balance.setting import ConfigError
 from balance.storage.connect import DatabaseError
 from balance.storage.embedded import EmbeddedError
 from balance.storage.migrate import SchemaError

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from balance import program
-from balance.config_sources import PREFIX, Given, Settings, SourceError, merge, nearest, read_file, read_variables
+from balance.config_sources import Given, Settings, SourceError, merge, nearest, read_file, read_variables
 from balance.host_names import (
     PublicUrl,
     is_loopback,
@@ -28,33 +28,12 @@ from balance.host_names import (
     parse_public_url,
 )
 from balance.keep_time import parse_keep
+from balance.setting import ConfigError, check_value, flag, parse, setting, to_help, variable
 from protocol.limits import DEFAULT
 
 DEFAULT_SOURCE = "default"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-SWITCH = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
-
-
-class ConfigError(Exception):
-    """A setting cannot be used; the text is one line."""
-
-    def __init__(self, text: str, name: str = "") -> None:
-        """Make the error of the setting `name`, if it is of one."""
-        super().__init__(text)
-        self.name = name
-
-
-def setting(
-    default: Any,
-    text: str,
-    low: int | None = None,
-    high: int | None = None,
-    choices: tuple[str, ...] = (),
-    **more: Any,
-) -> Any:
-    """Declare a setting: its default, one line of help, and its choices or the lowest and the highest number."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high, "choices": choices}, **more)
 
 
 class _WithSources:
@@ -102,6 +81,9 @@ class Config(_WithSources):
         1_000_000,
     )
     connections_per_address_max: int = setting(0, "connections of one address; 0: any number", 0, 1_000_000)
+    accepts_per_s_max: int = setting(
+        0, "new connections a second of one address; ten times as many at once, closed over it; 0: any", 0, 1_000_000
+    )
     handshakes_per_s_max: int = setting(
         0, "new Socket.IO sessions and streams a second of one address; ten times as many at once; 0: any", 0, 1_000_000
     )
@@ -148,12 +130,7 @@ class Config(_WithSources):
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", {one.name: DEFAULT_SOURCE for one in fields(self)})
         for one in fields(self):
-            value, low, high = getattr(self, one.name), one.metadata["low"], one.metadata["high"]
-            choices = one.metadata["choices"]
-            if low is not None and not low <= value <= high:
-                raise ConfigError(f"{flag(one)}: {value} is not between {low} and {high}", one.name)
-            if choices and value not in choices:
-                raise ConfigError(f"{flag(one)}: {value!r} is not one of {', '.join(choices)}", one.name)
+            check_value(one, getattr(self, one.name))
         self._normalise("hosts", normalise_host)
         self._normalise("cors_origins", normalise_origin)
         self._normalise("trusted_proxies", normalise_address)
@@ -218,7 +195,7 @@ class Config(_WithSources):
         flags = {name: text for name, text in vars(arguments).items() if text is not None}
         given = cls._merge(flags, env)
         try:
-            config = cls(**{one.name: _parse(one, given[one.name].text) for one in fields(cls) if one.name in given})
+            config = cls(**{one.name: parse(one, given[one.name].text) for one in fields(cls) if one.name in given})
         except ConfigError as error:
             source = given[error.name].source if error.name in given else ""
             raise ConfigError(str(error) if source.startswith("flag") else f"{error} ({source})") from error
@@ -252,42 +229,8 @@ def settings_parser(prog: str, description: str = "") -> ArgumentParser:
     settings = parser.add_argument_group("settings")
     for one in fields(Config):
         switch: dict[str, Any] = {"nargs": "?", "const": "yes"} if isinstance(one.default, bool) else {}
-        settings.add_argument(flag(one), dest=one.name, help=_help(one), **switch)
+        settings.add_argument(flag(one), dest=one.name, help=to_help(one), **switch)
     return parser
-
-
-def _help(one: Field[Any]) -> str:
-    return f"{one.metadata['help']} [{_shown(one.default)}]".replace("%", "%%")  # argparse formats it
-
-
-def flag(one: Field[Any]) -> str:
-    """Return the flag of a setting: `--body-bytes-max`."""
-    return "--" + one.name.replace("_", "-")
-
-
-def variable(one: Field[Any]) -> str:
-    """Return the environment variable of a setting: `BALANCE_BODY_BYTES_MAX`; of the database, `DATABASE_URL`."""
-    return one.name.upper() if one.name in ("database_url", "database_url_file") else PREFIX + one.name.upper()
-
-
-def _parse(one: Field[Any], text: str) -> Any:
-    if isinstance(one.default, bool):
-        if text.lower() not in SWITCH:
-            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no")
-        return SWITCH[text.lower()]
-    if isinstance(one.default, int):
-        if not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise ConfigError(f"{flag(one)}: {text!r} is not a whole number", one.name)
-        return int(text)
-    if isinstance(one.default, tuple):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return Path(text) if isinstance(one.default, Path) else text
-
-
-def _shown(default: Any) -> str:
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 class _Parser(ArgumentParser):

@@ -18,6 +18,7 @@ from balance.storage.export import ExportStore
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
+from balance.storage.series_store import SeriesStore
 from balance.storage.store import Store
 from balance.storage.token_store import StoredToken, TokenStore
 
@@ -40,6 +41,7 @@ class Database:
         )
         self.store, self.feed_store, self.token_store = Store(pool), FeedStore(pool), TokenStore(pool)
         self.export_store = ExportStore(pool)
+        self.series_store = SeriesStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")
         self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")

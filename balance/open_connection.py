@@ -22,7 +22,11 @@ class OpenConnection(NamedTuple):
     is_live: bool
     """Whether it has been sent everything so far; else it is connecting, or what it has missed is being sent."""
     replayed: int | None = None
-    """The `seq` up to which it has been sent what it has missed, where that is known."""
+    """The `seq` up to which it has been sent what it has missed; None if it is not live and not being sent that yet."""
+
+    def position(self, head: int | None) -> int | None:
+        """Return the `seq` up to which it has been sent everything; `head` is the end of the feed, None if unknown."""
+        return head if self.is_live else self.replayed
 
 
 class Transport(Protocol):

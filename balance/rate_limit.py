@@ -91,6 +91,8 @@ class RateLimits(NamedTuple):
 
     saves: RateLimit
     """By token, or by address without one: the updates that are sent."""
+    accepts: RateLimit
+    """By address: the connections that are opened, each with at most one TLS handshake."""
     handshakes: RateLimit
     """By address: the Socket.IO sessions and the event streams that are begun."""
     failed_logins: RateLimit
@@ -101,6 +103,7 @@ class RateLimits(NamedTuple):
         """Make the limits of the settings."""
         return cls(
             RateLimit("saves", config.saves_per_s_max, "updates a second are allowed for one token or address"),
+            RateLimit("accepts", config.accepts_per_s_max, "new connections a second are allowed for one address"),
             RateLimit("handshakes", config.handshakes_per_s_max, "handshakes a second are allowed for one address"),
             RateLimit(
                 "failed-logins", config.failed_logins_per_s_max, "invalid tokens a second are allowed for one address"

@@ -1,4 +1,6 @@
-"""Counts the errors that are sent to clients. A code and a transport are of closed lists, so the counts are too.
+"""Counts the errors that are sent to clients, and the connections that a limit closes without one.
+
+A code and a transport are of closed lists, so the counts are too.
 
 Threads: event loop only.
 """
@@ -10,7 +12,7 @@ from collections import Counter
 from protocol import ServiceError
 
 HTTP, REST, SSE, SOCKET_IO = TRANSPORTS = "http", "rest", "sse", "socket_io"
-"""Where an error is sent: `http` is for a request that cannot be read, which no route gets."""
+"""Where an error is sent: `http` is for what no route gets, a request that cannot be read or a closed connection."""
 
 
 class Refusals:
@@ -23,7 +25,7 @@ class Refusals:
         """Of updates alone, by code."""
 
     def count(self, transport: str, error: ServiceError) -> None:
-        """Count an error that is sent to a client."""
+        """Count an error that is sent to a client, or for which its connection is closed."""
         self.answers[transport, error.code] += 1
 
     def count_save(self, transport: str, error: ServiceError) -> None:

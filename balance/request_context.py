@@ -1,5 +1,8 @@
 """What is known of a request beside its content: its client, its ids, when it began and how it ended.
 
+Not `web.connection_context.ConnectionContext`, which is Tornado's of a connection of the port, with all its requests.
+This one imports nothing of Tornado, so that what a request opens, the log and `connections` may keep it.
+
 The id of a request is that of its header `X-Request-Id`, or one of this process. It is in the response and in the log,
 so that a client and an operator can name the same request. The header `traceparent` (W3C Trace Context, level 1) joins
 the request to a trace: the response has the same trace and a span of its own, and the log has both.

@@ -29,6 +29,7 @@ from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
 from balance.web.host_rule import HostNotServed
 from balance.web.imports import ImportHandler
+from balance.web.series import SeriesHandler
 from balance.web.snapshots import (
     MisdirectedHandler,
     NotFoundHandler,
@@ -55,6 +56,7 @@ from protocol.operations import (
     METRICS,
     OPENAPI,
     READYZ,
+    SERIES,
     SNAPSHOTS,
     STREAM,
     TICKET,
@@ -120,6 +122,7 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (LATEST, LatestHandler, common),
             (EXPORT, ExportHandler, {**common, "exports": served.exports}),
             (IMPORT, ImportHandler, {**common, "import_limiter": served.import_limiter}),
+            (SERIES, SeriesHandler, common),
             (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
             (TICKET, TicketHandler, common),
             (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),

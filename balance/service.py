@@ -1,4 +1,4 @@
-"""The operations that both transports call: save, list, find.
+"""The operations that both transports call: save, list, find, series.
 
 A transport decodes a request, calls a method here and encodes the result. Every rejection is a `protocol.ServiceError`,
 the same for both.
@@ -28,15 +28,19 @@ from balance.feed.feed import NOT_STARTED, Feed
 from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
 from balance.ids import uuid7
+from balance.position import Position
 from balance.refusals import Refusals
+from balance.series import to_series_query
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import Head
+from balance.storage.series_store import SeriesStore, TooManyLines
 from balance.storage.store import Store
 
 T = TypeVar("T")
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # cursors count from here, since no earlier moment can be stored
 TIMED_OUT = "the database did not answer in time"
+FEWER_POINTS = "ask for fewer, or name the pids"
 LIMIT_DEFAULT = 100  # docs/spec.md, GET /api/balance/snapshot
 
 
@@ -59,6 +63,15 @@ class Page:
     next: str | None  # the cursor of the page after this one
 
 
+class Series(NamedTuple):
+    """Balances over time."""
+
+    position: Position
+    """Of which state of the feed they are."""
+    data: protocol.Encoded
+    """As in schemas/series.json."""
+
+
 class Cursor(NamedTuple):
     """A position in a list: after the snapshot with this ts and seq."""
 
@@ -79,17 +92,19 @@ class Service:
         writer: Writer,
         feed: Feed,
         store: Store,
+        series_store: SeriesStore,
         executor: Executor,
         *,
         reads_in_flight_max: int,
         read_ms_max: int,
     ) -> None:
-        """Read from the store with the threads of `executor`."""
+        """Read from the stores with the threads of `executor`."""
         self._writer = writer
         self.feed = feed
         self._store = store
+        self._series_store = series_store
         self._executor = executor
-        self._lists: SingleFlight[Any] = SingleFlight()
+        self._shared_reads: SingleFlight[Any] = SingleFlight()
         self.life = Life.STARTING
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
         """Each read holds a slot, from the request to the last byte of the reply."""
@@ -166,12 +181,7 @@ class Service:
             last = Cursor(page[-1].ts if order == "ts" else None, page[-1].seq) if len(found) > limit else None
             return write(Page(data, limit, offset, total, encode_cursor(last) if last else None))
 
-        try:
-            async with asyncio.timeout(self.read_s_max):
-                result: T = await self._lists.run((write, *sorted(query.items())), lambda: self._read(read))
-        except TimeoutError as error:
-            raise protocol.Unavailable(TIMED_OUT) from error
-        return result
+        return await self._read_shared((write, *sorted(query.items())), read)
 
     async def find(self, id_: str) -> Snapshot:
         """Find the snapshot of an id (schemas/get_path.json).
@@ -183,6 +193,32 @@ class Service:
         if found is None:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
+
+    async def series(self, query: Mapping[str, Any], write: Callable[[Series], T]) -> T:
+        """Read balances over time (schemas/series_query.json); return the result of `write`, run in a worker thread.
+
+        Callers with the same query and the same `write` share one read. Raises InvalidPayload and Unavailable.
+        """
+        protocol.check("series_query", query)
+        wanted = to_series_query(query, now())
+
+        def read() -> T:
+            found = self._series_store.read(wanted)
+            return write(Series(found.position, protocol.Encoded(found.data)))
+
+        try:
+            return await self._read_shared((write, wanted), read)
+        except TooManyLines as error:
+            raise protocol.InvalidPayload(f"{error}: {FEWER_POINTS}", "points") from error
+
+    async def _read_shared(self, key: tuple[Any, ...], read: Callable[[], T]) -> T:
+        """Return the result of `read`, of which those with the same key that are called meanwhile share one call."""
+        try:
+            async with asyncio.timeout(self.read_s_max):
+                result: T = await self._shared_reads.run(key, lambda: self._read(read))
+        except TimeoutError as error:
+            raise protocol.Unavailable(TIMED_OUT) from error
+        return result
 
     async def _read(self, read: Callable[[], T]) -> T:
         if self.life is Life.STARTING:

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from balance.storage.embedded import EmbeddedPostgres
-from bench import feed, scale, scenarios
+from bench import feed, pruning, scale, scenarios, views
 from bench.report import FLOOR, NODE, OURS, Figure, Round, to_lines
 from bench.table_size import ROWS_FEW, make_database, table_size
 from bench.targets import LOAD_CORE, Target, install_peer, pgbench, running, url_for
@@ -28,7 +28,7 @@ from bench.transfer import transfer
 Scenario = Callable[[Target], list[Figure]]
 TARGETS = (OURS, NODE, FLOOR)
 # Beside the scenarios, since they have databases and servers of their own.
-TABLE_SIZE, FEED, TRANSFER = "table-size", "feed", "transfer"
+TABLE_SIZE, FEED, PRUNE, VIEWS, TRANSFER = "table-size", "feed", "prune", "views", "transfer"
 
 
 def service_scenarios(quick: bool) -> dict[str, Scenario]:
@@ -68,6 +68,10 @@ def main() -> int:
         with EmbeddedPostgres.start(Path(folder) / "data") as postgres:
             single_inserts = pgbench(postgres.url, 2 if arguments.quick else 5)
             measured = measure(postgres.url, targets, arguments.only, rounds, arguments.quick)
+            if VIEWS in arguments.only and OURS in targets:
+                measured[0].setdefault(OURS, []).extend(measure_views(postgres.url, arguments.rows, arguments.quick))
+            if PRUNE in arguments.only and OURS in targets:
+                measured[0].setdefault(OURS, []).extend(measure_prune(postgres.url, arguments.rows, arguments.quick))
     for one in measured:
         if OURS in one:
             one[OURS] += scenarios.compare_to_pgbench(one[OURS], single_inserts)
@@ -84,12 +88,15 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; `only` is the list of scenarios to run."""
-    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE, FEED, TRANSFER]
+    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE, FEED, PRUNE, VIEWS, TRANSFER]
     parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
     parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
     parser.add_argument("--rounds", type=int, help="how many, of which the median counts [5, or 3 with --quick]")
     parser.add_argument(
         "--only", nargs="*", metavar="SCENARIO", choices=names, default=names, help=f"of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--rows", type=int, help="of the tables of prune and of views [10000000, or 1000000 with --quick]"
     )
     parser.add_argument("--target", nargs="*", choices=TARGETS, help="measure only these")
     return parser.parse_args()
@@ -134,6 +141,21 @@ def measure_feed(postgres: str, number: int, *, quick: bool) -> list[Figure]:
         *feed.streams(make_database(postgres, f"streams_{number}", 0), 1_250 if quick else 10_000, (100, 1_000), saves),
         *feed.two_processes(make_database(postgres, f"two_{number}", 0), saves),
     ]
+
+
+def measure_prune(postgres: str, rows: int | None, quick: bool) -> list[Figure]:
+    """Run the scenario of `pruning` once, since it has turns of its own, on a table of its own."""
+    rows = rows or (1_000_000 if quick else 10_000_000)
+    return pruning.prune(make_database(postgres, "pruned", rows), rows, 5.0 if quick else 20.0)
+
+
+def measure_views(postgres: str, rows: int | None, quick: bool) -> list[Figure]:
+    """Run the scenario of `views` once, on tables of its own, of which the large one takes the longest to fill."""
+    rows = rows or (1_000_000 if quick else 10_000_000)
+    small, large = (
+        make_database(postgres, f"views_{size}", size, views.fill_step_s(size)) for size in (views.ROWS_FEW, rows)
+    )
+    return views.views(small, large, rows, 200 if quick else 400)
 
 
 def print_machine() -> None:

@@ -59,7 +59,12 @@ def make_post(number: int) -> bytes:
 
 def make_get(path: str) -> bytes:
     """Make a GET of what is at `path` below the address of the snapshots."""
-    return f"GET /api/balance/snapshot{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    return make_request(f"/api/balance/snapshot{path}")
+
+
+def make_request(target: str) -> bytes:
+    """Make a GET."""
+    return f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
 class Loop:

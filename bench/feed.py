@@ -6,18 +6,14 @@ None of this has a counterpart in the Node server, so the goals are limits on ou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import count
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from statistics import median, quantiles
+from statistics import median
 
 import psycopg
 
-from bench.clients import Http, Loop, make_post, send_requests
+from bench.clients import Loop, make_post, send_requests
 from bench.fleet import Fleet
 from bench.report import OURS, Figure
+from bench.saver import p99, saving
 from bench.streams import Stream, StreamFleet
 from bench.targets import Target, running
 
@@ -79,39 +75,6 @@ def come_back(database: str, clients: int) -> list[Figure]:
         Figure(f"{clients} clients come back: p99 of a save", "ms", p99(busy) * 1e3),
         Figure(f"{clients} clients come back: p99 of a save / quiet", "times", p99(busy) / p99(calm), limit="≤ 2"),
     ]
-
-
-@contextmanager
-def saving(port: int) -> Iterator[Callable[[], list[tuple[float, float]]]]:
-    """Save by POST in a process of its own, one at a time; yield what ends it and returns when each began and took."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_save_until_stopped, args=(port, there))
-    process.start()
-    here.recv()
-
-    def stop() -> list[tuple[float, float]]:
-        here.send(None)
-        saves: list[tuple[float, float]] = here.recv()
-        return saves
-
-    try:
-        yield stop
-    finally:
-        process.kill()
-        process.join()
-
-
-def _save_until_stopped(port: int, parent: Connection) -> None:
-    client = Http(port, (make_post(number) for number in count()), b"201")
-    loop = Loop()
-    loop.add(client)
-    client.send_next()
-    loop.read_until(lambda: bool(client.latencies))
-    parent.send(None)
-    loop.read_until(parent.poll, 600.0)
-    loop.close()
-    parent.send(list(zip(client.sent, client.latencies, strict=False)))  # the last one may be unanswered
 
 
 def streams(database: str, idle: int, steps: tuple[int, int], updates: int) -> list[Figure]:
@@ -214,7 +177,3 @@ def _one(database: str, query: str) -> object:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return row[0]
-
-
-def p99(times: Sequence[float]) -> float:
-    return quantiles(times, n=100)[98]

@@ -30,15 +30,16 @@ REPORT_S = 1.1  # PostgreSQL's sessions report their statistics when they become
 REPORT_READS_MAX = 500
 UNKNOWN = "/00000000-0000-7000-8000-000000000000"  # no snapshot has this id, and no read is cheaper
 
-# One snapshot a second up to now, of fifty bots. Half of the ids are the server's, which grow with time; half are
-# random, as clients may make them, and are spread over the whole index.
+# One snapshot each `step_s` seconds up to now, of fifty bots. Half of the ids are the server's, which grow with time;
+# half are random, as clients may make them, and are spread over the whole index.
 FILL = """
 INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
 SELECT seq, CASE WHEN seq %% 2 = 0 THEN gen_random_uuid() ELSE uuidv7(age) END, now() + age, 1132900 + seq * 7 %% 50,
        jsonb_build_object('rlb', 100074.99978 + seq %% 99991 / 1000.0, 'usdt', 7656.36 + seq %% 9973 / 100.0),
        jsonb_build_object('rlb', 101132.407627 + seq %% 99991 / 1000000.0, 'usd', 7646.96 + seq %% 9973 / 100.0),
        now() + age + interval '20 ms'
-FROM generate_series(1::bigint, %(rows)s::bigint) AS seq, make_interval(secs => seq - %(rows)s::bigint - 60) AS age
+FROM generate_series(1::bigint, %(rows)s::bigint) AS seq,
+     make_interval(secs => (seq - %(rows)s::bigint) * %(step_s)s::float8 - 60) AS age
 """
 ADVANCE = "UPDATE balance_feed SET last_seq = %(rows)s"
 ACTIVE = "SELECT active_time / 1000 FROM pg_stat_database WHERE datname = current_database()"
@@ -58,15 +59,15 @@ class Cost:
     postgres: float  # in which PostgreSQL's sessions ran statements, commits and their flush included
 
 
-def make_database(postgres: str, name: str, rows: int) -> str:
-    """Make a migrated database with this many snapshots; return its conninfo."""
+def make_database(postgres: str, name: str, rows: int, step_s: float = 1.0) -> str:
+    """Make a migrated database with this many snapshots, `step_s` seconds apart; return its conninfo."""
     with psycopg.connect(postgres, autocommit=True) as admin:
         admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
     url = make_conninfo(postgres, dbname=name)
     migrate(url)
     with psycopg.connect(url, autocommit=True) as connection:
         with connection.transaction():
-            connection.execute(FILL, {"rows": rows})
+            connection.execute(FILL, {"rows": rows, "step_s": step_s})
             connection.execute(ADVANCE, {"rows": rows})
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
@@ -82,7 +83,7 @@ def table_size(small: str, large: str, rows: int, updates: int, pages: int) -> l
         ("save, client's id", partial(_save, make_id=uuid7), updates),
         (RANDOM, partial(_save, make_id=lambda: str(uuid4())), updates),
     ):
-        few, many = (_measure(url, work, times) for url in (small, large))
+        few, many = (measure_cost(url, work, times) for url in (small, large))
         for size, cost in ((f"{ROWS_FEW} rows", few), (f"{rows:.0e} rows".replace("e+0", "e"), many)):
             figures.append(Figure(f"{name}, {size}: CPU", "µs", cost.cpu))
             figures.append(Figure(f"{name}, {size}: in PostgreSQL", "µs", cost.postgres))
@@ -92,7 +93,8 @@ def table_size(small: str, large: str, rows: int, updates: int, pages: int) -> l
     return figures
 
 
-def _measure(url: str, work: Callable[[Target, int], None], times: int) -> Cost:
+def measure_cost(url: str, work: Callable[[Target, int], None], times: int) -> Cost:
+    """Do `work` by a service on a database, and return what each of its `times` parts costs."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")  # or one of the two would pay for what the other wrote
         with running(OURS, url) as target:

@@ -90,11 +90,12 @@ def running(name: str, database: str) -> Iterator[Target]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    try:
-        yield Target(name, process)
-    finally:
-        process.terminate()
-        process.wait(30)
+    with process:  # closes its output
+        try:
+            yield Target(name, process)
+        finally:
+            process.terminate()
+            process.wait(30)
 
 
 def install_peer() -> None:

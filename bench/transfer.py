@@ -11,8 +11,8 @@ from typing import IO
 
 import psycopg
 
-from bench.feed import p99, saving
 from bench.report import OURS, Figure
+from bench.saver import p99, saving
 from bench.targets import Target, running
 
 EXPORT = b"GET /api/balance/export HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"

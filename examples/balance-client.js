@@ -8,8 +8,8 @@
 // BALANCE_URL is the address of the server; the default is a server on this machine. BALANCE_TOKEN is the token, if the
 // server needs one. `--folder` (default: balance-state) has the two files that survive a restart: readings.jsonl and
 // position.json. Each process needs a folder of its own.
-// The exit status is 0 if every reading was saved, and 1 if the server rejected one. To report your own balances, replace
-// `readBalances`; to use those of others, replace `handle`.
+// The exit status is 0 if every reading was saved, and 1 if the server rejected one, or the token. To report your own
+// balances, replace `readBalances`; to use those of others, replace `handle`.
 'use strict';
 
 const { randomUUID } = require('node:crypto');
@@ -22,6 +22,7 @@ const { io } = require('socket.io-client');
 
 const PING_MS = 30_000;
 const RESUME_MS = 1_000;
+const REFUSED = ['unauthorized', 'forbidden']; // by the token
 
 const { values: options } = parseArgs({
   options: {
@@ -77,12 +78,19 @@ async function save(reading) {
       console.log(`saved ${answer.id} of ${answer.timestamp}${answer.duplicate ? ' (it was saved already)' : ''}`);
       return true;
     }
+    if (REFUSED.includes(answer.code)) stop(answer.code, answer.error); // the reading stays in the journal
     console.log(`error ${answer.code}: ${answer.error}`);
     // Only a temporary error has `retryAfter`, in seconds: the same reading, with the same id, may succeed then.
     // Any other error would be repeated: a person has to read it, and the bot goes on.
     if (answer.retryAfter === undefined) return false;
     await sleep(answer.retryAfter * 1000);
   }
+}
+
+// Ends the program: the server would refuse everything again. What was not answered is sent at the next start.
+function stop(code, text) {
+  console.error(`refused: ${code}: ${text}: set BALANCE_TOKEN to a token of a writer`);
+  process.exit(1);
 }
 
 // Returns the balances of the bot. `ts` is the time at which they were read, so that a late reading is still true.
@@ -190,8 +198,11 @@ socket.on('balance:snapshot', (snapshot) => {
 
 socket.on('disconnect', (reason) => console.log(`disconnected: ${reason}`));
 socket.on('connect_error', (error) => {
+  if (REFUSED.includes(error.data?.code)) stop(error.data.code, error.message);
   console.log(`cannot connect: ${error.message}`);
-  if (!socket.active) process.exit(1); // rejected by the server: the library does not try again
+  if (socket.active) return; // the library tries again
+  if (error.data?.retryAfter === undefined) process.exit(1); // rejected by the server, and would be again
+  resuming = setTimeout(() => socket.connect(), error.data.retryAfter * 1000);
 });
 socket.on('pong', (pong) => console.log(`pong ${pong.timestamp}`));
 

@@ -8,8 +8,8 @@ no snapshot, also when the server, the network or this program itself is away fo
 BALANCE_URL is the address of the server; the default is a server on this machine. BALANCE_TOKEN is the token, if the
 server needs one. `--folder` (default: balance-state) has the two files that survive a restart: readings.jsonl and
 position.json. Each process needs a folder of its own.
-The exit status is 0 if every reading was saved, and 1 if the server rejected one. To report your own balances, replace
-`read_balances`; to use those of others, replace `handle`.
+The exit status is 0 if every reading was saved, and 1 if the server rejected one, or the token. To report your own
+balances, replace `read_balances`; to use those of others, replace `handle`.
 """
 
 import argparse
@@ -32,6 +32,7 @@ TOKEN = {"token": os.environ["BALANCE_TOKEN"]} if "BALANCE_TOKEN" in os.environ 
 ANSWER_S = 6  # the server answers within 5 seconds, so that no answer is on its way after 6
 PING_S = 30
 RECONNECT_S = 1
+REFUSED = ("unauthorized", "forbidden")  # by the token
 
 # An int keeps all its digits, a float at least 15: more are rounded here before sending, and again when a snapshot
 # is received. The server keeps every digit that it receives. A bot that needs more digits can put this repository
@@ -102,6 +103,13 @@ class Journal:
             self._file.truncate(0)
 
 
+class Refused(Exception):
+    """The server refuses the token, and would refuse it again."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"refused: {code}: {text}: set BALANCE_TOKEN to a token of a writer")
+
+
 class Bot:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +121,7 @@ class Bot:
         self._position = json.loads(self._position_file.read_text()) if self._position_file.exists() else None
         self._storing: asyncio.Task[None] | None = None
         self._epoch = ""
+        self._refused: Refused | None = None
         self._sio = socketio.AsyncClient()
 
     async def stay_connected(self) -> None:
@@ -131,6 +140,8 @@ class Bot:
                     )
                     await self._sio.wait()
                 except socketio.exceptions.ConnectionError as error:
+                    if self._refused is not None:
+                        raise self._refused from error
                     log(f"cannot connect: {error}")
                 await asyncio.sleep(RECONNECT_S)
 
@@ -140,11 +151,18 @@ class Bot:
         Its handlers are not coroutines, which could overtake each other: events are handled in their order.
         """
         client = socketio.AsyncClient(json=json, http_session=http, reconnection=False, handle_sigint=False)
+        client.on("connect_error", self._on_connect_error)
         client.on("connected", self._on_connected)
         client.on("balance:snapshot", self._on_snapshot)
         client.on("disconnect", lambda reason: log(f"disconnected: {reason}"))
         client.on("pong", lambda pong: log(f"pong {pong['timestamp']}"))
         return client
+
+    def _on_connect_error(self, error: object) -> None:
+        """Note that the server has refused the token; any other error may pass."""
+        code = error.get("data", {}).get("code") if isinstance(error, dict) else None
+        if code in REFUSED:
+            self._refused = Refused(code, error["message"])
 
     def _on_connected(self, greeting: dict) -> None:
         log(f"connected as {greeting['socketId']}")
@@ -216,6 +234,8 @@ class Bot:
                 again = " (it was saved already)" if answer.get("duplicate") else ""
                 log(f"saved {answer['id']} of {answer['timestamp']}{again}")
                 return True
+            if answer["code"] in REFUSED:
+                raise Refused(answer["code"], answer["error"])  # the reading stays in the journal
             log(f"error {answer['code']}: {answer['error']}")
             # Only a temporary error has `retryAfter`, in seconds: the same reading, with the same id, may succeed then.
             # Any other error would be repeated: a person has to read it, and the bot goes on.
@@ -243,18 +263,22 @@ async def main() -> int:
     options = parser.parse_args()
 
     bot = Bot(options.folder)
-    async with asyncio.TaskGroup() as tasks:
-        running = [bot.stay_connected(), bot.send_readings(), bot.ping_forever()]
-        started = [tasks.create_task(one) for one in running]
-        for made in itertools.count(1):
-            bot.journal.add(read_balances())
-            if made == options.count:
-                break
-            await asyncio.sleep(options.interval / 1000)
-        await bot.journal.waiting.join()
-        await bot.close()
-        for one in started:
-            one.cancel()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [bot.stay_connected(), bot.send_readings(), bot.ping_forever()]
+            started = [tasks.create_task(one) for one in running]
+            for made in itertools.count(1):
+                bot.journal.add(read_balances())
+                if made == options.count:
+                    break
+                await asyncio.sleep(options.interval / 1000)
+            await bot.journal.waiting.join()
+            await bot.close()
+            for one in started:
+                one.cancel()
+    except* Refused as refused:
+        print(refused.exceptions[0], file=sys.stderr)
+        bot.status = 1
     return bot.status
 
 

@@ -25,5 +25,14 @@ async function handleConnected({ seq, epoch, recovered, reason, goodUntil }) {
   }
 }
 
+socket.on('connect_error', ({ message, data }) => {
+  if (socket.active) return; // there is no connection: the library tries again
+  if (data?.retryAfter !== undefined) {
+    setTimeout(() => socket.connect(), data.retryAfter * 1000);
+    return;
+  }
+  console.error(`refused: ${data?.code}: ${message}: set BALANCE_TOKEN to a token that may read`);
+  process.exit(1);
+});
 socket.on('connected', (greeting) => (handled = handled.then(() => handleConnected(greeting))));
 socket.on('balance:snapshot', (snapshot) => (handled = handled.then(() => handle(snapshot))));

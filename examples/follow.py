@@ -18,6 +18,8 @@ while True:
         query = f"after={position['last']}&epoch={position['epoch']}" if position["last"] else "after=0"
         page = json.load(urlopen(Request(f"{url}/api/balance/feed?wait=30&{query}", headers=headers), timeout=60))
     except OSError as error:
+        if isinstance(error, HTTPError) and error.code in (401, 403):  # the same request would be refused again
+            sys.exit(f"refused: {error.read().decode()}: set BALANCE_TOKEN to a token that may read")
         time.sleep(1)
         if isinstance(error, HTTPError) and error.code in (409, 410):
             lost = json.load(error)

@@ -8,7 +8,7 @@ store() { printf '%s' "$1" >"$file.tmp" && mv "$file.tmp" "$file"; }
 while :; do
   rm -f "$file.pipe" && mkfifo "$file.pipe" # a new one, which a curl of before does not write to
   # A quiet stream has a ping every 15 s: one that is silent for longer is lost.
-  token | curl -K - -fsN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" >"$file.pipe" &
+  token | curl -K - -sN --speed-limit 1 --speed-time 40 "$url?$(cat "$file" 2>/dev/null)" >"$file.pipe" &
   while IFS= read -r line; do
     case $line in
       'id: '*) id=${line#id: } ;;
@@ -26,5 +26,11 @@ while :; do
     esac
   done <"$file.pipe"
   kill $! 2>/dev/null
+  case $line in # what follows the last line: an error, which is JSON without an end of line
+    *'"code":"unauthorized"'* | *'"code":"forbidden"'*)
+      echo "refused: $line: set BALANCE_TOKEN to a token that may read" >&2
+      rm -f "$file.pipe"
+      exit 1 ;;
+  esac
   sleep 1
 done

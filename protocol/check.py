@@ -35,11 +35,12 @@ _TYPES = {
 # The message for a `pattern` or a `not`, by the title of the schema that has it.
 _MESSAGES = {
     "Amount": "must be 0 or at least 1e-30",
+    "LedgerAsset": "is not the name of an asset after onchain. or onsite.",
     "AssetName": "is not an asset name (1 to 64 of A-Z a-z 0-9 . _ : / $ - with a letter, a digit or $ first)",
-    "LedgerAsset": "must be onchain or onsite, a point and the name of an asset, such as onchain.usdt",
     "Cursor": "must be the `next` of an earlier page",
     "PositionToken": "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between",
     "RecoveryOffset": "must be the last argument of an event",
+    "SeriesQuery": "must have only one of by and sum",
     "Timestamp": "must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z",
     "UtcTimestamp": "must be a UTC time with three or six fraction digits, such as 2025-11-07T00:45:08.603Z",
     "Uuid": "must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51",

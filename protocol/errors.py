@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal
 PROBLEM_TYPES = "https://balance-snapshot.example/v1/errors/"
 """What the type of problem details begins with: an identifier, at which nothing is served (RFC 2606)."""
 
+CHALLENGE = 'Bearer realm="balance"'
+
 
 class ServiceError(Exception):
     """The base of all errors that are sent to clients."""
@@ -28,6 +30,8 @@ class ServiceError(Exception):
     """Seconds to wait before the next attempt; set on each temporary error and on no other."""
     fields: Mapping[str, Any] = {}
     """What the payload has beside the fields of every error."""
+    challenge: str | None = None
+    """The header WWW-Authenticate of an error about a credential (RFC 6750, section 3); None for all others."""
 
     def __init__(self, reason: str | None = None, path: str | None = None) -> None:
         """Set `reason`, why the request failed, for a person, and `path`, the dotted path in the payload."""
@@ -144,12 +148,11 @@ class Unauthorized(ServiceError):
     status = 401
     example = ("is revoked", "token")
 
-    @property
-    def challenge(self) -> str:
-        """Return the header WWW-Authenticate (RFC 6750, section 3)."""
-        if self.path is None:
-            return 'Bearer realm="balance"'
-        return f'Bearer realm="balance", error="invalid_token", error_description="{self}"'
+    def __init__(self, reason: str | None = None, path: str | None = None) -> None:
+        """Set the reason and the path; with a path, the challenge names the fault of the credential."""
+        super().__init__(reason, path)
+        fault = f', error="invalid_token", error_description="{self}"' if path is not None else ""
+        self.challenge = CHALLENGE + fault
 
 
 class Forbidden(ServiceError):
@@ -158,6 +161,12 @@ class Forbidden(ServiceError):
     code = "forbidden"
     status = 403
     example = ("pages of this origin may not call; see --cors-origins", "Origin")
+
+    def __init__(self, reason: str | None = None, path: str | None = None, *, scope: str | None = None) -> None:
+        """Set the reason, the path, and the scope that the credential would need, if one that has it would do."""
+        super().__init__(reason, path)
+        if scope is not None:
+            self.challenge = f'{CHALLENGE}, error="insufficient_scope", error_description="{self}", scope="{scope}"'
 
 
 class NotFound(ServiceError):

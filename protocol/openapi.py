@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from protocol import bundle, codec, registry
-from protocol.errors import RateLimited, ServiceError, Unauthorized
+from protocol.errors import Forbidden, ServiceError, Unauthorized
+from protocol.headers import HEADERS, RATE_LIMIT, REQUEST_ID, REQUEST_ID_SENT
 from protocol.limits import Limits
 from protocol.operation import NDJSON, Operation, Response
 from protocol.operations import (
@@ -19,7 +20,6 @@ from protocol.operations import (
     PROBLEM,
     TEXT,
 )
-from protocol.response_parts import HEADERS
 
 Json = dict[str, Any]
 
@@ -94,6 +94,16 @@ def openapi(version: str, limits: Limits) -> Json:
         "components": {
             "schemas": bundle.used_components([paths, responses]),
             "responses": responses,
+            "headers": {name: _header(name) for name in HEADERS},
+            "parameters": {
+                REQUEST_ID: {
+                    "name": REQUEST_ID,
+                    "in": "header",
+                    "description": REQUEST_ID_SENT,
+                    "schema": {"type": "string"},  # without a pattern: no value of it is an error
+                    "examples": _examples(["bot-7.1042"]),
+                }
+            },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": TOKEN}},
         },
     }
@@ -105,7 +115,7 @@ def _operation(operation: Operation, limits: Limits) -> Json:
         "tags": ["contract" if operation.path.startswith(_DOCUMENTS) else "snapshots"],
         "summary": operation.summary,
         "description": operation.description,
-        "parameters": [*_parameters(operation)],
+        "parameters": [*_parameters(operation), {"$ref": f"#/components/parameters/{REQUEST_ID}"}],
         "responses": {str(status): _response(one) for status, one in sorted(operation.responses.items())}
         | {
             str(status): {"$ref": f"#/components/responses/{_response_name(status)}"}
@@ -193,8 +203,8 @@ def _error_response(errors: list[type[ServiceError]]) -> Json:
         "headers": _headers(
             [
                 *(["Retry-After"] if all(error.temporary for error in errors) else []),
-                *(["RateLimit-Policy", "RateLimit"] if RateLimited in errors else []),
-                *(["WWW-Authenticate"] if Unauthorized in errors else []),
+                *RATE_LIMIT,
+                *(["WWW-Authenticate"] if Unauthorized in errors or Forbidden in errors else []),
             ]
         ),
         "content": {
@@ -227,13 +237,15 @@ def _examples(values: Iterable[Any]) -> Json:
 
 
 def _headers(names: Iterable[str]) -> Json:
+    """Refer to the headers of a response: those that are named, and the one of all responses."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*names, REQUEST_ID)}
+
+
+def _header(name: str) -> Json:
+    header = HEADERS[name]
+    number = {"type": "integer", "format": "int64", "minimum": 0}
     return {
-        name: {
-            "description": HEADERS[name],
-            "required": True,
-            "schema": {"type": "integer", "format": "int64", "minimum": 0}
-            if name == "Retry-After"
-            else {"type": "string"},
-        }
-        for name in names
+        "description": header.description,
+        "required": header.is_always_sent,
+        "schema": number if header.is_number else {"type": "string"},
     }

@@ -25,7 +25,7 @@ class Response:
     example: object = None
     """A body; None if the examples of the schema are the right ones."""
     headers: tuple[str, ...] = ()
-    """The headers that matter to a client; `response_parts.HEADERS` describes them."""
+    """The headers that matter to a client; `headers.HEADERS` describes them."""
     other_examples: Mapping[str, str] = field(default_factory=dict)
     """By its media type: an example of each other form of the body that a client may request."""
     events: Mapping[str, str] = field(default_factory=dict)

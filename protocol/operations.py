@@ -6,33 +6,30 @@ this table, and the tests compare every response of the server with it.
 
 from __future__ import annotations
 
-from typing import Any
-
-from protocol import registry, response_parts
+from protocol import bodies, registry
+from protocol.common_operations import HEAD_ERRORS, READY, document, probe
 from protocol.errors import (
     Busy,
     Conflict,
     Forbidden,
-    HeadersTooLarge,
     InternalError,
     InvalidPayload,
     MalformedJson,
-    MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
     PositionPruned,
     PositionUnknown,
-    RateLimited,
-    RequestTimeout,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
+from protocol.headers import RATE_LIMIT
 from protocol.operation import JSON, NDJSON, Operation, Response
 
 SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
 LATEST = "/api/balance/latest"
+SERIES = "/api/balance/series"
 STREAM = "/api/balance/stream"
 TICKET = "/api/balance/ticket"
 EXPORT = "/api/balance/export"
@@ -54,32 +51,9 @@ EVENT_STREAM = "text/event-stream"
 CSV = "text/csv"
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_HEAD = (RequestTimeout, MisdirectedRequest, RateLimited, HeadersTooLarge)  # of any request
-_READ = (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
+_READ = (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError)
 
 
-def _document(id_: str, path: str, summary: str, found: Response, **more: Any) -> Operation:
-    """Describe a document of the contract: the same for every client, readable by every web page, cached by ETag."""
-    unchanged = Response("Not changed: the ETag of the document is in If-None-Match.", media_type="", headers=("ETag",))
-    parameters = {"header": "document_headers", **more.get("parameters", {})}
-    errors = (InvalidPayload, *more.get("errors", ()), *_HEAD, Busy, InternalError)
-    description = "Any web page may read it. A request with If-None-Match gets the document only if it has changed."
-    return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
-
-
-def _probe(id_: str, path: str, summary: str, description: str, example: str) -> Operation:
-    """Describe a question about the health of the process."""
-    body = {"success": True, "data": {"status": example}}
-    errors = (InvalidPayload, Forbidden, *_HEAD, Unavailable, InternalError)
-    yes = Response("Yes.", "health_reply", JSON, body)
-    return Operation(id_, "GET", path, summary, description, {200: yes}, errors)
-
-
-_READY = (
-    "503 with the reasons while the database has not been opened yet, cannot be reached or cannot be read, while an "
-    "update waits for too long, while a commit waits for a standby, and when the server is stopping. A balancer sends "
-    "requests to a server that is ready."
-)
 OPERATIONS: dict[str, Operation] = {
     operation.id: operation
     for operation in (
@@ -91,19 +65,19 @@ OPERATIONS: dict[str, Operation] = {
             "The response is sent when the snapshot is on disk. The snapshot is then broadcast to every Socket.IO "
             "client. An update with an id may be sent again until it is answered: it is saved once.",
             {
-                201: Response("Saved.", "save_reply", JSON, _SAVED, ("Location",)),
+                201: Response("Saved.", "save_reply", JSON, _SAVED, ("Location", *RATE_LIMIT)),
                 200: Response(
                     "The same update was saved before; nothing has changed.",
                     "save_reply",
                     JSON,
                     _RESAVED,
-                    ("Location",),
+                    ("Location", *RATE_LIMIT),
                 ),
             },
             (
                 *(MalformedJson, InvalidPayload, Unauthorized, Forbidden, Conflict),
                 *(PayloadTooLarge, UnsupportedMediaType),
-                *(*_HEAD, Busy, Unavailable, InternalError),
+                *(*HEAD_ERRORS, Busy, Unavailable, InternalError),
             ),
             body="balance_update",
         ),
@@ -153,6 +127,19 @@ OPERATIONS: dict[str, Operation] = {
             {"query": "latest_query"},
         ),
         Operation(
+            "getSeries",
+            "GET",
+            SERIES,
+            "Get balances over time",
+            "The amounts in force at instants that are evenly spaced from `from` to `to`: those of the last snapshot "
+            "at or before each, by its ts. Its cost depends on the number of instants, not on the number of snapshots "
+            "between them. By default all processes report one account. With `by=pid` each process id has a line of "
+            "its own, and with `sum=pid` they are added, exactly.",
+            {200: Response("The amounts at each instant.", "series_reply")},
+            _READ,
+            {"query": "series_query"},
+        ),
+        Operation(
             "getStream",
             "GET",
             STREAM,
@@ -167,7 +154,7 @@ OPERATIONS: dict[str, Operation] = {
                     "sent after 15 s without another event, and bye before the server ends the stream.",
                     None,
                     EVENT_STREAM,
-                    response_parts.STREAM,
+                    bodies.STREAM,
                     events={
                         "connected": "stream_connected",
                         "balance:snapshot": "snapshot",
@@ -176,7 +163,7 @@ OPERATIONS: dict[str, Operation] = {
                     },
                 )
             },
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, InternalError),
             {"header": "stream_headers", "query": "stream_query"},
         ),
         Operation(
@@ -187,7 +174,7 @@ OPERATIONS: dict[str, Operation] = {
             "For EventSource in a browser, which cannot send a token: open the stream within 60 s with the ticket as a "
             "parameter. A ticket opens one stream; get another one to connect again.",
             {200: Response("The ticket.", "ticket_reply")},
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError),
         ),
         Operation(
             "getExport",
@@ -202,9 +189,9 @@ OPERATIONS: dict[str, Operation] = {
                     "The snapshots: one as JSON in each line, or a table with CRLF at the end of each row (RFC 4180).",
                     None,
                     NDJSON,
-                    response_parts.LINE,
+                    bodies.LINE,
                     ("Content-Disposition",),
-                    {CSV: response_parts.CSV},
+                    {CSV: bodies.CSV},
                 )
             },
             _READ,
@@ -225,52 +212,52 @@ OPERATIONS: dict[str, Operation] = {
             },
             (
                 *(InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge, UnsupportedMediaType),
-                *(*_HEAD, Busy, Unavailable, InternalError),
+                *(*HEAD_ERRORS, Busy, Unavailable, InternalError),
             ),
             body="import_line",
             body_type=NDJSON,
         ),
-        _document(
+        document(
             "getContract",
             CONTRACT.rstrip("/"),  # served with the slash too; linters want paths without
             "Get the index of the contract",
             Response("The index.", "contract_reply", headers=("ETag",)),
         ),
-        _document(
+        document(
             "getSchema",
             CONTRACT + "{name}.json",
             "Get one schema, or `bundle` for all of them in one file",
-            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, response_parts.A_SCHEMA, ("ETag",)),
+            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, bodies.A_SCHEMA, ("ETag",)),
             parameters={"path": "schema_path"},
             errors=(NotFound,),
         ),
-        _document(
+        document(
             "getTypes",
             CONTRACT + "types.d.ts",
             "Get the TypeScript declarations",
             Response("TypeScript declarations.", None, TEXT, "export type Amount = number;\n", ("ETag",)),
         ),
-        _document(
+        document(
             "getOpenapi",
             OPENAPI,
             "Get the OpenAPI document of REST",
             Response("An OpenAPI 3.1 document.", example={"openapi": "3.1.0", "…": "…"}, headers=("ETag",)),
         ),
-        _document(
+        document(
             "getAsyncapi",
             ASYNCAPI,
             "Get the AsyncAPI document of Socket.IO",
             Response("An AsyncAPI 3.0 document.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
         ),
-        _probe(
+        probe(
             "getLive",
             LIVEZ,
             "Ask whether the process works",
             "503 only if nothing but a restart would help. It does not depend on the database.",
             "live",
         ),
-        _probe("getReady", READYZ, "Ask whether requests can be served now", _READY, "ready"),
-        _probe("getHealth", HEALTHZ, "Ask the same as /readyz", _READY, "ready"),
+        probe("getReady", READYZ, "Ask whether requests can be served now", READY, "ready"),
+        probe("getHealth", HEALTHZ, "Ask the same as /readyz", READY, "ready"),
         Operation(
             "getVersion",
             "GET",
@@ -278,7 +265,7 @@ OPERATIONS: dict[str, Operation] = {
             "Get the version that runs",
             "The versions of the service and of the contract.",
             {200: Response("The versions.", "version_reply")},
-            (InvalidPayload, Forbidden, *_HEAD, InternalError),
+            (InvalidPayload, Forbidden, *HEAD_ERRORS, InternalError),
         ),
         Operation(
             "getMetrics",
@@ -286,8 +273,8 @@ OPERATIONS: dict[str, Operation] = {
             METRICS,
             "Get the metrics for Prometheus",
             "The text format of Prometheus. Needs the permission to read metrics.",
-            {200: Response("The metrics.", None, TEXT, response_parts.METRICS)},
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
+            {200: Response("The metrics.", None, TEXT, bodies.METRICS)},
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError),
         ),
     )
 }

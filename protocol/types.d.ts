@@ -638,6 +638,20 @@ export interface ImportResult {
 }
 
 /**
+ * A range of successive instants, by their indices in `times`.
+ */
+export interface InstantRange {
+  /**
+   * The index of the first instant.
+   */
+  first: number;
+  /**
+   * The index of the last instant, which belongs to the range.
+   */
+  last: number;
+}
+
+/**
  * The newest snapshot of the feed, and the newest one of each process id.
  */
 export interface Latest {
@@ -684,9 +698,23 @@ export interface LatestReply {
 }
 
 /**
- * An asset of one ledger: onchain or onsite, a point and the name of the asset.
+ * A ledger and one of its assets, with a dot between them.
  */
 export type LedgerAsset = string;
+
+/**
+ * A process id that a sum leaves out at some instants, because its last snapshot is older than `stale_s`.
+ */
+export interface LeftOut {
+  /**
+   * The process id.
+   */
+  pid: number;
+  /**
+   * The instants at which it is not in the sum. Those before its first snapshot are not among them.
+   */
+  gaps: InstantRange[];
+}
 
 /**
  * The order of a list. ts: newest ts first, by the clocks of the senders. seq: last saved first.
@@ -941,6 +969,143 @@ export interface SchemaPath {
    * The name of a schema as in the index, or bundle for all schemas in one file.
    */
   name: string;
+}
+
+/**
+ * Balances over time: the amounts in force at instants that are evenly spaced.
+ */
+export interface Series {
+  /**
+   * The instants, the earliest first.
+   */
+  times: UtcTimestamp[];
+  /**
+   * One line, or one for each process id with by=pid, ordered by it.
+   */
+  lines: SeriesLine[];
+  /**
+   * The process ids that a sum leaves out at some instants, ordered.
+   */
+  leftOut: LeftOut[];
+  /**
+   * The epochs of the feed that began within the range, the earliest first.
+   */
+  epochs: SeriesEpoch[];
+}
+
+/**
+ * The amounts of the assets of a ledger at each instant. null: the snapshot in force does not have the asset, or there is none.
+ */
+export interface SeriesAmounts {
+  [k: string]: (number | null)[];
+}
+
+/**
+ * An epoch of the feed that began within the range of a series.
+ */
+export interface SeriesEpoch {
+  /**
+   * Its name.
+   */
+  epoch: Uuid;
+  /**
+   * The last seq of the epochs before it that the feed has kept.
+   */
+  afterSeq: number;
+  /**
+   * When it began, by the clock of the database.
+   */
+  beganAt: UtcTimestamp;
+}
+
+/**
+ * The amounts of one process id, of the account or of a sum. Each array has one item for each instant.
+ */
+export interface SeriesLine {
+  /**
+   * The process id of a line by=pid; null for the account and for a sum.
+   */
+  pid: number | null;
+  /**
+   * The time of the snapshot in force, of a sum that of the newest one in it; null before the first one.
+   */
+  ts: (UtcTimestamp | null)[];
+  /**
+   * The amounts on chain.
+   */
+  onchain: SeriesAmounts;
+  /**
+   * The amounts on the site.
+   */
+  onsite: SeriesAmounts;
+  /**
+   * The instants at which the snapshot in force was older than `stale_s`. In a sum: at which every process id was left out.
+   */
+  gaps: InstantRange[];
+  /**
+   * Of a sum: the number of process ids that were added at each instant.
+   */
+  pids?: number[];
+}
+
+/**
+ * The query of GET /api/balance/series, with numbers as JSON numbers. `by` and `sum` exclude each other.
+ */
+export interface SeriesQuery {
+  /**
+   * The first instant; 24 hours before `to` if it is absent.
+   */
+  from?: Timestamp;
+  /**
+   * The last instant; now if it is absent.
+   */
+  to?: Timestamp;
+  /**
+   * The number of instants, evenly spaced.
+   */
+  points?: number;
+  /**
+   * Only snapshots with one of these process ids; the parameter may be repeated.
+   *
+   * @maxItems 100
+   */
+  pid?: number[];
+  /**
+   * Only these assets, each with its ledger; the parameter may be repeated.
+   *
+   * @maxItems 64
+   */
+  asset?: LedgerAsset[];
+  /**
+   * One line for each process id that reported in the range, or is named by `pid`.
+   */
+  by?: "pid";
+  /**
+   * One line with the sum over the process ids that reported within `stale_s` of each instant.
+   */
+  sum?: "pid";
+  /**
+   * A snapshot older than this number of seconds at an instant is in a gap, and not in a sum.
+   */
+  stale_s?: number;
+}
+
+/**
+ * The response to GET /api/balance/series: balances over time, and the position in the feed that they belong to.
+ */
+export interface SeriesReply {
+  /**
+   * Always true.
+   */
+  success: true;
+  /**
+   * The balances over time.
+   */
+  data: Series;
+  /**
+   * The position in the feed. Every change after it is in the feed, the stream and Socket.IO.
+   */
+  feed: FeedHead;
 }
 
 /**

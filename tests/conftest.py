@@ -8,11 +8,11 @@ names a running server instead; its role must be allowed to create databases.
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,9 +28,11 @@ from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import migrate
 from tests.support import browser, contract
 from tests.support.embedded import start_postgres
+from tests.support.order import slow_first
 from tests.support.packages import Environment, build_wheel
 from tests.support.postgres import Postgres, temporary_database
 from tests.support.repository import ROOT
+from tests.support.scratch import make_folder
 from tests.support.service import Database, MakeService, Process, Service
 from tests.support.strategies import FAST
 
@@ -48,13 +50,14 @@ contract.install()
 def pytest_configure(config: pytest.Config) -> None:
     """Give each run a folder of its own: otherwise two runs by root would use the embedded server's together."""
     if config.option.basetemp is None:
-        config.option.basetemp = tempfile.mkdtemp(prefix="balance-tests-")
+        config.option.basetemp = make_folder()
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    config.option.loadscopereorder = False  # of pytest-xdist, which would run the files with few tests last
     asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run every coroutine test on the event loop of pytest-tornado."""
+    """Run every coroutine test on the event loop of pytest-tornado, and the slow files first."""
     for item in items:
         if (
             isinstance(item, pytest.Function)
@@ -62,6 +65,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             and not item.get_closest_marker("gen_test")
         ):
             item.add_marker("gen_test")
+    items[:] = slow_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the tests and modules out of garbage collections: many tests collect, or look at all objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +173,17 @@ def make_service(io_loop: IOLoop, database: Database) -> Iterator[MakeService]:
 def service(io_loop: IOLoop, make_service: MakeService) -> Service:
     """Start a service with the default settings."""
     return io_loop.run_sync(make_service)
+
+
+@pytest.fixture(scope="module")
+def tokens_read_often() -> Iterator[None]:
+    """Let the services of a module read the tokens as often as its tests change them; by default it is once a second.
+
+    tests/integration/test_access_examples.py and tests/browser/test_tickets.py keep the default.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("balance.access.refresh.REFRESH_S", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 import jwt
 
 import protocol
-from balance.auth import Caller, Role
+from balance.auth import SCOPES, TOKEN_ROLES, Caller, Role
 
 log = logging.getLogger("balance.access")
 
@@ -28,7 +28,6 @@ RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS = {("RSA", None): RSA, ("EC", "P-256"): ("ES256",), ("EC", "P-384"): ("ES384",), ("EC", "P-521"): ("ES512",),
               ("OKP", "Ed25519"): ("EdDSA",)}  # fmt: skip
 """By the type and the curve of a key: what it may be used for. No secret is shared, and `none` is not among them."""
-SCOPES = (("balance:admin", Role.ADMIN), ("balance:write", Role.WRITER), ("balance:read", Role.READER))
 LEEWAY_S = 5  # by which the clocks of the issuer and of this machine may differ
 READ_URL_S = 300.0  # between two reads of the keys from a URL
 READ_AGAIN_S = 10.0  # at least, before they are read again for an unknown key
@@ -188,8 +187,9 @@ def to_caller(claims: Mapping[str, Any]) -> Caller:
     """Return the caller of verified claims. Raises Forbidden without a scope of this service."""
     scopes = claims.get("scope", claims.get("scp", ()))
     granted = set(scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else ())
-    for scope, role in SCOPES:
-        if scope in granted:
+    for role in reversed(TOKEN_ROLES):
+        if SCOPES[role] in granted:
             name = claims.get("sub", claims.get("client_id", ""))
             return Caller(role, str(name)[:100], "", float(claims["exp"]) + LEEWAY_S)
-    raise protocol.Forbidden("has none of the scopes balance:read, balance:write and balance:admin", "token")
+    reason = "has none of the scopes balance:read, balance:write and balance:admin"
+    raise protocol.Forbidden(reason, "token", scope=SCOPES[Role.READER])

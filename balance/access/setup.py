@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from balance import program
 from balance.access.authenticator import Authenticator
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import is_loopback
 from balance.rate_limit import RateLimit
+from balance.setting import ConfigError
 
 if TYPE_CHECKING:
     from balance.access.jwt import JwtVerifier
@@ -34,9 +35,18 @@ def _jwt_verifier(config: Config) -> JwtVerifier | None:
 
 
 def check_closed(config: Config, authenticator: Authenticator) -> None:
-    """Check that not everyone in a network may call, unless the settings allow it. Raises ConfigError."""
-    if not (config.allow_anonymous or authenticator.has_credentials or is_loopback(config.host)):
-        raise ConfigError(
-            f"--host: {config.host} is not loopback and there is no token: run `{program.COMMAND} token create NAME`, "
-            "set --jwks, or let everyone in by --allow-anonymous"
-        )
+    """Check that not everyone in a network may call, unless the settings allow it. Raises ConfigError.
+
+    A server that listens on loopback is open to a network by a proxy, if it has a public URL.
+    """
+    if config.allow_anonymous or authenticator.has_credentials:
+        return
+    addresses = {"--host": (config.host, config.host)}
+    if config.public is not None:
+        addresses["--public-url"] = (config.public_url, config.public.host.name)
+    for flag, (address, host) in addresses.items():
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{flag}: {address} is not loopback and there is no token: run `{program.COMMAND} token create NAME`, "
+                "set --jwks, or let everyone in by --allow-anonymous"
+            )

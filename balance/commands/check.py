@@ -19,9 +19,11 @@ from pathlib import Path
 
 from balance.commands.command import Command, database, print_now
 from balance.commands.serve import DESCRIPTORS_BESIDE_WATCHERS, bind
-from balance.config import DEFAULT_SOURCE, Config, ConfigError
+from balance.config import DEFAULT_SOURCE, Config
 from balance.process.stop_signals import StopSignals
+from balance.setting import ConfigError
 from balance.storage.embedded import EmbeddedError
+from balance.storage.embedded.data_directory import has_data
 from balance.storage.inspection import FAIL, OK, WARN, Finding, inspect
 from protocol.operations import CONTRACT
 
@@ -108,7 +110,7 @@ def check_database(config: Config, signals: StopSignals) -> Iterator[Finding]:
     """Yield what is found of the database, but make none."""
     is_own = bool(config.database_url)
     try:
-        if not is_own and not (config.data_dir / "postgresql").exists():
+        if not is_own and not has_data(config.data_dir):
             yield Finding(OK, "database", f"none in {config.data_dir.absolute()} yet: the first start makes it")
             return
         with database(config, signals) as (url, _):

@@ -37,13 +37,19 @@ class Command(NamedTuple):
 
 
 @contextmanager
-def database(config: Config, signals: StopSignals) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
-    """Yield the URL of the database: that of the setting, or of the embedded server, which runs inside the block."""
+def database(
+    config: Config, signals: StopSignals, *, create: bool = False
+) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
+    """Yield the URL of the database: that of the setting, or of the embedded server, which runs inside the block.
+
+    `create` makes the data of the embedded server if there are none. Without it that is an error, since most commands
+    are for what a service has saved: on a new database they would succeed, and mislead.
+    """
     if config.database_url:
         keep_only_credentials(os.environ)
         yield config.database_url, None
         return
-    postgres = EmbeddedPostgres.start(config.data_dir)
+    postgres = EmbeddedPostgres.start(config.data_dir, create=create)
     try:
         yield postgres.url, postgres
     except EmbeddedError:  # the reason for its end is raised, and not the failure to stop it too

@@ -104,7 +104,10 @@ def to_lines(found: dict[str, Any]) -> list[str]:
 
 def _to_row(one: dict[str, Any]) -> Sequence[str]:
     position = "" if one["position"] is None else f"{one['position']}, "
-    position += "replaying" if one["replaying"] else "live"
+    if one["replaying"]:
+        position += "replaying" if one["behind"] is None else f"replaying, {one['behind']} behind"
+    else:
+        position += "live"
     caller = f"{one['name']} ({one['role']})" if one["name"] else one["role"]
     return (one["address"], one["transport"], one["connectedSince"], caller, f"{one['backlogBytes']} bytes", position)
 

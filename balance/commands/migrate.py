@@ -12,7 +12,7 @@ from balance.storage.migrate import migrate
 
 def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     """Bring the database to this version's schema and print what was done."""
-    with database(config, signals) as (url, postgres):
+    with database(config, signals, create=True) as (url, postgres):
         for name in migrate(url):
             print_now(f"applied {name}")
     print_now("the database is at this version" + (f": {postgres.location}" if postgres else ""))

@@ -10,7 +10,7 @@ from balance.commands.command import Command, database, print_now
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
-from balance.storage.restore import restore
+from balance.storage.restore import check_backup, restore
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,15 +24,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     """Restore the backup and print where the feed ends."""
-    with (
-        backup_errors(),
-        database(config, signals) as (url, _postgres),
-        progress_bar("checked", "B") as checked,
-        progress_bar("loaded", "B") as loaded,
-    ):
-        restored = restore(
-            url, arguments.file, replace=arguments.replace, report_check=checked.show, report_load=loaded.show
-        )
+    with backup_errors():
+        with progress_bar("checked", "B") as checked:
+            backup = check_backup(arguments.file, checked.show)
+        with (
+            database(config, signals, create=True) as (url, _postgres),  # made only for a good file
+            progress_bar("loaded", "B") as loaded,
+            progress_bar("indexed", " indexes") as indexed,
+        ):
+            restored = restore(
+                url, backup, replace=arguments.replace, report_load=loaded.show, report_index=indexed.show
+            )
     epoch, seq = restored.position
     print_now(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
     if restored.aside is not None:

@@ -16,10 +16,11 @@ from tornado.netutil import bind_sockets
 
 from balance.app import App
 from balance.commands.command import Command, database, print_now
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.process.service_manager import ServiceManager
 from balance.process.start_line import database_location, start_line
 from balance.process.stop_signals import StopSignals
+from balance.setting import ConfigError
 from balance.storage.connect import to_conninfo
 from balance.storage.embedded import Supervisor
 from balance.storage.migrate import migrate
@@ -40,7 +41,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     certificate = read_certificate(config)
     sockets = bind(config)
     manager.report("STATUS=opening the database")
-    with database(config, signals) as (url, postgres):
+    with database(config, signals, create=True) as (url, postgres):
         supervisor = None
         outage = Outage(REPORT_S_MAX if postgres is not None else 0.0)
         if postgres is not None:

@@ -35,11 +35,12 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     name, lifetime = arguments.name, parse_lifetime(arguments.expires)
     if arguments.action != "list" and not (name and NAME.fullmatch(name)):
         raise CommandError("token: needs a name of letters, digits and ._@-, at most 100 of them")
-    with database(config, signals) as (url, postgres):
+    is_creation = arguments.action == "create"  # also before the first start, which may need a token
+    with database(config, signals, create=is_creation) as (url, postgres):
         if postgres is not None:
             migrate(url)
         try:
-            if arguments.action == "create":
+            if is_creation:
                 token = new_token(Role(arguments.role))
                 create_token(url, name, arguments.role, digest(token), lifetime)
                 print_now(token)

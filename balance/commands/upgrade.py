@@ -37,8 +37,9 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         progress_bar("read", " snapshots") as written,
         progress_bar("checked", "B") as checked,
         progress_bar("loaded", "B") as loaded,
+        progress_bar("indexed", " indexes") as indexed,
     ):
-        reports = Reports(written.show, checked.show, loaded.show)
+        reports = Reports(written.show, checked.show, loaded.show, indexed.show)
         restored = upgrade(config.data_dir, arguments.old_programs, balance.__version__, reports, signals.ignore)
     print_now(
         f"upgraded {restored.rows} snapshots from PostgreSQL {versions.old} to {versions.new}; the old data are in "

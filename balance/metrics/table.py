@@ -217,7 +217,8 @@ METRICS = (
             "Clients do not read fast enough: they are disconnected, and resume.",
         ),)),
     Metric("balance_refusals_total", COUNTER,
-        "Errors that were sent to clients, by transport and code; http is for requests that could not be read",
+        "Errors that were sent to clients, by transport and code; http is for requests that could not be read, and for "
+        "connections that a limit closed",
         _refusals, ("transport", "code"),
         (Alert(
             "BalanceInternalErrors",

@@ -83,6 +83,7 @@ class EventHandlers:
         if position == self._feed.head:
             self._watchers.go_live(session, form, epoch)
         else:
+            session.replayed = position.seq
             session.replay = asyncio.create_task(self._replay(session, position, form))
 
     async def _replay(self, session: Session, position: Position, form: Form) -> None:

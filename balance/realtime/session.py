@@ -37,6 +37,7 @@ class Session:
         "limit_key",
         "live_group",
         "replay",
+        "replayed",
         "send_queue",
         "socket",
     )
@@ -68,6 +69,8 @@ class Session:
         """The `pid` of the CONNECT packet that answers it, with native recovery."""
         self.replay: asyncio.Task[None] | None = None
         """Sends what the client has missed, until it is live."""
+        self.replayed: int | None = None
+        """The `seq` up to which it has been sent what it has missed; None before it connects to the namespace."""
         self.live_group: dict[Session, None] | None = None
         """The group of `Watchers` that it is in, once every snapshot is sent to it as it is published."""
         self.in_flight = 0
@@ -96,7 +99,7 @@ class Session:
         """Describe it for an operator."""
         transport, backlog_bytes = "websocket" if self.is_upgraded else "polling", self.send_queue.unsent_bytes
         is_live = self.live_group is not None
-        return OpenConnection(self.context, transport, self.context.started, backlog_bytes, is_live)
+        return OpenConnection(self.context, transport, self.context.started, backlog_bytes, is_live, self.replayed)
 
     def mark_connected(self) -> None:
         """Note that a CONNECT packet has come in time."""
@@ -106,6 +109,7 @@ class Session:
         """Send the client no event any more, and no answer to one that it has sent before."""
         self.has_joined = False
         self.leaves += 1
+        self.replayed = None
         self.stop_watching()
 
     def stop_watching(self) -> None:

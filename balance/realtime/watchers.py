@@ -62,8 +62,9 @@ class Watchers:
             packets.append(acknowledgement(ack_id, payload))
         self._sender.send(session, EncodedPackets(*packets))
 
-    async def send_missed(self, session: Session, packets: EncodedPackets, _last: int) -> None:
-        """Send a page of what a client has missed; return when it may be sent the next one."""
+    async def send_missed(self, session: Session, packets: EncodedPackets, last: int) -> None:
+        """Send a page of what a client has missed, up to seq `last`; return when it may be sent the next one."""
+        session.replayed = last
         await self._sender.send_paced(session, packets)
 
     def go_live(self, session: Session, form: Form, epoch: str) -> None:

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import LiteralString, NamedTuple
 
-from psycopg import errors, pq
-
 from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot
 from balance.storage.epochs import note_end, renew_epoch
-from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.pool import Pool
+from balance.storage.results import checked, parts, position, text
 from balance.storage.session_settings import STANDBYS, durability
 
 PAGE_ROWS_MAX = 1000
@@ -82,9 +80,9 @@ class FeedStore:
     def head(self) -> Head:
         """Read where the feed ends. An epoch that is over is renewed; a counter that went back is left to `renew`."""
         with self._pool.connection() as session:
-            result = _checked(session.execute_prepared(b"head", HEAD))
-            position = note_end(session, self._pool.probe, self._pool.known, _position(result))
-        return Head(position, durability(_text(result, 3)))
+            result = checked(session.execute_prepared(b"head", HEAD))
+            end = note_end(session, self._pool.probe, self._pool.known, position(result))
+        return Head(end, durability(text(result, 3)))
 
     def renew(self) -> Position:
         """Begin a new epoch if the feed ends before its known end; return where it ends."""
@@ -99,28 +97,28 @@ class FeedStore:
         wanted = None if pids is None else f"{{{','.join(map(str, pids))}}}".encode()
         count = b"%d" % min(limit, self._rows_max)
         with self._pool.connection() as session:
-            result = _checked(session.execute_prepared(b"page", PAGE, b"%d" % after, count, wanted))
-        position, first, last = _position(result), result.get_value(0, 3), result.get_value(0, 4)
+            result = checked(session.execute_prepared(b"page", PAGE, b"%d" % after, count, wanted))
+        head, first, last = position(result), result.get_value(0, 3), result.get_value(0, 4)
         if first is None or last is None:
-            return FeedPage(position.epoch, position.seq, None, after, [])
+            return FeedPage(head.epoch, head.seq, None, after, [])
         # PostgreSQL writes all rows that are asked for, also those that the limit of bytes leaves out.
-        self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(_text(result, 5)) if _text(result, 6) == "t" else self._rows_max))
-        seqs, rows = range(int(first), int(last) + 1), _parts(result, 8, b"\n")
-        snapshots = map(EncodedSnapshot, seqs if len(seqs) == len(rows) else map(int, _parts(result, 7, b",")), rows)
-        return FeedPage(position.epoch, position.seq, seqs[0], seqs[-1], list(snapshots))
+        self._rows_max = min(PAGE_ROWS_MAX, 2 * (int(text(result, 5)) if text(result, 6) == "t" else self._rows_max))
+        seqs, rows = range(int(first), int(last) + 1), parts(result, 8, b"\n")
+        snapshots = map(EncodedSnapshot, seqs if len(seqs) == len(rows) else map(int, parts(result, 7, b",")), rows)
+        return FeedPage(head.epoch, head.seq, seqs[0], seqs[-1], list(snapshots))
 
     def look_up(self, claimed: ClaimedPosition) -> PositionFacts:
         """Read what decides whether a position is good; without an epoch it is one of this epoch."""
         epoch = None if claimed.epoch is None else claimed.epoch.encode()
         with self._pool.connection() as session:
-            result = _checked(session.execute_prepared(b"look_up", LOOK_UP, epoch, b"%d" % claimed.seq))
+            result = checked(session.execute_prepared(b"look_up", LOOK_UP, epoch, b"%d" % claimed.seq))
         good_until = result.get_value(0, 5)
         return PositionFacts(
-            head=_position(result),
-            first=int(_text(result, 3)),
-            epoch_is_known=_text(result, 4) == "t",
+            head=position(result),
+            first=int(text(result, 3)),
+            epoch_is_known=text(result, 4) == "t",
             good_until=None if good_until is None else int(good_until),
-            id=None if result.get_value(0, 6) is None else _text(result, 6),
+            id=None if result.get_value(0, 6) is None else text(result, 6),
         )
 
     def latest(self, limit: int, heard_s: int | None = None) -> Latest:
@@ -139,42 +137,14 @@ class FeedStore:
         with self._pool.connection() as session:
             while True:
                 pids, seqs = b"%d" % (bound * PIDS_MIN), b"%d" % (bound * SEQS_MIN)
-                result = _checked(session.execute_prepared(b"latest_by_pid", LATEST_BY_PID, *wanted, pids))
-                if _text(result, 3) == "t":
+                result = checked(session.execute_prepared(b"latest_by_pid", LATEST_BY_PID, *wanted, pids))
+                if text(result, 3) == "t":
                     break
-                result = _checked(session.execute_prepared(b"latest_by_seq", LATEST_BY_SEQ, *wanted, seqs))
-                if _text(result, 3) == "t":
+                result = checked(session.execute_prepared(b"latest_by_seq", LATEST_BY_SEQ, *wanted, seqs))
+                if text(result, 3) == "t":
                     break
                 bound *= SEARCH_GROWTH
-        return Latest(_position(result), result.get_value(0, 4), _parts(result, 5, b"\n"))
-
-
-def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
-    """Return a result whose row begins with epoch, last_seq and whether the server is in recovery.
-
-    Raises psycopg.Error for a server in recovery, which gives the session up, and DatabaseFault if there is no row.
-    """
-    if not result.ntuples:
-        raise DatabaseFault(NO_FEED)
-    if _text(result, 2) == "t":
-        raise errors.ReadOnlySqlTransaction("the server is in recovery")
-    return result
-
-
-def _text(result: pq.abc.PGresult, column: int) -> str:
-    value = result.get_value(0, column)
-    assert value is not None
-    return value.decode()
-
-
-def _position(result: pq.abc.PGresult) -> Position:
-    return Position(_text(result, 0), int(_text(result, 1)))
-
-
-def _parts(result: pq.abc.PGresult, column: int, separator: bytes) -> list[bytes]:
-    """Split what string_agg has joined: no part if there were no rows."""
-    value = result.get_value(0, column)
-    return [] if value is None else value.split(separator)
+        return Latest(position(result), result.get_value(0, 4), parts(result, 5, b"\n"))
 
 
 HEAD: LiteralString = f"""

@@ -77,7 +77,7 @@ def _check_role(connection: Connection[TupleRow], *, is_own: bool) -> Finding:
     if in_recovery:
         return Finding(FAIL, "role", f"{role}; the server is a standby and cannot save: name the primary")
     if is_superuser and is_own:
-        text = f"{role} is a superuser; the service needs few grants (README, A database of your own)"
+        text = f"{role} is a superuser; the service needs few grants (docs/operations.md, A database of your own)"
         return Finding(WARN, "role", text)
     return Finding(OK, "role", str(role))
 

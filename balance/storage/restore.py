@@ -26,6 +26,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from balance.position import Position
 from balance.storage.backup import existing_tables
 from balance.storage.backup_file import BackupError, BackupReader, Header, Report, check, opened
+from balance.storage.bulk_load import without_indexes
 from balance.storage.connect import DatabaseError, error_text, to_conninfo
 from balance.storage.epochs import begin_next_epoch
 from balance.storage.errors import DatabaseFault
@@ -42,6 +43,15 @@ from balance.storage.session_settings import configure_session
 MADE_BY_MIGRATIONS = ("balance_feed", "balance_epoch")  # the tables that have a row from the beginning
 
 
+class CheckedBackup(NamedTuple):
+    """A file that was read to its end, and is what was written."""
+
+    path: Path
+    header: Header
+    migrations: list[Migration]
+    """Those of this program, of which the backup has the first ones."""
+
+
 class Restored(NamedTuple):
     """The outcome."""
 
@@ -53,13 +63,17 @@ class Restored(NamedTuple):
     """The schema with the tables that were there before; None if the database was empty."""
 
 
-def restore(url: str, path: Path, *, replace: bool, report_check: Report, report_load: Report) -> Restored:
-    """Restore a backup. The reports get what was read of the file, first to check it and then to load it.
+def check_backup(path: Path, report: Report) -> CheckedBackup:
+    """Read a backup to its end; `report` gets what was read of the file. Raises BackupError."""
+    header = check(path, report)
+    return CheckedBackup(path, header, _check_version(path, header))
+
+
+def restore(url: str, backup: CheckedBackup, *, replace: bool, report_load: Report, report_index: Report) -> Restored:
+    """Restore a backup. The reports get what was read of the file, and then the number of indexes that were created.
 
     Raises BackupError, DatabaseError and SchemaError; nothing is changed then.
     """
-    header = check(path, report_check)
-    migrations = _check_version(path, header)
     try:
         with psycopg.connect(to_conninfo(url), autocommit=True) as session:
             session.isolation_level, session.read_only = IsolationLevel.READ_COMMITTED, False
@@ -68,11 +82,12 @@ def restore(url: str, path: Path, *, replace: bool, report_check: Report, report
             with session.transaction():
                 configure_session(session, statement_ms_max=0, local=True)
                 acquire_migration_lock(session)
-                with _moved_aside(session, replace=replace) as aside, opened(path, report_load) as backup:
-                    position = _load(session, backup, migrations, server, aside)
+                with _moved_aside(session, replace=replace) as aside, opened(backup.path, report_load) as reader:
+                    _load(session, reader, backup.migrations, report_index)
+                    position = _begin_epoch(session, server, aside)
     except (psycopg.Error, DatabaseFault) as error:
         raise DatabaseError(f"the backup cannot be restored: {error_text(error)}") from error
-    return Restored(position, header.rows, aside)
+    return Restored(position, backup.header.rows, aside)
 
 
 def _check_version(path: Path, header: Header) -> list[Migration]:
@@ -128,34 +143,35 @@ def _check_nobody_is_connected(session: Connection[TupleRow]) -> None:
 
 
 def _load(
-    session: Connection[TupleRow],
-    backup: BackupReader,
-    migrations: list[Migration],
-    server: Server,
-    aside: str | None,
-) -> Position:
-    """Create the tables, fill and migrate them, and begin a new epoch."""
+    session: Connection[TupleRow], backup: BackupReader, migrations: list[Migration], report_index: Report
+) -> None:
+    """Create the tables, fill and migrate them."""
     version = len(backup.header.schema)
     for migration in migrations[:version]:
         apply_migration(session, migration)
     created = existing_tables(session)
     _run(session, SQL("TRUNCATE {}").format(SQL(", ").join(map(Identifier, created))))
-    for name, columns, blocks in backup.tables():
-        if name not in created:
-            raise BackupError(f"the backup has a table {name}, which this program does not know")
-        with session.cursor().copy(
-            SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(
-                Identifier(name), SQL(", ").join(map(Identifier, columns))
-            )
-        ) as copy:
-            for block in blocks:
-                copy.write(block)
+    with without_indexes(session, created, report_index):
+        for name, columns, blocks in backup.tables():
+            if name not in created:
+                raise BackupError(f"the backup has a table {name}, which this program does not know")
+            with session.cursor().copy(
+                SQL("COPY {} ({}) FROM STDIN WITH (FREEZE)").format(
+                    Identifier(name), SQL(", ").join(map(Identifier, columns))
+                )
+            ) as copy:
+                for block in blocks:
+                    copy.write(block)
     _advance_identities(session, created)
     for migration in migrations[version:]:
         apply_migration(session, migration)
+    _run(session, SQL("ANALYZE balance_snapshot"))
+
+
+def _begin_epoch(session: Connection[TupleRow], server: Server, aside: str | None) -> Position:
+    """Begin a new epoch, after those of the tables that were there, as far as they continued the backup."""
     if aside is not None:
         _keep_epochs(session, aside)
-    _run(session, SQL("ANALYZE balance_snapshot"))
     return begin_next_epoch(session, server)
 
 

@@ -95,7 +95,7 @@ def check_session(
 
 
 def check_grants(connection: Connection[TupleRow]) -> None:
-    """Check that the role has the grants that README.md lists. Raises DatabaseError and psycopg.Error."""
+    """Check that the role has the grants that docs/operations.md lists. Raises DatabaseError and psycopg.Error."""
     _check_none_missing(connection, MISSING_GRANTS)
 
 
@@ -109,7 +109,9 @@ def _check_none_missing(connection: Connection[TupleRow], sql: LiteralString) ->
     if missing:
         grants = ", ".join(f"{privilege} on {name}" for privilege, name in missing)
         (role,) = connection.execute("SELECT current_user").fetchall()[0]
-        raise DatabaseError(f"DATABASE_URL: role {role} lacks {grants}: grant it (README, A database of your own)")
+        raise DatabaseError(
+            f"DATABASE_URL: role {role} lacks {grants}: grant it (docs/operations.md, A database of your own)"
+        )
 
 
 @contextmanager

@@ -23,12 +23,18 @@ from balance.storage.backup import back_up
 from balance.storage.backup_file import Report
 from balance.storage.embedded import locks
 from balance.storage.embedded.cluster import EmbeddedPostgres, ignore_libpq_variables
-from balance.storage.embedded.data_directory import PGDATA, PGDATA_UPGRADED, DataDirectory, one_line_errors
+from balance.storage.embedded.data_directory import (
+    PGDATA,
+    PGDATA_UPGRADED,
+    DataDirectory,
+    check_has_data,
+    one_line_errors,
+)
 from balance.storage.embedded.files import EmbeddedError, opened_folder, read
 from balance.storage.embedded.programs import Programs, wheel_programs
 from balance.storage.embedded.server_process import START_S_MAX, ServerProcess
 from balance.storage.embedded.socket_folder import socket_url
-from balance.storage.restore import Restored, restore
+from balance.storage.restore import Restored, check_backup, restore
 
 WORK = "upgrade"  # the folder of the new cluster until it is complete
 BACKUP = "upgrade.backup"
@@ -47,11 +53,13 @@ class Reports(NamedTuple):
     written: Report
     checked: Report
     loaded: Report
+    indexed: Report
 
 
 def versions_of(data_dir: Path) -> Versions:
     """Return the versions of a data directory. Raises EmbeddedError if it has no data."""
     folder = Path(os.path.realpath(data_dir))
+    check_has_data(folder)
     with one_line_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -143,7 +151,13 @@ def _restore(data: DataDirectory, backup: Path, reports: Reports) -> Restored:
             os.fchown(work, data.uid, -1)
             os.chown(PGDATA, data.uid, os.stat(data.pgdata).st_gid, dir_fd=work, follow_symlinks=False)
     with EmbeddedPostgres.start(data.folder / WORK) as postgres:
-        return restore(postgres.url, backup, replace=False, report_check=reports.checked, report_load=reports.loaded)
+        return restore(
+            postgres.url,
+            check_backup(backup, reports.checked),
+            replace=False,
+            report_load=reports.loaded,
+            report_index=reports.indexed,
+        )
 
 
 def _exchange(data: DataDirectory, old: str) -> None:

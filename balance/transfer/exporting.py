@@ -93,7 +93,7 @@ def to_selection(query: Mapping[str, Any]) -> Selection:
             raise protocol.InvalidPayload("is for format=csv only", name)
     from_, to = (parse_ts(query[name]) if name in query else None for name in ("from", "to"))
     if from_ is not None and to is not None and from_ >= to:
-        raise protocol.InvalidPayload("must be before `to`", "from")
+        raise protocol.InvalidPayload("must be earlier than to", "from")
     columns = tuple(column for column in dict.fromkeys(query.get("asset", ())) if column not in FIXED_COLUMNS)
     pids = tuple(sorted({int(pid) for pid in query["pid"]})) if "pid" in query else None
     return Selection(from_, to, pids, is_csv, columns, query.get("digits") == "text")

@@ -31,6 +31,11 @@ def _weight(parameters: list[str]) -> float:
     return float(value) if len(parameters) == 1 and name == "q" and QVALUE.fullmatch(value) else 0.0
 
 
+def compress_large(body: bytes) -> tuple[bytes, bool]:
+    """Compress a body that is large enough; return it and whether it is compressed. Call it in a worker thread."""
+    return (body, False) if len(body) < GZIP_BYTES_MIN else (compress(body), True)
+
+
 def compress(body: bytes) -> bytes:
     """Compress a body. Takes milliseconds for one of 100 kB: call it in a worker thread."""
     return gzip.compress(body, LEVEL, mtime=0)

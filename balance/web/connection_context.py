@@ -1,4 +1,7 @@
-"""What is known of a connection for all its requests.
+"""What is known of a connection of the port for all its requests: its peer, its slots and what it speaks.
+
+Not `request_context.RequestContext`, which is of one request, and lives on with the WebSocket or the stream that it
+opens. A connection has many requests, and exists before the first one; behind a proxy they are of many clients.
 
 tests/unit/test_library_internals.py lists the private names of Tornado that this relies on.
 """
@@ -14,7 +17,7 @@ from balance.aio.addresses import to_address
 from balance.refusals import Refusals
 from balance.request_log import RequestLog
 from balance.web.connection_limit import ConnectionLimit
-from balance.web.request_stream import RequestStream
+from balance.web.request_stream import RequestStream, TlsStream
 
 
 class ConnectionContext(_HTTPRequestContext):
@@ -27,11 +30,19 @@ class ConnectionContext(_HTTPRequestContext):
         self,
         stream: RequestStream,
         address: Any,
-        protocol: str | None,
+        assumed_scheme: str | None,
         proxies: list[str] | None,
         limit: ConnectionLimit,
     ) -> None:
-        super().__init__(stream, address, protocol, proxies)
+        """Make the context of a connection of the port.
+
+        `assumed_scheme` is that of the clients of a proxy that does not send X-Forwarded-Proto. Without trusted proxies
+        any peer may be the proxy.
+        """
+        is_assumed = not proxies or address[0] in proxies
+        super().__init__(stream, address, assumed_scheme if is_assumed else None, proxies)
+        self.port_scheme = "https" if isinstance(stream, TlsStream) else "http"
+        """What the port of the connection speaks; `protocol` is what the client speaks, to a proxy in front."""
         self._stream = stream
         self._limit = limit
         self._is_of_proxy = self.remote_ip in self.trusted_downstream

@@ -60,6 +60,7 @@ def _limit(query: Mapping[str, Any]) -> int:
 
 
 def _to_wire(one: OpenConnection, head: int | None) -> dict[str, Any]:
+    position = one.position(head)
     return {
         "address": one.context.client,
         "transport": one.transport,
@@ -67,7 +68,8 @@ def _to_wire(one: OpenConnection, head: int | None) -> dict[str, Any]:
         "role": one.context.caller.role.value,
         "name": one.context.caller.name,
         "backlogBytes": one.backlog_bytes,
-        "position": head if one.is_live else one.replayed,
+        "position": position,
+        "behind": None if head is None or position is None else max(head - position, 0),
         "replaying": not one.is_live,
         "requestId": one.context.request_id,
     }

@@ -33,7 +33,7 @@ from balance.host_names import (
 )
 
 CREDENTIALS = "Access-Control-Allow-Credentials"
-EXPOSED_HEADERS = "Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+EXPOSED_HEADERS = "Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
 HOSTS_CACHED = 1024
 
 

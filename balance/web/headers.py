@@ -21,7 +21,7 @@ SECURITY = {
 
 
 def default_headers(context: RequestContext, scheme: str) -> HTTPHeaders:
-    """Return the headers of every response to a request that came by `scheme`; no cache keeps balances."""
+    """Return the headers of every response to a request that its client sent by `scheme`; no cache keeps balances."""
     headers = HTTPHeaders()
     headers["Date"] = _date(int(time.time()))
     headers["Cache-Control"] = "no-store"
@@ -29,7 +29,7 @@ def default_headers(context: RequestContext, scheme: str) -> HTTPHeaders:
     for name, value in SECURITY.items():
         headers[name] = value
     context.set_headers(headers)
-    if scheme == "https":  # a browser ignores it by HTTP (RFC 6797, section 8.1)
+    if scheme == "https":  # RFC 6797, section 7.2: over a secure transport only
         headers["Strict-Transport-Security"] = HSTS
     return headers
 
@@ -48,7 +48,7 @@ def _date(seconds: int) -> str:
 
 def set_error_headers(headers: HTTPHeaders, error: protocol.ServiceError) -> None:
     """Set the headers of an error: the seconds to wait, the limit that is reached, or the credential that is needed."""
-    if isinstance(error, protocol.Unauthorized):
+    if error.challenge is not None:
         headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, protocol.RateLimited):
         headers.update(error.headers)

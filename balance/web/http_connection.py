@@ -102,7 +102,7 @@ class Exchange(HTTP1Connection):
             start_line, headers = self._parse_head(head)
             size = body_size(start_line, headers)
             self._disconnect_on_finish = self.context.is_refused or not self._can_keep_alive(start_line, headers)
-            start_line = normalise_target(start_line, headers, self.context.protocol)
+            start_line = normalise_target(start_line, headers, self.context.port_scheme)
             check_host_and_query(start_line, headers)
             self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from typing import Any, cast
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPMessageDelegate, HTTPServerConnectionDelegate
 
+import protocol
+from balance.aio.addresses import to_address
 from balance.aio.loop_budget import LoopBudget
-from balance.refusals import Refusals
+from balance.rate_limit import RateLimit
+from balance.refusals import HTTP, Refusals
 from balance.request_log import RequestLog
 from balance.web.connection_context import ConnectionContext
 from balance.web.connection_limit import ConnectionLimit
@@ -36,6 +40,9 @@ REFUSED_HEAD_S_MAX = 5.0  # on a connection that is one too many of its address
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
 ACCEPTED_MAX = 2  # connections in one turn of the event loop: many that come back at once must not delay a save
+# Connections in one turn that are closed at once: others wait behind them, and closing one costs little.
+CLOSED_MAX = 64
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the socket does not remain in TIME_WAIT
 
 
 @dataclass(slots=True)
@@ -70,6 +77,7 @@ class HttpListener(HTTPServer):
         self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
         self._connection_limit: ConnectionLimit = options.pop("connection_limit")
+        self._accept_limit: RateLimit = options.pop("accept_limit")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -93,14 +101,36 @@ class HttpListener(HTTPServer):
 
     def _accept(self, listening: socket.socket) -> None:
         """Accept some connections; the event loop calls again in its next turn if there are more."""
-        for _ in range(ACCEPTED_MAX):
+        served = 0
+        for _ in range(CLOSED_MAX):
             try:
                 connection, address = listening.accept()
             except BlockingIOError:
                 return
             except ConnectionAbortedError:  # closed while it waited (accept(2), FreeBSD)
                 continue
+            if self._is_too_often(address[0]):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                connection.close()
+                continue
             self._handle_connection(connection, address)
+            served += 1
+            if served == ACCEPTED_MAX:
+                return
+
+    def _is_too_often(self, ip: str) -> bool:
+        """Count a new connection of an address, but for those of a trusted proxy; return whether it is over the limit.
+
+        It gets no answer: with TLS, the handshake that must come before would cost most of what the limit saves.
+        """
+        if not self._accept_limit.is_on or ip in (self.trusted_downstream or ()):
+            return False
+        try:
+            self._accept_limit.acquire(to_address(ip))
+        except protocol.RateLimited as error:
+            self._refusals.count(HTTP, error)
+            return True
+        return False
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
         """Serve a connection. Tornado's method makes a stream of its own kind."""
@@ -114,6 +144,7 @@ class HttpListener(HTTPServer):
             return
         context = ConnectionContext(stream, address, self.protocol, self.trusted_downstream, self._connection_limit)
         if not context.begin_connection():
+            self._refusals.count(HTTP, self._connection_limit.refusal())
             stream.close()
             return
         context.request_log = self._request_log

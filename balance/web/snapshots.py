@@ -19,7 +19,7 @@ from balance.aio.limiter import LimitExceeded
 from balance.auth import Operation
 from balance.service import Page, Service
 from balance.web.base import JsonHandler
-from balance.web.compression import GZIP_BYTES_MIN, accepts_gzip, compress
+from balance.web.compression import accepts_gzip, compress_large
 from balance.web.cors import misdirected
 from balance.web.query import read_query
 
@@ -62,6 +62,19 @@ class RestHandler(JsonHandler):
         assert isinstance(connection, HTTP1Connection)
         return connection.stream
 
+    @property
+    def accepts_gzip(self) -> bool:
+        """Whether the client accepts a compressed body."""
+        return accepts_gzip(self.request.headers.get("Accept-Encoding", ""))
+
+    def write_encoded(self, body: bytes, is_compressed: bool) -> asyncio.Future[None]:
+        """Finish with JSON that may be compressed; the future is done when the operating system has accepted it."""
+        self._headers["Content-Type"] = "application/json"
+        self._headers["Vary"] = "Origin, Accept-Encoding"
+        if is_compressed:
+            self._headers["Content-Encoding"] = "gzip"
+        return self.finish(body)
+
     async def respond(self, *path: str) -> asyncio.Future[None]:
         """Start the response to GET and HEAD; the future is done when the operating system has accepted all of it."""
         return self.write_json(await self.read(*path))
@@ -85,8 +98,7 @@ def encode_page(page: Page) -> tuple[bytes, bool]:
 
 def encode_page_for_gzip(page: Page) -> tuple[bytes, bool]:
     """Encode a page for a client that accepts gzip; return the body and whether it is compressed, as a large one is."""
-    body, _ = encode_page(page)
-    return (body, False) if len(body) < GZIP_BYTES_MIN else (compress(body), True)
+    return compress_large(encode_page(page)[0])
 
 
 class SnapshotsHandler(RestHandler):
@@ -96,13 +108,8 @@ class SnapshotsHandler(RestHandler):
     methods = ("GET", "HEAD", "POST", "OPTIONS")
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
-        encode = encode_page_for_gzip if accepts_gzip(self.request.headers.get("Accept-Encoding", "")) else encode_page
-        body, is_compressed = await self.service.list(read_query(self.request, INTEGER_PARAMETERS), encode)
-        self._headers["Content-Type"] = "application/json"
-        self._headers["Vary"] = "Origin, Accept-Encoding"
-        if is_compressed:
-            self._headers["Content-Encoding"] = "gzip"
-        return self.finish(body)
+        encode = encode_page_for_gzip if self.accepts_gzip else encode_page
+        return self.write_encoded(*await self.service.list(read_query(self.request, INTEGER_PARAMETERS), encode))
 
 
 class SnapshotHandler(RestHandler):

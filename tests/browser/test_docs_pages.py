@@ -67,13 +67,14 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
     )
 
 
-@pytest.mark.parametrize("prefix", ["", "/balance"])
+@pytest.mark.parametrize(("prefix", "page"), [("", "restOpened"), ("/balance", "rest")], ids=["", "/balance"])
 @pytest.mark.gen_test(timeout=90)
 async def test_the_page_of_rest_shows_and_calls_every_operation(
-    make_service: MakeService, database: Database, browser_folder: Path, prefix: str
+    make_service: MakeService, database: Database, browser_folder: Path, prefix: str, page: str
 ) -> None:
+    """What opens within the page is the same with a prefix; only its requests differ."""
     service = await make_service(public_url=f"http://localhost{prefix}")
-    seen = await browse("rest", service, browser_folder, prefix)
+    seen = await browse(page, service, browser_folder, prefix)
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
     for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
         assert seen[name][0] == status

@@ -1,4 +1,4 @@
-"""A real browser's EventSource follows the feed with tickets, by the code of the README, in a page of another site."""
+"""A real browser's EventSource follows the feed with tickets: the code of docs/clients.md in a page of another site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ async def test_a_page_of_another_origin_follows_the_feed_with_tickets(
 ) -> None:
     service = await make_service()
     reader, writer = await add_token(service, Role.READER), await add_token(service, Role.WRITER)
-    (code,) = re.findall(r"^```js ticket$(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(
+        r"^```js ticket$(.*?)^```$", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     shown = code.replace("http://127.0.0.1:3000", service.url).replace("JSON.parse(event.data)", "event.data")
     assert shown.count("console.log(event.data)") == 1
     (tmp_path / "page.js").write_text(shown)

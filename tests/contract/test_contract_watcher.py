@@ -13,7 +13,7 @@ import pytest
 
 import protocol
 from balance.snapshot import Snapshot
-from protocol.operations import CONTRACT, FEED, LATEST, OPENAPI, SNAPSHOTS, STREAM
+from protocol.operations import CONTRACT, FEED, LATEST, OPENAPI, SERIES, SNAPSHOTS, STREAM
 from tests.support import contract
 from tests.support.http_client import request
 from tests.support.payloads import UPDATE
@@ -30,8 +30,8 @@ REFUSED = protocol.InvalidPayload("must be at least 0", "onchain.rlb").body()
 BODY = protocol.dumps(UPDATE).encode()
 LOCATION = f"{SNAPSHOTS}/{SAVED['data']['id']}"
 ETAG = {"ETag": '"' + 32 * "0" + '"'}
-JSON = {"Content-Type": "application/json"}
-CHALLENGE = {"WWW-Authenticate": "Bearer"}
+JSON = {"Content-Type": "application/json", "X-Request-Id": "a-1"}
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="balance"'}
 
 
 def complaints(
@@ -59,6 +59,8 @@ def complaints(
         ("GET", f"{FEED}?after=1", 409, protocol.PositionUnknown.as_example(), {}),
         ("GET", FEED, 410, protocol.PositionPruned.as_example(), {}),
         ("GET", f"{LATEST}?limit=7&heard_s=60", 200, protocol.schema("latest_reply")["examples"][0], {}),
+        ("GET", f"{SERIES}?sum=pid&points=2", 200, protocol.schema("series_reply")["examples"][0], {}),
+        ("GET", f"{SERIES}?by=pid&sum=pid", 400, REFUSED, {}),
         ("GET", f"{STREAM}?pid=x", 400, REFUSED, {}),
         ("HEAD", LOCATION, 404, protocol.NotFound().body(), {}),
         ("PUT", SNAPSHOTS, 405, protocol.MethodNotAllowed().body(), {"Allow": "GET"}),

@@ -1,4 +1,4 @@
-"""README.md is complete and correct: events, errors, settings, routes, examples and commands."""
+"""README.md and the documents for clients and operators are complete and correct: tables, examples and commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import protocol
-from balance.config import Config, flag
+from balance.cli import COMMANDS
+from balance.config import Config, settings_parser
+from balance.setting import flag
 from protocol.documents import documents
 from protocol.operations import CONTRACT
 from tests.support.example_clients import ExampleProcess, run_python
@@ -23,56 +25,77 @@ from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, Service
 
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"^```json (\w+)$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+CLIENTS, SETTINGS, OPERATIONS, METRICS = (
+    (ROOT / "docs" / name).read_text()
+    for name in ("clients.md", "settings.md", "operations.md", "monitoring/metrics.md")
+)
+EXAMPLES = re.findall(r"^```json (\w+)$(.*?)^```$", CLIENTS, re.DOTALL | re.MULTILINE)
 
 
 ADDRESS = "http://127.0.0.1:3000"
 
 
 def code(language: str, service: Service) -> str:
-    """Return the only block of a language, with the address of this service."""
+    """Return the only block of a language in README.md, with the address of this service."""
     (text,) = re.findall(rf"^```{language}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
     assert text.count(ADDRESS) == 1
     return text.replace(ADDRESS, service.url)
 
 
-def rows(section: str) -> dict[str, str]:
+def rows(document: str, section: str) -> dict[str, str]:
     """Return the table rows of one section: the text of the first column, without code marks, and the line."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    text = document.split(f"\n## {section}\n")[1].split("\n## ", 1)[0]
     return {row[1]: row[0] for row in re.finditer(r"^\| `(.*?)` \|.*$", text, re.MULTILINE)}
 
 
 def test_every_event_is_listed_with_its_direction() -> None:
-    listed = {name: line.split("|")[2].strip() for name, line in rows("Socket.IO").items()}
+    listed = {name: line.split("|")[2].strip() for name, line in rows(CLIENTS, "Socket.IO").items()}
     assert listed == {one.name: one.direction.split("_")[0] for one in protocol.EVENTS.values()}
 
 
 def test_every_error_is_listed_with_its_status() -> None:
-    listed = {name: int(line.split("|")[2]) for name, line in rows("Errors").items()}
+    listed = {name: int(line.split("|")[2]) for name, line in rows(CLIENTS, "Errors").items()}
     assert listed == {code: error.status for code, error in protocol.ERRORS.items()}
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
-    listed = {name: line.split("|")[2].strip() for name, line in rows("Settings and limits").items()}
+    listed = {name: line.split("|")[2].strip() for name, line in rows(SETTINGS, "Settings").items()}
     shown = {flag(one): "" if one.default in ((), "") else str(one.default) for one in fields(Config)}
     shown |= {flag(one): "no" for one in fields(Config) if one.default is False}
     assert listed == shown
 
 
+def test_every_flag_that_operators_read_of_exists() -> None:
+    parsers = [settings_parser("server.py", "") for _ in COMMANDS]
+    for parser, command in zip(parsers, COMMANDS.values(), strict=True):
+        command.add_arguments(parser)
+    known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    text = re.sub(r"^```.*?^```$", "", SETTINGS + OPERATIONS, flags=re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"`(--[a-z-]+)", text))
+    assert named <= known
+
+
+def test_every_metric_that_operators_read_of_exists() -> None:
+    at_night = OPERATIONS.split("\n## At night, by symptom\n")[1]
+    named = set(re.findall(r"`(balance_[a-z_]+)`", at_night)) - {"balance_feed"}
+    assert named
+    assert named <= set(re.findall(r"^\| `(\w+)` \|", METRICS, re.MULTILINE))
+
+
 def test_every_route_is_listed() -> None:
-    assert list(rows("REST")) == [f"{one.method} {one.path}" for one in protocol.OPERATIONS.values()]
+    assert list(rows(CLIENTS, "REST")) == [f"{one.method} {one.path}" for one in protocol.OPERATIONS.values()]
 
 
 def test_every_document_is_listed() -> None:
     index = protocol.loads(documents()[CONTRACT].data)["data"]
-    listed = rows("For client teams")
+    listed = rows(CLIENTS, "The contract")
     assert set(listed) == {index[key] for key in ("docs", "bundle", "types", "openapi", "asyncapi")}
 
 
 def test_the_part_for_client_teams_is_also_on_the_docs_page() -> None:
     for file in (ROOT / "protocol" / "guide").iterdir():
         language = file.suffix[1:].replace("mjs", "js").replace("py", "python")
-        assert f"```{language} {file.name}\n{file.read_text()}```" in README
+        assert f"```{language} {file.name}\n{file.read_text()}```" in CLIENTS
 
 
 def guide(name: str, service: Service) -> str:
@@ -134,7 +157,7 @@ def test_the_two_commands_are_one_line_each() -> None:
 
 
 def test_the_shell_commands_work_as_written(tmp_path: Path) -> None:
-    (commands,) = re.findall(r"^```sh shell$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh shell$(.*?)^```$", CLIENTS, re.DOTALL | re.MULTILINE)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
@@ -150,7 +173,7 @@ def test_the_shell_commands_work_as_written(tmp_path: Path) -> None:
 
 def test_the_row_of_an_unedited_example_request_is_documented() -> None:
     example = protocol.schema("balance_update")["examples"][0]
-    assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in README
+    assert f"`ts` ({example['ts']}) and\n`pid` ({example['pid']})" in CLIENTS
 
 
 async def test_the_javascript_example_saves_and_watches(service: Service, database: Database, tmp_path: Path) -> None:
@@ -184,9 +207,9 @@ async def test_the_curl_commands_save_and_list(service: Service, database: Datab
     assert (await service.get("?limit=1")).body["data"][0]["onchain"]["usdt"] == database.rows()[0]["onchain"]["usdt"]
 
 
-@pytest.mark.parametrize("block", ["latest", "feed", "stream"])
+@pytest.mark.parametrize("block", ["latest", "feed", "stream", "watch"])
 async def test_each_curl_command_of_the_feed_shows_snapshots(block: str, service: Service, database: Database) -> None:
-    (commands,) = re.findall(rf"^```sh {block}$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(rf"^```sh {block}$(.*?)^```$", README + CLIENTS, re.DOTALL | re.MULTILINE)
     update = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
     saved = (await service.post(update)).body["data"]["id"]
     ((epoch, last),) = [row.values() for row in database.rows("SELECT epoch, last_seq FROM balance_feed")]

@@ -177,7 +177,7 @@ def test_decimals_get_the_verdict_if_the_schema_has_decimals_too() -> None:
         update = protocol.loads(body_of(case))
         if validator.is_valid(update) != case["valid"]:
             differing.append(update["pid"])
-    assert differing, "no longer: the note on 7.0 in the README may be removed"
+    assert differing, "no longer: the note on 7.0 in docs/clients.md may be removed"
     assert all(isinstance(pid, Decimal) and pid == int(pid) for pid in differing), "only integers with a point"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ import protocol
 from balance.access.tokens import digest, new_token
 from balance.auth import Role
 from balance.storage.token_store import create_token
-from protocol.operations import CONTRACT, DOCS, LATEST, STREAM
+from protocol.operations import CONTRACT, DOCS, LATEST, METRICS, STREAM
 from tests.support import hostile
-from tests.support.attacked import TimedBot, attacked
-from tests.support.http_client import request_bytes
+from tests.support.attacked import ADDRESS, TimedBot, attacked, flooded
+from tests.support.http_client import HttpClient, request_bytes
 from tests.support.payloads import UPDATE
+from tests.support.proxies import make_certificate
 from tests.support.raw_websocket import FINAL, TEXT, RawSocket, frame
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
@@ -259,3 +261,51 @@ async def test_during_each_attack_a_well_behaved_client_is_served(
         if min(p99) >= P99_S_MAX:
             slow[kind] = p99
     assert not slow
+
+
+REFUSED = 'balance_refusals_total{code="rate_limited",transport="http"}'
+
+
+@pytest.mark.parametrize("number", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", [(), ("tls",)], ids=["tcp", "tls"])
+@pytest.mark.gen_test(timeout=900)
+async def test_an_address_that_opens_connections_in_a_loop_delays_no_other(
+    processes: Any,
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    more: tuple[str, ...],
+) -> None:
+    files, trusting = (), None
+    if more:
+        certificate = str(make_certificate(tmp_path))
+        files, trusting = ("--tls-cert", certificate, "--tls-key", certificate), ssl.create_default_context()
+        trusting.load_verify_locations(certificate)
+    process = processes("--port", "0", "--accepts-per-s-max", "20", *files, DATABASE_URL=database.url)
+    url = process.url()
+    port = int(url.rpartition(":")[2])
+    bot = await TimedBot.connect(port, trusting)
+    saves, joins, began = [], [], time.perf_counter()
+    with flooded(port, number, *more) as flood:
+        while flood.poll() is None or not joins:
+            saves.append(await bot.p99())
+            began_to_join = time.perf_counter()
+            other = await TimedBot.connect(port, trusting)
+            joins.append(time.perf_counter() - began_to_join)
+            other.close()
+        took = time.perf_counter() - began
+    client = HttpClient(source_ip=ADDRESS)
+    metrics = (await client.fetch(url + METRICS, ca_certs=files[1] if files else None)).raw.decode()
+    client.close()
+    bot.close()
+    (refused,) = [float(line.split()[1]) for line in metrics.splitlines() if line.startswith(REFUSED)]
+    with capsys.disabled():
+        print(
+            f"\n{number} {' '.join(more) or 'tcp'} connections in {took:.0f} s, {refused:.0f} of them refused: "
+            f"p99 of a save {min(saves) * 1_000:.1f} ms, longest of {len(joins)} joins {max(joins) * 1_000:.1f} ms",
+            end="",
+        )
+    assert refused >= number - 20 * (took + 11)
+    assert min(saves) < P99_S_MAX
+    assert sorted(joins)[len(joins) // 2] < P99_S_MAX

@@ -21,8 +21,9 @@ from balance.access.jwt import LEEWAY_S
 from balance.access.setup import check_closed
 from balance.access.tickets import TICKETS_MAX
 from balance.auth import PERMISSIONS, Operation, Role
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.rate_limit import RateLimit
+from balance.setting import ConfigError
 from balance.storage.token_store import StoredToken, TokenError, create_token, list_tokens, revoke_token
 from protocol.operations import FEED, LATEST, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer, until
@@ -32,8 +33,11 @@ from tests.support.refusals import check_refused, refusal_of_websocket
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, Service
 from tests.support.sse import StreamClient
 
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
+
 UPDATE = {"onchain": {"rlb": 1, "usdt": 2}, "onsite": {"rlb": 3, "usd": 4}}
 FOREIGN = {"Host": "evil.example:3000", "Origin": "https://evil.example"}
+POLLING = f"{protocol.SOCKET_PATH}/?EIO=4&transport=polling"
 END_S_MAX = 8.0  # for what must end within seconds, on a machine that other processes use too
 MINUTE = timedelta(minutes=1)
 
@@ -315,13 +319,33 @@ def test_on_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(host: str
     check_closed(Config(host=host), authenticator)
 
 
-def test_on_a_network_a_server_without_tokens_ends_with_one_line(processes: Processes, database: Database) -> None:
-    process = processes("--port=0", "--host=0.0.0.0", DATABASE_URL=database.url)
+@pytest.mark.parametrize("url", ["https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance"])
+def test_behind_a_proxy_a_server_needs_a_token_or_that_anyone_is_allowed(url: str) -> None:
+    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
+    with pytest.raises(ConfigError, match=f"--public-url: {url} is not loopback and there is no token: run .* token"):
+        check_closed(Config(public_url=url), authenticator)
+    check_closed(Config(public_url=url, allow_anonymous=True), authenticator)
+    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
+    check_closed(Config(public_url=url), authenticator)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:3000", "https://balance.localhost/desk", "http://[::1]:3000"])
+def test_a_public_url_of_this_machine_alone_needs_no_token(url: str) -> None:
+    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
+    check_closed(Config(public_url=url), authenticator)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [("--host=0.0.0.0", "--host: 0.0.0.0"), ("--public-url=https://a.example", "--public-url: https://a.example")],
+)
+def test_on_a_network_a_server_without_tokens_ends_with_one_line(
+    processes: Processes, database: Database, setting: str, name: str
+) -> None:
+    process = processes("--port=0", setting, DATABASE_URL=database.url)
     assert process.wait() == 1
     (line,) = process.complaints
-    assert line.startswith(
-        "server.py: --host: 0.0.0.0 is not loopback and there is no token: run `python server.py token"
-    )
+    assert line.startswith(f"server.py: {name} is not loopback and there is no token: run `python server.py token")
 
 
 async def test_on_a_network_a_server_starts_with_a_token_or_if_anyone_is_allowed(
@@ -383,7 +407,14 @@ async def test_a_jwt_is_a_credential_on_every_transport_until_it_expires(
     assert (await ask(service, "GET", LATEST)).status == 401
     assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:write", 60)))).status == 201
     assert (await ask(service, "POST", SNAPSHOTS, UPDATE, **bearer(token("balance:read", 60)))).status == 403
-    assert (await ask(service, "GET", LATEST, **bearer(token("openid", 60)))).status == 403
+    for target in (LATEST, FEED, STREAM, POLLING):  # a REST read, a long poll, a stream, a handshake of Socket.IO
+        refused = await ask(service, "GET", target, **bearer(token("openid", 60)))
+        assert refused.status == 403
+        assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="balance", error="insufficient_scope", ')
+        assert refused.headers["WWW-Authenticate"].endswith(', scope="balance:read"')
+        refused = await ask(service, "GET", target, **bearer("wrong"))
+        assert refused.status == 401
+        assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="balance", error="invalid_token", ')
     assert (await ask(service, "GET", LATEST, **bearer(token("balance:read", -60)))).status == 401
     short = token("balance:read", 2 - LEEWAY_S)
     client = await SocketClient.connect(service.url, {"token": short})

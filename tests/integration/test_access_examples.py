@@ -1,4 +1,4 @@
-"""The example clients, and those of the README, on a server that needs tokens."""
+"""The example clients, and those of the documents, on a server that needs tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,13 @@ import pytest
 from balance.auth import Role
 from balance.storage.token_store import revoke_token
 from tests.support.access import add_token, bearer
-from tests.support.example_clients import FOLLOWERS, LANGUAGES, ExampleProcess, run_example, run_follower
+from tests.support.example_clients import FOLLOWERS, LANGUAGES, ExampleProcess, run_example, run_follower, state_folder
 from tests.support.node import run_node
 from tests.support.payloads import UPDATE
 from tests.support.repository import ROOT
-from tests.support.service import SNAPSHOTS, Database, Service
+from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 
-README = (ROOT / "README.md").read_text()
+CLIENTS, OPERATIONS = ((ROOT / "docs" / name).read_text() for name in ("clients.md", "operations.md"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -48,10 +49,82 @@ async def test_a_short_client_follows_with_its_token(
         await follower.shows(1)
 
 
+@pytest.mark.parametrize("token", ["", "bal_reader_0000000000000000000000_000000"])
+@pytest.mark.parametrize("name", [*FOLLOWERS, *LANGUAGES])
+async def test_a_client_whose_token_is_refused_ends_with_one_line(
+    service: Service, name: str, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_token(service)
+    monkeypatch.setenv("BALANCE_TOKEN", token)
+    run = (
+        run_follower(name, service.url, tmp_path)
+        if name in FOLLOWERS
+        else run_example(name, service.url, folder=tmp_path)
+    )
+    async with run as client:
+        await check_refused(client, "unauthorized")
+
+
+@pytest.mark.parametrize("name", [*FOLLOWERS, *LANGUAGES])
+async def test_a_client_whose_token_is_revoked_ends_with_one_line(
+    service: Service, database: Database, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALANCE_TOKEN", await add_token(service, name="bot"))
+    run = (
+        run_follower(name, service.url, tmp_path)
+        if name in FOLLOWERS
+        else run_example(name, service.url, folder=tmp_path)
+    )
+    async with run as client:
+        while not (len(service.app.watchers) or len(service.app.streams) or service.app._long_polls._held):
+            await asyncio.sleep(0.05)
+        revoke_token(database.url, "bot")
+        await check_refused(client, "unauthorized")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_bot_whose_role_is_too_small_ends_and_keeps_its_reading(
+    service: Service, database: Database, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALANCE_TOKEN", await add_token(service, Role.READER))
+    async with run_example(language, service.url, "--count", "1", folder=tmp_path) as bot:
+        await check_refused(bot, "forbidden")
+    assert (state_folder(language, tmp_path) / "readings.jsonl").read_text().count("\n") == 1
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+@pytest.mark.expects_log("the database cannot be reached")
+async def test_a_short_client_waits_for_a_server_that_is_away(
+    service: Service, make_service: MakeService, name: str, tmp_path: Path
+) -> None:
+    """A port that refuses connections, and a server without a database, are faults that pass."""
+    away = await make_service(database_url="postgresql://127.0.0.1:1/none")
+    for url in ("http://127.0.0.1:1", away.url):
+        async with run_follower(name, url, tmp_path) as follower:
+            await asyncio.sleep(2.5)  # longer than each of them waits before it tries again
+            assert follower.is_running
+
+
+def run_any(name: str, url: str, folder: Path) -> AbstractAsyncContextManager[ExampleProcess]:
+    """Run a short client, or a bot in a language."""
+    return run_follower(name, url, folder) if name in FOLLOWERS else run_example(name, url, folder=folder)
+
+
+async def check_refused(client: ExampleProcess, code: str) -> None:
+    """Check that a client ends by itself, with one line on stderr."""
+    status, line = await client.end_refused()
+    assert status == 1
+    assert line.startswith("refused: ")
+    assert code in line
+    assert "set BALANCE_TOKEN to a token" in line
+    assert line.count("\n") == 1
+
+
 async def test_the_official_client_connects_by_auth_and_gets_the_reason_at_the_end(
     service: Service, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"^```js auth$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```js auth$(.*?)^```$", CLIENTS, re.DOTALL | re.MULTILINE)
     script = tmp_path / "auth.js"
     script.write_text(
         code.replace("http://127.0.0.1:3000", service.url)
@@ -68,8 +141,8 @@ async def test_the_official_client_connects_by_auth_and_gets_the_reason_at_the_e
         assert await client.line("refused") == "refused unauthorized", "it connects again with the same token"
 
 
-def test_the_commands_of_the_readme_create_list_and_revoke(database: Database) -> None:
-    (block,) = re.findall(r"^```sh token$(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def test_the_documented_commands_create_list_and_revoke(database: Database) -> None:
+    (block,) = re.findall(r"^```sh token$(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
     done = []
     for line in block.strip().splitlines():
         program, *arguments = shlex.split(line)

@@ -31,6 +31,7 @@ from protocol.operations import (
     OPENAPI,
     OPERATIONS,
     READYZ,
+    SERIES,
     STREAM,
     TICKET,
     VERSION_PATH,
@@ -40,6 +41,8 @@ from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
+
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
@@ -70,6 +73,7 @@ REQUESTS = {
     ],
     IMPORT: [("POST", IMPORT, Operation.IMPORT)],
     LATEST: [("GET", LATEST, Operation.READ), ("HEAD", LATEST, Operation.READ)],
+    SERIES: [("GET", SERIES, Operation.READ), ("HEAD", SERIES, Operation.READ), ("GET", f"{SERIES}?x", Operation.READ)],
     CONNECTIONS: [("GET", CONNECTIONS, Operation.READ_CONNECTIONS), ("HEAD", CONNECTIONS, Operation.READ_CONNECTIONS)],
     f"{CONTRACT[:-1]}(?:/.*)?": [
         ("GET", CONTRACT, Operation.READ_DOCUMENTS),
@@ -286,7 +290,11 @@ def test_each_role_may_request_what_its_row_has_and_nothing_else(
     if method != "HEAD":
         text = reason(operation) if role else protocol.Unauthorized.message()
         check_refused(reply, "forbidden" if role else "unauthorized", text)
-    assert reply.headers.get("WWW-Authenticate") == (None if role else 'Bearer realm="balance"')
+    challenge = 'Bearer realm="balance"'
+    if role is not None:
+        scope = "balance:write" if operation is Operation.SAVE else "balance:admin"
+        challenge += f', error="insufficient_scope", error_description="{reason(operation)}", scope="{scope}"'
+    assert reply.headers["WWW-Authenticate"] == challenge
 
 
 @pytest.mark.parametrize("kind", [SocketClient, PollingClient])

@@ -26,7 +26,7 @@ from balance.storage.epochs import begin_epoch
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, migrate, read_migrations
 from balance.storage.pool import Pool
-from balance.storage.restore import Restored, restore
+from balance.storage.restore import Restored, check_backup, restore
 from balance.storage.retention import Pruning
 from balance.storage.store import Store
 from protocol import Encoded
@@ -34,10 +34,17 @@ from tests.support.feed import ONSITE
 from tests.support.history import append_history
 from tests.support.postgres import temporary_database
 from tests.support.service import Database, Processes, check_start_refused
+from tests.support.waiting import wait_until
 
 NOW = datetime(2025, 11, 7, 0, 45, 8, 603001, UTC)
 ONCHAIN = Encoded('{"rlb":0.000000000000000000000000000001,"usdt":100074.99978,"a.b:/-$":1}')
 ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1"
+CONSTRAINTS = (
+    "SELECT conrelid::regclass::text AS of, conname, convalidated, pg_get_constraintdef(oid) AS text "
+    "FROM pg_constraint WHERE connamespace = current_schema()::regnamespace ORDER BY 1, 2"
+)
+LOADING = "SELECT pid FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > 0"
 SCHEMAS = "SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'balance_before_%' ORDER BY 1"
 
 
@@ -65,7 +72,8 @@ def write(database: Database, path: Path) -> Header:
 
 
 def read(database: Database, path: Path, *, replace: bool = False) -> Restored:
-    return restore(database.url, path, replace=replace, report_check=lambda *_: None, report_load=lambda *_: None)
+    backup = check_backup(path, lambda *_: None)
+    return restore(database.url, backup, replace=replace, report_load=lambda *_: None, report_index=lambda *_: None)
 
 
 def good_until(database: Database, epoch: str, seq: int) -> tuple[bool, int | None]:
@@ -94,6 +102,18 @@ def test_a_restored_database_has_every_row_to_the_last_digit(database: Database,
     assert (restored.position.seq, restored.rows, restored.aside) == (3005, 3005, None)
     assert blank.rows(ROWS) == database.rows(ROWS)
     assert migrate(blank.url) == []
+
+
+def test_a_restored_database_has_the_indexes_and_constraints_of_a_migrated_one(
+    database: Database, blank: Database, file: Path
+) -> None:
+    append_history(database, 10)
+    write(database, file)
+    read(blank, file)
+    for definitions in (INDEXES, CONSTRAINTS):
+        found = blank.rows(definitions)
+        assert found == database.rows(definitions)
+        assert found
 
 
 def test_a_restored_feed_begins_a_new_epoch_after_its_last_row(database: Database, blank: Database, file: Path) -> None:
@@ -311,6 +331,20 @@ def test_an_error_while_it_is_loaded_changes_nothing(
         read(database, file, replace=True)
     assert database.rows(ROWS) == before
     assert database.rows(SCHEMAS) == []
+
+
+def test_a_restore_that_is_killed_leaves_nothing_and_can_be_repeated(
+    database: Database, blank: Database, file: Path, processes: Processes
+) -> None:
+    append_history(database, 50_000)
+    write(database, file)
+    process = processes("restore", str(file), DATABASE_URL=blank.url)
+    wait_until(lambda: bool(blank.rows(LOADING)))
+    process.kill()
+    assert process.stdout == [], "it was killed before its end"
+    wait_until(lambda: not blank.rows(LOADING))
+    assert blank.rows("SELECT to_regclass('balance_snapshot') AS t") == [{"t": None}]
+    assert read(blank, file).rows == 50_000
 
 
 # The file

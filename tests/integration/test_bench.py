@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 
+import psycopg
 import pytest
 
+from bench import pruning
 from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
+from bench.table_size import make_database
+from tests.support import scratch
 from tests.support.repository import ROOT
 
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
 SCENARIOS = ("save", "alone", "bots", "list", "delivery", "table-size")
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
+@two_cores
 def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--rounds", "1", "--target", "ours", "floor", "--only", *SCENARIOS],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": scratch.parent()},
         capture_output=True,
         text=True,
         timeout=300,
@@ -48,6 +55,18 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
     ):
         (line,) = [line for line in lines if line.startswith(name)]
         assert float(line.split(f" {unit} ")[1].split()[0]) > 0
+
+
+@two_cores
+def test_saves_beside_a_run_of_prune_are_measured(postgres: str) -> None:
+    name = f"pruned_{uuid.uuid4().hex}"
+    try:
+        figures = pruning.prune(make_database(postgres, name, 60_000), 60_000, 0.3)
+    finally:
+        with psycopg.connect(postgres, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+    assert [figure.name for figure in figures][:2] == ["prune of 6e4 rows: deleted", "save, 6e4 rows, quiet: p50"]
+    assert all(figure.value > 0 for figure in figures)
 
 
 def test_each_figure_is_the_median_of_the_rounds_and_shows_whether_its_goal_is_met() -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from balance.auth import Role
+from balance.commands.connections import to_lines
+from balance.realtime.send_queue import EncodedPackets
+from balance.realtime.session import Session
 from balance.web.connections import CONNECTIONS
 from tests.support.http_client import Connection
+from tests.support.payloads import UPDATE
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.refusals import check_refused
 from tests.support.service import Database, Processes, Service
@@ -37,6 +41,55 @@ async def test_each_transport_is_listed_with_what_an_operator_needs(service: Ser
         assert by_transport["sse"]["requestId"] == "the-stream"
     await socket.close()
     await polling.close()
+
+
+@pytest.mark.parametrize("kind", [SocketClient, PollingClient])
+async def test_a_client_that_is_sent_what_it_missed_has_a_position_that_advances(
+    service: Service, kind: type[SocketClient | PollingClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(7):
+        await service.post(UPDATE)
+    monkeypatch.setattr("balance.feed.replay.PAGE_ROWS_MAX", 1)  # a page has one snapshot
+    sent, may_go_on = service.app.watchers.send_missed, [asyncio.Event() for _ in range(8)]
+
+    async def send_when_allowed(session: Session, packets: EncodedPackets, last: int) -> None:
+        await sent(session, packets, last)
+        await may_go_on[last].wait()
+
+    monkeypatch.setattr(service.app.watchers, "send_missed", send_when_allowed)
+    client = await kind.connect(service.url, {"after": 0})
+    for position in range(1, 8):
+        await until(lambda at=position: next(iter(service.app.server.eio.sessions.values())).replayed == at)
+        (one,) = (await service.request("GET", CONNECTIONS)).body["data"]["connections"]
+        assert (one["position"], one["behind"], one["replaying"]) == (position, 7 - position, True)
+        may_go_on[position].set()
+    await until(lambda: next(iter(service.app.server.eio.sessions.values())).live_group is not None)
+    (one,) = (await service.request("GET", CONNECTIONS)).body["data"]["connections"]
+    assert (one["position"], one["behind"], one["replaying"]) == (7, 0, False)
+    await client.close()
+
+
+def test_the_table_shows_how_far_a_replay_is() -> None:
+    one = {
+        "address": "127.0.0.1",
+        "transport": "polling",
+        "connectedSince": "2026-01-01T00:00:00.000Z",
+        "role": "anyone",
+        "name": "",
+        "backlogBytes": 7,
+        "requestId": "1",
+    }
+    rows = [
+        {**one, "position": 1_000, "behind": 500, "replaying": True},
+        {**one, "position": None, "behind": None, "replaying": True},
+        {**one, "position": 1_500, "behind": 0, "replaying": False},
+    ]
+    lines = to_lines({"connections": rows, "total": {"socketIo": 3, "longPolls": 0}})
+    assert [line.partition("7 bytes")[2].strip() for line in lines[1:4]] == [
+        "1000, replaying, 500 behind",
+        "replaying",
+        "1500, live",
+    ]
 
 
 async def test_the_largest_backlogs_come_first_and_the_list_is_bounded(

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from balance.config import Config, ConfigError
+from balance.config import Config
+from balance.setting import ConfigError
 from balance.web.cors import OriginPolicy
 from tests.support.http_client import Reply
 from tests.support.refusals import check_refused
@@ -79,7 +80,7 @@ FOREIGN = [
     ("*", LOCAL),
     ("", LOCAL),
 ]
-EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,10 @@ def test_a_page_of_localhost_may_call_only_a_service_of_its_machine(postgres: st
 
 def test_any_page_may_read_the_documents_but_not_with_credentials(shared: SharedService) -> None:
     for reply in (shared.ask("GET", DOCUMENT, Origin="https://evil.example"), shared.ask("GET", DOCUMENT)):
-        assert cors(reply) == {"Allow-Origin": "*", "Expose-Headers": "ETag, Retry-After, X-Request-Id"}
+        assert cors(reply) == {
+            "Allow-Origin": "*",
+            "Expose-Headers": "ETag, Retry-After, X-Request-Id",
+        }
         assert reply.headers["Vary"] == "Accept-Encoding, Origin"
 
 

@@ -34,6 +34,7 @@ from balance.storage.store import Store
 from tests.support.embedded import start_postgres
 from tests.support.http_client import request
 from tests.support.raw_clients import SocketClient
+from tests.support.repository import ROOT
 from tests.support.service import SNAPSHOTS, Database, MakeService, Processes, check_start_refused
 from tests.support.session_start import StartServer, rejection
 from tests.support.waiting import wait_until
@@ -170,7 +171,7 @@ async def test_a_pooler_in_session_mode_works(
 
 @pytest.fixture
 def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], str, str]]:
-    """Yield a session that may grant, a role with exactly the grants of README.md, and its URL."""
+    """Yield a session that may grant, a role with exactly the grants of docs/operations.md, and its URL."""
     role = f"least_{uuid.uuid4().hex}"
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(f"CREATE ROLE {role} LOGIN".encode())
@@ -186,10 +187,10 @@ def least(postgres: str, database: Database) -> Iterator[tuple[psycopg.Connectio
 Least = tuple[psycopg.Connection[tuple[object, ...]], str, str]
 
 
-async def test_the_grants_that_the_readme_lists_are_enough(least: Least, make_service: MakeService) -> None:
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text("utf-8")
+async def test_the_grants_that_the_document_lists_are_enough(least: Least, make_service: MakeService) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
     for grant in GRANTS:
-        assert f"GRANT {grant} TO" in readme
+        assert f"GRANT {grant} TO" in text
     service = await make_service(database_url=least[2])
     assert (await service.post(UPDATE)).status == 201
     update = {"id": str(uuid.uuid4()), **UPDATE}

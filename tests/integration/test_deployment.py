@@ -81,7 +81,11 @@ async def site(processes: Processes, database: Database, folder: Path, *, cookie
     found = re.search(r"^ExecStart=\S+ (.*)$", (DEPLOY / "balance@.service").read_text(), re.MULTILINE)
     assert found
     flags = found[1]
-    settings = {"BALANCE_PUBLIC_URL": "https://balance.example.com", "BALANCE_TRUSTED_PROXIES": "127.0.0.1"}
+    settings = {
+        "BALANCE_PUBLIC_URL": "https://balance.example.com",
+        "BALANCE_TRUSTED_PROXIES": "127.0.0.1",
+        "BALANCE_ALLOW_ANONYMOUS": "yes",
+    }
 
     def start(port: int) -> Process:
         return processes(*shlex.split(flags.replace("%i", str(port))), DATABASE_URL=database.url, **settings)

@@ -1,7 +1,7 @@
 """Engine.IO 4, exchange by exchange, as its protocol's own test suite (socketio/engine.io-protocol) goes through it.
 
-Rewritten: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds. README.md
-lists where the service deviates, each with its reason.
+Rewritten: without the echo of that suite, at this service's path, and with its heartbeat in whole seconds.
+docs/clients.md lists where the service deviates, each with its reason.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ async def test_the_head_names_the_file_and_head_sends_no_body(service: Service) 
     ("query", "error"),
     [
         ("format=xls", "format: must be one of ndjson, csv"),
-        ("from=2025-11-08T00:00:00Z&to=2025-11-07T00:00:00Z", "from: must be before `to`"),
-        ("from=2025-11-08T00:00:00Z&to=2025-11-08T00:00:00Z", "from: must be before `to`"),
+        ("from=2025-11-08T00:00:00Z&to=2025-11-07T00:00:00Z", "from: must be earlier than to"),
+        ("from=2025-11-08T00:00:00Z&to=2025-11-08T00:00:00Z", "from: must be earlier than to"),
         ("points=0", "points: is not a known field"),
         (
             "from=yesterday",
@@ -177,7 +177,7 @@ async def test_the_head_names_the_file_and_head_sends_no_body(service: Service) 
         ("pid=-1", "pid.0: must be at least 0"),
         (
             "asset=usdt&format=csv",
-            "asset.0: must be onchain or onsite, a point and the name of an asset, such as onchain.usdt",
+            "asset.0: is not the name of an asset after onchain. or onsite.",
         ),
         ("asset=onchain.usdt", "asset: is for format=csv only"),
         ("format=ndjson&digits=text", "digits: is for format=csv only"),

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import pytest
 from tornado.web import Application
 
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import is_loopback
+from balance.setting import ConfigError
 from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
-from protocol.operations import EXPORT, FEED, IMPORT, LATEST, STREAM, TICKET
+from protocol.operations import EXPORT, FEED, IMPORT, LATEST, SERIES, STREAM, TICKET
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -35,6 +36,7 @@ TARGETS = [
     LATEST,
     EXPORT,
     IMPORT,
+    SERIES,
     CONNECTIONS,
     STREAM,
     TICKET,

@@ -27,7 +27,8 @@ from tornado.httpclient import HTTPClientError
 
 from balance import __version__, cli
 from balance.commands import serve
-from balance.config import Config, flag, variable
+from balance.config import Config
+from balance.setting import flag, variable
 from balance.storage.embedded import EmbeddedPostgres
 from balance.storage.migrate import SQL_FOLDER
 from tests.support.embedded import is_running, processes_of, start_postgres

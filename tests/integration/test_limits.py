@@ -1,10 +1,13 @@
-"""The limits of each client, at and over their edges: saves, connections, handshakes, tokens that are not valid.
+"""The limits of each client, at and over their edges: saves, accepts, connections, handshakes, invalid tokens.
 
 Time is a clock that the test sets. Each limit leaves the clients of other tokens and addresses undisturbed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from tornado.httpclient import HTTPClientError
 import protocol
 from balance.auth import Role
 from balance.rate_limit import BURST_S
+from balance.refusals import HTTP
 from balance.web import listener
 from balance.web.connection_limit import ANSWERED_MAX
 from protocol.operations import LATEST, OPENAPI, STREAM
@@ -20,10 +24,13 @@ from tests.support.access import add_token, bearer
 from tests.support.clock import Clock
 from tests.support.http_client import Connection, HttpClient, Reply
 from tests.support.payloads import UPDATE
+from tests.support.proxies import make_certificate
 from tests.support.raw_clients import PollingClient, Refused, SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.sse import StreamClient
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.usefixtures("tokens_read_often")
 
 SAVES = "2 updates a second are allowed for one token or address"
 OTHER = "127.0.0.2"
@@ -209,6 +216,73 @@ async def test_tokens_that_are_not_valid_are_limited_and_valid_ones_are_not(
     await stream.close()
 
 
+# Accepts
+
+
+def refused_at_accept(service: Service) -> int:
+    return service.app.service.refusals.answers[HTTP, "rate_limited"]
+
+
+async def is_served(service: Service, source_ip: str | None = None) -> bool:
+    """Return whether a new connection gets an answer, and not a reset."""
+    client = HttpClient(source_ip=source_ip)
+    try:
+        return (await client.fetch(service.url + LATEST)).status == 200
+    except OSError:
+        return False
+    finally:
+        client.close()
+
+
+async def test_new_connections_of_an_address_are_limited_and_those_that_exist_are_not(
+    make_service: MakeService,
+) -> None:
+    service = await make_service(accepts_per_s_max=1)
+    clock = service.app.rate_limits.accepts.clock = Clock()
+    client = await SocketClient.connect(service.url)
+    async with Connection.to(service.port) as kept:
+        for _ in range(BURST_S - 2):
+            assert await is_served(service)
+        for number in range(1, 4):
+            assert not await is_served(service)
+            assert refused_at_accept(service) == number
+        for _ in range(2 * BURST_S):
+            assert (await kept.ask("GET", LATEST)).status == 200, "a connection counts once, not its requests"
+        assert (await client.call("balance:update", UPDATE))[0]["success"]
+        assert await save_from(service, OTHER) == 201
+        clock.advance(1)
+        assert await is_served(service)
+        assert not await is_served(service)
+    await client.close()
+
+
+async def test_a_connection_over_the_limit_gets_no_tls_handshake(
+    make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(make_certificate(tmp_path))
+    service = await make_service(accepts_per_s_max=1, tls_cert=file, tls_key=file)
+    service.app.rate_limits.accepts.clock = Clock()
+    opened = []
+    open_stream = service.app._http._open_stream
+    monkeypatch.setattr(service.app._http, "_open_stream", lambda one: opened.append(one) or open_stream(one))
+    for _ in range(BURST_S):
+        assert await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", service.port))
+    with pytest.raises(OSError, match=r"reset|EOF"):
+        await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", service.port))
+    assert len(opened) == BURST_S
+    assert refused_at_accept(service) == 1
+
+
+async def test_the_connections_of_a_trusted_proxy_are_not_limited(make_service: MakeService) -> None:
+    service = await make_service(accepts_per_s_max=1, trusted_proxies=("127.0.0.1",))
+    service.app.rate_limits.accepts.clock = Clock()
+    for _ in range(3 * BURST_S):
+        assert await is_served(service)
+    for number in range(2 * BURST_S):
+        assert await is_served(service, OTHER) == (number < BURST_S)
+    assert len(service.app.rate_limits.accepts) == 1
+
+
 # Connections
 
 CONNECTIONS = "4 connections are allowed for one address"
@@ -253,6 +327,7 @@ async def test_connections_far_over_the_limit_are_closed_at_once_and_silent_ones
     await until(lambda: limit._counts.get("127.0.0.1") == 4 + ANSWERED_MAX)
     async with Connection.to(service.port) as more:
         assert await more.read_rest() == b""
+    assert refused_at_accept(service) == 1, "it got no answer, and is counted"
     assert await save_from(service, OTHER) == 201
     monkeypatch.setattr(listener, "REFUSED_HEAD_S_MAX", 0.0)
     await until(lambda: limit._counts.get("127.0.0.1") == 4)

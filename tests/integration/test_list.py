@@ -274,7 +274,7 @@ def test_clients_that_share_a_read_share_its_compression(large: SharedService, m
         threads.append(threading.current_thread().name)
         return compress(body)
 
-    monkeypatch.setattr("balance.web.snapshots.compress", noted)
+    monkeypatch.setattr("balance.web.compression.compress", noted)
 
     async def scene() -> set[bytes]:
         async with AsyncExitStack() as stack:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.host_names import parse_public_url
+from balance.setting import ConfigError
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, SNAPSHOTS
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import Database, MakeService, Processes
@@ -33,7 +34,7 @@ ROUTES = [
 
 @pytest.fixture(scope="module")
 def shared(postgres: str, template: str) -> Iterator[SharedService]:
-    with shared_service(postgres, template, public_url=PUBLIC) as one:
+    with shared_service(postgres, template, public_url=PUBLIC, allow_anonymous=True) as one:
         yield one
 
 
@@ -136,7 +137,7 @@ def test_the_public_host_and_origin_are_allowed_and_no_other(shared: SharedServi
 
 
 async def test_clients_of_each_transport_use_the_prefix(make_service: MakeService) -> None:
-    service = await make_service(public_url=PUBLIC)
+    service = await make_service(public_url=PUBLIC, allow_anonymous=True)
     for kind in (SocketClient, PollingClient):
         for prefix in ("", PREFIX):
             client = await kind.connect(service.url, path=f"{prefix}/api/socket.io")
@@ -145,7 +146,7 @@ async def test_clients_of_each_transport_use_the_prefix(make_service: MakeServic
 
 
 def test_the_start_line_has_the_public_address(processes: Processes, database: Database) -> None:
-    process = processes("--port", "0", "--public-url", f"{PUBLIC}/", DATABASE_URL=database.url)
+    process = processes("--port", "0", "--public-url", f"{PUBLIC}/", "--allow-anonymous", DATABASE_URL=database.url)
     assert process.url().startswith("http://127.0.0.1:")
     assert process.terminate() == 0
     assert process.stdout[-1].endswith(f"documentation at {PUBLIC}/api/docs")

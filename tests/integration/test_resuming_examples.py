@@ -1,7 +1,7 @@
 """The examples lose no reading and miss no snapshot while the server or they themselves are away.
 
 The bots in JavaScript and Python store their readings and their position on disk. The three short clients are written
-only from the section "Follow the feed" of README.md, each for another transport.
+only from the section "Follow the feed" of docs/clients.md, each for another transport.
 """
 
 from __future__ import annotations
@@ -189,10 +189,12 @@ async def test_a_short_client_misses_nothing_in_a_restart_and_in_a_loss_of_rows(
             await client.kill()
 
 
-async def test_the_readmes_loop_with_curl_prints_each_snapshot_once_over_restarts(
+async def test_the_documented_loop_with_curl_prints_each_snapshot_once_over_restarts(
     processes: Processes, database: Database, tmp_path: Path
 ) -> None:
-    (loop,) = re.findall(r"^```sh follow\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (loop,) = re.findall(
+        r"^```sh follow\n(.*?)^```$", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     address, port = "http://127.0.0.1:3000", free_port()
     assert loop.count(f"curl -sN -H \"Last-Event-ID: $id\" '{address}{STREAM}' |") == 1
     script = f"cd '{tmp_path}'\n" + loop.replace(address, f"http://127.0.0.1:{port}")

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from balance import pruner
-from balance.config import Config, ConfigError
+from balance.config import Config
 from balance.position import ClaimedPosition, Position
 from balance.pruner import Pruner
+from balance.setting import ConfigError
 from balance.snapshot import Snapshot
 from balance.storage import retention
 from balance.storage.connect import DatabaseError

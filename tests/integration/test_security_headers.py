@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tornado.httputil import HTTPHeaders
 
 import protocol
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, FEED, LATEST, OPENAPI, TICKET
-from tests.support.http_client import Reply
+from tests.support.http_client import HttpClient, Reply
 from tests.support.payloads import UPDATE
+from tests.support.proxies import make_certificate
 from tests.support.raw_clients import open_websocket
-from tests.support.service import SNAPSHOTS, Service
+from tests.support.service import SNAPSHOTS, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 from tests.support.sse import StreamClient
 
@@ -99,3 +101,42 @@ def test_a_browser_is_kept_on_https_only_if_it_came_by_https(postgres: str, temp
     with shared_service(postgres, template) as one:
         for method in ("GET", "POST"):
             assert "Strict-Transport-Security" not in ask(one, method, "https").headers, "the proxy is not trusted"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proxies", "forwarded", "is_kept"),
+    [
+        ("https", (), None, True),
+        ("http", (), None, False),
+        ("https", ("127.0.0.1",), None, True),
+        ("https", ("127.0.0.1",), "https", True),
+        ("https", ("127.0.0.1",), "http", False),
+        ("http", ("127.0.0.1",), "https", True),
+        ("https", ("192.0.2.1",), None, False),
+        ("https", ("192.0.2.1",), "https", False),
+    ],
+)
+def test_with_a_public_url_a_browser_is_kept_on_its_scheme(
+    postgres: str, template: str, scheme: str, proxies: tuple[str, ...], forwarded: str | None, is_kept: bool
+) -> None:
+    url = f"{scheme}://balance.example.com"
+    headers = {"Host": "balance.example.com"} | ({"X-Forwarded-Proto": forwarded} if forwarded else {})
+    with shared_service(postgres, template, public_url=url, trusted_proxies=proxies, allow_anonymous=True) as one:
+        for method, target, body in (("GET", SNAPSHOTS, None), ("POST", SNAPSHOTS, BODY), ("GET", POLLING, None)):
+            reply = one.ask(method, target, body, **headers)
+            assert reply.status < 300
+            assert ("Strict-Transport-Security" in reply.headers) == is_kept
+        absolute = one.ask("GET", f"http://balance.example.com{SNAPSHOTS}", **headers)
+        assert absolute.status == 200, "what the port itself speaks has not changed"
+        unreadable = one.exchange(b"GET / HTTP/9.9\r\n\r\n")
+        assert unreadable.status == 400
+
+
+async def test_a_service_with_tls_keeps_browsers_on_it(make_service: MakeService, tmp_path: Path) -> None:
+    file = str(make_certificate(tmp_path))
+    service = await make_service(tls_cert=file, tls_key=file, public_url="http://localhost")
+    client = HttpClient()
+    for target in (SNAPSHOTS, POLLING, DOCS):
+        reply = await client.fetch(service.url + target, ca_certs=file)
+        assert reply.headers["Strict-Transport-Security"] == "max-age=31536000"
+    client.close()

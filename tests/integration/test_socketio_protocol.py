@@ -1,7 +1,7 @@
 """Socket.IO 5, exchange by exchange, as its protocol's own test suite (socketio/socket.io-protocol) goes through it.
 
-Rewritten for the one namespace and the events that there are here. README.md lists where the service deviates, each
-with its reason.
+Rewritten for the one namespace and the events that there are here. docs/clients.md lists where the service deviates,
+each with its reason.
 """
 
 from __future__ import annotations

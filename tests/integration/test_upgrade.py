@@ -22,7 +22,7 @@ from tests.support.service import SNAPSHOTS, Database, Processes, check_group_is
 
 OLD = Path("/usr/lib/postgresql/15/bin")
 ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
-REPORTS = Reports(*[lambda _done, _total: None] * 3)
+REPORTS = Reports(*[lambda _done, _total: None] * 4)
 pytestmark = pytest.mark.skipif(not OLD.is_dir(), reason="there is no PostgreSQL 15 on this machine")
 
 
@@ -152,5 +152,5 @@ def test_what_cannot_be_upgraded_is_refused_in_one_line(data: Path, tmp_path: Pa
     check_start_refused(processes("upgrade", folder, f"--old-programs={OLD}"), "of PostgreSQL 14", "programs of 15")
     (data / "postgresql" / "PG_VERSION").write_text("99\n")
     check_start_refused(processes("upgrade", folder, f"--old-programs={OLD}"), "there is nothing to upgrade")
-    check_start_refused(processes("upgrade", f"--data-dir={tmp_path}"), "postgresql: No such file or directory")
+    check_start_refused(processes("upgrade", f"--data-dir={tmp_path}"), f"no database at {tmp_path}: ")
     check_start_refused(processes("upgrade", DATABASE_URL="postgresql://127.0.0.1:1/none"), "for the embedded")

@@ -1,6 +1,6 @@
 // Reads and tries a page of /api/docs in a real browser; prints, as one line of JSON, what was seen there.
 //
-//     node docs.mjs rest|events URL UPDATE
+//     node docs.mjs rest|restOpened|events URL UPDATE
 
 import { launch } from './browser.mjs';
 
@@ -57,7 +57,12 @@ async function rest() {
   const [save, list] = ['save', 'list'].map((verb) => `[id^="operations-snapshots-${verb}Snapshot"]`);
   seen.saved = await execute(save, () => type(`${save} .body-param__text`, update));
   seen.listed = await execute(list);
+  return save;
+}
 
+// The page with each operation and each schema open takes a browser many seconds.
+async function restOpened() {
+  const save = await rest();
   await clickAll('.opblock:not(.is-open, .opblock-head) .opblock-summary-control');
   await clickAll('.models-control');
   await tab.waitForFunction((count) => document.querySelectorAll('.responses-inner').length === count, {}, seen.operations.length);
@@ -89,7 +94,7 @@ async function events() {
 }
 
 try {
-  await { rest, events }[page]();
+  await { rest, restOpened, events }[page]();
   seen.programs = await tab.$$eval('#guide code', (codes) => codes.map((code) => code.textContent));
   console.log(JSON.stringify(seen));
 } finally {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from tests.support.raw_websocket import text_frame
 from tests.support.repository import ROOT
 
 SAVES = 60
+ADDRESS = "127.0.0.2"
 
 
 class TimedBot:
@@ -23,8 +25,8 @@ class TimedBot:
         self._reader, self._writer, self._saves = reader, writer, 0
 
     @classmethod
-    async def connect(cls, port: int) -> TimedBot:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+    async def connect(cls, port: int, tls: ssl.SSLContext | None = None) -> TimedBot:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, local_addr=(ADDRESS, 0))
         writer.write(hostile.UPGRADE.encode() + text_frame("40"))
         await reader.readuntil(b'42["connected"')
         return cls(reader, writer)
@@ -63,5 +65,18 @@ def attacked(port: int, connections: int, kinds: Sequence[str]) -> Iterator[None
             assert process.stdout is not None
             assert process.stdout.readline() == b"begun\n"
             yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def flooded(port: int, number: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Let a process open and close this number of connections; yield it once it has begun."""
+    command = [sys.executable, "-m", "tests.support.connection_flood", str(port), str(number), *more]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            yield process
         finally:
             process.kill()

@@ -29,12 +29,15 @@ from balance.realtime.send_queue import EncodedPackets
 from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
+from balance.series import FROM_IS_LATE
+from balance.service import FEWER_POINTS
 from balance.web.base import JsonHandler
 from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
 from balance.web.stream import LAST_EVENT_ID
 from balance.web.stream_hub import StreamHub
 from protocol import events, operations, registry
+from protocol.headers import HEADERS, REQUEST_ID
 from protocol.operation import JSON, Response
 from protocol.operations import SNAPSHOTS
 from tests.support.sse import read_events
@@ -57,7 +60,14 @@ BEYOND_THE_SCHEMA = {
 }
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
 # What begins the texts of rules that no schema has.
-BETWEEN_FIELDS = (LAST_EVENT_ID, "asset: is for", "digits: is for", "from: must be before")
+OTHER_RULES = (
+    LAST_EVENT_ID,
+    FROM_IS_LATE,
+    FEWER_POINTS,
+    "asset: is for",
+    "digits: is for",
+    "from: must be earlier than to",
+)
 # The codes where there is no operation, and those at the path of Socket.IO.
 NOWHERE = {
     *("not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "busy"),
@@ -66,15 +76,19 @@ ON_POLLING = {error.code for error in events.HANDSHAKE_ERRORS} | {
     *("method_not_allowed", "malformed_json", "payload_too_large", "not_found"),
 }
 BY_EVENT = {error.code for event in protocol.EVENTS.values() for error in event.errors}
-HEADERS = {
+FORMS = {
     "Location": r"(?:/[\w.~-]+)*/api/(?:balance/snapshot/[0-9a-f-]{36}|docs)",
     "Retry-After": "[1-9][0-9]*",
     "ETag": '"[0-9a-f]{32}(-gzip)?"',
     "Content-Disposition": r'attachment; filename="balance-[0-9TZ]+\.(csv|ndjson)"',
     "RateLimit-Policy": r'"[a-z-]+";q=[1-9][0-9]*(;w=10|;qu="concurrent-requests")',
     "RateLimit": r'"[a-z-]+";r=[0-9]+(;t=[0-9]+)?',
+    "WWW-Authenticate": r'Bearer realm="balance"(, error="invalid_token", error_description="[ !#-\[\]-~]+"'
+    r'|, error="insufficient_scope", error_description="[ !#-\[\]-~]+", scope="balance:(read|write|admin)")?',
+    REQUEST_ID: "[A-Za-z0-9._-]{1,128}",
 }
-NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s"}
+INSUFFICIENT_SCOPE = 'error="insufficient_scope"'  # RFC 6750, section 3.1
+NUMBERS = {"limit", "offset", "pid", "after", "wait", "heard_s", "points", "stale_s"}
 
 
 def complain(text: str) -> None:
@@ -126,11 +140,14 @@ def check_answer(
     operation = operation_of(method, path)
     if OPERATOR_PATHS.fullmatch(path):
         return
-    yield from (f"{name} is {headers[name]!r}" for name in HEADERS if name in headers and not _is_good(name, headers))
+    yield from (f"{name} is {headers[name]!r}" for name in FORMS if name in headers and not _is_good(name, headers))
+    if REQUEST_ID not in headers:
+        yield f"has no header {REQUEST_ID}"
     if status >= 400:
         yield from _check_refusal(operation, path, status, headers, answer)
         refusal = protocol.loads(answer)
-        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not refusal["error"].startswith(BETWEEN_FIELDS)
+        is_beyond = any(rule in refusal["error"] for rule in OTHER_RULES)
+        is_by_schema = refusal["code"] in BY_THE_SCHEMA and not is_beyond
         if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
             yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
@@ -147,7 +164,7 @@ def check_answer(
 
 
 def _is_good(name: str, headers: Mapping[str, str]) -> bool:
-    return re.fullmatch(HEADERS[name], headers[name]) is not None
+    return re.fullmatch(FORMS[name], headers[name]) is not None
 
 
 def _is_valid_request(operation: protocol.Operation, path: str, query: str, body: bytes) -> bool:
@@ -181,7 +198,8 @@ def _query(schema: str, query: str) -> dict[str, Any] | None:
 
 
 def _check_reply(reply: Response, headers: Mapping[str, str], answer: bytes) -> Iterator[str]:
-    yield from (f"has no header {name}" for name in reply.headers if name not in headers)
+    needed = [name for name in reply.headers if HEADERS[name].is_always_sent]
+    yield from (f"has no header {name}" for name in needed if name not in headers)
     media_types = {reply.media_type, *reply.other_examples}
     if reply.media_type and headers["Content-Type"].partition(";")[0] not in media_types:
         yield f"is of the media type {headers['Content-Type']}"
@@ -211,7 +229,8 @@ def _check_refusal(
         yield "Retry-After is missing or unexpected"
     if status == 429 and not ("RateLimit-Policy" in headers and "RateLimit" in headers):
         yield "RateLimit-Policy or RateLimit is missing"
-    if (status == 401) != ("WWW-Authenticate" in headers):
+    challenge = headers.get("WWW-Authenticate", "")
+    if (status == 401) != bool(challenge) and not (status == 403 and INSUFFICIENT_SCOPE in challenge):
         yield "WWW-Authenticate is missing or unexpected"
     if (status == 405) != ("Allow" in headers):
         yield "Allow is missing or unexpected"

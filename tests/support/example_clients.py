@@ -64,6 +64,18 @@ class ExampleProcess:
             assert await self._stderr.read() == b"", self.lines
             return await self._process.wait()
 
+    async def end_refused(self) -> tuple[int, str]:
+        """Wait until it ends by itself; return the exit status and its stderr."""
+        async with asyncio.timeout(LINE_S_MAX):
+            _, stderr = await self._process.communicate()
+        assert self._process.returncode is not None
+        return self._process.returncode, stderr.decode()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
     @property
     def saved(self) -> list[str]:
         """The ids of the updates that it printed as saved."""

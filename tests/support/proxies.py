@@ -75,9 +75,9 @@ class Proxy:
     certificate: Path
 
 
-def from_readme() -> tuple[str, str]:
-    """Return the nginx configuration of README.md: the location, and the directive outside of the server."""
-    text = (ROOT / "README.md").read_text()
+def from_document() -> tuple[str, str]:
+    """Return the nginx configuration of docs/settings.md: the location, and the directive outside of the server."""
+    text = (ROOT / "docs" / "settings.md").read_text()
     location, outside = re.search(r"```nginx\n(.*?)```", text, re.DOTALL), re.search(r"`(map .*?)`", text)
     assert location
     assert outside
@@ -97,8 +97,8 @@ def make_certificate(folder: Path) -> Path:
 
 @asynccontextmanager
 async def nginx(folder: Path, upstream: int, *, location: str | None = None) -> AsyncIterator[Proxy]:
-    """Run nginx with the configuration of README.md, or with another location."""
-    documented, outside = from_readme()
+    """Run nginx with the configuration of docs/settings.md, or with another location."""
+    documented, outside = from_document()
     location = (location or documented).replace("127.0.0.1:3000", f"127.0.0.1:{upstream}")
     proxy = Proxy(free_port(), free_port(), make_certificate(folder))
     async with _running_nginx(folder, proxy, SERVER.format(outside=outside, location=location, **vars(proxy))):

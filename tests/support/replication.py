@@ -1,8 +1,8 @@
 """A primary and a standby of PostgreSQL, with streaming replication, that a test may kill, freeze, promote and clone.
 
 The programs are those of the wheel, as for the embedded PostgreSQL. Each `Cluster` listens on a Unix socket in a folder
-of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as README.md describes for a
-database with a standby. Every function blocks.
+of its own. `Pair` has two of them and knows which one is the primary. Its URL names both, as
+docs/deployment.md describes for a database with a standby. Every function blocks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # only processes end here: what the operating system has is kept
     "wal_retrieve_retry_interval": "100ms",  # until a standby connects again; the default is 5 s
+    # A commit that waits while a standby catches up is released by the next message of the standby. By default that
+    # comes after 10 s if nothing else is written meanwhile.
+    "wal_receiver_status_interval": "1s",
     "wal_keep_size": "64MB",  # a standby that was stopped finds what it missed
     "shared_buffers": "16MB",
     "log_min_messages": "warning",

@@ -1,4 +1,4 @@
-"""Watchers that keep a position and resume by themselves, on each transport, as the README describes.
+"""Watchers that keep a position and resume by themselves, on each transport, as docs/clients.md describes.
 
 Each connects again whenever its connection ends, gives the position of the last snapshot that it has, and fails unless
 the next snapshot is the one after it. When its position is not good, it drops what was lost, all after `goodUntil`, and

@@ -1,7 +1,7 @@
 """Bots that send until they are acknowledged, watchers, and checks of what is stored and broadcast.
 
-A `Bot` follows the README: it gives each update an id, and sends it again under that id after a refusal, a timeout or
-a lost connection, until it is acknowledged. A refusal must be a temporary error, in bounded time; a bot fails on
+A `Bot` follows docs/clients.md: it gives each update an id, and sends it again under that id after a refusal, a timeout
+or a lost connection, until it is acknowledged. A refusal must be a temporary error, in bounded time; a bot fails on
 anything else. Random values come from a seeded `Random`.
 """
 

@@ -22,8 +22,10 @@ from tests.support.repository import ROOT
 IMPORTS = {
     "server": {"entry"},
     "entry": {"cli", "process"},
-    "cli": {"commands", "config", "config_sources", "process", "program", "storage"},
-    "commands": {"access", "app", "auth", "balance", "config", "process", "protocol", "storage", "transfer", "web"},
+    "cli": {"commands", "config", "config_sources", "process", "program", "setting", "storage"},
+    "commands": {
+        *("access", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage", "transfer", "web"),
+    },
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "rate_limit", "realtime", "request_log"),
         *("routes", "service", "storage", "transfer", "web"),
@@ -49,15 +51,17 @@ IMPORTS = {
     "transfer": {"aio", "feed", "position", "protocol", "snapshot", "storage"},
     "rate_limit": {"config", "protocol"},
     "health": {"aio", "database", "feed", "service", "storage"},
-    "service": {"aio", "feed", "ids", "protocol", "refusals", "snapshot", "storage"},
+    "service": {"aio", "feed", "ids", "position", "protocol", "refusals", "series", "snapshot", "storage"},
+    "series": {"protocol", "snapshot", "storage"},
     "feed": {"aio", "position", "protocol", "snapshot", "storage"},
     "storage": {"position", "program", "protocol", "snapshot"},
     "snapshot": {"protocol"},
     "position": {"protocol"},
-    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "rate_limit", "storage"},
+    "access": {"aio", "auth", "config", "host_names", "program", "protocol", "rate_limit", "setting", "storage"},
     "auth": {"protocol"},
     "refusals": {"protocol"},
-    "config": {"config_sources", "host_names", "keep_time", "program", "protocol"},
+    "config": {"config_sources", "host_names", "keep_time", "program", "protocol", "setting"},
+    "setting": {"config_sources"},
     "config_sources": set(),
     "host_names": set(),
     "keep_time": set(),
@@ -78,7 +82,8 @@ MODULES = {
     ("commands", "web"): {"tls"},
     ("realtime", "web"): {"base", "http_connection", "request_stream", "watcher_limit"},
     ("access", "storage"): {"errors", "token_store"},
-    ("service", "storage"): {"errors", "feed_store", "store"},
+    ("service", "storage"): {"errors", "feed_store", "series_store", "store"},
+    ("series", "storage"): {"series_query"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }
 # Each library that one layer hides, and the parts or modules that may import it.
@@ -115,6 +120,7 @@ NAMES = {
 SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
+    ("storage.bulk_load", "SQL(definition)"),  # written by PostgreSQL
     ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),

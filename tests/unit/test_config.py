@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from balance.config import Config, ConfigError, flag, variable
+from balance.config import Config
+from balance.setting import ConfigError, flag, variable
 
 NUMBERS = [one for one in fields(Config) if type(one.default) is int]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from balance.config import Config, ConfigError
+from balance.config import Config
+from balance.setting import ConfigError
 
 SECRET = "hunter2-marked"
 

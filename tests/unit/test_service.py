@@ -21,6 +21,7 @@ from balance.service import Cursor, Page, Service, encode_cursor, now
 from balance.snapshot import Saved, Snapshot
 from balance.storage.feed_store import Head
 from balance.storage.pool import StoreUnavailable
+from balance.storage.series_store import SeriesStore
 from balance.storage.store import ListRow, Store
 from tests.support.feed import EPOCH, Rig, feed_rig, result_of, snapshot
 
@@ -92,7 +93,8 @@ class ServiceRig:
             feed.store, feed.worker, feed.tail, nullcontext(), batch_max=10, pending_max=pending_max, save_ms_max=5000
         )
         store = cast("Store", self.reads)
-        return Service(writer, feed.feed, store, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
+        series = cast("SeriesStore", self.reads)
+        return Service(writer, feed.feed, store, series, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
 
     def started(self, **limits: int) -> Service:
         """Make the service and start it."""

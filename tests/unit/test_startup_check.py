@@ -174,7 +174,7 @@ def test_missing_grants_are_named_in_one_line() -> None:
         check_grants(Grants(("SELECT", "balance_feed"), ("USAGE", "schema public")))  # type: ignore[arg-type]
     assert str(caught.value) == (
         "DATABASE_URL: role bot lacks SELECT on balance_feed, USAGE on schema public: "
-        "grant it (README, A database of your own)"
+        "grant it (docs/operations.md, A database of your own)"
     )
 
 

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.order import SLOW_FILES
 from tests.support.repository import ROOT, text_files
 
 KINDS = {"unit", "integration", "faults", "contract", "browser"}
@@ -46,6 +47,11 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def test_every_test_module_is_in_the_folder_of_its_kind() -> None:
     assert {path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS} == KINDS
+
+
+def test_each_file_that_runs_first_exists_once() -> None:
+    assert [name for name in SLOW_FILES if ROOT / "tests" / name not in TESTS] == []
+    assert len(set(SLOW_FILES)) == len(SLOW_FILES)
 
 
 def test_no_name_of_a_test_is_long() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from balance.storage.embedded import locks
-from balance.storage.embedded.data_directory import DataDirectory, one_line_errors
+from balance.storage.embedded.data_directory import DataDirectory, check_has_data, one_line_errors
 from balance.storage.embedded.files import EmbeddedError
 from balance.storage.embedded.programs import wheel_programs
 from balance.storage.embedded.server_process import START_S_MAX, STOP_FAST_S_MAX, ServerProcess
@@ -49,11 +49,12 @@ class EmbeddedPostgres:
         self._interrupt = threading.Event()
 
     @classmethod
-    def start(cls, data_dir: Path, programs: Path | None = None) -> Self:
+    def start(cls, data_dir: Path, programs: Path | None = None, *, create: bool = True) -> Self:
         """Start the server of this directory, or join the running one; return when it accepts queries.
 
-        The directory and the database `balance` are created if they are missing. `programs` is the folder with initdb,
-        pg_ctl and postgres, by default that of the wheel. Raises EmbeddedError.
+        The directory and the database `balance` are created if they are missing, unless `create` is false: then a
+        directory without a database is an error, and nothing is created. `programs` is the folder with initdb, pg_ctl
+        and postgres, by default that of the wheel. Raises EmbeddedError.
 
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
@@ -61,6 +62,8 @@ class EmbeddedPostgres:
         ignore_libpq_variables()
         programs = programs or wheel_programs()
         folder = Path(os.path.realpath(data_dir))  # the same name in every process, and without links
+        if not create:
+            check_has_data(folder)
         with one_line_errors(folder):
             self = cls(DataDirectory.open(folder, programs))
             try:

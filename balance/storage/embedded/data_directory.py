@@ -9,6 +9,7 @@ Everything is done relative to the descriptor of the folder, see `files`. Raises
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ from balance.storage.embedded.server_log import ServerLog
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
+
+log = logging.getLogger("balance.embedded.data")
 
 PGDATA = "postgresql"
 PGDATA_NEW = "postgresql.new"
@@ -117,6 +120,7 @@ class DataDirectory:
         )
         os.rename(PGDATA_NEW, PGDATA, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
+        log.info("made a new database in %s", printable(self.folder))
 
     def check_pgdata(self) -> None:
         """Check that this PostgreSQL can use the data, and make PGDATA private. Raises EmbeddedError."""
@@ -146,6 +150,28 @@ class DataDirectory:
         if names and "PG_VERSION" not in names:
             raise EmbeddedError(f"{PGDATA} has something else than the data of PostgreSQL: move it to another folder")
         return bool(names)
+
+
+def has_data(folder: Path) -> bool:
+    """Return whether a data directory has a database, also one whose upgrade the next start completes; change nothing.
+
+    Raises OSError if that cannot be known.
+    """
+    for name in (PGDATA, PGDATA_UPGRADED):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.listdir(folder / name):
+                return True
+    return False
+
+
+def check_has_data(folder: Path) -> None:
+    """Raise EmbeddedError if a data directory, a real path, has no database; change nothing."""
+    with one_line_errors(folder):
+        found = has_data(folder)
+    if not found:
+        raise EmbeddedError(
+            f"no database at {printable(folder)}: check --data-dir and the current folder, or set DATABASE_URL"
+        )
 
 
 @contextmanager

@@ -1,20 +1,8 @@
-"""What responses have that no schema describes: the headers, and examples of bodies."""
+"""Examples of the bodies of responses that no schema describes."""
 
 from __future__ import annotations
 
 from protocol import codec, registry
-
-HEADERS: dict[str, str] = {
-    "Content-Disposition": "The name of the file in which a browser stores the response (RFC 6266).",
-    "ETag": "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request.",
-    "Location": "The path of the snapshot.",
-    "RateLimit": "What is left of the limit: `r`, and the seconds `t` after which all of it is available again "
-    "(draft-ietf-httpapi-ratelimit-headers-11).",
-    "RateLimit-Policy": "The limit that is reached: its name, and its quota `q` in a window of `w` seconds.",
-    "Retry-After": "Seconds to wait before sending the same request again.",
-    "WWW-Authenticate": "Which credential is needed, and what is wrong with the one sent (RFC 6750, section 3).",
-}
-"""Each response header, with its meaning."""
 
 _TOKENS = registry.schema("position_token")["examples"]
 STREAM = f"""\

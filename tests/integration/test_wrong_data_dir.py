@@ -1,0 +1,101 @@
+"""Each command with a data directory that has no database: it is refused, unless the command is for a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from balance.cli import COMMANDS
+from balance.storage.backup import back_up
+from balance.storage.embedded.data_directory import has_data
+from tests.support.history import append_history
+from tests.support.service import Database, Processes, check_group_is_gone, check_start_refused
+
+REFUSED = "no database at {folder}: check --data-dir and the current folder, or set DATABASE_URL"
+
+
+class Case(NamedTuple):
+    """A command, and how it ends; `{folder}` is the data directory and `{backup}` the file of a backup."""
+
+    command: str
+    refusal: str = ""
+    makes_data: bool = False
+    status: int = 0
+
+    def arguments(self, folder: Path, backup: Path) -> list[str]:
+        return [part.format(folder=folder, backup=backup) for part in self.command.split()]
+
+
+CASES = [
+    Case("serve --port=0", makes_data=True),
+    Case("migrate", makes_data=True),
+    Case("restore {backup}", makes_data=True),
+    Case("restore {backup}.none", "{backup}.none: cannot be read: No such file or directory"),
+    Case("restore {backup}.truncated", ".truncated: the backup is truncated, and nothing was changed"),
+    Case("token create bot", makes_data=True),
+    Case("token list", REFUSED),
+    Case("token revoke bot", REFUSED),
+    Case("backup {backup}.new", REFUSED),
+    Case("prune --keep=90d", REFUSED),
+    Case("prune --keep=90d --dry-run", REFUSED),
+    Case("new-epoch", REFUSED),
+    Case("upgrade --old-programs=/nowhere", REFUSED),
+    Case("check --port=0"),
+    Case("connections --port=1", "no server answers at http://127.0.0.1:1"),
+]
+
+
+@pytest.fixture
+def backup(database: Database, tmp_path: Path) -> Path:
+    file = tmp_path / "backup"
+    append_history(database, 3)
+    back_up(database.url, file, "1", lambda _done, _total: None)
+    (tmp_path / "backup.truncated").write_bytes(file.read_bytes()[:-9])
+    return file
+
+
+def test_every_command_has_a_case() -> None:
+    assert {case.command.split()[0] for case in CASES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.command for case in CASES])
+def test_a_command_makes_a_database_only_if_it_is_for_a_new_one(
+    case: Case, backup: Path, tmp_path: Path, processes: Processes
+) -> None:
+    folder = tmp_path / "typo"
+    process = processes(*case.arguments(folder, backup), f"--data-dir={folder}")
+    if case.refusal:
+        check_start_refused(process, case.refusal.format(folder=folder, backup=backup))
+    else:
+        if case.command.startswith("serve"):
+            process.url()
+            process.send_signal(15)
+        assert process.wait() == 0, process.stderr
+        assert process.complaints == []
+        check_group_is_gone(process)
+    assert has_data(folder) == case.makes_data
+    if not case.makes_data:
+        assert {path.name for path in tmp_path.iterdir()} == {"backup", "backup.truncated"}
+
+
+def test_a_volume_without_data_has_no_database(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "postgresql").mkdir()
+    check_start_refused(processes("backup", "file", f"--data-dir={tmp_path}"), f"no database at {tmp_path}: ")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "postgresql"]
+
+
+def test_the_folder_is_named_as_the_command_has_found_it(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "else where").mkdir()
+    check_start_refused(
+        processes("prune", "--keep=1d", "--data-dir=../data", cwd=str(tmp_path / "else where")),
+        f"no database at {tmp_path}/data: ",
+    )
+
+
+def test_the_log_has_a_line_when_a_database_is_made(processes: Processes, tmp_path: Path) -> None:
+    process = processes("token", "create", "bot", f"--data-dir={tmp_path / 'new'}", BALANCE_LOG_LEVEL="info")
+    assert process.wait() == 0
+    (line,) = process.complaints
+    assert line.endswith(f" made a new database in {tmp_path / 'new'}")

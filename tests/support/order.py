@@ -1,0 +1,37 @@
+"""The order of the test files: with `--dist loadfile`, one worker would run a slow file alone if it came last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.support.repository import ROOT
+
+# Those of fifteen seconds or more, the slowest first.
+SLOW_FILES = (
+    "faults/test_torture.py",
+    "integration/test_bench.py",
+    "browser/test_docs_pages.py",
+    "faults/test_failover.py",
+    "integration/test_resuming_examples.py",
+    "faults/test_attacks.py",
+    "integration/test_life.py",
+    "integration/test_deploy_files.py",
+    "integration/test_embedded.py",
+    "faults/test_database_faults.py",
+    "integration/test_upgrade.py",
+    "integration/test_resume.py",
+    "faults/test_bounds.py",
+    "integration/test_library_bounds.py",
+    "integration/test_examples.py",
+    "integration/test_packages.py",
+    "integration/test_access.py",
+    "faults/test_pipelined.py",
+)
+
+
+def slow_first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return the tests with those of the slow files first; otherwise their order stays."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(SLOW_FILES)}
+    return sorted(items, key=lambda item: ranks.get(item.path, len(ranks)))
