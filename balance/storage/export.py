@@ -116,7 +116,7 @@ def _array(items: Iterable[str]) -> bytes:
 
 
 # $1, $2: only rows after the first and up to the second seq; $3, $4: the bounds of ts, or NULL; $5: the pids, or NULL.
-NDJSON_PAGE: LiteralString = f"""
+PAGE_BEGIN: LiteralString = f"""
 SELECT epoch, pg_is_in_recovery(), page.*
 FROM balance_feed, (
     SELECT count(*), count(*) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
@@ -126,7 +126,11 @@ FROM balance_feed, (
         SELECT seq, line,
                sum(octet_length(line)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(line) AS bytes_before
         FROM (
-            SELECT seq, balance_snapshot_json(id, seq, ts, pid, onchain, onsite) || E'\\n' AS line
+            SELECT seq,
+"""
+
+PAGE_END: LiteralString = f"""
+AS line
             FROM balance_snapshot
             WHERE seq > $1::bigint AND seq <= $2::bigint
               AND ($3::timestamptz IS NULL OR ts >= $3) AND ($4::timestamptz IS NULL OR ts < $4)
@@ -138,52 +142,40 @@ FROM balance_feed, (
 WHERE only_row
 """
 
+NDJSON_PAGE: LiteralString = rf"""
+{PAGE_BEGIN} balance_snapshot_json(id, seq, ts, pid, onchain, onsite) || E'\n' {PAGE_END}
+"""
+
 # $6, $7: of each column that was asked for, whether it is of onchain, and its asset; $8, $9: the assets of each ledger
 # that have a column; $10, $11: what is before and after each amount.
-CSV_PAGE: LiteralString = f"""
-SELECT epoch, pg_is_in_recovery(), page.*
-FROM balance_feed, (
-    SELECT count(*), count(*) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
-           max(seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX}),
-           string_agg(line, '' ORDER BY seq) FILTER (WHERE bytes_before < {PAGE_BYTES_MAX})
-    FROM (
-        SELECT seq, line,
-               sum(octet_length(line)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(line) AS bytes_before
-        FROM (
-            SELECT seq, concat(
-                id, ',', seq, ',',
-                to_char(
-                    ts AT TIME ZONE 'UTC',
-                    CASE WHEN date_trunc('milliseconds', ts) = ts
-                        THEN 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
-                        ELSE 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
-                    END
-                ), ',', pid, ',',
-                $10::text || (onchain ->> 'rlb') || $11::text, ',', $10::text || (onchain ->> 'usdt') || $11::text, ',',
-                $10::text || (onsite ->> 'rlb') || $11::text, ',', $10::text || (onsite ->> 'usd') || $11::text, ',',
-                (
-                    SELECT string_agg(
-                        concat(
-                            $10::text || (CASE WHEN is_onchain THEN onchain ELSE onsite END ->> asset) || $11::text, ','
-                        ), '' ORDER BY number
-                    )
-                    FROM unnest($6::boolean[], $7::text[]) WITH ORDINALITY AS wanted (is_onchain, asset, number)
-                ),
-                -- RFC 4180, section 2: a cell with quotes in it is quoted, and each of them doubled.
-                '"' || replace(replace(nullif(
-                    jsonb_strip_nulls(jsonb_build_object(
-                        'onchain', nullif(onchain - $8::text[], '{{}}'), 'onsite', nullif(onsite - $9::text[], '{{}}')
-                    ))::text, '{{}}'
-                ), ' ', ''), '"', '""') || '"',
-                E'\\r\\n'
-            ) AS line
-            FROM balance_snapshot
-            WHERE seq > $1::bigint AND seq <= $2::bigint
-              AND ($3::timestamptz IS NULL OR ts >= $3) AND ($4::timestamptz IS NULL OR ts < $4)
-              AND ($5::bigint[] IS NULL OR pid = ANY ($5))
-            ORDER BY seq LIMIT {PAGE_ROWS_MAX}
-        ) AS row
-    ) AS row
-) AS page
-WHERE only_row
+CSV_PAGE: LiteralString = rf"""
+{PAGE_BEGIN}
+concat(
+    id, ',', seq, ',',
+    to_char(
+        ts AT TIME ZONE 'UTC',
+        CASE WHEN date_trunc('milliseconds', ts) = ts
+            THEN 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
+            ELSE 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+        END
+    ), ',', pid, ',',
+    $10::text || (onchain ->> 'rlb') || $11::text, ',', $10::text || (onchain ->> 'usdt') || $11::text, ',',
+    $10::text || (onsite ->> 'rlb') || $11::text, ',', $10::text || (onsite ->> 'usd') || $11::text, ',',
+    (
+        SELECT string_agg(
+            concat(
+                $10::text || (CASE WHEN is_onchain THEN onchain ELSE onsite END ->> asset) || $11::text, ','
+            ), '' ORDER BY number
+        )
+        FROM unnest($6::boolean[], $7::text[]) WITH ORDINALITY AS wanted (is_onchain, asset, number)
+    ),
+    -- RFC 4180, section 2: a cell with quotes in it is quoted, and each of them doubled.
+    '"' || replace(replace(nullif(
+        jsonb_strip_nulls(jsonb_build_object(
+            'onchain', nullif(onchain - $8::text[], '{{}}'), 'onsite', nullif(onsite - $9::text[], '{{}}')
+        ))::text, '{{}}'
+    ), ' ', ''), '"', '""') || '"',
+    E'\r\n'
+)
+{PAGE_END}
 """

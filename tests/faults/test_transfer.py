@@ -155,3 +155,19 @@ async def test_memory_stays_bounded_however_long_an_import_and_an_export_are(
     assert database.count() > 0
     assert memory_kb(server.pid, "VmHWM") < RSS_MAX_KB
     assert server.terminate() == 0
+
+
+async def test_an_import_may_last_longer_than_other_bodies_as_long_as_it_goes_on(service: Service) -> None:
+    service.app._http.body_s_max = 1.5
+    whole = lines(8)
+    body = b"\n".join(whole) + b"\n"
+    head = request_bytes("POST", IMPORT, Content_Length=str(len(body)), Content_Type=NDJSON)
+    async with Connection.to(service.port) as client:
+        await client.send(head)
+        for one in whole:
+            await asyncio.sleep(0.5)
+            await client.send(one + b"\n")
+        assert (await client.read_reply()).body["data"]["saved"] == 8
+    async with Connection.to(service.port) as client:
+        await client.send(head + body[:100])
+        assert (await client.read_reply()).status == 408
