@@ -8,8 +8,10 @@ every selected snapshot that was saved when it began and was not pruned since, o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import protocol
@@ -22,6 +24,8 @@ from balance.storage.export import FIXED_COLUMNS, ExportPage, Selection, csv_hea
 from balance.storage.feed_store import Head
 
 EXPORTS_MAX = 4  # at once, of one address at most half of them: each keeps a session of PostgreSQL busy
+
+RETRY_WAITS_S = (0.1, 0.4, 1.0)  # after a page that could not be read, but for the first one: a client can wait
 
 T = TypeVar("T")
 
@@ -54,11 +58,19 @@ class Export:
         """Return the text of the next snapshots; empty at the end. Raises Unavailable."""
         begun, self._begun = self._begun, b""
         while self._after < self._head.seq:
-            page = await self._exports.call(self._exports.pages.page, self._selection, self._after, self._head)
+            page = await self._read_page()
             self._after = page.last
             if page.text:
                 return begun + page.text
         return begun
+
+    async def _read_page(self) -> ExportPage:
+        """Read the next page, which may be read again: a fault of a moment does not end a long export."""
+        for wait_s in RETRY_WAITS_S if self._after else ():
+            with suppress(protocol.Unavailable):
+                return await self._exports.call(self._exports.pages.page, self._selection, self._after, self._head)
+            await asyncio.sleep(wait_s)
+        return await self._exports.call(self._exports.pages.page, self._selection, self._after, self._head)
 
 
 class Exports:

@@ -78,6 +78,18 @@ async def test_an_export_that_cannot_be_completed_has_no_last_chunk(
             cut = await client.read_rest()
     assert cut.count(b"\n") > 100
     assert not cut.endswith(LAST_CHUNK)
+    faults = [StoreUnavailable(UNREACHABLE)]
+
+    def fail_once(self: export_module.ExportStore, *arguments: object) -> export_module.ExportPage:
+        page = read(self, *arguments)  # type: ignore[arg-type]
+        if page.last > 500 and faults:
+            raise faults.pop()
+        return page
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module.ExportStore, "page", fail_once)
+        assert (await export(service)).count(b"\n") == 1_000, "a fault of a moment is not noticed"
+    assert not faults
     async with Connection.to(service.port) as client:  # the database was replaced by one with another history
         await begin_export(client)
         begin_epoch(database, 990)
