@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from balance.access.refresh import AccessRefresh
 from balance.access.setup import check_closed, make_authenticator
+from balance.aio.clock_watch import ClockWatch
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_budget import LoopBudget
 from balance.aio.loop_lag import LoopLag
@@ -41,6 +42,7 @@ from balance.web.base import DRAIN_BYTES_MAX
 from balance.web.build import make_policies
 from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
+from balance.web.descriptors import Descriptors
 from balance.web.feed import LongPolls
 from balance.web.imports import IMPORTS_MAX
 from balance.web.listener import HttpListener
@@ -112,7 +114,7 @@ class App:
         self._refresh = self._access_refresh()
         handlers = EventHandlers(self.service, self.watchers, self.rate_limits.saves, self.request_log)
         self.server = make_socket_server(config, engine, handlers, self.authenticator)
-        self._loop_lag = LoopLag()
+        self._loop_lag, self._clock, self._descriptors = LoopLag(), ClockWatch(), Descriptors()
         self.metrics = self._metrics(engine, tail)
         self._http = self._listener(*make_policies(config))
         self._opening: asyncio.Task[None] | None = None
@@ -122,7 +124,7 @@ class App:
         parts = Parts(
             config=self._config, pool=self.database.pool, service=self.service, writer=self.writer, feed=self.feed,
             tail=tail, engine=engine, watchers=self.watchers, streams=self.streams, long_polls=self._poll_limiter,
-            health=self.health, loop_lag=self._loop_lag,
+            health=self.health, loop_lag=self._loop_lag, clock=self._clock, descriptors=self._descriptors,
         )  # fmt: skip
         return Metrics(parts)
 
@@ -176,6 +178,7 @@ class App:
             request_log=self.request_log,
             refusals=self.service.refusals,
             connection_limit=ConnectionLimit(self._config.connections_per_address_max),
+            descriptors=self._descriptors,
             accept_limit=self.rate_limits.accepts,
             protocol="https" if public is not None and public.scheme == "https" else None,
             xheaders=bool(self._config.trusted_proxies),  # without a proxy, any client could write X-Forwarded-For
@@ -199,6 +202,7 @@ class App:
         self.streams.start()
         self._refresh.start()
         self._loop_lag.start()
+        self._clock.start()
         self._http.add_sockets(sockets)
         self._http.start_sweep()
         return unfit
@@ -243,6 +247,7 @@ class App:
         self._http.stop()
         self._refresh.stop()
         self._loop_lag.stop()
+        self._clock.stop()
         if self._opening is not None:
             self._opening.cancel()
         await self.service.drain(deadline - loop.time())

@@ -23,6 +23,7 @@ from balance.commands import (
     serve,
     token,
     upgrade,
+    watch,
 )
 from balance.commands.command import Command, CommandError
 from balance.config import Config, settings_parser
@@ -47,6 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "import": import_.COMMAND,
     "upgrade": upgrade.COMMAND,
     "token": token.COMMAND,
+    "watch": watch.COMMAND,
 }
 DEFAULT = "serve"
 

@@ -9,8 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 url = os.environ.get("BALANCE_URL", "http://127.0.0.1:3000")
-token = os.environ.get("BALANCE_TOKEN")
-headers = {"Authorization": f"Bearer {token}"} if token else {}  # if the server needs one
+headers = {"Authorization": f"Bearer {os.environ['BALANCE_TOKEN']}"} if "BALANCE_TOKEN" in os.environ else {}
 file = Path(sys.argv[1])
 position = json.loads(file.read_text()) if file.exists() else {"last": 0, "epoch": ""}
 while True:
@@ -23,12 +22,11 @@ while True:
         time.sleep(1)
         if isinstance(error, HTTPError) and error.code in (409, 410):
             lost = json.load(error)
-            position["last"] = lost.get("goodUntil") or (lost["first"] - 1 if "first" in lost else 0)
+            position["last"] = lost.get("goodUntil") or lost.get("first", 1) - 1
             position["epoch"] = lost.get("epoch", position["epoch"])
             print(f"lost: {lost['error']}, going on after {position['last']}", flush=True)
         continue
     assert [one["seq"] for one in page["data"]] == list(range(position["last"] + 1, page["feed"]["last"] + 1)), page
     print(*map(json.dumps, page["data"]), sep="\n", end="\n" * bool(page["data"]), flush=True)
     position = page["feed"]
-    file.with_suffix(".tmp").write_text(json.dumps(position))
-    file.with_suffix(".tmp").replace(file)
+    (new := file.with_suffix(".tmp")).write_text(json.dumps(position)) and new.replace(file)

@@ -1,7 +1,6 @@
 #!/bin/sh
 # Prints every snapshot by server-sent events, from the position in a file: sh follow.sh position
-url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream
-file=$1
+url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream file=$1
 # By a file of options: an argument would be visible in the list of processes.
 token() { [ -z "$BALANCE_TOKEN" ] || printf 'header = "Authorization: Bearer %s"\n' "$BALANCE_TOKEN"; }
 store() { printf '%s' "$1" >"$file.tmp" && mv "$file.tmp" "$file"; }
@@ -21,16 +20,13 @@ while :; do
             case $data in *'"recovered":false'*) [ -s "$file" ] && echo "lost: $data" ;; esac
             [ -z "$good" ] || { store "epoch=${id%%:*}&after=$good" && break; }
             store "last_event_id=$id" ;;
-          balance:snapshot) echo "$data" && store "last_event_id=$id" ;;
-        esac ;;
+          balance:snapshot) echo "$data" && store "last_event_id=$id" ;; esac ;;
     esac
   done <"$file.pipe"
   kill $! 2>/dev/null
-  case $line in # what follows the last line: an error, which is JSON without an end of line
-    *'"code":"unauthorized"'* | *'"code":"forbidden"'*)
-      echo "refused: $line: set BALANCE_TOKEN to a token that may read" >&2
-      rm -f "$file.pipe"
-      exit 1 ;;
+  case $line in *'"code":"unauthorized"'* | *'"code":"forbidden"'*) # an error, without an end of line
+    echo "refused: $line: set BALANCE_TOKEN to a token that may read" >&2
+    rm -f "$file.pipe" && exit 1 ;;
   esac
   sleep 1
 done

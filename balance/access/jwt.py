@@ -12,9 +12,9 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import jwt
@@ -36,7 +36,6 @@ KEYS_BYTES_MAX = 1_000_000
 REASONS: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "has expired",
     jwt.ImmatureSignatureError: "is not valid yet",
-    jwt.InvalidIssuedAtError: "is not valid yet",
     jwt.InvalidIssuerError: "is of another issuer",
     jwt.InvalidAudienceError: "is for another audience",
     jwt.MissingRequiredClaimError: "lacks one of the claims iss, aud and exp",
@@ -90,16 +89,16 @@ class JwtVerifier:
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "aud", "exp"], "enforce_minimum_key_length": True},
             )
+            return to_caller(claims)
         except (jwt.PyJWTError, ValueError, ArithmeticError, RecursionError) as error:
             # Without the cause: its text may quote the token.
             raise protocol.Unauthorized(REASONS.get(type(error), "is not a valid token"), "token") from None
-        return to_caller(claims)
 
     def read_keys(self) -> Keys | None:
         """Read the keys if they may have changed; return them, None if not. Logs a failure once."""
         try:
             found = self._read_if_due()
-        except (OSError, URLError, ValueError, JwksError) as error:
+        except (OSError, HTTPException, ValueError, JwksError) as error:  # URLError is an OSError
             if self._logged != str(error):
                 self._logged = str(error)
                 log.warning("--jwks: the keys cannot be read, and those read before stay valid: %s", error)
@@ -154,7 +153,7 @@ def parse_keys(text: bytes) -> Keys:
     try:
         found = json.loads(text)["keys"]
         entries = [entry for entry in found if isinstance(entry, dict)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise JwksError("it is not a JWKS: a JSON object with the array keys (RFC 7517, section 5)") from None
     keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
     by_algorithm: dict[str, list[jwt.PyJWK]] = {}
@@ -172,9 +171,12 @@ def parse_keys(text: bytes) -> Keys:
 
 def _keys_of(entry: dict[str, Any]) -> Iterator[jwt.PyJWK]:
     """Yield a key for each algorithm that an entry of a JWKS may be used for."""
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    purposes = entry.get("key_ops", ["verify"])
+    if entry.get("use", "sig") != "sig" or not isinstance(purposes, list) or "verify" not in purposes:
         return
-    fitting = ALGORITHMS.get((str(entry.get("kty")), entry.get("crv")), ())
+    if not isinstance(entry.get("kid"), str | None):
+        return
+    fitting = next((names for key, names in ALGORITHMS.items() if key == (entry.get("kty"), entry.get("crv"))), ())
     for algorithm in fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]:
         try:
             yield jwt.PyJWK(entry, algorithm)
@@ -186,7 +188,7 @@ def _keys_of(entry: dict[str, Any]) -> Iterator[jwt.PyJWK]:
 def to_caller(claims: Mapping[str, Any]) -> Caller:
     """Return the caller of verified claims. Raises Forbidden without a scope of this service."""
     scopes = claims.get("scope", claims.get("scp", ()))
-    granted = set(scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else ())
+    granted = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
     for role in reversed(TOKEN_ROLES):
         if SCOPES[role] in granted:
             name = claims.get("sub", claims.get("client_id", ""))

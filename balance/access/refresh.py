@@ -65,7 +65,7 @@ class AccessRefresh:
         """Read no more."""
         for task in self._tasks:
             task.cancel()
-        self._key_thread.shutdown(wait=False, cancel_futures=True)
+        self._key_thread.shutdown(wait=False)  # a provider may be slow
 
     async def _repeat_tokens(self) -> None:
         while True:
@@ -94,7 +94,11 @@ class AccessRefresh:
 
     async def _repeat_keys(self, jwt: JwtVerifier) -> None:
         while True:
-            keys = await run_in_thread(self._key_thread, jwt.read_keys)
+            try:
+                keys = await run_in_thread(self._key_thread, jwt.read_keys)
+            except Exception:
+                log.exception("the keys could not be read")
+                keys = None
             if keys is not None:
                 self._authenticator.replace_keys(keys)
             await asyncio.sleep(REFRESH_S)

@@ -36,21 +36,31 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
     """Print a table of the connected clients."""
-    host = reachable_host(config.host)
-    scheme = "https" if config.tls_cert else "http"
-    url = arguments.url or f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}"
-    tls = None if arguments.url or not config.tls_cert else own_server(config.tls_cert)
+    url, tls = find_server(config, arguments.url)
     found = ask(url, f"{PATH}?limit={arguments.limit}", read_token(arguments.token_file), tls)
     print_now(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
     return 0
 
 
-def read_token(path: str | None) -> str | None:
-    """Return the token in a file. Raises CommandError."""
+def find_server(config: Config, url: str | None) -> tuple[str, ssl.SSLContext | None]:
+    """Return the address of the server, `url` or that of the settings, and how to check its certificate.
+
+    Raises CommandError.
+    """
+    if url:
+        return url, None
+    host = reachable_host(config.host)
+    scheme = "https" if config.tls_cert else "http"
+    tls = own_server(config.tls_cert) if config.tls_cert else None
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}", tls
+
+
+def read_token(path: str | None, flag: str = "--token-file") -> str | None:
+    """Return the token in the file that a flag names. Raises CommandError."""
     try:
         return Path(path).read_text(encoding="utf-8").strip() if path else None
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"--token-file: {path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
+        raise CommandError(f"{flag}: {path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
 
 
 def own_server(cert: str) -> ssl.SSLContext:

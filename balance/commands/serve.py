@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import socket
+import time
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,8 @@ from balance.storage.embedded import Supervisor
 from balance.storage.migrate import migrate
 from balance.storage.outage import Outage
 from balance.web.tls import Certificate, CertificateError
+
+log = logging.getLogger("balance.serve")
 
 REPORT_S_MAX = 0.5  # from the loss of a connection to the supervisor's report of the end of the server
 DESCRIPTORS_BESIDE_WATCHERS = 256
@@ -86,12 +90,16 @@ async def serve(
             if end.done():
                 end.result()
     finally:
+        began = time.monotonic()
         manager.report_stopping("answering the requests in flight")
+        if signals.received is not None:
+            log.info("stopping after %s: the requests in flight are answered first", signals.received.name)
         signals.ignore()  # the loop of the event `stop` is closed soon
         started.cancel()  # otherwise it could still begin to serve, or fail with an error that is never retrieved
         if supervisor is not None:
             supervisor.stop()  # first: a service manager may send SIGTERM to PostgreSQL as well
         await app.stop()
+        log.info("stopped after %.1f s", time.monotonic() - began)
     return 0
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import balance
+from balance.aio.clock_watch import ClockWatch
 from balance.aio.histogram import Histogram
 from balance.aio.limiter import CapacityLimiter
 from balance.aio.loop_lag import LoopLag
@@ -27,6 +28,7 @@ from balance.realtime import Engine, Watchers
 from balance.refusals import TRANSPORTS
 from balance.service import Service
 from balance.storage.pool import Pool
+from balance.web.descriptors import Descriptors
 from balance.web.stream_hub import StreamHub
 from protocol import ERRORS, OPERATIONS
 
@@ -49,6 +51,8 @@ class Parts:
     long_polls: CapacityLimiter
     health: Health
     loop_lag: LoopLag
+    clock: ClockWatch
+    descriptors: Descriptors
 
 
 Value = float | None | Mapping[Labels, float] | Histogram
@@ -252,6 +256,20 @@ METRICS = (
             "histogram_quantile(0.99, sum by (instance, le) (rate(balance_event_loop_lag_seconds_bucket[5m]))) > 0.25",
             "5m", "warning",
             "The process has more to do than one core can: all clients wait. Add a process.",
+        ),)),
+    Metric("balance_connections_dropped_total", COUNTER,
+        "New connections that were closed at once, since too few files may be open",
+        lambda parts: parts.descriptors.dropped,
+        alerts=(Alert(
+            "BalanceConnectionsDropped", "increase(balance_connections_dropped_total[5m]) > 0", "1m", "critical",
+            "Clients cannot connect: raise the hard limit on open files.",
+        ),)),
+    Metric("balance_clock_jumps_total", COUNTER,
+        "How often the clock of the machine was set by a second or more",
+        lambda parts: parts.clock.jumps,
+        alerts=(Alert(
+            "BalanceClockJump", "increase(balance_clock_jumps_total[10m]) > 0", "0m", "warning",
+            "The clock of the machine was set: the ts of updates without one, and the expiry of tokens, follow it.",
         ),)),
 )  # fmt: skip
 """Each metric, in the order in which it is rendered."""

@@ -38,7 +38,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         """Set no handler yet."""
-        self._is_stopping = False
+        self.received: signal.Signals | None = None
+        """The first signal."""
         self._action: Callable[[], object] = _interrupt
         self._before: dict[signal.Signals, Any] = {}
 
@@ -57,16 +58,16 @@ class StopSignals:
 
         loop = asyncio.get_running_loop()
         self._action = lambda: loop.call_soon_threadsafe(event.set)
-        if self._is_stopping:  # Python discards a KeyboardInterrupt that is raised in a finalizer
+        if self.received is not None:  # Python discards a KeyboardInterrupt that is raised in a finalizer
             event.set()
 
     def ignore(self) -> None:
         """Ignore the signals from now on, since the process ends."""
         self._action = lambda: None
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        is_first, self._is_stopping = not self._is_stopping, True
-        if is_first:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received = signal.Signals(number)
             self._action()
 
 

@@ -8,7 +8,8 @@
     {"rows": 1234567, "sha256": "…"}               of all the bytes before this line
 
 It does not depend on the version of PostgreSQL. A file is complete if its last line is there and right; until it is
-written, it has the name of the backup with `.partial` behind it.
+written, it has the name of the backup with `.partial` behind it, and is locked: of two backups to one name at once, the
+second is refused.
 
 Raises BackupError.
 """
@@ -162,9 +163,9 @@ class BackupReader:
         self._digest.update(line)
         try:
             header = Header(**found)
-        except TypeError:
+            return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
+        except (TypeError, LookupError):  # the checksum is at the end of the file
             raise self._damaged() from None
-        return header._replace(schema=[(one[0], one[1], one[2]) for one in header.schema])
 
     def _read_line(self) -> bytes:
         try:
@@ -217,7 +218,7 @@ def _to_line(value: dict[str, Any]) -> bytes:
 
 
 def _from_line(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(line)
         if isinstance(value, dict):
             return value

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, LiteralString
 from weakref import finalize
 
 import psycopg
-from psycopg import Connection, pq
+from psycopg import Connection, Transaction, pq
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.rows import TupleRow
@@ -33,6 +33,8 @@ class DatabaseSession(Connection[TupleRow]):
     _sock: socket.socket | None = None  # a second descriptor of the connection's socket, to shut it down by
     _statements: frozenset[bytes] = frozenset()  # the names of those that are prepared
     _warnings: list[str]
+    is_aborted = False
+    """Whether `abort` was called."""
 
     @classmethod
     def connect(  # type: ignore[override]
@@ -94,6 +96,7 @@ class DatabaseSession(Connection[TupleRow]):
 
         Closing the connection would free what that thread is using. The session must not be closed meanwhile.
         """
+        self.is_aborted = True
         with suppress(OSError):
             if self._sock is not None:
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -108,6 +111,22 @@ class DatabaseSession(Connection[TupleRow]):
         except (psycopg.Error, OSError):
             return False
         return self.pgconn.status == pq.ConnStatus.OK
+
+    @contextmanager
+    def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
+        """Open a transaction within a block. If that fails, prepare the statements of `execute_prepared` again later.
+
+        After a ROLLBACK psycopg deallocates every prepared statement of the session, also those that are not its own.
+        """
+        try:
+            with super().transaction(savepoint_name, force_rollback) as transaction:
+                yield transaction
+        except BaseException:
+            if self._statements and not self.closed:
+                self._statements = frozenset()
+                with suppress(psycopg.Error):  # a session that is lost
+                    self.execute("DEALLOCATE ALL")
+            raise
 
     def execute_prepared(self, name: bytes, sql: LiteralString, *parameters: bytes | None) -> pq.abc.PGresult:
         """Execute a statement that returns rows; it is prepared under its name at the first call.
@@ -131,15 +150,16 @@ class DatabaseSession(Connection[TupleRow]):
         raise error
 
 
-# The functions of PostgreSQL that warn in every transaction, for weeks, that a database needs a VACUUM. They have the
-# same SQLSTATE as a cancelled wait for a standby. The names do not depend on the language of the server.
-VACUUM_WARNINGS = ("GetNewTransactionId", "GetNewMultiXactId")
+# The functions of PostgreSQL whose warnings are not about the commit. The first two warn in every transaction, for
+# weeks, that a database needs a VACUUM, with the SQLSTATE of a cancelled wait for a standby. The last one ends a
+# session after the crash of another: what was committed before is on disk. The names are the same in every language.
+OTHER_WARNINGS = ("GetNewTransactionId", "GetNewMultiXactId", "quickdie")
 
 
 def _note_warning(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
     """Keep a warning of the server: its SQLSTATE is of class 01, whatever its language."""
     is_warning = (notice.sqlstate or "").startswith("01") or notice.severity_nonlocalized == "WARNING"
-    if is_warning and notice.source_function not in VACUUM_WARNINGS:
+    if is_warning and notice.source_function not in OTHER_WARNINGS:
         warnings.append(notice.message_primary or "")
 
 

@@ -8,7 +8,9 @@ works.
 The supervisor of the embedded database knows why it ended, which the error of a lost connection does not show. It calls
 `report` with a line. Therefore a lost connection is logged only if no report comes within `report_s_max`. If the
 connection is back before that, one line has the loss and the return: PostgreSQL resets all its sessions by itself when
-one of its processes crashes.
+one of its processes crashes. An outage that is over within a second of the last line has one line too.
+
+The end is logged when nothing has failed for a second: on a disk that is full, now and then a save finds space.
 
 Threads: any; the methods block on nothing but the log.
 """
@@ -22,7 +24,7 @@ from enum import Enum
 
 log = logging.getLogger("balance.outage")
 
-LINE_S = 1.0  # between two lines
+LINE_S = 1.0  # between two lines, and without a failure before the end is logged
 REASON_S = 30.0  # before another reason for the same outage is logged
 
 
@@ -35,6 +37,8 @@ class Kind(Enum):
 
 
 CONNECTION, SAVE, READ = Kind
+# How the cause is named in the line that has both the loss and the return.
+PAST = {CONNECTION: "its connections were lost", SAVE: "it could not save", READ: "it could not be read"}
 
 
 class Outage:
@@ -44,24 +48,23 @@ class Outage:
         self._lock = threading.Lock()
         self._failures: dict[Kind, str] = {}  # the reason of each kind that fails
         self._report_s_max = report_s_max
-        self._since = 0.0
+        self._since = 0.0  # when the outage began
+        self._over_at = 0.0  # when the last of its failures ended
         self._logged: str | None = None  # the last line of this outage; None if the log has the database as available
-        self._withheld: str | None = None  # why the connection was lost, while a report may come
+        self._withheld: str | None = None  # the cause of an outage without a line, while one must not be written yet
         self._line_at = float("-inf")
 
     def failed(self, kind: Kind, reason: str) -> None:
         """Record that a statement or a connection failed; the reason is one line for the log."""
         with self._lock:
-            if not self._failures:
-                self._since = time.monotonic()
+            self._note_begun()
             self._failures[kind] = reason
             self._log()
 
     def report(self, line: str) -> None:
         """Log the line of a supervisor, which names the cause of the outage."""
         with self._lock:
-            if not self._failures:
-                self._since = time.monotonic()
+            self._note_begun()
             self._failures[CONNECTION] = line
             self._write(line)
 
@@ -70,29 +73,37 @@ class Outage:
         if not self._failures and self._logged is None and self._withheld is None:
             return
         with self._lock:
-            self._failures.pop(kind, None)
-            self._failures.pop(CONNECTION, None)
+            if self._failures:
+                self._failures.pop(kind, None)
+                self._failures.pop(CONNECTION, None)
+                self._over_at = time.monotonic()
             self._log()
 
     def fails(self, kind: Kind) -> bool:
         """Return whether this failed when it was tried last."""
         return kind in self._failures
 
+    def _note_begun(self) -> None:
+        if not self._failures and self._logged is None and self._withheld is None:
+            self._since = time.monotonic()
+
     def _log(self) -> None:
         now = time.monotonic()
-        if now - self._line_at < LINE_S:
-            return  # a later call logs it; each check of the database makes one
+        is_early = now - self._line_at < LINE_S
         if self._failures:
             kind, reason = next(iter(self._failures.items()))
             line = f"{kind.value}; requests that need it get `unavailable`: {reason}"
-            if kind is CONNECTION and self._logged is None and now - self._since < self._report_s_max:
-                self._withheld = reason
-                return
-            if self._logged is None or (line != self._logged and now - self._line_at >= REASON_S):
+            if self._logged is None:
+                if is_early or (kind is CONNECTION and now - self._since < self._report_s_max):
+                    self._withheld = f"{PAST[kind]}: {reason}"
+                else:
+                    self._write(line)
+            elif line != self._logged and now - self._line_at >= REASON_S:
                 self._write(line)
-        elif self._logged is not None or self._withheld is not None:
-            cause = "" if self._withheld is None else f"; its connections were lost: {self._withheld}"
-            log.warning("the database is available again, after %.1f s%s", now - self._since, cause)
+        elif now - max(self._line_at, self._over_at) >= LINE_S and not (self._logged is self._withheld is None):
+            # Otherwise a later call logs it, unless something fails again; each check of the database makes one.
+            cause = "" if self._withheld is None else f"; {self._withheld}"
+            log.warning("the database is available again, after %.1f s%s", self._over_at - self._since, cause)
             self._logged, self._withheld, self._line_at = None, None, now
 
     def _write(self, line: str) -> None:

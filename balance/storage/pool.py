@@ -71,6 +71,7 @@ class Pool:
         """
         self._wait_s_max = pool_wait_ms_max / 1000
         self._statement_ms_max = statement_ms_max
+        self._hang_s_max = (1 + GRACE) * statement_ms_max / 1000
         self._pool_max = pool_max
         self._conninfo = to_conninfo(url)
         self.outage = outage or Outage()
@@ -201,7 +202,9 @@ class Pool:
             session.close()
         if self._closing.is_set():  # `close` has aborted it
             return StoreUnavailable(STOPPING)
-        self.outage.failed(CONNECTION if lost else kind, error_text(error))
+        # libpq finds the socket of an aborted session closed, and would report that the server ended.
+        text = f"no answer within {self._hang_s_max:g} s" if session.is_aborted else error_text(error)
+        self.outage.failed(CONNECTION if lost else kind, text)
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
             return StoreUnavailable(TIMED_OUT)
         return StoreUnavailable(UNREACHABLE if lost else UNABLE)
@@ -259,9 +262,8 @@ class Pool:
         The server ends a statement after statement_ms_max: when it has not, it hangs, or a firewall has forgotten the
         connection, and a new one may work.
         """
-        statement_s_max = self._statement_ms_max / 1000
-        while not self._closing.wait(statement_s_max / CHECKS):
-            if self._abort(time.monotonic() - (1 + GRACE) * statement_s_max):
+        while not self._closing.wait(self._statement_ms_max / 1000 / CHECKS):
+            if self._abort(time.monotonic() - self._hang_s_max):
                 self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()
 

@@ -12,6 +12,7 @@ Threads: the function blocks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from balance.storage.migrate import (
 from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.session_settings import configure_session
 
+STOPPED_S_MAX = 1.0  # within which the sessions of a service that has stopped end
 MADE_BY_MIGRATIONS = ("balance_feed", "balance_epoch")  # the tables that have a row from the beginning
 
 
@@ -137,9 +139,13 @@ def _has_rows(session: Connection[TupleRow], table: str) -> bool:
 
 
 def _check_nobody_is_connected(session: Connection[TupleRow]) -> None:
-    found = session.execute(CONNECTED).fetchone()
-    if found is not None and found[0]:
-        raise BackupError("a service uses the database: stop it first")
+    """Check that no service has a connection. PostgreSQL ends the session of one that has just stopped a bit later."""
+    deadline = time.monotonic() + STOPPED_S_MAX
+    while session.execute(CONNECTED).fetchone() != (0,):
+        if time.monotonic() > deadline:
+            raise BackupError("a service uses the database: stop it first")
+        time.sleep(0.01)
+        session.execute("SELECT pg_stat_clear_snapshot()")
 
 
 def _load(

@@ -5,6 +5,7 @@ Until then it has its name with `.partial` behind it, and nothing is replaced.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,8 +18,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a file in the block, which only its owner may read; remove it if the block fails. Raises OSError."""
     partial = path.with_name(f"{path.name}.partial")
     # Balances are private. A link that another user has put there is not followed.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(partial, flags, 0o600), "wb") as file:
+        _claim(file, partial)
         try:
             yield file
             file.flush()
@@ -29,6 +31,21 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             raise
     partial.rename(path)
     _sync_folder(path.parent)
+
+
+def _claim(file: IO[bytes], partial: Path) -> None:
+    """Empty a file that was opened by its name. Raises OSError if another process writes it, or has completed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_other = not os.path.samestat(os.fstat(file.fileno()), os.lstat(partial))
+    except (BlockingIOError, FileNotFoundError):
+        is_other = True
+    except OSError:  # a file system without locks
+        is_other = False
+    if is_other:
+        raise OSError(f"another backup writes {partial.name}")
+    os.fchmod(file.fileno(), 0o600)
+    os.ftruncate(file.fileno(), 0)
 
 
 def _sync_folder(folder: Path) -> None:

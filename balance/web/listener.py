@@ -9,7 +9,7 @@ tests/unit/test_library_internals.py lists the private names of Tornado that thi
 from __future__ import annotations
 
 import asyncio
-import resource
+import errno
 import socket
 import struct
 import time
@@ -29,16 +29,18 @@ from balance.refusals import HTTP, Refusals
 from balance.request_log import RequestLog
 from balance.web.connection_context import ConnectionContext
 from balance.web.connection_limit import ConnectionLimit
+from balance.web.descriptors import Descriptors
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
 from balance.web.request_stream import RequestStream, TlsStream
 from balance.web.tls import Certificate
 
-DESCRIPTORS_RESERVED = 64  # for the database, files and the event loop
 HEAD_S_MAX = 75.0  # for the head of a request, on a connection that is new or whose last request was answered
 REFUSED_HEAD_S_MAX = 5.0  # on a connection that is one too many of its address
 BODY_S_MAX = 30.0  # for its body, from its head on
 SWEEP_S = 1.0
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # of the process or of the machine
+ACCEPT_RETRY_S = 1.0  # after one of these: without a pause each turn of the event loop would fail again
 ACCEPTED_MAX = 2  # connections in one turn of the event loop: many that come back at once must not delay a save
 # Connections in one turn that are closed at once: others wait behind them, and closing one costs little.
 CLOSED_MAX = 64
@@ -77,11 +79,11 @@ class HttpListener(HTTPServer):
         self._request_log: RequestLog = options.pop("request_log")
         self._refusals: Refusals = options.pop("refusals")
         self._connection_limit: ConnectionLimit = options.pop("connection_limit")
+        self._descriptors: Descriptors = options.pop("descriptors")
         self._accept_limit: RateLimit = options.pop("accept_limit")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
-        self.descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.head_s_max = HEAD_S_MAX
         self.body_s_max = BODY_S_MAX
         self._awaited: dict[object, _AwaitedRequest] = {}  # by connection
@@ -109,6 +111,12 @@ class HttpListener(HTTPServer):
                 return
             except ConnectionAbortedError:  # closed while it waited (accept(2), FreeBSD)
                 continue
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTORS:
+                    raise
+                self._descriptors.note_failure(error)
+                self._pause(listening)
+                return
             if self._is_too_often(address[0]):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 connection.close()
@@ -132,9 +140,20 @@ class HttpListener(HTTPServer):
             return True
         return False
 
+    def _pause(self, listening: socket.socket) -> None:
+        """Accept nothing for a while; connections wait in the backlog of the socket."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+
+        def go_on() -> None:
+            if listening.fileno() >= 0:  # it was not closed meanwhile
+                loop.add_reader(listening, self._accept, listening)
+
+        loop.call_later(ACCEPT_RETRY_S, go_on)
+
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
         """Serve a connection. Tornado's method makes a stream of its own kind."""
-        if 0 < self.descriptors_max - DESCRIPTORS_RESERVED < connection.fileno():
+        if not self._descriptors.has_room_for(connection.fileno()):
             connection.close()
             return
         try:
@@ -192,6 +211,7 @@ class HttpListener(HTTPServer):
 
     def _sweep(self) -> None:
         self._schedule_sweep()
+        self._descriptors.check()
         now = time.monotonic()
         for awaited in list(self._awaited.values()):
             exchange = awaited.exchange

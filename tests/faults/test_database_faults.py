@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +29,7 @@ from balance.storage import pool as pool_module
 from balance.storage.database_session import DatabaseSession
 from balance.storage.migrate import migrate
 from balance.storage.pool import Pool
+from tests.support.database_link import Link
 from tests.support.outages import BACK_S_MAX, NEW_EPOCH, OUTAGE, check_back
 from tests.support.payloads import updates
 from tests.support.postgres import (
@@ -44,7 +44,7 @@ from tests.support.postgres import (
 )
 from tests.support.raw_clients import PollingClient, SocketClient
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
-from tests.support.waiting import until, until_one_ends
+from tests.support.waiting import until
 from tests.support.workload import BOTS, Bot, SendLog, Watcher, check_seen, check_stored
 
 SEED = 7
@@ -476,68 +476,6 @@ async def test_a_database_that_hangs_during_the_checks_of_the_start_blocks_no_re
 
 
 # A commit whose answer is lost -----------------------------------------------------------------------------
-
-
-SAVES = re.compile(rb"INSERT INTO balance_snapshot|\0insert\0")  # the text, or the name of the prepared statement
-
-
-class Link:
-    """The TCP connections between a service and its database, which can lose an answer or go silent."""
-
-    def __init__(self, database: Database) -> None:
-        self._url = database.url
-        self._path = f"{part_of_url(database, 'host')}/.s.PGSQL.{part_of_url(database, 'port')}"
-        self._carrying: set[asyncio.Task[None]] = set()
-        self.swallows_next_answer_to_save = False
-        self.silent: set[asyncio.StreamReader] = set()  # what arrives from these ends is dropped
-        self.ends: list[asyncio.StreamReader] = []  # of all connections
-
-    async def __aenter__(self) -> str:
-        """Listen, and return the URL of the database over this link."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        return make_conninfo(self._url, host="127.0.0.1", port=str(port))
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._carrying:
-            task.cancel()
-        if self._carrying:
-            await asyncio.wait(self._carrying)
-        await self._server.wait_closed()
-
-    def go_silent(self) -> None:
-        """Keep the present connections open and pass nothing on them; new ones work."""
-        self.silent.update(self.ends)
-
-    def _accept(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._carry(from_service, to_service))
-        self._carrying.add(task)
-        task.add_done_callback(self._carrying.discard)
-
-    async def _carry(self, from_service: asyncio.StreamReader, to_service: asyncio.StreamWriter) -> None:
-        from_database, to_database = await asyncio.open_unix_connection(self._path)
-        self.ends += [from_service, from_database]
-        is_saving = False
-
-        async def forth() -> None:
-            nonlocal is_saving
-            while data := await from_service.read(65536):
-                if self.swallows_next_answer_to_save and SAVES.search(data):
-                    self.swallows_next_answer_to_save, is_saving = False, True
-                if from_service not in self.silent:
-                    to_database.write(data)
-
-        async def back() -> None:
-            while (data := await from_database.read(65536)) and not is_saving:
-                if from_database not in self.silent:
-                    to_service.write(data)
-
-        try:
-            await until_one_ends(forth(), back())
-        finally:
-            for end in (to_service, to_database):
-                end.close()
 
 
 @pytest.mark.expects_log(*OUTAGE)

@@ -106,14 +106,14 @@ async def test_short_losses_of_the_database_are_logged_at_most_once_a_second(
 @pytest.mark.expects_log(*OUTAGE, "started again")
 @pytest.mark.parametrize("is_reported", [False, True])
 def test_a_loss_that_no_supervisor_reports_is_logged_at_the_return(
-    caplog: pytest.LogCaptureFixture, is_reported: bool
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_reported: bool
 ) -> None:
+    monkeypatch.setattr("balance.storage.outage.LINE_S", 0.0)
     outage = Outage(report_s_max=60)
     outage.failed(CONNECTION, "a crash")
     assert notices(caplog) == []
     if is_reported:
         outage.report("started again")
-        outage._line_at = float("-inf")  # a second later
     outage.worked(READ)
     outage.worked(SAVE)
     if is_reported:

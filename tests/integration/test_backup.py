@@ -244,6 +244,17 @@ def test_a_database_that_a_service_uses_is_not_replaced(database: Database, file
     assert database.rows(SCHEMAS) == []
 
 
+def test_the_sessions_of_a_service_that_stops_are_waited_for(database: Database, file: Path) -> None:
+    save(database, 1)
+    write(database, file)
+    pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
+    pool.open()
+    stopping = threading.Timer(0.1, pool.close)
+    stopping.start()
+    assert read(database, file, replace=True).rows == 1
+    stopping.join()
+
+
 # What is refused
 
 

@@ -116,6 +116,21 @@ def test_a_statement_is_prepared_once_under_its_name(session: DatabaseSession) -
     assert DatabaseSession._statements == frozenset(), "each session has its own"
 
 
+def test_a_statement_is_prepared_again_after_a_transaction_that_failed(session: DatabaseSession) -> None:
+    def fail() -> None:
+        with session.transaction():
+            session.execute_prepared(b"one", ONE, b"x", b"7")
+            session.execute("SELECT 1 / 0")
+
+    for number in range(8):
+        for _ in range(6):  # from the sixth on psycopg has statements of its own, and deallocates all after a ROLLBACK
+            session.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            fail()
+        session.execute("SELECT 1")
+        assert session.execute_prepared(b"one", ONE, b"x", b"%d" % number).get_value(0, 0) == b"x"
+
+
 def test_an_error_of_a_prepared_statement_has_its_sqlstate(session: DatabaseSession) -> None:
     with pytest.raises(psycopg.errors.SyntaxError):
         session.execute_prepared(b"wrong", "SELEKT 1")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import time
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -87,13 +89,12 @@ async def test_a_client_that_waits_for_its_response_is_not_closed(
     await watcher.close()
 
 
-async def test_with_few_descriptors_left_only_old_connections_are_served(
-    make_service: MakeService,
-) -> None:
+@pytest.mark.expects_log("new connections are closed")
+async def test_with_few_descriptors_left_only_old_connections_are_served(make_service: MakeService) -> None:
     service = await make_service()
     old = await SocketClient.connect(service.url)
     with closing(socket.socket()) as probe:
-        service.app._http.descriptors_max = probe.fileno() + 70  # 64 are reserved
+        service.app._descriptors.limit = probe.fileno() + 70  # 64 are reserved
     crowd = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(20)]
     async with asyncio.timeout(15):
         assert await crowd[-1][0].read() == b"", "closed at once"
@@ -102,8 +103,43 @@ async def test_with_few_descriptors_left_only_old_connections_are_served(
     for _, writer in crowd:
         writer.close()
     await old.close()
-    service.app._http.descriptors_max = 1_000_000
+    service.app._descriptors.limit = 1_000_000
     assert (await service.get()).status == 200
+
+
+@pytest.mark.expects_log("no connection can be accepted", "new connections are accepted again")
+async def test_a_machine_without_descriptors_costs_one_log_line_and_no_processor_time(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("balance.web.listener.ACCEPT_RETRY_S", 0.1)
+    monkeypatch.setattr("balance.web.descriptors.OVER_S", 0.5)
+    service = await make_service()
+    old, attempts = await SocketClient.connect(service.url), 0
+    (listening,) = service.app._http._sockets.values()
+
+    class Full:
+        """The listening socket while the machine has no descriptor left."""
+
+        fileno = listening.fileno
+
+        def accept(self) -> tuple[socket.socket, object]:
+            nonlocal attempts
+            attempts += 1
+            if attempts <= 3:
+                raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+            return listening.accept()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(listening, service.app._http._accept, Full())
+    coming = asyncio.ensure_future(service.get())
+    (answer,) = await old.call("balance:update", next(updates(Random(SEED))))
+    assert answer["success"]
+    assert (await coming).status == 200, "it waited until a connection could be accepted"
+    assert attempts <= 5
+    logged = [record.getMessage() for record in caplog.records if record.name == "balance.connections"]
+    assert logged == ["no connection can be accepted: Too many open files in system"]
+    await until(lambda: any("are accepted again" in record.getMessage() for record in caplog.records))
+    await old.close()
 
 
 async def remote_address(service: Service, peer: str, **headers: str) -> str:

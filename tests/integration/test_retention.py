@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from balance.storage import retention
 from balance.storage.connect import DatabaseError
 from balance.storage.feed_store import FeedStore
 from balance.storage.pool import Pool
-from balance.storage.retention import Pruned, Pruning, PruningElsewhere
+from balance.storage.retention import Progress, Pruned, Pruning, PruningElsewhere
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
@@ -34,6 +34,10 @@ from tests.support.watching import seqs
 NEW = datetime(2025, 11, 7, tzinfo=UTC)
 OLD = NEW - timedelta(days=100)
 LIMIT = NEW - timedelta(days=90)
+LOCKS = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 TRIED = (
     "SELECT count(*) AS n FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
 )
@@ -54,7 +58,15 @@ class Rig:
         self.store.append([Snapshot(str(uuid.uuid4()), NEW, pid, ONCHAIN, ONSITE, received_at) for pid in pids])
 
     def prune(self, before: datetime = LIMIT, *, dry_run: bool = False) -> Pruned:
-        return Pruning(self.database.url, before, dry_run=dry_run).run()
+        return self.run(Pruning(self.database.url, before, dry_run=dry_run))
+
+    def run(self, pruning: Pruning, report: Callable[[Progress], None] = lambda _: None) -> Pruned:
+        """Prune, and wait until the server has released the lock: it does so after the connection is closed."""
+        before = self.database.rows(LOCKS)
+        try:
+            return pruning.run(report)
+        finally:
+            wait_until(lambda: self.database.rows(LOCKS) == before)
 
     def first(self, seq: int) -> int:
         """Return the first seq behind a position from which on the feed is complete."""
@@ -215,7 +227,7 @@ def test_a_stopped_run_ends_after_its_batch(rig: Rig, monkeypatch: pytest.Monkey
     monkeypatch.setattr(retention, "BATCH_ROWS", 2)
     rig.save(OLD, *[None] * 9)
     pruning = Pruning(rig.database.url, LIMIT)
-    assert pruning.run(lambda _: pruning.stop()) == (2, 9, 3)
+    assert rig.run(pruning, lambda _: pruning.stop()) == (2, 9, 3)
     assert rig.prune() == (6, 7, 9)
 
 

@@ -206,6 +206,16 @@ def test_a_level_that_all_roles_or_one_role_have_is_not_that_of_the_server(datab
             admin.execute(f"DROP ROLE {role}".encode())
 
 
+@pytest.mark.parametrize("level", ["off", "local", "remote_write", "on", "remote_apply"])
+def test_a_level_of_the_url_is_weak_if_it_waits_only_for_part_of_what_it_names(database: Database, level: str) -> None:
+    """`off` is no such level: a session that has it is raised, as that of a server without standbys is."""
+    with psycopg.connect(database.url, options=f"-c synchronous_commit={level}", autocommit=True) as session:
+        weak = configure_session(session, statement_ms_max=4000).weak_commit
+        assert weak == (level if level in ("local", "remote_write") else None)
+        shown = "remote_apply" if level == "remote_apply" else "on"
+        assert session.execute("SHOW synchronous_commit").fetchone() == (shown,)
+
+
 def test_a_session_that_neither_the_database_nor_the_role_made_read_only_stays_so(database: Database) -> None:
     """A server may be read-only for a time, for example because its disk is nearly full."""
     with psycopg.connect(database.url, options="-c default_transaction_read_only=on", autocommit=True) as session:

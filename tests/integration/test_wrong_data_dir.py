@@ -43,6 +43,7 @@ CASES = [
     Case("new-epoch", REFUSED),
     Case("upgrade --old-programs=/nowhere", REFUSED),
     Case("check --port=0"),
+    Case("watch --rule=silent --post=http://127.0.0.1:1", "--rule: 'silent': expected a time such as"),
     Case("connections --port=1", "no server answers at http://127.0.0.1:1"),
 ]
 

@@ -189,7 +189,7 @@ def survivors_in(
     for change in changes:
         module, before, after = change["module"], change["before"], change["after"]
         with changed(tree / "mutants" / module, before, after):
-            if not is_rejected(tree, "", tests, variables, seconds_max):
+            if not is_rejected(tree, "", tests, variables, seconds_max, label=survivor_of(change)):
                 yield survivor_of(change)
 
 
@@ -212,9 +212,17 @@ def changed(file: Path, before: str, after: str) -> Iterator[None]:
 
 
 def is_rejected(
-    tree: Path, name: str, tests: list[str], variables: dict[str, str], seconds_max: float | None = None
+    tree: Path,
+    name: str,
+    tests: list[str],
+    variables: dict[str, str],
+    seconds_max: float | None = None,
+    label: object = None,
 ) -> bool:
-    """Return whether a test fails in a process that imports the mutant; an endless loop is a failure."""
+    """Return whether a test fails in a process that imports the mutant; an endless loop is a failure.
+
+    A change has no name; `label` is what is printed of it.
+    """
     command = [sys.executable, "-m", "pytest", "-x", *PLUGINS, *tests]
     variables = {**variables, "MUTANT_UNDER_TEST": name}
     try:
@@ -222,6 +230,7 @@ def is_rejected(
             command, cwd=tree / "mutants", env=variables, capture_output=True, timeout=seconds_max, check=False
         )
     except subprocess.TimeoutExpired:
+        print(f"rejected by the time limit: {name or label}")  # on a loaded machine it may survive
         return True
     return done.returncode != 0
 

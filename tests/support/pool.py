@@ -23,7 +23,7 @@ class FakeSession:
         self.closed = False
         self.warning: str | None = None
         self.server = Server(None, None)
-        self.is_lost = False
+        self.is_lost = self.is_aborted = False
         self.aborts = 0
         self.aborted_at = 0.0
 

@@ -53,7 +53,7 @@ class Cluster:
         self.folder = folder
         self.pgdata = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        owner = account.system_user() if os.geteuid() == 0 else None
+        owner = self.owner = account.system_user() if os.geteuid() == 0 else None
         self._programs = Programs(PROGRAMS or wheel_programs(), owner)
         if owner is None:
             folder.mkdir(mode=0o700)
@@ -66,10 +66,11 @@ class Cluster:
         """Return the address of a database of this server alone."""
         return make_conninfo(host=str(self.folder), port=PORT, user="postgres", dbname=database)
 
-    def create(self) -> None:
-        """Make data."""
+    def create(self, wal: Path | None = None) -> None:
+        """Make data, with the write-ahead log in the folder `wal` if that is given."""
+        elsewhere = () if wal is None else ("--waldir", str(wal))
         options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--wal-segsize=1")
-        self._programs.run("initdb", "--no-sync", *options, pgdata=self.pgdata)
+        self._programs.run("initdb", "--no-sync", *options, *elsewhere, pgdata=self.pgdata)
 
     def clone(self, other: Cluster) -> None:
         """Replace the data by a copy of those of another server, which runs."""

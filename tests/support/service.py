@@ -132,6 +132,11 @@ class Process:
         return found[1]
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    @property
     def complaints(self) -> list[str]:
         """Its stderr without the warning that PostgreSQL gets access to pytest's folders, which comes as root."""
         return [line for line in self.stderr if "balance.embedded.account" not in line]

@@ -24,8 +24,10 @@ IMPORTS = {
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "setting", "storage"},
     "commands": {
-        *("access", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage", "transfer", "web"),
+        *("access", "alarms", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage"),
+        *("transfer", "web"),
     },
+    "alarms": {"position", "protocol"},  # a client of the feed, which knows the service by its address alone
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "rate_limit", "realtime", "request_log"),
         *("routes", "service", "storage", "transfer", "web"),
@@ -90,7 +92,7 @@ MODULES = {
 LIBRARIES = {
     "psycopg": {"storage", "process.start_line"},  # the start line reads URLs as libpq does
     "psycopg_pool": {"storage.pool"},
-    "tornado": {"commands.serve", "routes", "web", "realtime"},
+    "tornado": {"alarms.http_client", "commands.serve", "routes", "web", "realtime"},
     "socketio": {"realtime"},
     "engineio": {"realtime"},
     "jwt": {"access.jwt"},

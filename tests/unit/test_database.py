@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -110,3 +112,30 @@ async def test_a_close_ends_the_calls_that_run_and_makes_none_of_those_behind_th
 async def test_it_is_closed_before_it_is_started(store: FakeStore) -> None:
     await Database(CONFIG, "", Outage()).close()
     assert store.calls == ["close"]
+
+
+@pytest.mark.parametrize("keep", ["", "90d"])
+async def test_old_snapshots_are_pruned_with_the_setting_and_to_the_end_of_the_service(
+    store: FakeStore, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    class FakePruner:
+        """Notes what is done with it."""
+
+        def __init__(self, url: str, keep_time: timedelta) -> None:
+            store.calls.append(f"prune {url} {keep_time.days}")
+
+        def start(self) -> None:
+            store.calls.append("prune: start")
+
+        def stop(self) -> None:
+            store.calls.append("prune: stop")
+
+        def join(self) -> None:
+            store.calls.append("prune: join")
+
+    monkeypatch.setattr(database, "Pruner", FakePruner)
+    one = Database(replace(CONFIG, keep=keep), "postgresql:///balance", Outage())
+    one.start()
+    await one.close()
+    pruning = ["prune postgresql:///balance 90", "prune: start", "prune: stop", "close", "prune: join"]
+    assert store.calls == (pruning if keep else ["close"])

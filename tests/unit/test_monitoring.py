@@ -90,6 +90,13 @@ HEALTHY = {
     'balance_resumes_total{reason="diverged"}': "0x20",
     'balance_refusals_total{code="internal_error"}': "0x20",
     "balance_pool_waiting": "0x20",
+    **{f'balance_commit_seconds_bucket{{le="{le}"}}': "0+60x20" for le in ("0.5", "1.0", "+Inf")},
+    **{f'balance_event_loop_lag_seconds_bucket{{le="{le}"}}': "0+240x20" for le in ("0.25", "0.5", "+Inf")},
+    'balance_evictions_total{transport="sse"}': "0x20",
+    "balance_connections_dropped_total": "0x20",
+    "balance_clock_jumps_total": "0x20",
+    "process_open_fds": "100x20",
+    "process_max_fds": "1000x20",
 }
 # The series that shows each fault, which begins after four minutes, and the labels of the alert.
 FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -104,21 +111,34 @@ FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "BalanceSnapshotsLost": ('balance_resumes_total{reason="diverged"}', "0x4 1x15", {"reason": "diverged"}),
     "BalanceInternalErrors": ('balance_refusals_total{code="internal_error"}', "0x4 1+1x15", {}),
     "BalancePoolWaits": ("balance_pool_waiting", "0x4 3x15", {}),
+    # No commit, or no measurement, ends below the limit any more.
+    "BalanceCommitSlow": ('balance_commit_seconds_bucket{le="0.5"}', "0+60x4 240x15", {}),
+    "BalanceEventLoopLag": ('balance_event_loop_lag_seconds_bucket{le="0.25"}', "0+240x4 960x15", {}),
+    "BalanceEvictions": ('balance_evictions_total{transport="sse"}', "0x4 60+60x15", {}),
+    "BalanceConnectionsDropped": ("balance_connections_dropped_total", "0x4 1+1x15", {}),
+    "BalanceClockJump": ("balance_clock_jumps_total", "0x4 1x15", {}),
+    "BalanceOpenFiles": ("process_open_fds", "100x4 900x15", {}),
 }
+SLOW = {"BalanceEvictions": "18m"}  # alerts of a rate over ten minutes that must last for ten more; else it is 12m
 
 
 def rule_test(fault: str, series: str, values: str, labels: dict[str, str]) -> dict[str, object]:
-    """Return a test for promtool: no alert fires before the fault, and only its own does after eight minutes of it."""
+    """Return a test for promtool: no alert fires before the fault, and only its own does eight minutes later (SLOW)."""
+    fires_at = SLOW.get(fault, "12m")
     checks = [
-        {"eval_time": time, "alertname": alert.name, "exp_alerts": []} for time in ("4m", "12m") for alert in ALERTS
+        {"eval_time": time, "alertname": alert.name, "exp_alerts": []} for time in ("4m", fires_at) for alert in ALERTS
     ]
     for check, alert in zip(checks, ALERTS * 2, strict=True):
-        if check["eval_time"] == "12m" and alert.name == fault:
+        if check["eval_time"] == fires_at and alert.name == fault:
             labels = {"severity": alert.severity, **labels}
             check["exp_alerts"] = [{"exp_labels": labels, "exp_annotations": {"summary": alert.summary}}]
     samples = {**HEALTHY, series: values}
     inputs = [{"series": name, "values": values} for name, values in samples.items()]
     return {"name": fault, "interval": "1m", "input_series": inputs, "alert_rule_test": checks}
+
+
+def test_every_alert_has_a_fault_that_makes_it_fire() -> None:
+    assert FAULTS.keys() == {alert.name for alert in ALERTS}
 
 
 @needs_promtool

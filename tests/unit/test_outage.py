@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from balance.storage import outage as module
-from balance.storage.outage import CONNECTION, READ, REASON_S, SAVE, Outage
+from balance.storage.outage import CONNECTION, LINE_S, READ, REASON_S, SAVE, Kind, Outage
 
 GONE = "the database cannot be reached; requests that need it get `unavailable`: "
 NO_SAVES = "the database cannot save; requests that need it get `unavailable`: "
@@ -42,6 +42,12 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+def be_quiet(outage: Outage, clock: Clock, kind: Kind = READ) -> None:
+    """Let something work after a second without a failure, in which the end is logged."""
+    clock.now += LINE_S
+    outage.worked(kind)
+
+
 def test_the_begin_and_the_end_of_an_outage_are_one_line_each(clock: Clock, logged: list[str]) -> None:
     outage = Outage()
     outage.worked(READ)
@@ -49,7 +55,9 @@ def test_the_begin_and_the_end_of_an_outage_are_one_line_each(clock: Clock, logg
     outage.failed(CONNECTION, "refused")
     clock.now += 3
     outage.worked(READ)
-    outage.worked(READ)
+    assert logged == [f"{GONE}refused"], "it may fail again at once"
+    be_quiet(outage, clock)
+    be_quiet(outage, clock)
     assert logged == [f"{GONE}refused", f"{BACK}3.0 s"]
 
 
@@ -60,6 +68,7 @@ def test_a_read_that_works_does_not_end_the_outage_of_saves(clock: Clock, logged
     outage.worked(READ)
     assert logged == [f"{NO_SAVES}disk full"]
     outage.worked(SAVE)
+    be_quiet(outage, clock)
     assert logged == [f"{NO_SAVES}disk full", f"{BACK}2.0 s"]
 
 
@@ -88,16 +97,15 @@ def test_another_reason_is_logged_after_its_interval(clock: Clock, logged: list[
     assert logged == [f"{NO_READS}one", f"{NO_READS}two"]
 
 
-def test_a_state_that_changes_often_is_at_most_one_line_a_second(clock: Clock, logged: list[str]) -> None:
+def test_a_state_that_changes_often_is_one_outage(clock: Clock, logged: list[str]) -> None:
     outage = Outage()
     for number in range(100):
         outage.failed(CONNECTION, str(number))
         outage.worked(SAVE)
         clock.now += 0.1
-    assert 5 <= len(logged) <= 11
-    clock.now += 1
-    outage.worked(SAVE)
-    assert logged[-1].startswith(BACK)
+    assert logged == [f"{GONE}0"]
+    be_quiet(outage, clock)
+    assert logged == [f"{GONE}0", f"{BACK}9.9 s"]
 
 
 def test_a_report_replaces_the_line_of_the_lost_connection(clock: Clock, logged: list[str]) -> None:
@@ -107,6 +115,7 @@ def test_a_report_replaces_the_line_of_the_lost_connection(clock: Clock, logged:
     outage.report("the server was killed")
     clock.now += 2
     outage.worked(SAVE)
+    be_quiet(outage, clock)
     assert logged == ["the server was killed", f"{BACK}2.1 s"]
 
 
@@ -123,10 +132,11 @@ def test_a_connection_that_is_back_before_a_report_is_one_line(clock: Clock, log
     outage.failed(CONNECTION, "reset")
     clock.now += 0.2
     outage.worked(SAVE)
+    be_quiet(outage, clock)
     assert logged == [f"{BACK}0.2 s; its connections were lost: reset"]
 
 
-def test_the_end_is_logged_by_a_later_success_if_a_line_was_just_logged(clock: Clock, logged: list[str]) -> None:
+def test_the_end_is_logged_by_a_later_success(clock: Clock, logged: list[str]) -> None:
     outage = Outage()
     outage.failed(CONNECTION, "reset")
     clock.now += 0.5
@@ -134,21 +144,39 @@ def test_the_end_is_logged_by_a_later_success_if_a_line_was_just_logged(clock: C
     assert logged == [f"{GONE}reset"]
     clock.now += 0.5
     outage.worked(READ)
-    assert logged == [f"{GONE}reset", f"{BACK}1.0 s"]
+    assert logged == [f"{GONE}reset"]
+    clock.now += 0.5
+    outage.worked(READ)
+    assert logged == [f"{GONE}reset", f"{BACK}0.5 s"]
 
 
-def test_an_outage_that_is_over_before_its_line_leaves_nothing(clock: Clock, logged: list[str]) -> None:
+def test_an_outage_that_is_over_before_its_line_is_one_line_later(clock: Clock, logged: list[str]) -> None:
     outage = Outage()
     outage.failed(CONNECTION, "reset")
     clock.now += 2
     outage.worked(READ)
+    be_quiet(outage, clock)
     clock.now += 0.1
     outage.failed(CONNECTION, "short")
     clock.now += 0.1
     outage.worked(READ)
+    assert logged == [f"{GONE}reset", f"{BACK}2.0 s"]
     clock.now += 2
+    outage.worked(READ)
+    assert logged[2:] == [f"{BACK}0.1 s; its connections were lost: short"]
+
+
+def test_two_failures_with_a_success_between_their_lines_are_one_outage(clock: Clock, logged: list[str]) -> None:
+    outage = Outage()
     outage.failed(SAVE, "disk full")
-    assert logged == [f"{GONE}reset", f"{BACK}2.0 s", f"{NO_SAVES}disk full"]
+    clock.now += 0.2
+    outage.worked(SAVE)
+    clock.now += 0.2
+    outage.failed(SAVE, "disk full")
+    clock.now += 2
+    outage.worked(SAVE)
+    be_quiet(outage, clock)
+    assert logged == [f"{NO_SAVES}disk full", f"{BACK}2.4 s"]
 
 
 def test_the_time_of_an_outage_counts_from_what_showed_it_first(clock: Clock, logged: list[str]) -> None:
@@ -158,6 +186,7 @@ def test_the_time_of_an_outage_counts_from_what_showed_it_first(clock: Clock, lo
     outage.failed(CONNECTION, "refused")
     clock.now += 2
     outage.worked(READ)
+    be_quiet(outage, clock)
     assert logged == ["the server was killed", f"{BACK}4.0 s"]
 
 
@@ -168,6 +197,7 @@ def test_a_loss_that_was_logged_is_not_repeated_by_the_line_of_its_end(clock: Cl
     outage.failed(CONNECTION, "refused")
     clock.now += 1
     outage.worked(READ)
+    be_quiet(outage, clock)
     assert logged == [f"{GONE}refused", f"{BACK}2.0 s"]
 
 

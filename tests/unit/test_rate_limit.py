@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from balance.rate_limit import BURST_S, ENTRIES_MIN, RateLimit
+from balance.config import Config
+from balance.rate_limit import BURST_S, ENTRIES_MIN, RateLimit, RateLimits
 from tests.support.clock import Clock
 
+SETTINGS = ("saves_per_s_max", "accepts_per_s_max", "handshakes_per_s_max", "failed_logins_per_s_max")
 REASON = "updates a second are allowed"
 
 
@@ -97,6 +99,24 @@ def test_memory_is_bounded_by_the_keys_that_were_active_in_the_last_seconds() ->
     assert len(one) <= 2 * ENTRIES_MIN + 1
 
 
+def test_full_buckets_are_searched_for_when_the_entries_have_doubled() -> None:
+    one, clock = limit(1)
+    for number in range(ENTRIES_MIN):
+        one.acquire(f"first {number}")
+    clock.advance(1)  # they are full again
+    assert len(one) == ENTRIES_MIN
+    for number in range(ENTRIES_MIN + 1):
+        one.acquire(f"second {number}")
+    assert len(one) == ENTRIES_MIN + 1
+    one.acquire("first 0")
+    clock.advance(1)
+    for number in range(ENTRIES_MIN):
+        one.acquire(f"third {number}")
+    assert len(one) == 2 * (ENTRIES_MIN + 1)
+    one.acquire("another")
+    assert len(one) == ENTRIES_MIN + 1
+
+
 def test_a_bucket_that_is_not_full_is_kept() -> None:
     one, _ = limit(1)
     spend(one, "a")
@@ -107,6 +127,24 @@ def test_a_bucket_that_is_not_full_is_kept() -> None:
 
 def test_a_limit_of_zero_is_off() -> None:
     assert not limit(0)[0].is_on
+
+
+def test_each_setting_has_a_limit_of_its_own() -> None:
+    limits = RateLimits.make(Config(**{name: number for number, name in enumerate(SETTINGS, 1)}))
+    found = []
+    for one in limits:
+        one.clock = Clock()
+        spend(one)
+        with pytest.raises(protocol.RateLimited) as refused:
+            one.acquire("a")
+        found.append((refused.value.headers["RateLimit-Policy"], str(refused.value)))
+    assert found == [
+        ('"saves";q=10;w=10', "1 updates a second are allowed for one token or address"),
+        ('"accepts";q=20;w=10', "2 new connections a second are allowed for one address"),
+        ('"handshakes";q=30;w=10', "3 handshakes a second are allowed for one address"),
+        ('"failed-logins";q=40;w=10', "4 invalid tokens a second are allowed for one address"),
+    ]
+    assert not any(one.is_on for one in RateLimits.make(Config(**dict.fromkeys(SETTINGS, 0))))
 
 
 @given(st.integers(1, 50), st.lists(st.floats(0, 3), max_size=200))

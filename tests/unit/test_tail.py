@@ -258,13 +258,15 @@ async def test_a_client_that_joins_has_the_tail_polled_soon(rig: Rig) -> None:
         await rig.until(lambda: rig.published == [1])
 
 
-async def test_batches_that_continue_the_feed_replace_polls(rig: Rig) -> None:
-    writer = rig.writer()
+async def test_batches_that_continue_the_feed_replace_polls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, schedule = rig.writer(), rig.tail._schedule
     await quiet(rig)
-    heads = rig.store.heads
-    for _ in range(15):
+    monkeypatch.setattr("balance.feed.poll_schedule.PAUSE_S_MAX", 60.0)
+    heads, schedule._pause_s = rig.store.heads, 60.0
+    for _ in range(3):
+        schedule.poll_within(10)
         await save(writer)
-        await asyncio.sleep(0.02)
+        assert schedule.seconds_left > 40
     assert rig.store.heads == heads
 
 

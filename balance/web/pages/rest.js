@@ -41,7 +41,9 @@ const adaptParameters = () => ({
       wrapActions: {
         updateJsonSpec: (original) => (spec) => {
           const operations = Object.values(spec.paths || {}).flatMap(Object.values);
-          for (const parameter of operations.flatMap((operation) => operation.parameters || [])) {
+          const shared = Object.values(spec.components?.parameters || {});
+          for (const parameter of operations.flatMap((operation) => operation.parameters || []).concat(shared)) {
+            if (parameter.$ref) continue;
             delete parameter.schema.items?.format;
             if (parameter.required || !parameter.examples) continue;
             parameter.description += ` For example: \`${Object.values(parameter.examples)[0].value}\`.`;
