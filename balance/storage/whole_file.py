@@ -43,7 +43,7 @@ def _claim(file: IO[bytes], partial: Path) -> None:
     except OSError:  # a file system without locks
         is_other = False
     if is_other:
-        raise OSError(f"another backup writes {partial.name}")
+        raise OSError(f"another process writes {partial.name}")
     os.fchmod(file.fileno(), 0o600)
     os.ftruncate(file.fileno(), 0)
 
