@@ -99,6 +99,7 @@ async def test_real_responses_have_the_headers_that_openapi_describes(make_servi
     requests: list[tuple[str, str, str, Any, dict[str, str]]] = [
         ("GET", LATEST, LATEST, None, bearer(tokens[Role.READER])),
         ("HEAD", LATEST, LATEST, None, bearer(tokens[Role.READER])),
+        ("GET", EXPORT, EXPORT, None, bearer(tokens[Role.READER])),
         ("GET", OPENAPI, OPENAPI, None, {}),
         ("GET", SNAPSHOTS + "/{id}", f"{SNAPSHOTS}/{uuid4()}", None, bearer(tokens[Role.READER])),
         ("POST", SNAPSHOTS, SNAPSHOTS, UPDATE, bearer(tokens[Role.READER])),
