@@ -18,14 +18,17 @@ from balance.metrics.collector import MEDIA_TYPE, Metrics
 from balance.realtime import EngineHandler, SocketServer
 from balance.request_log import RequestLog
 from balance.service import Life, Service
+from balance.transfer.exporting import Exports
 from balance.web import pages
 from balance.web.base import log_request
 from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.export import ExportHandler
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, VersionHandler
 from balance.web.host_rule import HostNotServed
+from balance.web.imports import ImportHandler
 from balance.web.pages.balances_page import BALANCES, PAGE_HEADERS, balances
 from balance.web.root import RootHandler
 from balance.web.series import SeriesHandler
@@ -46,8 +49,10 @@ from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
     DOCS,
+    EXPORT,
     FEED,
     HEALTHZ,
+    IMPORT,
     LATEST,
     LIVEZ,
     METRICS,
@@ -78,6 +83,8 @@ class Served:
     poll_limiter: CapacityLimiter
     long_polls: LongPolls
     document_limiter: CapacityLimiter
+    exports: Exports
+    import_limiter: CapacityLimiter
 
 
 def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -> Application:
@@ -116,6 +123,8 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (STREAM, StreamHandler, {**watching, "hub": served.streams}),
             (FEED, FeedHandler, {**watching, "long_polls": served.long_polls}),
             (LATEST, LatestHandler, common),
+            (EXPORT, ExportHandler, {**common, "exports": served.exports}),
+            (IMPORT, ImportHandler, {**common, "import_limiter": served.import_limiter}),
             (SERIES, SeriesHandler, common),
             (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
             (TICKET, TicketHandler, common),
