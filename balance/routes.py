@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tornado.web import Application
 
@@ -20,7 +21,7 @@ from balance.request_log import RequestLog
 from balance.service import Life, Service
 from balance.transfer.exporting import Exports
 from balance.web import pages
-from balance.web.base import log_request
+from balance.web.base import JsonHandler, log_request
 from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
@@ -111,9 +112,6 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
     counted = {"socketIo": served.server.eio.sockets, "sse": served.streams, "longPolls": served.poll_limiter}
     watching = {**common, "watcher_limit": served.watcher_limit}
     of_documents = {**common, "limiter": served.document_limiter}
-    contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
-    docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
-    page = {**of_documents, "documents": by_request_path(balances(limits.prefix)), "headers": PAGE_HEADERS}
     of_health = {**common, "health": served.health}
     return Application(
         [
@@ -129,12 +127,7 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
             (TICKET, TicketHandler, common),
             (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
-            (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
-            (re.escape(OPENAPI), DocumentHandler, contract),
-            (re.escape(ASYNCAPI), DocumentHandler, contract),
-            (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
-            ("/", RootHandler, {**page, "prefix": limits.prefix}),
-            (f"{BALANCES}/.*", DocumentHandler, page),
+            *_document_routes(of_documents, limits),
             (LIVEZ, LiveHandler, of_health),
             (READYZ, ReadyHandler, of_health),
             (HEALTHZ, ReadyHandler, of_health),
@@ -149,6 +142,21 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
         websocket_max_message_size=config.frame_bytes_max,
         websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
     )
+
+
+def _document_routes(common: dict[str, Any], limits: Limits) -> list[tuple[str, type[JsonHandler], dict[str, Any]]]:
+    """Return the routes of the contract, of its pages, and of the page of balances."""
+    contract = {**common, "documents": by_request_path(documents(limits)), "headers": {}}
+    docs = {**common, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+    page = {**common, "documents": by_request_path(balances(limits.prefix)), "headers": PAGE_HEADERS}
+    return [
+        (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
+        (re.escape(OPENAPI), DocumentHandler, contract),
+        (re.escape(ASYNCAPI), DocumentHandler, contract),
+        (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+        ("/", RootHandler, {**page, "prefix": limits.prefix}),
+        (f"{BALANCES}/.*", DocumentHandler, page),
+    ]
 
 
 def _limits(config: Config) -> Limits:

@@ -21,10 +21,10 @@ from protocol.operations import EXPORT, IMPORT
 from tests.support.access import add_token, bearer
 from tests.support.history import append_history
 from tests.support.http_client import Connection, request_bytes
-from tests.support.payloads import LARGE_ROWS, UPDATE, updates
+from tests.support.payloads import DIGITS_40, LARGE_ROWS, LINE, UPDATE, updates
 from tests.support.refusals import check_refused
 from tests.support.service import Database, MakeService, Service
-from tests.support.transfer import DIGITS_40, LINE, export
+from tests.support.transfer import export
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

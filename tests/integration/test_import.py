@@ -17,12 +17,12 @@ from protocol.operations import IMPORT
 from tests.support.access import add_token, bearer
 from tests.support.history import append_history
 from tests.support.http_client import Connection, request_bytes
-from tests.support.payloads import CASES, UPDATE, body_of
+from tests.support.payloads import CASES, DIGITS_40, LINE, UPDATE, body_of
 from tests.support.postgres import temporary_database
 from tests.support.refusals import check_refused
 from tests.support.service import Database, MakeService, Service
 from tests.support.sse import StreamClient
-from tests.support.transfer import DIGITS_40, LINE, counts, export, import_, line, lines
+from tests.support.transfer import counts, export, import_, line, lines
 from tests.support.waiting import until
 
 

@@ -12,10 +12,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from tests.support.history import append_history
+from tests.support.payloads import LINE
 from tests.support.postgres import temporary_database
 from tests.support.repository import ROOT
 from tests.support.service import Database, Service
-from tests.support.transfer import LINE, export, line, lines
+from tests.support.transfer import export, line, lines
 
 
 @pytest.fixture

@@ -11,15 +11,8 @@ import protocol
 from protocol.operation import NDJSON
 from protocol.operations import EXPORT, IMPORT
 from tests.support.http_client import Reply
-from tests.support.payloads import updates
+from tests.support.payloads import LINE, updates
 from tests.support.service import Service
-
-# An amount of 40 digits, which no double has.
-DIGITS_40 = "1234567890123456789.012345678901234567891"
-LINE = (
-    b'{"id":"019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51","ts":"2025-11-07T00:45:08.603Z",'
-    b'"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
-)
 
 
 async def export(service: Service, query: str = "") -> bytes:

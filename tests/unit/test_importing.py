@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import protocol
 from balance.transfer.importing import ERRORS_MAX, LINE_BYTES_MORE, ImportResult, Line, Lines
-from tests.support.transfer import DIGITS_40, LINE
+from tests.support.payloads import DIGITS_40, LINE
 
 
 def split(*parts: bytes, update_bytes_max: int = 1_024) -> list[Line]:
