@@ -23,7 +23,7 @@ from balance.transfer.importing import ImportResult, Line, Lines
 
 log = logging.getLogger("balance.web")
 
-IN_FLIGHT = 256  # saves, at most, when those of the next part of the body are added: about as many again
+IN_FLIGHT = 512  # saves, at most, when those of the next part of the body are added: about as many again
 BUSY_S = 0.02  # until the next attempt to save, while other clients use all of `saves_pending_max`
 
 
