@@ -15,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from balance.storage.embedded import EmbeddedPostgres
 from bench import feed, pruning, scale, scenarios, views
-from bench.report import FLOOR, NODE, OURS, Figure, Round, to_lines
+from bench.report import BEFORE, FLOOR, NODE, OURS, Figure, Round, to_lines
 from bench.table_size import ROWS_FEW, make_database, table_size
-from bench.targets import LOAD_CORE, Target, install_peer, pgbench, running, url_for
+from bench.targets import EARLIER, LOAD_CORE, Target, install_peer, make_earlier_database, pgbench, running, url_for
 from bench.transfer import transfer
 
 Scenario = Callable[[Target], list[Figure]]
@@ -57,6 +58,9 @@ def main() -> int:
     """Measure, and print the table."""
     arguments = parse_arguments()
     targets = arguments.target or TARGETS
+    if arguments.before is not None:
+        os.environ[EARLIER] = str(arguments.before.resolve())
+        targets = OURS, BEFORE
     rounds = arguments.rounds or (3 if arguments.quick else 5)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -98,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows", type=int, help="of the tables of prune and of views [10000000, or 1000000 with --quick]"
     )
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="measure beside an earlier version, not Node")
     parser.add_argument("--target", nargs="*", choices=TARGETS, help="measure only these")
     return parser.parse_args()
 
@@ -112,7 +117,8 @@ def measure(postgres: str, targets: Sequence[str], only: Sequence[str], rounds: 
         for name in targets:
             every = common_scenarios(quick) if name == FLOOR else service_scenarios(quick) | common_scenarios(quick)
             if wanted := [scenario for key, scenario in every.items() if key in only]:
-                database = "" if name == FLOOR else url_for(name, make_database(postgres, f"{name}_{number}", 0))
+                make = make_earlier_database if name == BEFORE else partial(make_database, rows=0)
+                database = "" if name == FLOOR else url_for(name, make(postgres, f"{name}_{number}"))
                 with running(name, database) as target:
                     one[name] = [figure for scenario in wanted for figure in scenario(target)]
         if large is not None and (not quick or number == 0):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-OURS, NODE, FLOOR = "ours", "node", "floor"
+OURS, NODE, FLOOR, BEFORE = "ours", "node", "floor", "before"
+CHANGE_MAX = 0.05  # of a figure beside that of an earlier version
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ def to_lines(rounds: Sequence[Round]) -> list[str]:
 
 def _to_line(figure: Figure, rounds: Sequence[Round]) -> str:
     values = {target: _median(figure.name, [one.get(target, []) for one in rounds]) for target in rounds[0]}
-    ours, node = values.get(OURS), values.get(NODE)
-    ratio = ours / node if ours is not None and node else None
-    if figure.limit:
+    ours, other = values.get(OURS), values.get(NODE) or values.get(BEFORE)
+    ratio = ours / other if ours is not None and other else None
+    bound = figure.goal
+    if BEFORE in values:
+        bound = f"≥ {1 - CHANGE_MAX}" if figure.unit.endswith("/s") else f"≤ {1 + CHANGE_MAX}"
+    if figure.limit and BEFORE not in values:
         goal, verdict = figure.limit, _verdict(ours, figure.limit)
     else:
-        goal, verdict = f"ratio {figure.goal}" if figure.goal else "", _verdict(ratio, figure.goal)
+        goal, verdict = f"ratio {bound}" if bound else "", _verdict(ratio, bound)
     columns = [_format(values[target]) for target in values] + [f"{'' if ratio is None else f'{ratio:.2f}':>7}"]
     return f"{figure.name:50} {figure.unit:10} {' '.join(columns)}  {goal:12} {verdict}".rstrip()
 

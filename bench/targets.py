@@ -14,12 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
-from bench.report import FLOOR, NODE, OURS
+from bench.report import BEFORE, FLOOR, NODE, OURS
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / "bench" / "peer"
+EARLIER = "BENCH_EARLIER"  # the environment variable with the folder of an earlier version
 SERVER_CORE = 0
 LOAD_CORE = 1  # and of PostgreSQL
 IDLE_CHECK_S = 0.1
@@ -77,14 +79,16 @@ def _cpu_clock(pid: int) -> int:
 @contextmanager
 def running(name: str, database: str) -> Iterator[Target]:
     """Run one target on a database of its own; FLOOR has none."""
+    service = ["--port=0", "--watchers-max=50000"]
     commands = {
-        OURS: [sys.executable, str(ROOT / "server.py"), "--port=0", "--watchers-max=50000"],
+        BEFORE: [sys.executable, "server.py", *service],
+        OURS: [sys.executable, "server.py", *service],
         NODE: ["node", str(PEER / "server.js")],
         FLOOR: [sys.executable, "-m", "bench.send_floor"],
     }
     process = subprocess.Popen(
         ["taskset", "-c", str(SERVER_CORE), *commands[name]],
-        cwd=ROOT,
+        cwd=folder_of(name),
         env={**os.environ, "DATABASE_URL": database, "NODE_ENV": "production"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -96,6 +100,22 @@ def running(name: str, database: str) -> Iterator[Target]:
         finally:
             process.terminate()
             process.wait(30)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a target's program; that of BEFORE is in an environment variable."""
+    return Path(os.environ[EARLIER]) if name == BEFORE else ROOT
+
+
+def make_earlier_database(postgres: str, name: str) -> str:
+    """Make a database with the tables of the earlier version; return its conninfo."""
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    url = make_conninfo(postgres, dbname=name)
+    migrate = [sys.executable, "server.py", "migrate"]
+    environment = {**os.environ, "DATABASE_URL": url}
+    subprocess.run(migrate, cwd=folder_of(BEFORE), env=environment, check=True, capture_output=True)
+    return url
 
 
 def install_peer() -> None:
