@@ -74,8 +74,9 @@ class Site(NamedTuple):
 
 @asynccontextmanager
 async def site(run: Run, processes: Processes, database: Database, folder: Path) -> AsyncIterator[Site]:
-    flags = ("--port", "0", "--public-url", f"https://localhost{PREFIX}", "--trusted-proxies", "127.0.0.1")
-    both = [processes(*flags, "--cors-origins", "https://localhost:*", DATABASE_URL=database.url) for _ in range(2)]
+    flags = ("--port", "0", "--public-url", f"https://localhost{PREFIX}", "--allow-anonymous")
+    flags += ("--trusted-proxies", "127.0.0.1", "--cors-origins", "https://localhost:*")
+    both = [processes(*flags, DATABASE_URL=database.url) for _ in range(2)]
     urls = [await asyncio.to_thread(one.url) for one in both]
     async with run(folder, [int(urlsplit(url).port or 0) for url in urls], prefix=PREFIX) as proxy:
         yield Site(proxy, both)

@@ -115,7 +115,7 @@ async def test_saves_are_counted_by_token_and_not_by_its_address(make_service: M
 
 
 async def test_behind_a_trusted_proxy_saves_are_counted_by_the_real_address(make_service: MakeService) -> None:
-    service = await make_service(saves_per_s_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(saves_per_s_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     service.app.rate_limits.saves.clock = Clock()
     async with Connection.to(service.port) as proxy:
         for _ in range(BURST_S):
@@ -283,7 +283,7 @@ async def test_a_connection_over_the_limit_gets_no_tls_handshake(
 
 
 async def test_the_connections_of_a_trusted_proxy_are_not_limited(make_service: MakeService) -> None:
-    service = await make_service(accepts_per_s_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(accepts_per_s_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     service.app.rate_limits.accepts.clock = Clock()
     for _ in range(3 * BURST_S):
         assert await is_served(service)
@@ -347,7 +347,7 @@ async def test_connections_far_over_the_limit_are_closed_at_once_and_silent_ones
 
 
 async def test_a_connection_of_a_proxy_counts_for_the_client_of_its_request(make_service: MakeService) -> None:
-    service = await make_service(connections_per_address_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(connections_per_address_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     limit = service.app._http._connection_limit
     real = {"X-Forwarded-For": "192.0.2.7"}
     async with Connection.to(service.port) as proxy, Connection.to(service.port) as second:

@@ -163,7 +163,7 @@ async def remote_address(service: Service, peer: str, **headers: str) -> str:
 
 
 async def test_the_client_address_is_read_from_trusted_proxies_only(make_service: MakeService) -> None:
-    service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))
+    service = await make_service(allow_anonymous=True, trusted_proxies=("127.0.0.1", "0:0::1"))
     forwarded, real = {"X_Forwarded_For": "192.0.2.9, 192.0.2.1"}, {"X_Real_Ip": "192.0.2.2"}
     assert await remote_address(service, "127.0.0.1", **forwarded) == "192.0.2.1"
     assert await remote_address(service, "127.0.0.1", **forwarded, **real) == "192.0.2.1"
