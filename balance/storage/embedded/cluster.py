@@ -56,8 +56,8 @@ class EmbeddedPostgres:
 
         The directory and the database `balance` are created if they are missing, unless `create` is false: then a
         directory without a database is an error, and nothing is created. `programs` is the folder with initdb, pg_ctl
-        and postgres, by default that of the wheel. A database that is created with
-        `restoring` cannot be started without it until `end_restore`. Raises EmbeddedError.
+        and postgres, by default that of the wheel. A database that is created with `restoring` cannot be started
+        without it until `end_restore`. Raises EmbeddedError.
 
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
