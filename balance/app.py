@@ -97,7 +97,7 @@ class App:
             self.writer,
             self.feed,
             *(database.store, database.series_store),
-            database.read_executor,
+            *(database.read_executor, database.series_executor),
             reads_in_flight_max=config.reads_in_flight_max,
             read_ms_max=config.read_ms_max,
         )

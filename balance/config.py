@@ -105,11 +105,14 @@ class Config(_WithSources):
     save_batch_max: int = setting(256, "updates saved in one transaction", 1, 10_000)
     save_ms_max: int = setting(5_000, "time to answer an update; after it `unavailable`", 100, 600_000)
     reads_in_flight_max: int = setting(
-        64, "concurrent list and get requests, of one address at most as many as stay free; over it `busy`", 1, 10_000
+        64, "concurrent reads, of one address at most as many as stay free; over it `busy`", 1, 10_000
     )
-    read_ms_max: int = setting(5_000, "time to answer a list or get; after it `unavailable`", 100, 600_000)
+    read_ms_max: int = setting(5_000, "time to answer a read; after it `unavailable`", 100, 600_000)
     pool_max: int = setting(
-        8, "connections to the database: one saves, one follows the feed, two replay it, the others read", 5, 100
+        8,
+        "connections to the database: to save, to follow the feed, two to replay it, one for series, others to read",
+        6,
+        100,
     )
     pool_wait_ms_max: int = setting(1_000, "time to wait for a connection to the database", 10, 60_000)
     statement_ms_max: int = setting(4_000, "time of one SQL statement", 10, 600_000)

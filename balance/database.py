@@ -1,7 +1,7 @@
 """The database of the service: the stores, and the threads that call them.
 
-Saves, the tail of the feed and replays have threads and connections of their own, so that none of them waits for
-another, and none for a list.
+Saves, the tail of the feed, replays and series have threads and connections of their own, so that none of them waits
+for another, and none for a list.
 
 Life cycle: `start()`, `await open()`, `close()`; the opening may be repeated.
 """
@@ -22,7 +22,8 @@ from balance.storage.store import Store
 from balance.storage.token_store import StoredToken, TokenStore
 
 REPLAY_THREADS = 2
-FEED_CONNECTIONS = 1 + 1 + REPLAY_THREADS  # to save, to follow the feed, and to replay it
+SERIES_THREADS = 1
+OTHER_CONNECTIONS = 1 + 1 + REPLAY_THREADS + SERIES_THREADS  # to save, to follow the feed, to replay it, and for series
 
 
 class Database:
@@ -42,10 +43,11 @@ class Database:
         self.series_store = SeriesStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")
-        self.read_executor = ThreadPoolExecutor(config.pool_max - FEED_CONNECTIONS, "balance-read")
+        self.read_executor = ThreadPoolExecutor(config.pool_max - OTHER_CONNECTIONS, "balance-read")
+        self.series_executor = ThreadPoolExecutor(SERIES_THREADS, "balance-series")
         self.replay_executor = ThreadPoolExecutor(REPLAY_THREADS, "balance-replay")
         self._threads = self.write_thread, self.tail_thread
-        self._executors = self.read_executor, self.replay_executor
+        self._executors = self.read_executor, self.series_executor, self.replay_executor
         self.pruner = Pruner(url, config.keep_time) if config.keep_time is not None else None
 
     @property

@@ -24,8 +24,10 @@ from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
-from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, RootHandler, VersionHandler
+from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, VersionHandler
 from balance.web.host_rule import HostNotServed
+from balance.web.pages.balances_page import BALANCES, PAGE_HEADERS, balances
+from balance.web.root import RootHandler
 from balance.web.series import SeriesHandler
 from balance.web.snapshots import (
     MisdirectedHandler,
@@ -104,6 +106,7 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
     of_documents = {**common, "limiter": served.document_limiter}
     contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
     docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+    page = {**of_documents, "documents": by_request_path(balances(limits.prefix)), "headers": PAGE_HEADERS}
     of_health = {**common, "health": served.health}
     return Application(
         [
@@ -121,7 +124,8 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (re.escape(OPENAPI), DocumentHandler, contract),
             (re.escape(ASYNCAPI), DocumentHandler, contract),
             (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
-            ("/", RootHandler, {**of_health, "prefix": limits.prefix}),
+            ("/", RootHandler, {**page, "prefix": limits.prefix}),
+            (f"{BALANCES}/.*", DocumentHandler, page),
             (LIVEZ, LiveHandler, of_health),
             (READYZ, ReadyHandler, of_health),
             (HEALTHZ, ReadyHandler, of_health),

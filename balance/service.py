@@ -34,13 +34,14 @@ from balance.series import to_series_query
 from balance.snapshot import Saved, Snapshot, parse_ts
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import Head
-from balance.storage.series_store import SeriesStore, TooManyLines
+from balance.storage.series_query import TooLarge
+from balance.storage.series_store import SeriesStore
 from balance.storage.store import Store
 
 T = TypeVar("T")
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)  # cursors count from here, since no earlier moment can be stored
 TIMED_OUT = "the database did not answer in time"
-FEWER_POINTS = "ask for fewer, or name the pids"
+SERIES_IN_FLIGHT_MAX = 32
 LIMIT_DEFAULT = 100  # docs/spec.md, GET /api/balance/snapshot
 
 
@@ -94,20 +95,24 @@ class Service:
         store: Store,
         series_store: SeriesStore,
         executor: Executor,
+        series_executor: Executor,
         *,
         reads_in_flight_max: int,
         read_ms_max: int,
     ) -> None:
-        """Read from the stores with the threads of `executor`."""
+        """Read from the stores with the threads of `executor`, and series with those of `series_executor`."""
         self._writer = writer
         self.feed = feed
         self._store = store
         self._series_store = series_store
         self._executor = executor
+        self._series_executor = series_executor
         self._shared_reads: SingleFlight[Any] = SingleFlight()
         self.life = Life.STARTING
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
         """Each read holds a slot, from the request to the last byte of the reply."""
+        self.series_limiter = CapacityLimiter(SERIES_IN_FLIGHT_MAX, "series")
+        """So does each series, of which one may take as long as a thousand lists."""
         self.read_s_max = read_ms_max / 1000
         self.saved = 0
         """The updates that were acknowledged, without those that were saved before."""
@@ -182,7 +187,7 @@ class Service:
             last = Cursor(page[-1].ts if order == "ts" else None, page[-1].seq) if len(found) > limit else None
             return write(Page(data, limit, offset, total, encode_cursor(last) if last else None))
 
-        return await self._read_shared((write, *sorted(query.items())), read)
+        return await self._read_shared((write, *sorted(query.items())), read, self._executor)
 
     async def find(self, id_: str) -> Snapshot:
         """Find the snapshot of an id (schemas/get_path.json).
@@ -190,7 +195,7 @@ class Service:
         Raises InvalidPayload, NotFound and Unavailable.
         """
         protocol.check("get_path", {"id": id_})
-        found = await self._read(lambda: self._store.find(id_.lower()))
+        found = await self._read(lambda: self._store.find(id_.lower()), self._executor)
         if found is None:
             raise protocol.NotFound("no snapshot has this id", "id")
         return found
@@ -208,24 +213,24 @@ class Service:
             return write(Series(found.position, protocol.Encoded(found.data)))
 
         try:
-            return await self._read_shared((write, wanted), read)
-        except TooManyLines as error:
-            raise protocol.InvalidPayload(f"{error}: {FEWER_POINTS}", "points") from error
+            return await self._read_shared((write, wanted), read, self._series_executor)
+        except TooLarge as error:
+            raise protocol.InvalidPayload(str(error), "points") from error
 
-    async def _read_shared(self, key: tuple[Any, ...], read: Callable[[], T]) -> T:
+    async def _read_shared(self, key: tuple[Any, ...], read: Callable[[], T], executor: Executor) -> T:
         """Return the result of `read`, of which those with the same key that are called meanwhile share one call."""
         try:
             async with asyncio.timeout(self.read_s_max):
-                result: T = await self._shared_reads.run(key, lambda: self._read(read))
+                result: T = await self._shared_reads.run(key, lambda: self._read(read, executor))
         except TimeoutError as error:
             raise protocol.Unavailable(TIMED_OUT) from error
         return result
 
-    async def _read(self, read: Callable[[], T]) -> T:
+    async def _read(self, read: Callable[[], T], executor: Executor) -> T:
         if self.life is Life.STARTING:
             raise protocol.Unavailable(self.life.value)
         try:
-            return await asyncio.wait_for(run_in_thread(self._executor, read), self.read_s_max)
+            return await asyncio.wait_for(run_in_thread(executor, read), self.read_s_max)
         except TimeoutError as error:
             raise protocol.Unavailable(TIMED_OUT) from error
         except StoreUnavailable as error:

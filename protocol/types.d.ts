@@ -834,6 +834,10 @@ export interface SchemaPath {
  */
 export interface Series {
   /**
+   * Before this time snapshots were pruned: at earlier instants every amount is null, and they are gaps. null: nothing was pruned.
+   */
+  completeFrom: UtcTimestamp | null;
+  /**
    * The instants, the earliest first.
    */
   times: UtcTimestamp[];
@@ -842,7 +846,7 @@ export interface Series {
    */
   lines: SeriesLine[];
   /**
-   * The process ids that a sum leaves out at some instants, ordered.
+   * The process ids that a sum leaves out at some instants, ordered. Of those that did not report in the range, up to 100 are named that reported within the 7 days before it.
    */
   leftOut: LeftOut[];
   /**
@@ -897,7 +901,7 @@ export interface SeriesLine {
    */
   onsite: SeriesAmounts;
   /**
-   * The instants at which the snapshot in force was older than `stale_s`. In a sum: at which every process id was left out.
+   * The instants at which the snapshot in force was older than `stale_s`, or was pruned. In a sum: at which every process id was left out.
    */
   gaps: InstantRange[];
   /**
@@ -919,7 +923,7 @@ export interface SeriesQuery {
    */
   to?: Timestamp;
   /**
-   * The number of instants, evenly spaced.
+   * The number of instants, evenly spaced. Instants times process ids are at most 100,000, and instants times assets 1,000,000.
    */
   points?: number;
   /**

@@ -214,6 +214,12 @@ def browser_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder for pictures of the pages; with `--basetemp` it is kept, also when the tests pass."""
+    return tmp_path_factory.mktemp("screenshots", numbered=False)
+
+
 @pytest.fixture(autouse=True)
 def silence(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail on every warning and error that is logged, unless the test is marked `expects_log("part", …)`."""

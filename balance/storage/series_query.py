@@ -1,10 +1,13 @@
-"""What to read of the balances over time."""
+"""What to read of the balances over time, and what is returned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
+
+from balance.position import Position
 
 
 class Line(Enum):
@@ -33,3 +36,16 @@ class SeriesQuery:
     """As `onchain.usdt`; empty for all."""
     stale_s: int
     """A snapshot that is older than this at an instant is in a gap, and not in a sum."""
+
+
+class TooLarge(Exception):
+    """The answer would be too large, or takes too long; the message has the reason and what to change."""
+
+
+class SeriesRead(NamedTuple):
+    """The answer to a query."""
+
+    position: Position
+    """Of which state of the feed it is."""
+    data: bytes
+    """The JSON of schemas/series.json."""

@@ -3,6 +3,8 @@
 A snapshot is in force from its ts to that of the next one. Each is found by a search in an index, so the cost
 depends on the number of instants and of process ids, and not on the number of snapshots between them.
 
+Before the first seq that pruning has left, nothing is known: the amounts are null there, and it is a gap.
+
 Threads: the method blocks, borrows a connection, and may be called from any number of threads.
 
 Promises: the answer is that of a primary, and of one state of the tables.
@@ -11,28 +13,18 @@ Promises: the answer is that of a primary, and of one state of the tables.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import LiteralString, NamedTuple
+from typing import LiteralString
 
-from balance.position import Position
+from psycopg import errors
+
 from balance.storage.pool import Pool
 from balance.storage.results import checked, position, text
-from balance.storage.series_query import Line, SeriesQuery
+from balance.storage.series_query import Line, SeriesQuery, SeriesRead, TooLarge
 
-POINTS_MAX = 100_000  # of all lines of an answer
-LOOKUPS_MAX = 1_000_000  # for the sum of all process ids; each takes a few microseconds
-
-
-class TooManyLines(Exception):
-    """The lines of an answer would have too many points; the message has the numbers."""
-
-
-class SeriesRead(NamedTuple):
-    """The answer to a query."""
-
-    position: Position
-    """Of which state of the feed it is."""
-    data: bytes
-    """The JSON of schemas/series.json."""
+POINTS_MAX = 100_000  # look-ups: instants times pids; each takes a few microseconds
+AMOUNTS_MAX = 1_000_000  # instants times assets of all lines
+BYTES_MAX = 16_000_000
+SILENT_DAYS, SILENT_MAX = 7, 100  # of the pids without a snapshot in the range that a sum names: how long ago, how many
 
 
 class SeriesStore:
@@ -42,22 +34,27 @@ class SeriesStore:
         self._pool = pool
 
     def read(self, query: SeriesQuery) -> SeriesRead:
-        """Read the lines of a query. Raises StoreUnavailable and TooManyLines."""
-        points_max = LOOKUPS_MAX if query.line is Line.SUM else POINTS_MAX
+        """Read the lines of a query. Raises StoreUnavailable and TooLarge."""
         points = len(query.instants)
         parameters = [
             _array(instant.isoformat() for instant in query.instants),
             b"%d" % query.stale_s,
             _array(query.assets) if query.assets else None,
+            b"%d" % (AMOUNTS_MAX // points),
         ]
         if query.line is not Line.ACCOUNT:
-            parameters += [_array(map(str, query.pids)) if query.pids else None, b"%d" % (points_max // points)]
+            parameters += [_array(map(str, query.pids)) if query.pids else None, b"%d" % (POINTS_MAX // points)]
         with self._pool.connection() as session:
             name = b"series_" + query.line.value.encode()
-            result = checked(session.execute_prepared(name, STATEMENTS[query.line], *parameters))
+            try:
+                result = checked(session.execute_prepared(name, STATEMENTS[query.line], *parameters))
+            except errors.QueryCanceled as error:  # by its time limit: not a fault of the database
+                raise TooLarge("the answer takes too long: ask for fewer points, pids or assets") from error
+        if (pids := int(text(result, 3))) * points > POINTS_MAX:
+            raise TooLarge(f"{pids} pids x {points} points are more than {POINTS_MAX}: ask for fewer, or name the pids")
         data = result.get_value(0, 4)
-        if data is None:
-            raise TooManyLines(f"{text(result, 3)} process ids x {points} points are more than {points_max}")
+        if data is None or len(data) > BYTES_MAX:
+            raise TooLarge("the amounts are too many: ask for fewer points, or name the assets")
         return SeriesRead(position(result), data)
 
 
@@ -66,12 +63,19 @@ def _array(values: Iterable[str]) -> bytes:
     return ("{" + ",".join(f'"{value}"' for value in values) + "}").encode()
 
 
-# $1: the instants; $2: stale_s; $3: the assets, or NULL for all; $4: the pids, or NULL for all that reported; $5: the
-# largest number of pids. Line -1 is that of no pid.
+# $1: the instants; $2: stale_s; $3: the assets, or NULL for all; $4: the largest number of assets of all lines; $5: the
+# pids, or NULL for all that reported; $6: the largest number of pids. Line -1 is that of no pid. Rows are pruned by the
+# time of their arrival, up to first_seq.
 STALE: LiteralString = "make_interval(secs => $2)"
 INSTANTS: LiteralString = """
-instants AS MATERIALIZED (
-    SELECT i - 1 AS i, at FROM unnest($1::timestamptz[]) WITH ORDINALITY AS instant (at, i)
+feed AS MATERIALIZED (
+    SELECT epoch, last_seq, CASE WHEN pruned > 0 THEN coalesce(
+        (SELECT received_at FROM balance_snapshot WHERE seq >= first_seq ORDER BY seq LIMIT 1), now()
+    ) END AS complete_from
+    FROM balance_feed WHERE only_row
+), instants AS MATERIALIZED (
+    SELECT i - 1 AS i, at, coalesce(at < complete_from, false) AS is_pruned
+    FROM feed, unnest($1::timestamptz[]) WITH ORDINALITY AS instant (at, i)
 )
 """
 
@@ -81,9 +85,10 @@ ACCOUNT: LiteralString = f"""
 ), few AS (
     SELECT true AS are_few
 ), in_force AS MATERIALIZED (
-    SELECT -1 AS line, i, row.*, ts < at - {STALE} AS is_gap, NULL::bigint AS pids
+    SELECT -1 AS line, i, row.*, is_pruned OR ts < at - {STALE} AS is_gap, NULL::bigint AS pids
     FROM instants LEFT JOIN LATERAL (
-        SELECT ts, onchain, onsite FROM balance_snapshot WHERE ts <= at ORDER BY ts DESC, seq DESC LIMIT 1
+        SELECT ts, onchain, onsite FROM balance_snapshot
+        WHERE NOT is_pruned AND ts <= at ORDER BY ts DESC, seq DESC LIMIT 1
     ) AS row ON true
 )
 """
@@ -94,26 +99,29 @@ OF_PIDS: LiteralString = f"""
 {INSTANTS}, bounds AS MATERIALIZED (
     SELECT min(at) AS from_, max(at) AS to_ FROM instants
 ), known AS (
-    (SELECT pid FROM balance_snapshot WHERE $4::bigint[] IS NULL AND pid IS NOT NULL ORDER BY pid LIMIT 1)
+    (SELECT pid FROM balance_snapshot WHERE $5::bigint[] IS NULL AND pid IS NOT NULL ORDER BY pid LIMIT 1)
     UNION ALL
     SELECT next.pid FROM known, LATERAL (
         SELECT pid FROM balance_snapshot WHERE pid > known.pid ORDER BY pid LIMIT 1
     ) AS next
 ), wanted AS (
-    SELECT DISTINCT pid, NULL::timestamptz AS since FROM unnest($4::bigint[]) AS pid
+    SELECT DISTINCT pid, NULL::timestamptz AS since FROM unnest($5::bigint[]) AS pid
     UNION ALL
     SELECT pid, from_ - {STALE} FROM known, bounds
-), senders AS MATERIALIZED (
-    SELECT wanted.pid, first_ts, last_ts
+), last_of_pid AS MATERIALIZED (
+    SELECT pid, since, last_ts
     FROM bounds CROSS JOIN wanted LEFT JOIN LATERAL (
         SELECT ts AS last_ts FROM balance_snapshot
         WHERE pid = wanted.pid AND ts <= to_ ORDER BY ts DESC, seq DESC LIMIT 1
-    ) AS last ON true LEFT JOIN LATERAL (
-        SELECT ts AS first_ts FROM balance_snapshot WHERE pid = wanted.pid ORDER BY ts, seq LIMIT 1
+    ) AS last ON true
+), senders AS MATERIALIZED (
+    SELECT last_of_pid.pid, first_ts, last_ts
+    FROM last_of_pid LEFT JOIN LATERAL (
+        SELECT ts AS first_ts FROM balance_snapshot WHERE pid = last_of_pid.pid ORDER BY ts, seq LIMIT 1
     ) AS first ON true
     WHERE since IS NULL OR last_ts >= since
 ), few AS MATERIALIZED (
-    SELECT count(*) <= $5::bigint AS are_few FROM senders
+    SELECT count(*) <= $6::bigint AS are_few FROM senders
 ), read AS MATERIALIZED (
     SELECT pid, first_ts, last_ts FROM senders WHERE (SELECT are_few FROM few)
 )
@@ -121,10 +129,10 @@ OF_PIDS: LiteralString = f"""
 
 OF_EACH: LiteralString = f"""
 {OF_PIDS}, of_each AS MATERIALIZED (
-    SELECT read.pid, i, row.*, ts < at - {STALE} AS is_gap
+    SELECT read.pid, i, row.*, is_pruned OR ts < at - {STALE} AS is_gap
     FROM read CROSS JOIN instants LEFT JOIN LATERAL (
         SELECT ts, seq, onchain, onsite FROM balance_snapshot
-        WHERE at >= first_ts AND pid = read.pid AND ts <= at ORDER BY ts DESC, seq DESC LIMIT 1
+        WHERE NOT is_pruned AND at >= first_ts AND pid = read.pid AND ts <= at ORDER BY ts DESC, seq DESC LIMIT 1
     ) AS row ON true
 )
 """
@@ -163,14 +171,17 @@ SUM: LiteralString = f"""
 ), reported AS MATERIALIZED (
     SELECT pid, i, coalesce(recent.ts, older.ts) AS ts, coalesce(recent.onchain, older.onchain) AS onchain,
            coalesce(recent.onsite, older.onsite) AS onsite
-    FROM read JOIN instants ON at >= first_ts LEFT JOIN recent USING (i, pid) LEFT JOIN LATERAL (
+    FROM read JOIN instants ON at >= first_ts AND NOT is_pruned LEFT JOIN recent USING (i, pid) LEFT JOIN LATERAL (
         SELECT ts, onchain, onsite FROM balance_snapshot
         WHERE recent.ts IS NULL AND at - {STALE} <= last_ts
           AND pid = read.pid AND ts <= at AND ts >= at - {STALE}
         ORDER BY ts DESC, seq DESC LIMIT 1
     ) AS older ON true
+), silent AS MATERIALIZED (
+    SELECT pid, last_ts FROM last_of_pid WHERE last_ts < since
 ), required AS (
-    SELECT i, max(ts) AS ts, count(pid) > 0 AND count(ts) = 0 AS is_gap, count(ts) AS pids,
+    SELECT i, max(ts) AS ts, count(ts) AS pids,
+           bool_or(is_pruned) OR count(ts) = 0 AND (count(pid) > 0 OR EXISTS (SELECT FROM silent)) AS is_gap,
            sum((onchain -> 'rlb')::numeric) AS onchain_rlb, sum((onchain -> 'usdt')::numeric) AS onchain_usdt,
            sum((onsite -> 'rlb')::numeric) AS onsite_rlb, sum((onsite -> 'usd')::numeric) AS onsite_usd
     FROM instants LEFT JOIN reported USING (i) GROUP BY i
@@ -195,6 +206,13 @@ SUM: LiteralString = f"""
     FROM required LEFT JOIN further USING (i)
 ), left_out AS (
     SELECT pid, i FROM reported WHERE ts IS NULL
+    UNION ALL
+    SELECT pid, i
+    FROM instants, (
+        SELECT pid FROM silent, bounds WHERE last_ts >= from_ - make_interval(days => {SILENT_DAYS})
+        ORDER BY last_ts DESC LIMIT {SILENT_MAX}
+    ) AS silent
+    WHERE NOT is_pruned
 )
 """
 
@@ -250,8 +268,10 @@ assets AS (
     SELECT line, string_agg({_utc("ts")}, ',' ORDER BY i) AS ts, string_agg(pids::text, ',' ORDER BY i) AS pids
     FROM in_force GROUP BY line
 )
-SELECT epoch, last_seq, pg_is_in_recovery(), (SELECT count(*) FROM senders), CASE WHEN are_few THEN format(
-    '{{"times":[%s],"lines":[%s],"leftOut":[%s],"epochs":[%s]}}',
+SELECT epoch, last_seq, pg_is_in_recovery(), (SELECT count(*) FROM senders),
+       CASE WHEN are_few AND (SELECT count(*) FROM assets) <= $4::bigint THEN format(
+    '{{"completeFrom":%s,"times":[%s],"lines":[%s],"leftOut":[%s],"epochs":[%s]}}',
+    {_utc("complete_from")},
     (SELECT string_agg({_utc("at")}, ',' ORDER BY i) FROM instants),
     (SELECT string_agg(format(
         '{{"pid":%s,"ts":[%s],"onchain":{{%s}},"onsite":{{%s}},"gaps":[%s]%s}}',
@@ -264,7 +284,7 @@ SELECT epoch, last_seq, pg_is_in_recovery(), (SELECT count(*) FROM senders), CAS
     ), ',' ORDER BY number) FROM balance_epoch
      WHERE number > 1 AND began_at BETWEEN (SELECT min(at) FROM instants) AND (SELECT max(at) FROM instants))
 ) END
-FROM balance_feed, few WHERE only_row
+FROM feed, few
 """
 
 STATEMENTS: dict[Line, LiteralString] = {

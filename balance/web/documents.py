@@ -20,7 +20,7 @@ from protocol.documents import Document
 class DocumentHandler(RestHandler):
     """Routes whose every address has one document."""
 
-    operation = Operation.READ_DOCUMENTS
+    operation: Operation | None = Operation.READ_DOCUMENTS
     is_public = True  # the documents are the same for everybody
     allowed_headers = "If-None-Match"
     exposed_headers = "ETag, Retry-After, X-Request-Id"
@@ -35,11 +35,11 @@ class DocumentHandler(RestHandler):
         self._etag: str | None = None
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
+        self.set_header("Vary", "Accept-Encoding, Origin")
         document = self._find(self.request.path)
         data, self._etag = document.data, document.etag
         self.set_header("Content-Type", document.media_type)
         self.set_header("Cache-Control", "no-cache")  # a cache asks by the ETag whether its copy is current
-        self.set_header("Vary", "Accept-Encoding, Origin")
         if accepts_gzip(self.request.headers.get("Accept-Encoding", "")):
             if "gzipped" not in vars(document):  # the largest needs a tenth of a second, once
                 await asyncio.to_thread(lambda: document.gzipped)

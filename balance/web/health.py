@@ -1,4 +1,4 @@
-"""Handlers for those that watch the service itself: `/livez`, `/readyz`, `/healthz`, `/version`, `/metrics` and `/`.
+"""Handlers for those that watch the service itself: `/livez`, `/readyz`, `/healthz`, `/version` and `/metrics`.
 
 The first four need no permission and no slot of a limiter, so that they are answered under any load.
 """
@@ -16,7 +16,6 @@ from balance.auth import Operation
 from balance.health import Health, Problem
 from balance.web.snapshots import RestHandler
 from protocol.documents import VERSION
-from protocol.operations import ASYNCAPI, CONTRACT, DOCS, METRICS, OPENAPI, READYZ
 
 
 class HealthHandler(RestHandler):
@@ -55,30 +54,6 @@ class VersionHandler(HealthHandler):
 
     async def read(self, *_path: str) -> dict[str, Any]:
         return {"success": True, "data": {"version": balance.__version__, "contract": VERSION}}
-
-
-class RootHandler(HealthHandler):
-    """`/`: a browser is redirected to the documentation; any other client gets the addresses to begin with."""
-
-    def initialize(  # type: ignore[override]  # Tornado passes the arguments of the route
-        self, *, prefix: str, **common: Any
-    ) -> None:
-        super().initialize(**common)
-        self.prefix = prefix
-
-    async def on_get(self, *_path: str) -> None:
-        addresses = {
-            "docs": DOCS,
-            "openapi": OPENAPI,
-            "asyncapi": ASYNCAPI,
-            "contract": CONTRACT,
-            "ready": READYZ,
-            "metrics": METRICS,
-        }
-        seen = {name: self.prefix + address for name, address in addresses.items()}
-        self.set_header("Location", seen["docs"])
-        body = {"success": True, "data": {"version": balance.__version__, **seen}}
-        await self.finish_in_time(self.write_json(body, 302))
 
 
 class MetricsHandler(RestHandler):

@@ -13,15 +13,15 @@ REFUSED = frozenset(("q=0", "q=0.", "q=0.0", "q=0.00", "q=0.000"))  # RFC 9110, 
 
 def error_body(error: protocol.ServiceError, accept: str | None) -> tuple[dict[str, Any], str]:
     """Return the body of an error and its media type: problem details only if the header Accept names them."""
-    if accept is not None and accepts_problem(accept):
+    if accept is not None and accepts(accept, PROBLEM):
         return error.problem(), PROBLEM
     return error.body(), JSON
 
 
-def accepts_problem(accept: str) -> bool:
-    """Return whether a client asks for problem details by name; `*/*` is what every client sends."""
+def accepts(accept: str, wanted: str) -> bool:
+    """Return whether a header Accept has a media type by its name; `*/*` is what every client sends."""
     for part in accept.lower().split(","):
         media_type, *parameters = [piece.strip() for piece in part.split(";")]
-        if media_type == PROBLEM and REFUSED.isdisjoint(parameters):
+        if media_type == wanted and REFUSED.isdisjoint(parameters):
             return True
     return False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import protocol
 from balance.auth import Operation
-from balance.service import Series
+from balance.service import Series, Service
 from balance.web.compression import compress_large
 from balance.web.query import read_query
 from balance.web.snapshots import RestHandler
@@ -19,6 +20,10 @@ class SeriesHandler(RestHandler):
     """`/api/balance/series`: the amounts in force at some instants."""
 
     operation = Operation.READ
+
+    def initialize(self, *, service: Service, **common: Any) -> None:  # type: ignore[override]  # as of RestHandler
+        super().initialize(service=service, **common)
+        self.limiter = service.series_limiter
 
     async def respond(self, *_path: str) -> asyncio.Future[None]:
         write = encode_series_for_gzip if self.accepts_gzip else encode_series

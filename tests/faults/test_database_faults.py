@@ -317,7 +317,7 @@ async def test_a_feed_that_another_session_locks_is_unavailable_until_it_is_rele
 async def test_when_every_connection_is_blocked_saves_and_reads_are_rejected_in_time(
     database: Database, make_service: MakeService
 ) -> None:
-    service = await make_service(**QUICK, pool_max=6)
+    service = await make_service(**QUICK, pool_max=7)
     client = await SocketClient.connect(service.url)
     with locked(database, LOCK_TABLES):
         stuck = asyncio.gather(*(service.get() for _ in range(10)))
@@ -332,7 +332,7 @@ async def test_when_every_connection_is_blocked_saves_and_reads_are_rejected_in_
 async def test_a_machine_without_descriptors_costs_the_service_no_connection(
     private_postgres: Postgres, database: Database, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, source = await make_service(**QUICK, pool_max=5), updates(Random(SEED + 3))
+    service, source = await make_service(**QUICK, pool_max=6), updates(Random(SEED + 3))
 
     def dup(descriptor: int) -> int:
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))

@@ -16,6 +16,7 @@ from tornado.web import Application
 import protocol
 from balance.auth import TOKEN_ROLES, Operation, Role
 from balance.web.connections import CONNECTIONS
+from balance.web.pages.balances_page import BALANCES
 from balance.web.save import SaveRouter
 from protocol.operations import (
     ASYNCAPI,
@@ -80,6 +81,10 @@ REQUESTS = {
         ("GET", DOCS, Operation.READ_DOCUMENTS),
         ("GET", f"{DOCS}/events", Operation.READ_DOCUMENTS),
         ("GET", f"{DOCS}/docs.css", Operation.READ_DOCUMENTS),
+    ],
+    f"{BALANCES}/.*": [
+        ("GET", f"{BALANCES}/page.js", Operation.READ_DOCUMENTS),
+        ("HEAD", f"{BALANCES}/plotly.js", Operation.READ_DOCUMENTS),
     ],
     METRICS: [("GET", METRICS, Operation.READ_METRICS), ("HEAD", METRICS, Operation.READ_METRICS)],
 }

@@ -56,9 +56,10 @@ async def test_the_version_is_that_of_the_service_and_of_the_contract(service: S
     assert reply.body == {"success": True, "data": {"version": balance.__version__, "contract": "v1"}}
 
 
-async def test_the_root_leads_a_browser_and_a_program_to_the_documentation(service: Service) -> None:
-    reply = await service.request("GET", "/", Accept="text/html")
-    assert (reply.status, reply.headers["Location"]) == (302, DOCS)
+@pytest.mark.parametrize("accept", [None, "*/*", "application/json", "text/html;q=0"])
+async def test_the_root_leads_a_program_to_the_documentation(service: Service, accept: str | None) -> None:
+    reply = await service.request("GET", "/", **({} if accept is None else {"Accept": accept}))
+    assert (reply.status, reply.headers["Location"], reply.headers["Vary"]) == (302, DOCS, "Accept, Origin")
     for address in (address for name, address in reply.body["data"].items() if name != "version"):
         assert (await service.request("GET", address)).status == 200, address
 

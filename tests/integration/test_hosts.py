@@ -48,6 +48,7 @@ TARGETS = [
     "/api/docs",
     "/api/docs/events",
     "/api/docs/swagger-ui.css",
+    "/balances/page.js",
     "/",
     "/livez",
     "/readyz",

@@ -106,6 +106,8 @@ def test_every_link_of_the_pages_and_the_index_has_the_prefix_and_leads_somewher
     index = shared.ask("GET", CONTRACT).body["data"]
     links |= {index[name] for name in ("docs", "bundle", "types", "openapi", "asyncapi")}
     links |= {one["url"] for one in index["schemas"]}
+    page = shared.ask("GET", PREFIX, Accept="text/html").raw.decode()
+    links |= set(re.findall(r'(?:href|src|data-plotly)="(/[^"]*)"', page))
     root = shared.ask("GET", PREFIX)
     assert root.headers["Location"] == f"{PREFIX}{DOCS}"
     links |= {link for name, link in root.body["data"].items() if name != "version"}

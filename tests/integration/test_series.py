@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,11 +20,13 @@ from balance.series import FROM_IS_LATE
 from balance.snapshot import parse_ts
 from balance.storage import series_store
 from balance.storage.epochs import begin_epoch
-from protocol.operations import SERIES, SNAPSHOTS
+from balance.storage.retention import Pruning
+from balance.storage.series_query import Line
+from protocol.operations import READYZ, SERIES, SNAPSHOTS
 from tests.support.http_client import Reply
 from tests.support.payloads import UPDATE
 from tests.support.refusals import check_refused
-from tests.support.service import Database, Service
+from tests.support.service import Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 
 START = datetime(2025, 11, 7, tzinfo=UTC)
@@ -174,6 +177,56 @@ async def test_only_the_assets_that_are_asked_for_are_returned(service: Service)
     assert (line["onchain"], line["onsite"]) == ({"USDT.e": [5, 5]}, {"btc": [None, None]})
 
 
+async def test_a_sum_without_a_pid_that_reports_is_a_gap_and_names_the_silent(service: Service) -> None:
+    await save(service, made(-86_400 * 8, 5), made(-86_400, 6), made(-7200, 7))
+    data = await ask(service, **{"from": at(0), "to": at(10), "points": 2, "sum": "pid"})
+    (line,) = data["lines"]
+    assert (line["pids"], line["ts"], line["gaps"]) == ([0, 0], [None, None], [{"first": 0, "last": 1}])
+    silent = [{"first": 0, "last": 1}]
+    assert data["leftOut"] == [{"pid": 6, "gaps": silent}, {"pid": 7, "gaps": silent}], "of the last seven days"
+
+
+async def test_instants_before_what_pruning_left_are_gaps_without_amounts(service: Service, database: Database) -> None:
+    await save(service, *(made(10 * i, pid) for i, pid in enumerate((5, 7, 7, 7))))
+    database.rows("UPDATE balance_snapshot SET received_at = ts RETURNING seq")
+    range_ = {"from": at(0), "to": at(30), "points": 4}
+    assert (await ask(service, **range_))["completeFrom"] is None
+    pruned = await asyncio.to_thread(Pruning(database.url, parse_ts(at(20))).run)
+    assert pruned.pruned == 1, "the first of pid 7; the only one of pid 5 is kept"
+    for mode in ({}, {"pid": 7}, {"by": "pid", "pid": 7}, {"sum": "pid"}):
+        data = await ask(service, **range_, **mode)
+        assert data["completeFrom"] == at(20)
+        (line,) = data["lines"]
+        assert line["onchain"]["usdt"][:2] == [None, None], mode
+        assert None not in line["onchain"]["usdt"][2:]
+        assert line["gaps"] == [{"first": 0, "last": 1}]
+
+
+async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = "concat($1::text, $2::text, $3::text, $4::text) > ''"
+    slow = f"SELECT epoch, last_seq, pg_is_in_recovery(), pg_sleep(9) FROM balance_feed WHERE {unused}"
+    monkeypatch.setitem(series_store.STATEMENTS, Line.ACCOUNT, slow)
+    service = await make_service(statement_ms_max=100)
+    check_refused(
+        await service.request("GET", SERIES),
+        "invalid_payload",
+        "points: the answer takes too long: ask for fewer points, pids or assets",
+    )
+    assert (await service.request("GET", READYZ)).status == 200
+
+
+async def test_an_answer_that_is_too_large_is_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    await save(service, made(0))
+    monkeypatch.setattr(series_store, "AMOUNTS_MAX", 1999)
+    refused = "points: the amounts are too many: ask for fewer points, or name the assets"
+    check_refused(await service.request("GET", query_of(to=at(1))), "invalid_payload", refused)
+    assert (await service.request("GET", query_of(to=at(1), asset="onsite.usd"))).status == 200
+    monkeypatch.setattr(series_store, "BYTES_MAX", 1000)
+    check_refused(await service.request("GET", query_of(to=at(1), asset="onsite.usd")), "invalid_payload", refused)
+
+
 @pytest.mark.expects_log("every watcher has to resume")
 async def test_the_epochs_that_began_within_the_range_are_marked(service: Service, database: Database) -> None:
     await save(service, made(0))
@@ -236,9 +289,8 @@ def test_too_many_lines_are_refused_before_they_are_read(
     check_refused(
         shared.ask("GET", query_of(**four, by="pid")),
         "invalid_payload",
-        "points: 4 process ids x 500 points are more than 1500: ask for fewer, or name the pids",
+        "points: 4 pids x 500 points are more than 1500: ask for fewer, or name the pids",
     )
-    assert shared.ask("GET", query_of(**four, sum="pid")).status == 200
 
 
 class Model:

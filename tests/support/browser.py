@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.node import FOLDER, run_node
 
-BROWSE_S_MAX = 60
+BROWSE_S_MAX = 120
 # The package's own list names fixed folders and ignores TMPDIR; a browser that finds no font at all crashes.
 FONTS = "<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/fonts-cache</cachedir></fontconfig>"
 

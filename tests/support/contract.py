@@ -30,7 +30,6 @@ from balance.realtime.sender import Sender
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.series import FROM_IS_LATE
-from balance.service import FEWER_POINTS
 from balance.web.base import JsonHandler
 from balance.web.event_stream import EventStream
 from balance.web.save import SaveRequest
@@ -59,7 +58,7 @@ BEYOND_THE_SCHEMA = {
     "internal_error",
 }
 BY_THE_SCHEMA = {"invalid_payload", "malformed_json"}
-OTHER_RULES = (LAST_EVENT_ID, FROM_IS_LATE, FEWER_POINTS)
+OTHER_RULES = (LAST_EVENT_ID, FROM_IS_LATE, "points: ")
 # The codes where there is no operation, and those at the path of Socket.IO.
 NOWHERE = {
     *("not_found", "method_not_allowed", "unauthorized", "forbidden", "misdirected_request", "rate_limited", "busy"),
@@ -142,7 +141,8 @@ def check_answer(
         if operation is not None and is_by_schema and _is_valid_request(operation, path, query, body):
             yield f"a valid request was refused by {refusal['code']}"
     elif operation is None:
-        if method != "OPTIONS" and not re.fullmatch(f"/|{protocol.SOCKET_PATH}/?|{operations.DOCS}(/.*)?", path):
+        pages = f"/|({operations.DOCS}|/balances)(/.*)?"
+        if method != "OPTIONS" and not re.fullmatch(f"{pages}|{protocol.SOCKET_PATH}/?", path):
             yield f"there is no operation, but the status is {status}"
     elif status not in operation.responses:
         yield f"{status} is not among its replies"

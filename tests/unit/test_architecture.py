@@ -81,7 +81,7 @@ MODULES = {
     ("commands", "web"): {"tls"},
     ("realtime", "web"): {"base", "http_connection", "request_stream", "watcher_limit"},
     ("access", "storage"): {"errors", "token_store"},
-    ("service", "storage"): {"errors", "feed_store", "series_store", "store"},
+    ("service", "storage"): {"errors", "feed_store", "series_query", "series_store", "store"},
     ("series", "storage"): {"series_query"},
     ("feed", "storage"): {"errors", "feed_store", "store"},
 }

@@ -14,7 +14,7 @@ import pytest
 from balance import database
 from balance.aio.threads import run_in_thread
 from balance.config import Config
-from balance.database import FEED_CONNECTIONS, REPLAY_THREADS, Database
+from balance.database import OTHER_CONNECTIONS, REPLAY_THREADS, Database
 from balance.position import Position
 from balance.storage.feed_store import Head
 from balance.storage.outage import Outage
@@ -22,7 +22,7 @@ from balance.storage.token_store import StoredToken
 from tests.support.waiting import until
 
 HEAD = Head(Position("a", 5), "local")
-CONFIG = Config(pool_max=FEED_CONNECTIONS + 1, pool_wait_ms_max=123, statement_ms_max=456)
+CONFIG = Config(pool_max=OTHER_CONNECTIONS + 1, pool_wait_ms_max=123, statement_ms_max=456)
 
 
 class FakeStore:
@@ -76,7 +76,7 @@ def test_the_pool_has_the_settings_of_the_service(store: FakeStore, monkeypatch:
     for name in ("Store", "FeedStore", "TokenStore"):
         monkeypatch.setattr(database, name, made.append)
     Database(CONFIG, "postgresql:///balance", outage)
-    settings = {"pool_max": FEED_CONNECTIONS + 1, "pool_wait_ms_max": 123, "statement_ms_max": 456, "outage": outage}
+    settings = {"pool_max": OTHER_CONNECTIONS + 1, "pool_wait_ms_max": 123, "statement_ms_max": 456, "outage": outage}
     assert made == [(("postgresql:///balance",), settings), pool, pool, pool]
 
 
@@ -96,17 +96,19 @@ async def test_a_close_ends_the_calls_that_run_and_makes_none_of_those_behind_th
     for thread in (base.write_thread, base.tail_thread):
         thread.run(store.hang, 0.05)
         thread.run(store.open)
-    for executor, threads in ((base.read_executor, 1), (base.replay_executor, REPLAY_THREADS)):
+    executors = (base.read_executor, 1), (base.series_executor, 1), (base.replay_executor, REPLAY_THREADS)
+    for executor, threads in executors:
         for function, arguments in ((store.hang, (0.1,)), (store.open, ())):
             for _ in range(threads):
                 run_in_thread(executor, function, *arguments)
-    await until(lambda: store.hung == 3 + REPLAY_THREADS)
+    await until(lambda: store.hung == 4 + REPLAY_THREADS)
     await asyncio.sleep(0.01)
-    names = ["balance-read_0", "balance-replay_0", "balance-replay_1", "balance-tail", "balance-write"]
+    names = ["balance-read_0", "balance-replay_0", "balance-replay_1", "balance-series_0", "balance-tail"]
+    names.append("balance-write")
     assert sorted(threads_left()) == names
     await base.close()
     assert threads_left() == []
-    assert store.calls == ["close", *["ended"] * (3 + REPLAY_THREADS)]
+    assert store.calls == ["close", *["ended"] * (4 + REPLAY_THREADS)]
 
 
 async def test_it_is_closed_before_it_is_started(store: FakeStore) -> None:

@@ -94,7 +94,8 @@ class ServiceRig:
         )
         store = cast("Store", self.reads)
         series = cast("SeriesStore", self.reads)
-        return Service(writer, feed.feed, store, series, self._executor, reads_in_flight_max=4, read_ms_max=read_ms_max)
+        executors = self._executor, self._executor
+        return Service(writer, feed.feed, store, series, *executors, reads_in_flight_max=4, read_ms_max=read_ms_max)
 
     def started(self, **limits: int) -> Service:
         """Make the service and start it."""

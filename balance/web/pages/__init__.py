@@ -29,23 +29,31 @@ from protocol.limits import Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
 
 EVENTS_PAGE = f"{DOCS}/events"
-HEADERS = {
-    # style-src needs no 'unsafe-inline': React sets styles in the DOM, which the policy does not restrict.
-    "Content-Security-Policy": "; ".join((
+
+
+def page_headers(*, images: str, styles: str = "") -> dict[str, str]:
+    """Return the headers of each page and its files, which permit further sources of images and styles."""
+    policy = (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",  # the icons in the style sheet of Swagger UI
+        f"style-src 'self' {styles}".rstrip(),
+        f"img-src 'self' {images}",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-    )),
-    "Referrer-Policy": "same-origin",  # with no-referrer, some browsers send `Origin: null`, which may not call
-    "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens this one in a window gets no reference to it
-    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
-}  # fmt: skip
-"""Headers of each page and file."""
+    )
+    return {
+        "Content-Security-Policy": "; ".join(policy),
+        "Referrer-Policy": "same-origin",  # with no-referrer, some browsers send `Origin: null`, which may not call
+        "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens this one in a window gets no reference to it
+        "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    }
+
+
+# style-src needs no 'unsafe-inline': React sets styles in the DOM, which the policy does not restrict.
+HEADERS = page_headers(images="data:")  # the icons in the style sheet of Swagger UI
+"""Headers of each page of the documentation and its files."""
 
 FOLDER = Path(__file__).parent
 LANGUAGES = {".mjs": "JavaScript", ".py": "Python", ".ts": "TypeScript"}
@@ -79,10 +87,15 @@ def pages(limits: Limits) -> dict[str, Document]:
 
 def _swagger_ui() -> Path:
     """Return the folder with the files of Swagger UI."""
-    spec = find_spec("flask_swagger_ui")
+    return package_folder("flask_swagger_ui", f"{DOCS} needs flask-swagger-ui") / "dist"
+
+
+def package_folder(name: str, need: str) -> Path:
+    """Return the folder of an installed package, which is not imported. `need` begins the LookupError."""
+    spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise LookupError("/api/docs needs flask-swagger-ui, which is not installed: see requirements.txt")
-    return Path(spec.submodule_search_locations[0]) / "dist"
+        raise LookupError(f"{need}, which is not installed: see requirements.txt")
+    return Path(spec.submodule_search_locations[0])
 
 
 def _render(name: str, limits: Limits) -> bytes:

@@ -1,0 +1,194 @@
+"""The page at / in a browser: the balances now and over time, live, to the last digit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+
+from balance.auth import Role
+from balance.storage.epochs import begin_epoch
+from balance.web.pages import package_folder
+from balance.web.pages.balances_page import BALANCES, balances
+from tests.support.access import add_token
+from tests.support.browser import run_browser, run_in_browser
+from tests.support.example_clients import ExampleProcess
+from tests.support.http_client import request
+from tests.support.node import FOLDER, ask_node
+from tests.support.payloads import UPDATE
+from tests.support.proxies import free_port
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Processes, Service
+
+AMOUNT = "100074.9997800000000000000000000000000012"  # 40 digits
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+VIEWS = ("light", "bots", "dark", "phone")
+
+
+async def fetch(service: Service, path: str, **headers: str) -> HTTPResponse:
+    """Request a file, which need not be JSON; return the response, also with an error status."""
+    return await AsyncHTTPClient().fetch(
+        service.url + path, headers=headers, raise_error=False, decompress_response=False
+    )
+
+
+@pytest.mark.expects_log("every watcher has to resume")
+@pytest.mark.gen_test(timeout=150)
+async def test_the_page_shows_balances_over_time(
+    make_service: MakeService, database: Database, browser_folder: Path, screenshots: Path
+) -> None:
+    service = await make_service()
+    await service.post({**UPDATE, "pid": None})  # of a year before
+    begin_epoch(database.url)
+    seen = await run_in_browser("balances.mjs", service.url, str(screenshots), AMOUNT, folder=browser_folder)
+    assert seen["problems"] == []
+    assert [one for one in seen["requests"] if not one.startswith((f"{service.url}/", "data:", "blob:"))] == []
+    assert seen["axe"] == {view: [] for view in VIEWS}
+    print(f"first paint after {seen['paintMs']} ms, screenshots in {screenshots}")
+
+    assert [tile[0] for tile in seen["tiles"]] == ["onchain.rlb", "onchain.usdt", "onsite.rlb", "onsite.usd"]
+    assert seen["tiles"][0][1] == AMOUNT
+    (day,) = seen["day"]
+    assert (day["shape"], day["connectgaps"], day["customdata"][-1]) == ("hv", False, AMOUNT)
+    gap = [i for i, text in enumerate(day["customdata"]) if text is None]
+    assert len(gap) > 50, "three hours of a day without a snapshot"
+    assert all(day["y"][i] is None for i in gap)
+    assert seen["freshness"][0] == "fresh"
+    (epoch,) = seen["epochs"]
+    assert epoch.startswith("a new epoch of the feed began at ")
+    assert all(after - before > 240 for before, after in pairwise(seen["drawings"])), "at most four times a second"
+    assert AMOUNT in seen["hover"]
+
+    assert seen["zoom"]["range"] == "own"
+    (zoomed,) = seen["zoomed"]
+    assert len(zoomed["x"]) == len(day["x"]) - 1, "a part of the day, with as many points and no end that is now"
+    assert seen["reloaded"] == "own"
+
+    assert seen["pids"] == ["pid 1", "pid 2", "pid 3"]
+    assert [row[:2] for row in seen["bots"]] == [["fresh", "2"], ["fresh", "1"], ["silent", "3"]]
+    assert seen["bots"][-1][2].endswith(", silent")
+    assert float(seen["bots"][-1][3]) > 100_000, "not 0: it keeps its last amounts"
+    assert seen["table"][1:] == ["pid 2", f"{AMOUNT}7"]
+    assert "silent: pid 1, 3" in seen["note"]
+
+    assert seen["dark"] == "rgb(21, 24, 26)"
+    assert seen["phoneWidth"] == 390
+    text, at, last = seen["spoken"]
+    assert int(at) == int(last) - 3
+    assert "UTC" in text
+    assert (seen["streamsOfSecond"], seen["leaders"]) == (0, ["true", "false"])
+
+
+def update(amount: str) -> bytes:
+    return f'{{"pid": 7, "onchain": {{"rlb": {amount}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'.encode()
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_the_page_resumes_over_a_killed_server(
+    processes: Processes, database: Database, browser_folder: Path
+) -> None:
+    port = free_port()
+
+    async def serve() -> tuple[Process, str]:
+        process = processes("--port", str(port), DATABASE_URL=database.url)
+        return process, await asyncio.to_thread(process.url)
+
+    async def save(amount: str) -> None:
+        assert (await request(url, "POST", SNAPSHOTS, update(amount))).status == 201
+
+    process, url = await serve()
+    await save(AMOUNT)
+    async with run_browser("balances-live.mjs", url, folder=browser_folder) as browser:
+        page = ExampleProcess(browser)
+        await page.line('"live"', f'"amounts":["{AMOUNT}"')
+        await save(f"{AMOUNT}9")
+        await page.line(f'"amounts":["{AMOUNT}9"')
+        for amount in ("3.25", "4.125"):
+            process.kill()
+            await page.line('"connecting"')
+            process, url = await serve()
+            await save(amount)  # perhaps before the page is connected again
+            shown = json.loads(await page.line('"live"', f'"amounts":["{amount}"', f'"{amount}"]}}'))
+            assert shown[1]["lines"][-1] == amount, "the chart is extended too"
+        assert [line for line in page.lines if line.startswith('["problem"')] == []
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_a_token_opens_the_page_and_is_kept_in_its_tab_only(
+    make_service: MakeService, browser_folder: Path, screenshots: Path
+) -> None:
+    service = await make_service()
+    reader, writer = await add_token(service, Role.READER), await add_token(service, Role.WRITER)
+    seen = await run_in_browser(
+        "balances-sign-in.mjs", service.url, str(screenshots), reader, writer, folder=browser_folder
+    )
+    assert (seen["problems"], seen["axe"]) == ([], [])
+    assert [one for one in seen["requests"] if reader in one] == [], "no address has the token"
+    assert any("ticket=" in one for one in seen["requests"])
+    assert seen["kept"] == [json.dumps({"balance-token": reader}, separators=(",", ":")), "{}", ""]
+    assert seen["afterwards"] == 0
+
+
+def test_a_missing_plotly_is_named() -> None:
+    with pytest.raises(LookupError, match="/ needs plotly, which is not installed"):
+        package_folder("no_such_package", "/ needs plotly")
+
+
+def test_the_page_reads_and_subtracts_decimals_exactly() -> None:
+    exact = ROOT / "balance" / "web" / "pages" / "balances" / "exact.js"
+    cases = {
+        ("100074.9997800000000000000000000000000012", "100000"): "74.9997800000000000000000000000000012",
+        ("1", "1.000"): "0",
+        ("1e-30", "0"): "0.000000000000000000000000000001",
+        ("1e30", "1E+3"): "999999999999999999999999999000",
+        ("0.1", "0.35"): "-0.25",
+        ("0e5", "2"): "-2",
+        ("10", "0"): "10",
+    }
+    questions = json.dumps({"pairs": [*cases], "json": f'{{"a":[{AMOUNT},-1e-7,null,true,"2 \\\\\\" 3"]}}'})
+    found = json.loads(ask_node(FOLDER / "exact.mjs", questions, str(exact)))
+    assert found["differences"] == [*cases.values()]
+    assert found["parsed"] == {"a": [AMOUNT, "-1e-7", None, True, '2 \\" 3']}
+
+
+async def test_the_page_and_its_files_have_the_policy_and_strong_etags(service: Service) -> None:
+    for address, media_type in (
+        ("/", "text/html; charset=utf-8"),
+        (f"{BALANCES}/page.js", "text/javascript; charset=utf-8"),
+        (f"{BALANCES}/balances.css", "text/css; charset=utf-8"),
+        (f"{BALANCES}/plotly.js", "text/javascript; charset=utf-8"),
+    ):
+        accept = {"Accept": BROWSER, "Accept-Encoding": "gzip, deflate, br"}
+        answer = await fetch(service, address, **accept)
+        assert (address, answer.code, answer.headers["Content-Type"]) == (address, 200, media_type)
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.headers["Content-Security-Policy"] == POLICY
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["ETag"].startswith('"')
+        again = await fetch(service, address, **accept, **{"If-None-Match": answer.headers["ETag"]})
+        assert (again.code, again.body) == (304, b"")
+    assert (await fetch(service, "/", Accept=BROWSER)).headers["Vary"] == "Accept, Accept-Encoding, Origin"
+    assert (await fetch(service, f"{BALANCES}/index.html")).code == 404
+
+
+@pytest.mark.parametrize("prefix", ["", "/balance"])
+def test_nothing_in_the_page_is_inline_and_every_address_has_the_prefix(prefix: str) -> None:
+    found = balances(prefix)
+    text = found["/"].data.decode()
+    for forbidden in ("<style", " style=", " onclick=", "<script>", "http:", "https:", "//cdn"):
+        assert forbidden not in text
+    addresses = re.findall(r'(?:href|src|data-plotly)="([^"]+)"', text)
+    assert all(address.startswith(f"{prefix}/") for address in addresses)
+    files = {address.removeprefix(prefix) for address in addresses if address.startswith(prefix + BALANCES)}
+    assert files == found.keys() - {"/"}, "each file is loaded at once"
+    assert not [name for name in sys.modules if name.partition(".")[0] == "plotly"]

@@ -1,0 +1,34 @@
+// Opens the page of the balances in a real browser, and prints what it shows whenever that changes, as lines of JSON.
+//
+//     node balances-live.mjs SERVER
+//
+// It runs until it is killed, and the browser ends with it.
+
+import { launch } from './browser.mjs';
+
+const [server] = process.argv.slice(2);
+const report = (name, value) => console.log(JSON.stringify([name, value]));
+const browser = await launch();
+try {
+  const tab = await browser.newPage();
+  await tab.exposeFunction('report', report);
+  tab.on('pageerror', (error) => report('problem', error.message));
+  tab.on('console', (message) => {
+    // The browser itself logs each request that fails while the server is away.
+    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) report('problem', message.text());
+  });
+  await tab.setViewport({ width: 1280, height: 1600 }); // with the charts in sight
+  await tab.goto(server);
+  await tab.evaluate(() => {
+    const show = () => {
+      const amounts = [...document.querySelectorAll('.amount')].map((amount) => amount.textContent);
+      const lines = document.querySelector('.plot')?.data?.[0].customdata.slice(-3) ?? [];
+      window.report('shown', { state: document.getElementById('connection').dataset.state, amounts, lines });
+    };
+    new MutationObserver(show).observe(document.body, { attributes: true, childList: true, subtree: true, characterData: true });
+    show();
+  });
+  await new Promise(() => {});
+} finally {
+  await browser.close();
+}
