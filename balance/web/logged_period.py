@@ -23,18 +23,18 @@ class LoggedPeriod:
         self._end = end
         self._since: float | None = None  # when it began to hold; None while it does not
         self._last_at = 0.0
-        self._closed = 0  # since it began
+        self._closed_count = 0  # since it began
 
     def note(self, line: str, closed: int) -> None:
         """Note that connections are affected, of which `closed` were closed; log the line if none was before."""
         self._last_at = time.monotonic()
         if self._since is None:
-            self._since, self._closed = self._last_at, 0
+            self._since, self._closed_count = self._last_at, 0
             log.warning("%s", line)
-        self._closed += closed
+        self._closed_count += closed
 
     def check(self) -> None:
         """Log the end, if it is over; called at intervals."""
         if self._since is not None and time.monotonic() - self._last_at > OVER_S:
-            log.warning("%s, after %.1f s; %d were closed", self._end, self._last_at - self._since, self._closed)
+            log.warning("%s, after %.1f s; %d were closed", self._end, self._last_at - self._since, self._closed_count)
             self._since = None

@@ -333,7 +333,7 @@ PROXY = {"trusted_proxies": ("127.0.0.1", "::1")}
         ({**PROXY, "public_url": "http://localhost:3000"}, "--trusted-proxies: 127.0.0.1 opens the server to a"),
     ],
 )
-def test_on_a_network_or_behind_a_proxy_a_server_needs_a_token_or_that_anyone_is_allowed(
+def test_on_a_network_or_behind_a_proxy_a_server_needs_tokens_or_allow_anonymous(
     settings: dict[str, Any], reason: str
 ) -> None:
     authenticator = empty_authenticator()

@@ -118,7 +118,7 @@ def test_a_restored_database_has_the_indexes_and_constraints_of_a_migrated_one(
 
 
 @pytest.mark.parametrize(("of_server", "while_created"), [("64MB", "256MB"), ("1GB", "1GB")])
-def test_indexes_are_created_with_256_mb_or_more_and_what_follows_has_what_the_server_has(
+def test_indexes_are_created_with_at_least_256_mb_and_the_rest_as_set(
     database: Database, of_server: str, while_created: str
 ) -> None:
     found = []

@@ -196,7 +196,7 @@ def two_roles(database: Database) -> Iterator[tuple[dict[str, str], str]]:
                 admin.execute(f"DROP ROLE {role}".encode())
 
 
-def test_the_steps_for_a_database_of_ones_own_lead_to_a_service_with_a_token_and_the_least_grants(
+def test_the_steps_for_a_database_of_ones_own_end_with_a_service_and_a_token(
     processes: Processes, postgres: str
 ) -> None:
     """The service runs as balance_role, which can neither create nor revoke a token."""

@@ -177,6 +177,6 @@ def test_a_line_of_the_changelog_has_at_most_120_characters() -> None:
 
 
 def test_operators_read_one_form_of_each_command() -> None:
-    """docs/operations.md says at its beginning that commands are written as `python server.py`."""
+    """It is `python server.py`, as the beginning of docs/operations.md explains."""
     other_form = re.compile(r"\S+/python3? server\.py|python3 server\.py")
     assert [match[0] for _, match in matches(ROOT / "docs" / "operations.md", other_form)] == []
