@@ -37,12 +37,14 @@ from balance.service import Life, Service
 from balance.storage.connect import DatabaseError
 from balance.storage.errors import StoreUnavailable
 from balance.storage.outage import Outage
+from balance.transfer.exporting import Exports
 from balance.web.base import DRAIN_BYTES_MAX
 from balance.web.build import make_policies
 from balance.web.connection_limit import ConnectionLimit
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.descriptors import Descriptors
 from balance.web.feed import LongPolls
+from balance.web.imports import IMPORTS_MAX
 from balance.web.listener import HttpListener
 from balance.web.save import SaveRouter
 from balance.web.stream_hub import StreamHub
@@ -126,6 +128,12 @@ class App:
         )  # fmt: skip
         return Metrics(parts)
 
+    def _exports(self) -> Exports:
+        database = self.database
+        return Exports(
+            database.feed_store, database.export_store, database.replay_executor, read_ms_max=self._config.read_ms_max
+        )
+
     def _access_refresh(self) -> AccessRefresh:
         watched = (self.watchers, self.streams, self._long_polls)
         return AccessRefresh(self.authenticator, self.database.token_store, self.database.tail_thread, watched)
@@ -145,6 +153,8 @@ class App:
             poll_limiter=self._poll_limiter,
             long_polls=self._long_polls,
             document_limiter=self.document_limiter,
+            exports=self._exports(),
+            import_limiter=CapacityLimiter(IMPORTS_MAX, "imports"),
         )
 
     def _listener(self, hosts: HostPolicy, origins: OriginPolicy) -> HttpListener:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from balance.aio.threads import WorkerThread
 from balance.config import Config
 from balance.pruner import Pruner
+from balance.storage.export import ExportStore
 from balance.storage.feed_store import FeedStore, Head
 from balance.storage.outage import Outage
 from balance.storage.pool import Pool
@@ -40,6 +41,7 @@ class Database:
             outage=outage,
         )
         self.store, self.feed_store, self.token_store = Store(pool), FeedStore(pool), TokenStore(pool)
+        self.export_store = ExportStore(pool)
         self.series_store = SeriesStore(pool)
         self.write_thread = WorkerThread("balance-write")
         self.tail_thread = WorkerThread("balance-tail")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tornado.web import Application
 
@@ -18,14 +19,17 @@ from balance.metrics.collector import MEDIA_TYPE, Metrics
 from balance.realtime import EngineHandler, SocketServer
 from balance.request_log import RequestLog
 from balance.service import Life, Service
+from balance.transfer.exporting import Exports
 from balance.web import pages
-from balance.web.base import log_request
+from balance.web.base import JsonHandler, log_request
 from balance.web.connections import CONNECTIONS, ConnectionsHandler
 from balance.web.cors import HostPolicy, OriginPolicy
 from balance.web.documents import DocumentHandler, by_request_path
+from balance.web.export import ExportHandler
 from balance.web.feed import FeedHandler, LatestHandler, LongPolls
 from balance.web.health import LiveHandler, MetricsHandler, ReadyHandler, VersionHandler
 from balance.web.host_rule import HostNotServed
+from balance.web.imports import ImportHandler
 from balance.web.pages.balances_page import BALANCES, PAGE_HEADERS, balances
 from balance.web.root import RootHandler
 from balance.web.series import SeriesHandler
@@ -46,8 +50,10 @@ from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
     DOCS,
+    EXPORT,
     FEED,
     HEALTHZ,
+    IMPORT,
     LATEST,
     LIVEZ,
     METRICS,
@@ -78,6 +84,8 @@ class Served:
     poll_limiter: CapacityLimiter
     long_polls: LongPolls
     document_limiter: CapacityLimiter
+    exports: Exports
+    import_limiter: CapacityLimiter
 
 
 def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -> Application:
@@ -104,9 +112,6 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
     counted = {"socketIo": served.server.eio.sockets, "sse": served.streams, "longPolls": served.poll_limiter}
     watching = {**common, "watcher_limit": served.watcher_limit}
     of_documents = {**common, "limiter": served.document_limiter}
-    contract = {**of_documents, "documents": by_request_path(documents(limits)), "headers": {}}
-    docs = {**of_documents, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
-    page = {**of_documents, "documents": by_request_path(balances(limits.prefix)), "headers": PAGE_HEADERS}
     of_health = {**common, "health": served.health}
     return Application(
         [
@@ -116,16 +121,13 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
             (STREAM, StreamHandler, {**watching, "hub": served.streams}),
             (FEED, FeedHandler, {**watching, "long_polls": served.long_polls}),
             (LATEST, LatestHandler, common),
+            (EXPORT, ExportHandler, {**common, "exports": served.exports}),
+            (IMPORT, ImportHandler, {**common, "import_limiter": served.import_limiter}),
             (SERIES, SeriesHandler, common),
             (CONNECTIONS, ConnectionsHandler, {**common, **clients, "counted": counted}),
             (TICKET, TicketHandler, common),
             (re.escape(protocol.SOCKET_PATH), EngineHandler, socket_io),
-            (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
-            (re.escape(OPENAPI), DocumentHandler, contract),
-            (re.escape(ASYNCAPI), DocumentHandler, contract),
-            (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
-            ("/", RootHandler, {**page, "prefix": limits.prefix}),
-            (f"{BALANCES}/.*", DocumentHandler, page),
+            *_document_routes(of_documents, limits),
             (LIVEZ, LiveHandler, of_health),
             (READYZ, ReadyHandler, of_health),
             (HEALTHZ, ReadyHandler, of_health),
@@ -140,6 +142,21 @@ def make_application(served: Served, hosts: HostPolicy, origins: OriginPolicy) -
         websocket_max_message_size=config.frame_bytes_max,
         websocket_ping_interval=0,  # Engine.IO has a heartbeat of its own
     )
+
+
+def _document_routes(common: dict[str, Any], limits: Limits) -> list[tuple[str, type[JsonHandler], dict[str, Any]]]:
+    """Return the routes of the contract, of its pages, and of the page of balances."""
+    contract = {**common, "documents": by_request_path(documents(limits)), "headers": {}}
+    docs = {**common, "documents": by_request_path(pages.pages(limits)), "headers": pages.HEADERS}
+    page = {**common, "documents": by_request_path(balances(limits.prefix)), "headers": PAGE_HEADERS}
+    return [
+        (f"{CONTRACT[:-1]}(?:/.*)?", DocumentHandler, contract),
+        (re.escape(OPENAPI), DocumentHandler, contract),
+        (re.escape(ASYNCAPI), DocumentHandler, contract),
+        (f"{DOCS}(?:/.*)?", DocumentHandler, docs),
+        ("/", RootHandler, {**page, "prefix": limits.prefix}),
+        (f"{BALANCES}/.*", DocumentHandler, page),
+    ]
 
 
 def _limits(config: Config) -> Limits:

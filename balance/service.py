@@ -141,7 +141,7 @@ class Service:
         """
         if not isinstance(update, protocol.ValidatedUpdate):  # which `decode_update` has validated already
             protocol.check("balance_update", update)
-        snapshot = Snapshot.from_update(update, now(), uuid7())
+        snapshot = Snapshot.from_update(update, now(), "" if update.get("id") else uuid7())
         if self.life is not Life.RUNNING:
             raise protocol.Unavailable(self.life.value)
         try:
@@ -156,12 +156,11 @@ class Service:
         except StoreUnavailable as error:
             # `pending` keeps it: with its traceback, which refers to `pending`, also the client.
             raise protocol.Unavailable(str(error)) from error.with_traceback(None)
-        if not saved.duplicate:
-            self.saved += 1
-        elif saved.snapshot.has_same_content(pending.snapshot):
+        saved.check(pending.snapshot)
+        if saved.duplicate:
             self.duplicates += 1
         else:
-            raise protocol.Conflict("another snapshot has this id", "id")
+            self.saved += 1
         return saved
 
     async def list(self, query: Mapping[str, Any], write: Callable[[Page], T]) -> T:

@@ -128,6 +128,11 @@ class Saved(msgspec.Struct, frozen=True):
     snapshot: Snapshot
     duplicate: bool
 
+    def check(self, sent: Snapshot) -> None:
+        """Check that what is stored is the snapshot that was sent. Raises Conflict."""
+        if self.duplicate and not self.snapshot.has_same_content(sent):
+            raise protocol.Conflict("another snapshot has this id", "id")
+
 
 def parse_ts(text: str) -> datetime:
     """Parse an RFC 3339 date and time that its schema has accepted; digits below the microsecond are dropped."""

@@ -23,11 +23,12 @@ from bench import feed, pruning, scale, scenarios, views
 from bench.report import FLOOR, NODE, OURS, Figure, Round, to_lines
 from bench.table_size import ROWS_FEW, make_database, table_size
 from bench.targets import LOAD_CORE, Target, install_peer, pgbench, running, url_for
+from bench.transfer import transfer
 
 Scenario = Callable[[Target], list[Figure]]
 TARGETS = (OURS, NODE, FLOOR)
 # Beside the scenarios, since they have databases and servers of their own.
-TABLE_SIZE, FEED, PRUNE, VIEWS = "table-size", "feed", "prune", "views"
+TABLE_SIZE, FEED, PRUNE, VIEWS, TRANSFER = "table-size", "feed", "prune", "views", "transfer"
 
 
 def service_scenarios(quick: bool) -> dict[str, Scenario]:
@@ -87,7 +88,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; `only` is the list of scenarios to run."""
-    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE, FEED, PRUNE, VIEWS]
+    names = [*service_scenarios(False), *common_scenarios(False), TABLE_SIZE, FEED, PRUNE, VIEWS, TRANSFER]
     parser = argparse.ArgumentParser(prog="python -m bench", description="This service beside the Node server.")
     parser.add_argument("--quick", action="store_true", help="three rounds, smaller")
     parser.add_argument("--rounds", type=int, help="how many, of which the median counts [5, or 3 with --quick]")
@@ -119,6 +120,13 @@ def measure(postgres: str, targets: Sequence[str], only: Sequence[str], rounds: 
             one[OURS] = one.get(OURS, []) + table_size(small, large, many, *counts)
         if FEED in only and OURS in targets:
             one[OURS] = one.get(OURS, []) + measure_feed(postgres, number, quick=quick)
+        if TRANSFER in only and OURS in targets:
+            rows = 100_000 if quick else 1_000_000
+            databases = [
+                make_database(postgres, f"transfer_{name}_{number}", rows if name == "full" else 0)
+                for name in ("full", "empty", "busy", "copied")
+            ]
+            one[OURS] = one.get(OURS, []) + transfer(*databases, rows)
         measured.append(one)
     return measured
 

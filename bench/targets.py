@@ -54,8 +54,16 @@ class Target:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the process."""
+        return self._memory("VmRSS:")
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The most resident memory that the process has had."""
+        return self._memory("VmHWM:")
+
+    def _memory(self, name: str) -> int:
         text = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+        return int(text.partition(name)[2].split()[0]) * 1024
 
 
 def _cpu_clock(pid: int) -> int:

@@ -49,7 +49,7 @@ from protocol.events import (
 )
 from protocol.operation import Operation
 from protocol.operations import OPERATIONS
-from protocol.plain_update import ValidatedUpdate, decode_update
+from protocol.plain_update import ValidatedUpdate, decode_import_line, decode_update
 from protocol.registry import names, schema
 
 __version__ = "0.1.0"  # of the package, as balance.__version__; the contract's own is in each schema's `$id`
@@ -91,6 +91,7 @@ __all__ = [
     "UnsupportedMediaType",
     "ValidatedUpdate",
     "check",
+    "decode_import_line",
     "decode_update",
     "dumps",
     "encode",

@@ -19,6 +19,7 @@ class Header:
 REQUEST_ID = "X-Request-Id"
 RATE_LIMIT = ("RateLimit-Policy", "RateLimit")
 HEADERS: dict[str, Header] = {
+    "Content-Disposition": Header("The name of the file in which a browser stores the response (RFC 6266)."),
     "ETag": Header(
         "The version of the document (RFC 9110, section 8.8.3). Send it in If-None-Match with the next request."
     ),

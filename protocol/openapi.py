@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from protocol import bundle, registry
+from protocol import bundle, codec, registry
 from protocol.errors import Forbidden, ServiceError, Unauthorized
 from protocol.headers import HEADERS, RATE_LIMIT, REQUEST_ID, REQUEST_ID_SENT
 from protocol.limits import Limits
-from protocol.operation import Operation, Response
+from protocol.operation import NDJSON, Operation, Response
 from protocol.operations import (
     ASYNCAPI,
     CONTRACT,
@@ -126,13 +126,24 @@ def _operation(operation: Operation, limits: Limits) -> Json:
     if Unauthorized not in operation.errors:
         described["security"] = []
     if operation.body:
-        described["requestBody"] = {
-            "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed.",
-            "required": True,
-            "content": {"application/json": _content(operation.body)},
-            "x-bytes-max": limits.update_bytes_max,
-        }
+        described["requestBody"] = _body(operation.body, operation.body_type, limits)
     return described
+
+
+def _body(schema: str, media_type: str, limits: Limits) -> Json:
+    if media_type == NDJSON:
+        lines = "".join(f"{codec.dumps(example)}\n" for example in registry.schema(schema)["examples"])
+        return {
+            "description": f"Any number of lines, each a JSON object ({schema}), in UTF-8, not compressed.",
+            "required": True,
+            "content": {media_type: {"schema": {"type": "string"}, "examples": _examples([lines])}},
+        }
+    return {
+        "description": f"At most {limits.update_bytes_max:,} bytes of UTF-8, not compressed.",
+        "required": True,
+        "content": {media_type: _content(schema)},
+        "x-bytes-max": limits.update_bytes_max,
+    }
 
 
 def _head(operation: Operation, get: Json) -> Json:
@@ -168,13 +179,17 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 def _response(response: Response) -> Json:
     described: Json = {"description": response.description, "headers": _headers(response.headers)}
     if response.media_type:
-        unnamed = {"schema": {"type": "string" if response.media_type in (TEXT, EVENT_STREAM) else "object"}}
+        is_text = response.media_type in (TEXT, EVENT_STREAM, NDJSON)
+        unnamed = {"schema": {"type": "string" if is_text else "object"}}
         content: Json = _content(response.schema) if response.schema else unnamed
         if response.example is not None:
             content["examples"] = _examples([response.example])
         if response.events:
             content["x-events"] = {name: bundle.reference(schema) for name, schema in response.events.items()}
-        described["content"] = {response.media_type: content}
+        described["content"] = {response.media_type: content} | {
+            media_type: {"schema": {"type": "string"}, "examples": _examples([example])}
+            for media_type, example in response.other_examples.items()
+        }
     return described
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from protocol.errors import ServiceError
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Response:
     """A body; None if the examples of the schema are the right ones."""
     headers: tuple[str, ...] = ()
     """The headers that matter to a client; `headers.HEADERS` describes them."""
+    other_examples: Mapping[str, str] = field(default_factory=dict)
+    """By its media type: an example of each other form of the body that a client may request."""
     events: Mapping[str, str] = field(default_factory=dict)
     """Of an event stream: the name of the schema of the data of each event."""
 
@@ -50,4 +53,6 @@ class Operation:
     parameters: Mapping[str, str] = field(default_factory=dict)
     """By location (path, query, header): the name of the schema whose properties are the parameters there."""
     body: str | None = None
-    """The name of the schema of the request body."""
+    """The name of the schema of the request body, or of each line of it if `body_type` is NDJSON."""
+    body_type: str = JSON
+    """The media type of the request body."""

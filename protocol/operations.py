@@ -6,30 +6,25 @@ this table, and the tests compare every response of the server with it.
 
 from __future__ import annotations
 
-from typing import Any
-
-from protocol import codec, registry
+from protocol import bodies, registry
+from protocol.common_operations import HEAD_ERRORS, READY, document, probe
 from protocol.errors import (
     Busy,
     Conflict,
     Forbidden,
-    HeadersTooLarge,
     InternalError,
     InvalidPayload,
     MalformedJson,
-    MisdirectedRequest,
     NotFound,
     PayloadTooLarge,
     PositionPruned,
     PositionUnknown,
-    RateLimited,
-    RequestTimeout,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
 from protocol.headers import RATE_LIMIT
-from protocol.operation import JSON, Operation, Response
+from protocol.operation import JSON, NDJSON, Operation, Response
 
 SNAPSHOTS = "/api/balance/snapshot"
 FEED = "/api/balance/feed"
@@ -37,6 +32,8 @@ LATEST = "/api/balance/latest"
 SERIES = "/api/balance/series"
 STREAM = "/api/balance/stream"
 TICKET = "/api/balance/ticket"
+EXPORT = "/api/balance/export"
+IMPORT = "/api/balance/import"
 CONTRACT = "/api/protocol/v1/"
 """The paths of the contract itself begin with this."""
 OPENAPI = "/api/openapi.json"
@@ -51,56 +48,11 @@ PROBLEM = "application/problem+json"  # RFC 9457
 SCHEMA_JSON = "application/schema+json"  # JSON Schema draft-07, section 10
 TEXT = "text/plain"
 EVENT_STREAM = "text/event-stream"
+CSV = "text/csv"
 
 _SAVED, _RESAVED = registry.schema("save_reply")["examples"]
-_HEAD = (RequestTimeout, MisdirectedRequest, RateLimited, HeadersTooLarge)  # of any request
-_READ = (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError)
-_TOKENS = registry.schema("position_token")["examples"]
-_STREAM = f"""\
-retry: 1734
-id: {_TOKENS[1]}
-event: connected
-data: {codec.dumps(registry.schema("stream_connected")["examples"][0])}
+_READ = (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError)
 
-id: {_TOKENS[0]}
-event: balance:snapshot
-data: {codec.dumps(registry.schema("snapshot")["examples"][0])}
-
-event: ping
-data: {codec.dumps(registry.schema("stream_ping")["examples"][0])}
-
-"""
-# Without `$id` and `$ref`: tools that read OpenAPI resolve them even within an example.
-_A_SCHEMA = {"title": "Amount", "type": "number", "minimum": 0}
-
-
-def _document(id_: str, path: str, summary: str, found: Response, **more: Any) -> Operation:
-    """Describe a document of the contract: the same for every client, readable by every web page, cached by ETag."""
-    unchanged = Response("Not changed: the ETag of the document is in If-None-Match.", media_type="", headers=("ETag",))
-    parameters = {"header": "document_headers", **more.get("parameters", {})}
-    errors = (InvalidPayload, *more.get("errors", ()), *_HEAD, Busy, InternalError)
-    description = "Any web page may read it. A request with If-None-Match gets the document only if it has changed."
-    return Operation(id_, "GET", path, summary, description, {200: found, 304: unchanged}, errors, parameters)
-
-
-def _probe(id_: str, path: str, summary: str, description: str, example: str) -> Operation:
-    """Describe a question about the health of the process."""
-    body = {"success": True, "data": {"status": example}}
-    errors = (InvalidPayload, Forbidden, *_HEAD, Unavailable, InternalError)
-    yes = Response("Yes.", "health_reply", JSON, body)
-    return Operation(id_, "GET", path, summary, description, {200: yes}, errors)
-
-
-_READY = (
-    "503 with the reasons while the database has not been opened yet, cannot be reached or cannot be read, while an "
-    "update waits for too long, while a commit waits for a standby, and when the server is stopping. A balancer sends "
-    "requests to a server that is ready."
-)
-_METRICS = """\
-# HELP balance_database_up 1 if the database can be reached and read
-# TYPE balance_database_up gauge
-balance_database_up 1.0
-"""
 
 OPERATIONS: dict[str, Operation] = {
     operation.id: operation
@@ -125,7 +77,7 @@ OPERATIONS: dict[str, Operation] = {
             (
                 *(MalformedJson, InvalidPayload, Unauthorized, Forbidden, Conflict),
                 *(PayloadTooLarge, UnsupportedMediaType),
-                *(*_HEAD, Busy, Unavailable, InternalError),
+                *(*HEAD_ERRORS, Busy, Unavailable, InternalError),
             ),
             body="balance_update",
         ),
@@ -202,7 +154,7 @@ OPERATIONS: dict[str, Operation] = {
                     "sent after 15 s without another event, and bye before the server ends the stream.",
                     None,
                     EVENT_STREAM,
-                    _STREAM,
+                    bodies.STREAM,
                     events={
                         "connected": "stream_connected",
                         "balance:snapshot": "snapshot",
@@ -211,7 +163,7 @@ OPERATIONS: dict[str, Operation] = {
                     },
                 )
             },
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, InternalError),
             {"header": "stream_headers", "query": "stream_query"},
         ),
         Operation(
@@ -222,49 +174,90 @@ OPERATIONS: dict[str, Operation] = {
             "For EventSource in a browser, which cannot send a token: open the stream within 60 s with the ticket as a "
             "parameter. A ticket opens one stream; get another one to connect again.",
             {200: Response("The ticket.", "ticket_reply")},
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError),
         ),
-        _document(
+        Operation(
+            "getExport",
+            "GET",
+            EXPORT,
+            "Get all snapshots as one file",
+            "The snapshots that are saved when the request arrives, in the order of seq, without a limit on their "
+            "number. The response is complete if its chunked body has its last chunk: a server that fails "
+            "meanwhile closes the connection without it. HEAD returns the headers only.",
+            {
+                200: Response(
+                    "The snapshots: one as JSON in each line, or a table with CRLF at the end of each row (RFC 4180).",
+                    None,
+                    NDJSON,
+                    bodies.LINE,
+                    ("Content-Disposition",),
+                    {CSV: bodies.CSV},
+                )
+            },
+            _READ,
+            {"query": "export_query"},
+        ),
+        Operation(
+            "importSnapshots",
+            "POST",
+            IMPORT,
+            "Save the snapshots of an export",
+            "Each line of the body is validated and saved as an update with its id, so that to send a body again is "
+            "safe. A line that is refused does not end the import. Lines are saved while the body arrives; `data` of "
+            "an error `unavailable` counts those before it. Needs the permission to import.",
+            {
+                200: Response(
+                    "The whole body was read; the counts, and the first lines that were refused.", "import_reply"
+                )
+            },
+            (
+                *(InvalidPayload, Unauthorized, Forbidden, PayloadTooLarge, UnsupportedMediaType),
+                *(*HEAD_ERRORS, Busy, Unavailable, InternalError),
+            ),
+            body="import_line",
+            body_type=NDJSON,
+        ),
+        document(
             "getContract",
             CONTRACT.rstrip("/"),  # served with the slash too; linters want paths without
             "Get the index of the contract",
             Response("The index.", "contract_reply", headers=("ETag",)),
         ),
-        _document(
+        document(
             "getSchema",
             CONTRACT + "{name}.json",
             "Get one schema, or `bundle` for all of them in one file",
-            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, _A_SCHEMA, ("ETag",)),
+            Response("A JSON Schema, draft-07.", None, SCHEMA_JSON, bodies.A_SCHEMA, ("ETag",)),
             parameters={"path": "schema_path"},
             errors=(NotFound,),
         ),
-        _document(
+        document(
             "getTypes",
             CONTRACT + "types.d.ts",
             "Get the TypeScript declarations",
             Response("TypeScript declarations.", None, TEXT, "export type Amount = number;\n", ("ETag",)),
         ),
-        _document(
+        document(
             "getOpenapi",
             OPENAPI,
             "Get the OpenAPI document of REST",
             Response("An OpenAPI 3.1 document.", example={"openapi": "3.1.0", "…": "…"}, headers=("ETag",)),
         ),
-        _document(
+        document(
             "getAsyncapi",
             ASYNCAPI,
             "Get the AsyncAPI document of Socket.IO",
             Response("An AsyncAPI 3.0 document.", example={"asyncapi": "3.0.0", "…": "…"}, headers=("ETag",)),
         ),
-        _probe(
+        probe(
             "getLive",
             LIVEZ,
             "Ask whether the process works",
             "503 only if nothing but a restart would help. It does not depend on the database.",
             "live",
         ),
-        _probe("getReady", READYZ, "Ask whether requests can be served now", _READY, "ready"),
-        _probe("getHealth", HEALTHZ, "Ask the same as /readyz", _READY, "ready"),
+        probe("getReady", READYZ, "Ask whether requests can be served now", READY, "ready"),
+        probe("getHealth", HEALTHZ, "Ask the same as /readyz", READY, "ready"),
         Operation(
             "getVersion",
             "GET",
@@ -272,7 +265,7 @@ OPERATIONS: dict[str, Operation] = {
             "Get the version that runs",
             "The versions of the service and of the contract.",
             {200: Response("The versions.", "version_reply")},
-            (InvalidPayload, Forbidden, *_HEAD, InternalError),
+            (InvalidPayload, Forbidden, *HEAD_ERRORS, InternalError),
         ),
         Operation(
             "getMetrics",
@@ -280,8 +273,8 @@ OPERATIONS: dict[str, Operation] = {
             METRICS,
             "Get the metrics for Prometheus",
             "The text format of Prometheus. Needs the permission to read metrics.",
-            {200: Response("The metrics.", None, TEXT, _METRICS)},
-            (InvalidPayload, Unauthorized, Forbidden, *_HEAD, Busy, Unavailable, InternalError),
+            {200: Response("The metrics.", None, TEXT, bodies.METRICS)},
+            (InvalidPayload, Unauthorized, Forbidden, *HEAD_ERRORS, Busy, Unavailable, InternalError),
         ),
     )
 }

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from protocol import registry
+from protocol.check import check
 from protocol.codec import Encoded, loads
 
 _PID = registry.schema("balance_update")["properties"]["pid"]
@@ -76,7 +77,11 @@ class _Ledger:
         return Encoded(text.replace(b" ", b""))
 
 
-_decoder = msgspec.json.Decoder(_Update)
+class _ImportLine(_Update):
+    seq: int | None = None
+
+
+_decoder, _line_decoder = msgspec.json.Decoder(_Update), msgspec.json.Decoder(_ImportLine)
 _onchain, _onsite = _Ledger("onchain"), _Ledger("onsite")
 
 
@@ -88,9 +93,27 @@ def decode_update(data: str | bytes) -> Any:
 
 def read_plain_update(data: str | bytes) -> ValidatedUpdate | None:
     """Decode an update if it is plain; return None for any other text."""
+    return _read_plain(_decoder, data)
+
+
+def decode_import_line(data: bytes) -> Any:
+    """Decode a line of an import (schemas/import_line.json) as `decode_update` does, without its `seq`.
+
+    Raises MalformedJson and InvalidPayload.
+    """
+    plain = _read_plain(_line_decoder, data)
+    if plain is not None and plain["id"] is not None and plain["ts"] is not None:
+        return plain
+    line = loads(data)
+    check("import_line", line)
+    line.pop("seq", None)
+    return line
+
+
+def _read_plain(decoder: msgspec.json.Decoder[Any], data: str | bytes) -> ValidatedUpdate | None:
     try:
         # Decoded as text: in bytes, msgspec skips invalid UTF-8 in a field that a later one of the same name replaces.
-        update = _decoder.decode(data if isinstance(data, str) else data.decode())
+        update: _Update = decoder.decode(data if isinstance(data, str) else data.decode())
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     pid, ts, id_ = update.pid, update.ts, update.id

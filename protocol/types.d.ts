@@ -347,9 +347,57 @@ export interface ErrorReply {
    */
   retryAfter?: number;
   /**
+   * With unavailable, of an import: what was done before. To send all of it again is safe.
+   */
+  data?: ImportResult;
+  /**
    * With unavailable, of /livez and /readyz: everything that is wrong.
    */
   reasons?: HealthProblem[];
+}
+
+/**
+ * How amounts are written in CSV. number: as they are. text: as ="1.5", which a spreadsheet shows as text with all digits, where it would round a number to 15.
+ */
+export type ExportDigits = "number" | "text";
+
+/**
+ * The format of an export. ndjson: one snapshot as JSON in each line. csv: a table with a column for each required asset and each `asset`.
+ */
+export type ExportFormat = "ndjson" | "csv";
+
+/**
+ * The query of GET /api/balance/export, with numbers as JSON numbers. `asset` and `digits` are for CSV.
+ */
+export interface ExportQuery {
+  /**
+   * The format.
+   */
+  format?: ExportFormat;
+  /**
+   * Only snapshots with this ts or a later one.
+   */
+  from?: Timestamp;
+  /**
+   * Only snapshots with an earlier ts.
+   */
+  to?: Timestamp;
+  /**
+   * Only snapshots with one of these process ids; the parameter may be repeated.
+   *
+   * @maxItems 100
+   */
+  pid?: number[];
+  /**
+   * An asset with a column of its own in CSV; the parameter may be repeated. The others are in the column `further`, as JSON.
+   *
+   * @maxItems 64
+   */
+  asset?: LedgerAsset[];
+  /**
+   * How amounts are written in CSV.
+   */
+  digits?: ExportDigits;
 }
 
 /**
@@ -497,6 +545,96 @@ export interface HealthState {
    * live for /livez, ready for /readyz and /healthz.
    */
   status: string;
+}
+
+/**
+ * One line of the body of POST /api/balance/import: a snapshot as an export has it. It is saved as an update with this id.
+ */
+export interface ImportLine {
+  /**
+   * The id. A line whose id is saved already, with the same content, is a duplicate; with other content it is refused.
+   */
+  id: Uuid;
+  /**
+   * Ignored: a snapshot gets its seq when it is saved.
+   */
+  seq?: number | null;
+  /**
+   * The time of the balances.
+   */
+  ts: Timestamp;
+  /**
+   * The process id of the sender. If absent or null, it is unknown.
+   */
+  pid?: number | null;
+  /**
+   * The balances on chain.
+   */
+  onchain: Onchain;
+  /**
+   * The balances on the site.
+   */
+  onsite: Onsite;
+}
+
+/**
+ * A line of an import that was refused.
+ */
+export interface ImportRefusal {
+  /**
+   * The number of the line, from 1; empty lines are counted.
+   */
+  line: number;
+  /**
+   * The error, for a program.
+   */
+  code: ErrorCode;
+  /**
+   * The error, for a person.
+   */
+  error: string;
+}
+
+/**
+ * The body of the response to POST /api/balance/import.
+ */
+export interface ImportReply {
+  /**
+   * Always true: the whole body was read. Refused lines are counted in `data`.
+   */
+  success: true;
+  /**
+   * What was done.
+   */
+  data: ImportResult;
+}
+
+/**
+ * What an import has done: saved, duplicates and refused together are its lines.
+ */
+export interface ImportResult {
+  /**
+   * The lines that were read, without empty ones.
+   */
+  lines: number;
+  /**
+   * The lines that were saved.
+   */
+  saved: number;
+  /**
+   * The lines that were saved before.
+   */
+  duplicates: number;
+  /**
+   * The lines that were not saved.
+   */
+  refused: number;
+  /**
+   * The first refused lines, at most 20.
+   *
+   * @maxItems 20
+   */
+  errors: ImportRefusal[];
 }
 
 /**
@@ -768,6 +906,10 @@ export interface ProblemDetails {
    * With position_pruned: the seq of the first snapshot that is kept.
    */
   first?: number;
+  /**
+   * With unavailable, of an import: what was done before. To send all of it again is safe.
+   */
+  data?: ImportResult;
 }
 
 /**

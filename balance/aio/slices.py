@@ -22,6 +22,23 @@ T = TypeVar("T")
 SLICE_S = 0.001  # what an item starts, such as a task, runs in the next turn and takes as long again
 
 
+class Slices:
+    """The time of a coroutine that has much to do: it calls `is_over` between two parts, and then awaits `next`."""
+
+    def __init__(self) -> None:
+        self._until = perf_counter() + SLICE_S
+
+    def is_over(self) -> bool:
+        """Return whether everything else should have its turn."""
+        return perf_counter() >= self._until
+
+    async def next(self) -> None:
+        """Let everything else run that is ready; a new slice begins when this returns."""
+        _release_lock()
+        await asyncio.sleep(0)
+        self._until = perf_counter() + SLICE_S
+
+
 class SlicedWork(Generic[T]):
     """The items that are still to be handled."""
 
@@ -57,7 +74,7 @@ class SlicedWork(Generic[T]):
             self._handle_one()
             if perf_counter() >= until:
                 break
-        time.sleep(GIL_PAUSE_S)  # as in `loop_budget`: a thread that waits for the interpreter's lock gets it
+        _release_lock()
         self._schedule()
 
     def _handle_one(self) -> None:
@@ -66,3 +83,8 @@ class SlicedWork(Generic[T]):
             self._handle(item)
         except Exception:
             log.exception("an item could not be handled")
+
+
+def _release_lock() -> None:
+    """Let a thread run that waits for the interpreter's lock, as in `loop_budget`."""
+    time.sleep(GIL_PAUSE_S)

@@ -16,7 +16,6 @@ Raises BackupError.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -27,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from balance.storage.whole_file import whole_file
 
 FORMAT, VERSION = "balance-backup", 1
 COPY = re.compile(rb"COPY ([a-z_]+) \(([a-z0-9_, ]+)\) FROM stdin;\n")
@@ -92,43 +93,14 @@ class BackupWriter:
 
 @contextmanager
 def written(path: Path, header: Header) -> Iterator[BackupWriter]:
-    """Write a backup in the block. It gets its name when it is complete and on disk; before, nothing is replaced."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Write a backup in the block, as a `whole_file`."""
     try:
-        # Balances are private. A link that another user has put there is not followed.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(partial, flags, 0o600), "wb") as raw:
-            _claim(raw, partial)
-            try:
-                with gzip.GzipFile("", "wb", LEVEL, raw) as file:
-                    writer = BackupWriter(file, header)  # type: ignore[arg-type]
-                    yield writer
-                    writer.finish()
-                raw.flush()
-                os.fsync(raw.fileno())
-            except BaseException:
-                with suppress(OSError):
-                    partial.unlink()
-                raise
-        partial.rename(path)
-        _sync_folder(path.parent)
+        with whole_file(path) as raw, gzip.GzipFile("", "wb", LEVEL, raw) as file:
+            writer = BackupWriter(file, header)  # type: ignore[arg-type]
+            yield writer
+            writer.finish()
     except OSError as error:
         raise BackupError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _claim(file: IO[bytes], partial: Path) -> None:
-    """Empty a file that was opened by its name. Raises OSError if another backup writes it, or has completed it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_other = not os.path.samestat(os.fstat(file.fileno()), os.lstat(partial))
-    except (BlockingIOError, FileNotFoundError):
-        is_other = True
-    except OSError:  # a file system without locks
-        is_other = False
-    if is_other:
-        raise OSError(f"another backup writes {partial.name}")
-    os.fchmod(file.fileno(), 0o600)
-    os.ftruncate(file.fileno(), 0)
 
 
 class BackupReader:
@@ -251,11 +223,3 @@ def _from_line(line: bytes) -> dict[str, Any] | None:
         if isinstance(value, dict):
             return value
     return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -73,14 +73,8 @@ class JsonHandler(RequestHandler):
 
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
-        is_preflight = self.request.method == "OPTIONS"  # carries no credentials (Fetch standard) and reads nothing
-        if not is_preflight:
-            self.check_connection()
-            self.context.caller = self.find_caller()
-        self.check_page_origin()
-        if self.request.method not in self.methods:
-            raise protocol.MethodNotAllowed
-        if is_preflight:
+        self.check_request()
+        if self.request.method == "OPTIONS":
             self.answer_preflight()
         elif self.request.method == "POST":
             await self.on_post()
@@ -88,6 +82,15 @@ class JsonHandler(RequestHandler):
             await self.on_get(*path)
 
     get = head = post = put = patch = delete = options = dispatch
+
+    def check_request(self) -> None:
+        """Check that this request is permitted, and its method known. Raises ServiceError."""
+        if self.request.method != "OPTIONS":  # which carries no credentials (Fetch standard) and reads nothing
+            self.check_connection()
+            self.context.caller = self.find_caller()
+        self.check_page_origin()
+        if self.request.method not in self.methods:
+            raise protocol.MethodNotAllowed
 
     def check_connection(self) -> None:
         """Check that the connection is not one too many of its address. Raises RateLimited."""

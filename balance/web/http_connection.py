@@ -88,6 +88,8 @@ class Exchange(HTTP1Connection):
         super().__init__(connection.stream, False, connection.params, connection.context)
         self.closer = connection.closer
         self._is_rejected = False
+        self.continued_at = 0.0
+        """When a body of any length was last worked on, by `time.monotonic`; its time begins again then."""
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
         """Read a request, pass it to `delegate`, wait for its response; return whether another request may follow.
@@ -98,7 +100,7 @@ class Exchange(HTTP1Connection):
         try:
             head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
             start_line, headers = self._parse_head(head)
-            size = body_size(start_line, headers, self._max_body_size)
+            size = body_size(start_line, headers)
             self._disconnect_on_finish = self.context.is_refused or not self._can_keep_alive(start_line, headers)
             start_line = normalise_target(start_line, headers, self.context.port_scheme)
             check_host_and_query(start_line, headers)
@@ -107,6 +109,8 @@ class Exchange(HTTP1Connection):
             is_open = True
             if received is not None:
                 await received
+            if size is not None and size > self._max_body_size and not self._write_finished:
+                raise protocol.PayloadTooLarge(f"must be at most {self._max_body_size} bytes", "Content-Length")
             if size != 0:
                 await self._read_content(size, start_line, headers, delegate)
             self._read_finished, is_open = True, False

@@ -224,5 +224,6 @@ class HttpListener(HTTPServer):
             if not awaited.has_head and exchange._request_start_line is not None:
                 awaited.has_head, awaited.since = True, now
             head_s_max = REFUSED_HEAD_S_MAX if exchange.context.is_refused else self.head_s_max
-            if now - awaited.since > (self.body_s_max if awaited.has_head else head_s_max):
+            since = max(awaited.since, exchange.continued_at)
+            if now - since > (self.body_s_max if awaited.has_head else head_s_max):
                 exchange.time_out()

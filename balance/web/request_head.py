@@ -35,7 +35,7 @@ def check_host_and_query(start_line: RequestStartLine, headers: HTTPHeaders) -> 
         raise protocol.InvalidPayload("must be a host, or a host and a port, such as 127.0.0.1:3000", "Host")
 
 
-def body_size(start_line: RequestStartLine, headers: HTTPHeaders, bytes_max: int) -> int | None:
+def body_size(start_line: RequestStartLine, headers: HTTPHeaders) -> int | None:
     """Return the size of a request's body, None if it is chunked (RFC 9112, section 6.3).
 
     Raises InvalidPayload and PayloadTooLarge.
@@ -53,8 +53,8 @@ def body_size(start_line: RequestStartLine, headers: HTTPHeaders, bytes_max: int
         headers["Content-Length"] = length = lengths.pop()
     if not DIGITS.fullmatch(length):
         raise protocol.InvalidPayload("must be a whole number of bytes", "Content-Length")
-    if len(length) > LENGTH_DIGITS_MAX or int(length) > bytes_max:
-        raise protocol.PayloadTooLarge(f"must be at most {bytes_max} bytes", "Content-Length")
+    if len(length) > LENGTH_DIGITS_MAX:
+        raise protocol.PayloadTooLarge(f"must have at most {LENGTH_DIGITS_MAX} digits", "Content-Length")
     return int(length)
 
 

@@ -122,7 +122,7 @@ WRONG = [
         "TS2339",
     ),
     ("an answer of REST that is a refusal", "Error(`${saved.code}: ${saved.error}`)", "Error(saved.message)", "TS2339"),
-    ("an answer of REST that may be a refusal", "got.success ? [got.data] : []", "[got.data]", "TS2339"),
+    ("an answer of REST that may be a refusal", "got.success ? [got.data] : []", "[got.data]", "TS2322"),
     ("a position without a number", "{ after: last, epoch }", "{ after: `${last}`, epoch }", "TS2322"),
     ("an offset as a number", "offset?.length", "offset?.size", "TS2339"),
     (

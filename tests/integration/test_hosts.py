@@ -15,7 +15,7 @@ from balance.host_names import is_loopback
 from balance.setting import ConfigError
 from balance.web.connections import CONNECTIONS
 from balance.web.cors import HostPolicy
-from protocol.operations import FEED, LATEST, SERIES, STREAM, TICKET
+from protocol.operations import EXPORT, FEED, IMPORT, LATEST, SERIES, STREAM, TICKET
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.refusals import check_refused
 from tests.support.service import SNAPSHOTS
@@ -34,6 +34,8 @@ TARGETS = [
     FEED,
     f"{FEED}?after=now&wait=55",
     LATEST,
+    EXPORT,
+    IMPORT,
     SERIES,
     CONNECTIONS,
     STREAM,

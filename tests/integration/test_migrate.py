@@ -191,6 +191,23 @@ def test_the_wait_for_another_migrating_process_is_bounded(empty: str) -> None:
     assert migrate(empty, lock_wait_ms_max=50) == []
 
 
+def test_a_migration_waits_while_the_schema_is_held_by_one_or_more(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with psycopg.connect(empty, autocommit=True) as one, psycopg.connect(empty, autocommit=True) as other:
+        module.hold_schema(one)
+        module.hold_schema(other)
+        one.close()
+        with pytest.raises(SchemaError, match="another process"):
+            migrate(empty, lock_wait_ms_max=50)
+        assert other.execute("SHOW lock_timeout").fetchone() == ("1min",)
+    monkeypatch.setattr(module, "LOCK_WAIT_MS_MAX", 50)
+    with psycopg.connect(empty) as migrating, psycopg.connect(empty, autocommit=True) as session:
+        module.acquire_migration_lock(migrating)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            module.hold_schema(session)
+        migrating.rollback()
+        module.hold_schema(session)
+
+
 def test_the_wait_for_a_table_in_use_is_bounded(
     empty: str, folder: WriteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -23,8 +24,9 @@ from balance.storage.feed_store import FeedStore
 from balance.storage.pool import Pool
 from balance.storage.retention import Progress, Pruned, Pruning, PruningElsewhere
 from balance.storage.store import Store
+from tests.support.clock import Clock
 from tests.support.feed import ONCHAIN, ONSITE
-from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
+from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked, note_updates
 from tests.support.raw_clients import SocketClient
 from tests.support.service import Database, MakeService, Processes, check_start_refused
 from tests.support.sse import StreamClient
@@ -231,6 +233,28 @@ def test_a_stopped_run_ends_after_its_batch(rig: Rig, monkeypatch: pytest.Monkey
     assert rig.prune() == (6, 7, 9)
 
 
+def test_a_run_rests_after_each_batch_and_its_commits_do_not_wait_for_the_disk(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.save(OLD, *[None] * 250)
+    note_updates(rig.database.url, "balance_feed")
+    clock, rests, reports = Clock(), list[float](), list[Progress]()
+    monkeypatch.setattr(retention, "time", SimpleNamespace(monotonic=clock))
+    pruning = Pruning(rig.database.url, LIMIT)
+    read_batch = pruning._prune_batch
+
+    def prune_batch(session: Any, after: int) -> Any:
+        clock.advance(0.5)
+        return read_batch(session, after)
+
+    monkeypatch.setattr(pruning, "_prune_batch", prune_batch)
+    monkeypatch.setattr(pruning._stop, "wait", rests.append)
+    assert rig.run(pruning, reports.append) == (249, 250, 250)
+    assert reports == [(100, 250), (200, 250)]
+    assert rests == [2.0, 2.0]
+    assert rig.database.rows("SELECT level FROM noted") == [{"level": "off"}] * 3
+
+
 def test_the_service_prunes_in_the_background_and_logs_one_line(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -415,6 +439,12 @@ def test_the_grants_are_checked_and_named(rig: Rig) -> None:
         finally:
             admin.execute(f"DROP OWNED BY {name}".encode())
             admin.execute(f"DROP ROLE {name}".encode())
+
+
+def test_a_feed_that_has_lost_its_row_is_one_line(rig: Rig) -> None:
+    execute(rig.database.url, "DELETE FROM balance_feed")
+    with pytest.raises(DatabaseError, match=r"^the database cannot be pruned: table balance_feed has lost its row$"):
+        rig.prune()
 
 
 def test_a_database_that_cannot_be_reached_is_one_line() -> None:

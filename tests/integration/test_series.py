@@ -24,13 +24,12 @@ from balance.storage.retention import Pruning
 from balance.storage.series_query import Line
 from protocol.operations import READYZ, SERIES, SNAPSHOTS
 from tests.support.http_client import Reply
-from tests.support.payloads import UPDATE
+from tests.support.payloads import DIGITS_40, UPDATE
 from tests.support.refusals import check_refused
 from tests.support.service import Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 
 START = datetime(2025, 11, 7, tzinfo=UTC)
-FORTY_DIGITS = "1234567890.123456789012345678901234567890"
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +163,10 @@ async def test_a_pid_that_reports_rarely_is_in_the_sum_beside_one_that_reports_o
 
 
 async def test_an_amount_of_forty_digits_is_the_one_that_was_saved(service: Service) -> None:
-    await save(service, made(0, onchain_usdt=Decimal(FORTY_DIGITS)))
+    await save(service, made(0, onchain_usdt=Decimal(DIGITS_40)))
     for mode in ({}, {"pid": 7}, {"by": "pid"}, {"sum": "pid"}):
         reply = await service.request("GET", query_of(**{"from": at(-1), "to": at(0), "points": 2}, **mode))
-        assert f'"usdt":[null,{FORTY_DIGITS}]'.encode() in reply.raw
+        assert f'"usdt":[null,{DIGITS_40}]'.encode() in reply.raw
 
 
 async def test_only_the_assets_that_are_asked_for_are_returned(service: Service) -> None:

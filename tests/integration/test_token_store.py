@@ -20,7 +20,7 @@ from balance.storage.token_store import (
     list_tokens,
     revoke_token,
 )
-from tests.support.postgres import execute, locked
+from tests.support.postgres import execute, locked, note_updates
 from tests.support.service import Database
 
 ONE, TWO, THREE = b"1" * 32, b"2" * 32, b"3" * 32
@@ -58,29 +58,20 @@ def test_the_service_reads_all_tokens_in_the_order_of_their_creation(store: Toke
 def test_a_use_is_stored_to_the_minute_once_in_it_and_without_a_wait(store: TokenStore, database: Database) -> None:
     for number, sha256 in enumerate((ONE, TWO, THREE)):
         create_token(database.url, f"n{number}", "reader", sha256, None)
-    execute(database.url, "CREATE TABLE noted AS SELECT 1::bigint AS id, '' AS level WHERE false")
-    execute(
-        database.url,
-        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
-        "'BEGIN INSERT INTO noted VALUES (NEW.id, current_setting(''synchronous_commit'')); RETURN NEW; END'",
-    )
-    execute(
-        database.url,
-        "CREATE TRIGGER noting AFTER UPDATE ON balance_token FOR EACH ROW EXECUTE FUNCTION note()",
-    )
+    note_updates(database.url, "balance_token")
     before = datetime.now(UTC).replace(second=0, microsecond=0)
     store.note_used(["1", "3"])
     used = [one.last_used_at for one in list_tokens(database.url)]
     assert used[1] is None
     assert used[0] == used[2]
     assert used[0] in (before, before + MINUTE)
-    assert database.rows("SELECT * FROM noted") == [{"id": 1, "level": "off"}, {"id": 3, "level": "off"}]
+    assert database.rows("SELECT * FROM noted") == [{"id": "1", "level": "off"}, {"id": "3", "level": "off"}]
     execute(database.url, "UPDATE balance_token SET last_used_at = last_used_at - interval '1 minute' WHERE id = 3")
     execute(database.url, "TRUNCATE noted")
     store.note_used(["1", "3"])
     noted = [row["id"] for row in database.rows("SELECT id FROM noted")]
-    assert noted == ([3] if datetime.now(UTC) < before + MINUTE else noted)
-    assert 3 in noted
+    assert noted == (["3"] if datetime.now(UTC) < before + MINUTE else noted)
+    assert "3" in noted
 
 
 def test_a_name_is_of_one_token_at_a_time(database: Database) -> None:

@@ -40,6 +40,8 @@ CASES = [
     Case("token list", REFUSED),
     Case("token revoke bot", REFUSED),
     Case("backup {backup}.new", REFUSED),
+    Case("export", REFUSED),
+    Case("import {backup}", REFUSED),
     Case("prune --keep=90d", REFUSED),
     Case("prune --keep=90d --dry-run", REFUSED),
     Case("new-epoch", REFUSED),

@@ -21,6 +21,13 @@ UPDATE: dict[str, Any] = {
     "onchain": {"rlb": 100074, "usdt": 7656},
     "onsite": {"rlb": 101132, "usd": 7646},
 }
+# An amount of 40 digits, which no double has.
+DIGITS_40 = "1234567890123456789.012345678901234567891"
+# A line of an import.
+LINE = (
+    b'{"id":"019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51","ts":"2025-11-07T00:45:08.603Z",'
+    b'"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
+)
 # An update of 9 kB: 60 further assets in each ledger, of 60 digits each.
 LARGE = {f"asset{n}": Decimal("0." + "1" * 59) for n in range(60)}
 LARGE_UPDATE = {**UPDATE, "onchain": {**UPDATE["onchain"], **LARGE}, "onsite": {**UPDATE["onsite"], **LARGE}}

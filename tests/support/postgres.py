@@ -104,6 +104,17 @@ def execute(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+def note_updates(url: str, table: str) -> None:
+    """Have a trigger note each update of a row in table `noted`: its id, if it has one, and how its commit waits."""
+    execute(
+        url,
+        "CREATE TABLE noted AS SELECT '' AS id, '' AS level WHERE false",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO noted VALUES "
+        "(to_jsonb(NEW) ->> ''id'', current_setting(''synchronous_commit'')); RETURN NEW; END'",
+        f"CREATE TRIGGER noting AFTER UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+
+
 def query(url: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Run one statement and return its rows."""
     with psycopg.connect(url, autocommit=True) as connection:

@@ -24,15 +24,17 @@ IMPORTS = {
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "setting", "storage"},
     "commands": {
-        *("access", "alarms", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage", "web"),
+        *("access", "alarms", "app", "auth", "balance", "config", "process", "protocol", "setting", "storage"),
+        *("transfer", "web"),
     },
     "alarms": {"position", "protocol"},  # a client of the feed, which knows the service by its address alone
     "app": {
         *("access", "aio", "config", "database", "feed", "health", "metrics", "rate_limit", "realtime", "request_log"),
-        *("routes", "service", "storage", "web"),
+        *("routes", "service", "storage", "transfer", "web"),
     },
     "routes": {
-        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service", "web"),
+        *("access", "aio", "config", "health", "metrics", "protocol", "realtime", "request_log", "service"),
+        *("transfer", "web"),
     },
     "metrics": {
         *("aio", "balance", "config", "feed", "health", "protocol", "realtime", "refusals", "service", "storage"),
@@ -46,8 +48,9 @@ IMPORTS = {
     },
     "web": {
         *("access", "aio", "auth", "balance", "config", "feed", "health", "host_names", "open_connection", "position"),
-        *("protocol", "rate_limit", "refusals", "request_context", "request_log", "service", "snapshot"),
+        *("protocol", "rate_limit", "refusals", "request_context", "request_log", "service", "snapshot", "transfer"),
     },
+    "transfer": {"aio", "feed", "position", "protocol", "snapshot", "storage"},
     "rate_limit": {"config", "protocol"},
     "health": {"aio", "database", "feed", "service", "storage"},
     "service": {"aio", "feed", "ids", "position", "protocol", "refusals", "series", "snapshot", "storage"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from balance.storage import backup_file as module
+from balance.storage import whole_file as module
 from balance.storage.backup_file import BLOCK_BYTES, BackupError, BackupWriter, Header, Report, check, opened, written
 
 HEADER = Header([(1, "0001_a.sql", "ab"), (2, "0002_b.sql", "cd")], "epoch é", 9, 3, "2025-11-07", "1.0", "18.1")
@@ -169,7 +169,7 @@ def test_the_second_of_two_backups_to_one_file_is_refused_and_the_first_is_compl
     with written(path, HEADER) as writer:
         with pytest.raises(BackupError) as refused:
             write(path)
-        assert str(refused.value) == f"{path}: cannot be written: another backup writes one.backup.partial"
+        assert str(refused.value) == f"{path}: cannot be written: another process writes one.backup.partial"
         writer.write_table("balance_feed", COLUMNS, iter(ROWS), ignore)
         writer.write_table("balance_token", ["seq"], iter(()), ignore)
     assert gzip.decompress(path.read_bytes()) == TEXT + LAST
@@ -190,7 +190,7 @@ def test_a_backup_that_was_completed_before_the_lock_is_not_emptied(
 
     partial.write_bytes(b"complete")
     monkeypatch.setattr(module.fcntl, "flock", complete_then_lock)
-    with pytest.raises(BackupError, match=r"one.backup: cannot be written: another backup writes one.backup.partial$"):
+    with pytest.raises(BackupError, match=r"one.backup: cannot be written: another process writes one.backup.partial$"):
         write(path)
     assert path.read_bytes() == b"complete"
     assert partial.exists() == begins_again

@@ -191,7 +191,9 @@ def test_a_change_of_a_part_is_reported_for_each_use_of_the_part() -> None:
     found = lines(SET, edited(("amount", {"maximum": 5})))
     fields = ("onchain.rlb", "onchain.usdt", "onchain.*", "onsite.rlb", "onsite.usd", "onsite.*")
     assert {line for line in found if line.startswith("breaks")} == {
-        f"breaks senders: balance_update: {field}: maximum was 1e30, is 5" for field in fields
+        f"breaks senders: {name}: {field}: maximum was 1e30, is 5"
+        for name in ("balance_update", "import_line")
+        for field in fields
     }
     assert "harmless: list_reply: data.*.onchain.rlb: maximum was 1e30, is 5" in found
 
@@ -199,8 +201,10 @@ def test_a_change_of_a_part_is_reported_for_each_use_of_the_part() -> None:
 def test_a_new_error_code_breaks_receivers_and_a_removed_one_is_harmless() -> None:
     codes = SET["error_code"]["enum"]
     for name in ("error_reply", "balance_error"):
-        more = [line for line in lines(SET, edited(("error_code", {"enum": [*codes, "late"]}))) if f" {name}:" in line]
-        less = [line for line in lines(SET, edited(("error_code", {"enum": codes[1:]}))) if f" {name}:" in line]
+        more = [
+            line for line in lines(SET, edited(("error_code", {"enum": [*codes, "late"]}))) if f" {name}: code" in line
+        ]
+        less = [line for line in lines(SET, edited(("error_code", {"enum": codes[1:]}))) if f" {name}: code" in line]
         assert more == [f'breaks receivers: {name}: code: enum gained "late"']
         assert less == [f'harmless: {name}: code: enum lost "{codes[0]}"']
 

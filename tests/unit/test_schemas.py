@@ -16,13 +16,14 @@ EPOCH = "3f0c8b52-6a1d-4e7b-9d53-0c2f7a9be614"
 NO_LINE_FEED = {"pattern": "\\n"}
 REQUESTS = [
     *("balance_update", "connect_auth", "feed_query", "get_path", "latest_query", "list_query", "schema_path"),
-    *("series_query", "stream_query"),
+    *("export_query", "import_line", "series_query", "stream_query"),
 ]
 REPLIES = [
     *("balance_ack", "balance_error", "balance_snapshot", "connect_error", "connected", "contract_reply"),
     *("error_reply", "feed_reply", "get_reply", "latest_reply", "list_reply", "pong", "problem_details", "save_reply"),
     "series_reply",
     *("snapshot", "stream_bye", "stream_connected", "stream_ping", "health_reply", "ticket_reply", "version_reply"),
+    *("import_refusal", "import_reply", "import_result"),
 ]
 
 
@@ -134,6 +135,7 @@ def test_every_payload_schema_is_a_request_a_reply_a_part_or_ping():
     parts |= {"timestamp", "utc_timestamp", "uuid", "stream_headers", "position_token", "recovery_offset"}
     parts |= {"bye_reason", "durability", "feed_after", "feed_head", "feed_slice", "latest", "position_reason"}
     parts |= {"health_problem", "health_state", "ticket", "versions"}
+    parts |= {"export_digits", "export_format", "ledger_asset"}
     parts |= {"instant_range", "ledger_asset", "left_out", "series", "series_amounts", "series_epoch", "series_line"}
     assert {*REQUESTS, *REPLIES, *parts} == set(protocol.names())
 
