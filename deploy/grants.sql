@@ -1,4 +1,5 @@
 -- The least grants of the role as which the service runs. Run it by psql as balance_owner, after each migration.
+-- The role can read tokens; `token create` and `token revoke` are run as balance_owner.
 
 GRANT USAGE ON SCHEMA public TO balance_role;
 GRANT SELECT ON schema_migration TO balance_role;

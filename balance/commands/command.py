@@ -38,18 +38,19 @@ class Command(NamedTuple):
 
 @contextmanager
 def database(
-    config: Config, signals: StopSignals, *, create: bool = False
+    config: Config, signals: StopSignals, *, create: bool = False, restoring: bool = False
 ) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     """Yield the URL of the database: that of the setting, or of the embedded server, which runs inside the block.
 
     `create` makes the data of the embedded server if there are none. Without it that is an error, since most commands
-    are for what a service has saved: on a new database they would succeed, and mislead.
+    are for what a service has saved: on a new database they would succeed, and mislead. `restoring` is for `restore`:
+    no other command can use the data that it makes until their backup is in them.
     """
     if config.database_url:
         keep_only_credentials(os.environ)
         yield config.database_url, None
         return
-    postgres = EmbeddedPostgres.start(config.data_dir, create=create)
+    postgres = EmbeddedPostgres.start(config.data_dir, create=create, restoring=restoring)
     try:
         yield postgres.url, postgres
     except EmbeddedError:  # the reason for its end is raised, and not the failure to stop it too

@@ -28,13 +28,15 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         with progress_bar("checked", "B") as checked:
             backup = check_backup(arguments.file, checked.show)
         with (
-            database(config, signals, create=True) as (url, _postgres),  # made only for a good file
+            database(config, signals, create=True, restoring=True) as (url, postgres),  # made only for a good file
             progress_bar("loaded", "B") as loaded,
             progress_bar("indexed", " indexes") as indexed,
         ):
-            restored = restore(
-                url, backup, replace=arguments.replace, report_load=loaded.show, report_index=indexed.show
-            )
+            # One that was killed after its commit has left its tables.
+            replace = arguments.replace or (postgres is not None and postgres.is_being_restored)
+            restored = restore(url, backup, replace=replace, report_load=loaded.show, report_index=indexed.show)
+            if postgres is not None:
+                postgres.end_restore()
     epoch, seq = restored.position
     print_now(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
     if restored.aside is not None:
@@ -45,6 +47,6 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
 COMMAND = Command(
     "fill an empty database from a backup, or with --replace another one",
     run,
-    "stopped, and nothing was changed",
+    "stopped, and nothing was changed; a new data directory is for another restore only",
     add_arguments,
 )

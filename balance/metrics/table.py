@@ -264,6 +264,14 @@ METRICS = (
             "BalanceConnectionsDropped", "increase(balance_connections_dropped_total[5m]) > 0", "1m", "critical",
             "Clients cannot connect: raise the hard limit on open files.",
         ),)),
+    Metric("balance_accept_failures_total", COUNTER,
+        "Attempts to accept a connection that failed, since the process or the machine had no file or memory left; "
+        "one a second while connections wait",
+        lambda parts: parts.descriptors.failures,
+        alerts=(Alert(
+            "BalanceAcceptsFail", "increase(balance_accept_failures_total[5m]) > 0", "1m", "critical",
+            "Clients cannot connect: the process or the machine has no open files or no memory left.",
+        ),)),
     Metric("balance_clock_jumps_total", COUNTER,
         "How often the clock of the machine was set by a second or more",
         lambda parts: parts.clock.jumps,

@@ -12,13 +12,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import LiteralString
 
-from psycopg import Connection
+from psycopg import Connection, Cursor
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL
+from psycopg.sql import SQL, Composed
 
 from balance.storage.backup_file import Report
 
-MEMORY: LiteralString = "SET LOCAL maintenance_work_mem = '256MB'"  # for the sort of one index, of all its processes
+# For the sort of one index, of all its processes: what the server has, but at least 256 MB. Returns what it has.
+MEMORY: LiteralString = """
+SELECT before, set_config('maintenance_work_mem', CASE WHEN pg_size_bytes(before) < pg_size_bytes('256MB')
+                                                       THEN '256MB' ELSE before END, true)
+FROM current_setting('maintenance_work_mem') AS before
+"""
+MEMORY_AS_BEFORE: LiteralString = "SELECT set_config('maintenance_work_mem', %(before)s, true)"
 
 
 @contextmanager
@@ -29,18 +35,19 @@ def without_indexes(session: Connection[TupleRow], tables: Sequence[str], report
     """
     found = session.execute(INDEXES, {"names": list(tables)}).fetchall()
     for drop, _create in found:
-        _run(session, drop)
+        run_sql(session, SQL(drop))
     yield
-    session.execute(MEMORY)
+    ((before, _set),) = session.execute(MEMORY).fetchall()
     for done, (_drop, create) in enumerate(found):
         report(done, len(found))
-        _run(session, create)
+        run_sql(session, SQL(create))
+    session.execute(MEMORY_AS_BEFORE, {"before": before})
     report(len(found), len(found))
 
 
-def _run(session: Connection[TupleRow], definition: LiteralString) -> None:
-    """Run a statement that PostgreSQL has written."""
-    session.cursor().execute(SQL(definition))
+def run_sql(session: Connection[TupleRow], statement: SQL | Composed) -> Cursor[TupleRow]:
+    """Run a statement that has names in it, which cannot be parameters, or that PostgreSQL has written."""
+    return session.cursor().execute(statement)
 
 
 # PostgreSQL writes each definition itself, so that what is created is what was dropped.

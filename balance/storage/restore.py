@@ -22,12 +22,12 @@ from typing import LiteralString, NamedTuple
 import psycopg
 from psycopg import Connection, IsolationLevel, errors
 from psycopg.rows import TupleRow
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Identifier, Literal
 
 from balance.position import Position
 from balance.storage.backup import existing_tables
 from balance.storage.backup_file import BackupError, BackupReader, Header, Report, check, opened
-from balance.storage.bulk_load import without_indexes
+from balance.storage.bulk_load import run_sql, without_indexes
 from balance.storage.connect import DatabaseError, error_text, to_conninfo
 from balance.storage.epochs import begin_next_epoch
 from balance.storage.errors import DatabaseFault
@@ -122,20 +122,20 @@ def _moved_aside(session: Connection[TupleRow], *, replace: bool) -> Iterator[st
         raise BackupError("the database is not empty: restore into one that is, or with --replace")
     grants = session.execute(GRANTS).fetchall()
     aside = f"balance_before_{datetime.now(UTC):%Y%m%dt%H%M%S}"
-    _run(session, SQL("CREATE SCHEMA {}").format(Identifier(aside)))
+    run_sql(session, SQL("CREATE SCHEMA {}").format(Identifier(aside)))
     for kind, signature in objects:
-        _run(session, SQL("ALTER {} {} SET SCHEMA {}").format(SQL(kind), SQL(signature), Identifier(aside)))
+        run_sql(session, SQL("ALTER {} {} SET SCHEMA {}").format(SQL(kind), SQL(signature), Identifier(aside)))
     yield None if is_empty else aside
     for (statement,) in grants:
         with suppress(errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction), session.transaction():
-            _run(session, SQL(statement))
+            run_sql(session, SQL(statement))
     if is_empty:
-        _run(session, SQL("DROP SCHEMA {} CASCADE").format(Identifier(aside)))
+        run_sql(session, SQL("DROP SCHEMA {} CASCADE").format(Identifier(aside)))
 
 
 def _has_rows(session: Connection[TupleRow], table: str) -> bool:
     statement = SQL("SELECT EXISTS (SELECT FROM {})").format(Identifier(table))
-    return session.cursor().execute(statement).fetchone() == (True,)
+    return run_sql(session, statement).fetchone() == (True,)
 
 
 def _check_nobody_is_connected(session: Connection[TupleRow]) -> None:
@@ -156,7 +156,7 @@ def _load(
     for migration in migrations[:version]:
         apply_migration(session, migration)
     created = existing_tables(session)
-    _run(session, SQL("TRUNCATE {}").format(SQL(", ").join(map(Identifier, created))))
+    run_sql(session, SQL("TRUNCATE {}").format(SQL(", ").join(map(Identifier, created))))
     with without_indexes(session, created, report_index):
         for name, columns, blocks in backup.tables():
             if name not in created:
@@ -171,7 +171,7 @@ def _load(
     _advance_identities(session, created)
     for migration in migrations[version:]:
         apply_migration(session, migration)
-    _run(session, SQL("ANALYZE balance_snapshot"))
+    run_sql(session, SQL("ANALYZE balance_snapshot"))
 
 
 def _begin_epoch(session: Connection[TupleRow], server: Server, aside: str | None) -> Position:
@@ -189,7 +189,7 @@ def _advance_identities(session: Connection[TupleRow], tables: list[str]) -> Non
         next_ = SQL("SELECT setval({}, max({})) FROM {}").format(
             Literal(sequence), Identifier(column), Identifier(table)
         )
-        _run(session, next_)
+        run_sql(session, next_)
 
 
 def _keep_epochs(session: Connection[TupleRow], aside: str) -> None:
@@ -197,12 +197,7 @@ def _keep_epochs(session: Connection[TupleRow], aside: str) -> None:
     old = SQL("{}.balance_epoch").format(Identifier(aside))
     found = session.execute("SELECT to_regclass(%(name)s) IS NOT NULL", {"name": f"{aside}.balance_epoch"}).fetchone()
     if found == (True,):
-        _run(session, SQL(KEEP_EPOCHS).format(old=old))
-
-
-def _run(session: Connection[TupleRow], statement: SQL | Composed) -> None:
-    """Run a statement that has names in it, which cannot be parameters."""
-    session.cursor().execute(statement)
+        run_sql(session, SQL(KEEP_EPOCHS).format(old=old))
 
 
 # COPY stores the numbers of the backup, and leaves the sequence as it is.

@@ -32,6 +32,7 @@ from balance.web.connection_limit import ConnectionLimit
 from balance.web.descriptors import Descriptors
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
+from balance.web.logged_period import LoggedPeriod
 from balance.web.request_stream import RequestStream, TlsStream
 from balance.web.tls import Certificate
 
@@ -81,6 +82,7 @@ class HttpListener(HTTPServer):
         self._connection_limit: ConnectionLimit = options.pop("connection_limit")
         self._descriptors: Descriptors = options.pop("descriptors")
         self._accept_limit: RateLimit = options.pop("accept_limit")
+        self._over_limit = LoggedPeriod("no new connection is over --accepts-per-s-max any more")
         super().initialize(*arguments, **options)
         self.conn_params.header_timeout = None
         self.conn_params.max_header_size = HEAD_BYTES_MAX
@@ -137,6 +139,7 @@ class HttpListener(HTTPServer):
             self._accept_limit.acquire(to_address(ip))
         except protocol.RateLimited as error:
             self._refusals.count(HTTP, error)
+            self._over_limit.note(f"new connections of {ip} are closed: {error.reason} (--accepts-per-s-max)", 1)
             return True
         return False
 
@@ -212,6 +215,7 @@ class HttpListener(HTTPServer):
     def _sweep(self) -> None:
         self._schedule_sweep()
         self._descriptors.check()
+        self._over_limit.check()
         now = time.monotonic()
         for awaited in list(self._awaited.values()):
             exchange = awaited.exchange

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -309,43 +310,67 @@ async def test_where_anyone_may_call_only_a_token_is_exempt_from_the_rules(make_
 # Closed by default
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "balance.internal"])
-def test_on_a_network_a_server_needs_a_token_or_that_anyone_is_allowed(host: str) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
-    with pytest.raises(ConfigError, match=f"--host: {host} is not loopback and there is no token: run .* token create"):
-        check_closed(Config(host=host), authenticator)
-    check_closed(Config(host=host, allow_anonymous=True), authenticator)
-    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
-    check_closed(Config(host=host), authenticator)
+def empty_authenticator() -> Authenticator:
+    return Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
 
 
-@pytest.mark.parametrize("url", ["https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance"])
-def test_behind_a_proxy_a_server_needs_a_token_or_that_anyone_is_allowed(url: str) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
-    with pytest.raises(ConfigError, match=f"--public-url: {url} is not loopback and there is no token: run .* token"):
-        check_closed(Config(public_url=url), authenticator)
-    check_closed(Config(public_url=url, allow_anonymous=True), authenticator)
-    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
-    check_closed(Config(public_url=url), authenticator)
-
-
-@pytest.mark.parametrize("url", ["http://localhost:3000", "https://balance.localhost/desk", "http://[::1]:3000"])
-def test_a_public_url_of_this_machine_alone_needs_no_token(url: str) -> None:
-    authenticator = Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
-    check_closed(Config(public_url=url), authenticator)
+PROXY = {"trusted_proxies": ("127.0.0.1", "::1")}
 
 
 @pytest.mark.parametrize(
-    ("setting", "name"),
-    [("--host=0.0.0.0", "--host: 0.0.0.0"), ("--public-url=https://a.example", "--public-url: https://a.example")],
+    ("settings", "reason"),
+    [
+        *(({"host": one}, f"--host: {one} is not") for one in ("0.0.0.0", "::", "192.0.2.7", "balance.internal")),
+        *(
+            ({"public_url": one}, f"--public-url: {one} is not loopback")
+            for one in ("https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance")
+        ),
+        *(
+            ({"hosts": ("localhost", one)}, f"--hosts: {one} is not loopback")
+            for one in ("balance.example.com", "*.example.com:443", "balance", "192.0.2.7", "[2001:db8::1]:80", "*")
+        ),
+        (PROXY, "--trusted-proxies: 127.0.0.1 opens the server to a network"),
+        ({**PROXY, "public_url": "http://localhost:3000"}, "--trusted-proxies: 127.0.0.1 opens the server to a"),
+    ],
+)
+def test_on_a_network_or_behind_a_proxy_a_server_needs_tokens_or_allow_anonymous(
+    settings: dict[str, Any], reason: str
+) -> None:
+    authenticator = empty_authenticator()
+    with pytest.raises(ConfigError, match=f"^{re.escape(reason)}.* and there is no token: run .* token create"):
+        check_closed(Config(**settings), authenticator)
+    check_closed(Config(**settings, allow_anonymous=True), authenticator)
+    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
+    check_closed(Config(**settings), authenticator)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"public_url": one} for one in ("http://localhost:3000", "https://b.localhost/desk", "http://[::1]:3000")),
+        {"hosts": ("localhost", "*.localhost:3000", "127.0.0.1:*", "[::1]:3000")},
+    ],
+)
+def test_settings_of_this_machine_alone_need_no_token(settings: dict[str, Any]) -> None:
+    check_closed(Config(**settings), empty_authenticator())
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("--host=0.0.0.0", "--host: 0.0.0.0 is not loopback"),
+        ("--public-url=https://a.example", "--public-url: https://a.example is not loopback"),
+        ("--hosts=a.example", "--hosts: a.example is not loopback"),
+        ("--trusted-proxies=127.0.0.1", "--trusted-proxies: 127.0.0.1 opens the server to a network"),
+    ],
 )
 def test_on_a_network_a_server_without_tokens_ends_with_one_line(
-    processes: Processes, database: Database, setting: str, name: str
+    processes: Processes, database: Database, setting: str, reason: str
 ) -> None:
     process = processes("--port=0", setting, DATABASE_URL=database.url)
     assert process.wait() == 1
     (line,) = process.complaints
-    assert line.startswith(f"server.py: {name} is not loopback and there is no token: run `python server.py token")
+    assert line.startswith(f"server.py: {reason} and there is no token: run `python server.py token")
 
 
 async def test_on_a_network_a_server_starts_with_a_token_or_if_anyone_is_allowed(

@@ -21,6 +21,7 @@ from balance.storage import backup as backup_module
 from balance.storage import restore as restore_module
 from balance.storage.backup import back_up
 from balance.storage.backup_file import BackupError, Header, check
+from balance.storage.bulk_load import without_indexes
 from balance.storage.connect import DatabaseError
 from balance.storage.epochs import begin_epoch
 from balance.storage.feed_store import FeedStore
@@ -114,6 +115,24 @@ def test_a_restored_database_has_the_indexes_and_constraints_of_a_migrated_one(
         found = blank.rows(definitions)
         assert found == database.rows(definitions)
         assert found
+
+
+@pytest.mark.parametrize(("of_server", "while_created"), [("64MB", "256MB"), ("1GB", "1GB")])
+def test_indexes_are_created_with_at_least_256_mb_and_the_rest_as_set(
+    database: Database, of_server: str, while_created: str
+) -> None:
+    found = []
+    with psycopg.connect(database.url) as session:
+
+        def note(*_: Any) -> None:
+            found.append(session.execute("SHOW maintenance_work_mem").fetchall()[0][0])
+
+        session.execute(f"SET maintenance_work_mem = '{of_server}'".encode())
+        with without_indexes(session, ["balance_snapshot"], note):
+            note()
+        note()
+    assert (found[0], *found[-2:]) == (of_server,) * 3
+    assert set(found[1:-2]) == {while_created}
 
 
 def test_a_restored_feed_begins_a_new_epoch_after_its_last_row(database: Database, blank: Database, file: Path) -> None:

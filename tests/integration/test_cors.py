@@ -86,7 +86,9 @@ EXPOSED = "Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate,
 @pytest.fixture(scope="module")
 def shared(postgres: str, template: str) -> Iterator[SharedService]:
     """One service that listens for its own machine and is known by a registered name too."""
-    with shared_service(postgres, template, hosts=("snapshots.example",), cors_origins=(DASHBOARD,)) as one:
+    with shared_service(
+        postgres, template, allow_anonymous=True, hosts=("snapshots.example",), cors_origins=(DASHBOARD,)
+    ) as one:
         yield one
 
 
@@ -199,8 +201,8 @@ def test_a_page_that_only_the_star_admits_gets_no_credentials(network: SharedSer
 
 def test_a_page_of_localhost_may_call_only_a_service_of_its_machine(postgres: str, template: str) -> None:
     page = {"Origin": "http://localhost:9"}
-    for settings in ({"host": "0.0.0.0", "allow_anonymous": True}, {"trusted_proxies": ("127.0.0.1",)}):
-        with shared_service(postgres, template, **settings) as one:
+    for settings in ({"host": "0.0.0.0"}, {"trusted_proxies": ("127.0.0.1",)}):
+        with shared_service(postgres, template, allow_anonymous=True, **settings) as one:
             check_refused(one.ask("GET", SNAPSHOTS, **page), "forbidden", REFUSAL)
             assert one.ask("GET", SNAPSHOTS, Origin="http://localhost:3000", Host="localhost:3000").status == 200
     with shared_service(

@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from tests.support.example_clients import ExampleProcess, run_program
 from tests.support.node import node_modules
+from tests.support.postgres import temporary_database
 from tests.support.proxies import (
     DEPLOY,
     Proxy,
@@ -28,7 +29,8 @@ from tests.support.proxies import (
     program,
     replace_all,
 )
-from tests.support.service import SNAPSHOTS, Database, Process, Processes
+from tests.support.repository import ROOT
+from tests.support.service import SNAPSHOTS, Database, Process, Processes, check_start_refused
 from tests.support.socketio_clients import TRANSPORTS, talk_javascript
 
 UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
@@ -72,8 +74,9 @@ class Site(NamedTuple):
 
 @asynccontextmanager
 async def site(run: Run, processes: Processes, database: Database, folder: Path) -> AsyncIterator[Site]:
-    flags = ("--port", "0", "--public-url", f"https://localhost{PREFIX}", "--trusted-proxies", "127.0.0.1")
-    both = [processes(*flags, "--cors-origins", "https://localhost:*", DATABASE_URL=database.url) for _ in range(2)]
+    flags = ("--port", "0", "--public-url", f"https://localhost{PREFIX}", "--allow-anonymous")
+    flags += ("--trusted-proxies", "127.0.0.1", "--cors-origins", "https://localhost:*")
+    both = [processes(*flags, DATABASE_URL=database.url) for _ in range(2)]
     urls = [await asyncio.to_thread(one.url) for one in both]
     async with run(folder, [int(urlsplit(url).port or 0) for url in urls], prefix=PREFIX) as proxy:
         yield Site(proxy, both)
@@ -168,25 +171,58 @@ def test_the_two_units_differ_only_where_they_must() -> None:
     assert differing == set()
 
 
-def test_the_service_runs_with_the_least_grants(processes: Processes, database: Database, postgres: str) -> None:
-    owner, role = f"{database_name(database)}_owner", f"{database_name(database)}_role"
-    names = {"balance_owner": owner, "balance_role": role}
-    in_database = {**names, "DATABASE balance ": f"DATABASE {database_name(database)} "}
+@contextmanager
+def two_roles(database: Database) -> Iterator[tuple[dict[str, str], str]]:
+    """Create the roles of roles.sql with names of this database, and drop them.
+
+    Yields the new names by the old ones, and the statements of grants.sql with the new names.
+    """
+    prefix = database_name(database)
+    names = {name: f"{prefix}_{name.removeprefix('balance_')}" for name in ("balance_owner", "balance_role")}
+    in_database = {**names, "DATABASE balance ": f"DATABASE {prefix} "}
     created = replace_all((DEPLOY / "roles.sql").read_text(), in_database)
     created = re.sub(r"(?m)^(CREATE DATABASE|\\connect) .*", "", created)  # the test has a database
-    granted = replace_all((DEPLOY / "grants.sql").read_text().partition("\n\n")[2], {"balance_role": role})
+    grants = re.sub(r"(?m)^--.*", "", (DEPLOY / "grants.sql").read_text())
     with psycopg.connect(database.url, autocommit=True) as admin:
         admin.execute(created.encode())
-        admin.execute(granted.encode())
+        admin.execute(f"ALTER DATABASE {prefix} OWNER TO {names['balance_owner']}".encode())
     try:
-        process = processes("--port", "0", DATABASE_URL=make_conninfo(database.url, user=role))
+        yield names, grants.replace("balance_role", names["balance_role"])
+    finally:
+        with psycopg.connect(database.url, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {prefix} OWNER TO CURRENT_USER".encode())
+            for role in names.values():
+                admin.execute(f"DROP OWNED BY {role} CASCADE".encode())
+                admin.execute(f"DROP ROLE {role}".encode())
+
+
+def test_the_steps_for_a_database_of_ones_own_end_with_a_service_and_a_token(
+    processes: Processes, postgres: str
+) -> None:
+    """The service runs as balance_role, which can neither create nor revoke a token."""
+    section = (ROOT / "docs/deployment.md").read_text().partition("## A database of your own: roles\n")[2]
+    steps = section.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert steps.pop(0) == "psql -U postgres -f deploy/roles.sql postgres"
+    with temporary_database(postgres, "template0") as database, two_roles(database) as (names, grants):
+        done = []
+        for step in steps:
+            if step == "psql -U balance_owner -f deploy/grants.sql balance":
+                with psycopg.connect(make_conninfo(database.url, user=names["balance_owner"])) as owner:
+                    owner.execute(grants.encode())
+                continue
+            found = re.fullmatch(r"DATABASE_URL=postgresql://(\w+)@db/balance balance-server (.+)", step)
+            assert found, step
+            process = processes(*found[2].split(), DATABASE_URL=make_conninfo(database.url, user=names[found[1]]))
+            assert (process.wait(), process.complaints) == (0, []), step
+            done.append(found[2].partition(" operator")[0])
+        assert done == ["migrate", "token create"]
+        url = make_conninfo(database.url, user=names["balance_role"])
+        for command in (("token", "create", "another"), ("token", "revoke", "operator")):
+            check_start_refused(processes(*command, DATABASE_URL=url), "permission denied for table balance_token")
+        process = processes("--port=0", "--public-url=https://balance.example.com", DATABASE_URL=url)
         process.url()
         assert process.terminate() == 0
         assert process.complaints == []
-    finally:
-        with psycopg.connect(database.url, autocommit=True) as admin:
-            admin.execute(f"DROP OWNED BY {role}, {owner}".encode())
-            admin.execute(f"DROP ROLE {role}, {owner}".encode())
 
 
 def database_name(database: Database) -> str:

@@ -139,7 +139,7 @@ async def test_a_websocket_key_that_is_not_16_bytes_is_refused_with_400(service:
 
 
 async def test_a_websocket_that_tornado_would_refuse_is_refused_with_a_json_error(make_service: MakeService) -> None:
-    service = await make_service(hosts=("*",))
+    service = await make_service(allow_anonymous=True, hosts=("*",))
     usual = (
         f"GET {PATH}/?{WEBSOCKET} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"

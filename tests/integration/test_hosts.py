@@ -116,9 +116,12 @@ MISDIRECTED = [
 ]
 
 
+HOSTS = ("snapshots.example", "*.trade.example:3000")
+
+
 @pytest.fixture(scope="module")
 def shared(postgres: str, template: str) -> Iterator[SharedService]:
-    with shared_service(postgres, template, hosts=("snapshots.example", "*.trade.example:3000")) as one:
+    with shared_service(postgres, template, allow_anonymous=True, hosts=HOSTS) as one:
         yield one
 
 

@@ -6,6 +6,7 @@ Time is a clock that the test sets. Each limit leaves the clients of other token
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ async def test_saves_are_counted_by_token_and_not_by_its_address(make_service: M
 
 
 async def test_behind_a_trusted_proxy_saves_are_counted_by_the_real_address(make_service: MakeService) -> None:
-    service = await make_service(saves_per_s_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(saves_per_s_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     service.app.rate_limits.saves.clock = Clock()
     async with Connection.to(service.port) as proxy:
         for _ in range(BURST_S):
@@ -234,6 +235,7 @@ async def is_served(service: Service, source_ip: str | None = None) -> bool:
         client.close()
 
 
+@pytest.mark.expects_log("new connections of 127.0.0.1 are closed")
 async def test_new_connections_of_an_address_are_limited_and_those_that_exist_are_not(
     make_service: MakeService,
 ) -> None:
@@ -265,6 +267,7 @@ async def shake_hands(service: Service) -> None:
     await writer.wait_closed()
 
 
+@pytest.mark.expects_log("new connections of 127.0.0.1 are closed")
 async def test_a_connection_over_the_limit_gets_no_tls_handshake(
     make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,14 +285,41 @@ async def test_a_connection_over_the_limit_gets_no_tls_handshake(
     assert refused_at_accept(service) == 1
 
 
+@pytest.mark.expects_log("new connections of 127.0.0.2 are closed")
 async def test_the_connections_of_a_trusted_proxy_are_not_limited(make_service: MakeService) -> None:
-    service = await make_service(accepts_per_s_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(accepts_per_s_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     service.app.rate_limits.accepts.clock = Clock()
     for _ in range(3 * BURST_S):
         assert await is_served(service)
     for number in range(2 * BURST_S):
         assert await is_served(service, OTHER) == (number < BURST_S)
     assert len(service.app.rate_limits.accepts) == 1
+
+
+@pytest.mark.expects_log("new connections of 127.0.0.1 are closed", "no new connection is over --accepts-per-s-max")
+async def test_many_connections_over_the_limit_have_one_line_and_their_end_another(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("balance.web.logged_period.OVER_S", 0.5)
+    service = await make_service(accepts_per_s_max=1)
+    clock = service.app.rate_limits.accepts.clock = Clock()
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "balance.connections"]
+
+    for begun in (1, 2):
+        for number in range(BURST_S + 5):
+            assert await is_served(service) == (number < BURST_S)
+        assert len(lines()) == 2 * begun - 1
+        await until(lambda: len(lines()) == 2 * begun)  # noqa: B023
+        clock.advance(BURST_S)
+    begins = (
+        "new connections of 127.0.0.1 are closed: 1 new connections a second are allowed for one address "
+        "(--accepts-per-s-max)"
+    )
+    assert lines()[::2] == [begins] * 2
+    ends = r"no new connection is over --accepts-per-s-max any more, after \d\.\d s; 5 were closed"
+    assert all(re.fullmatch(ends, line) for line in lines()[1::2])
 
 
 # Connections
@@ -347,7 +377,7 @@ async def test_connections_far_over_the_limit_are_closed_at_once_and_silent_ones
 
 
 async def test_a_connection_of_a_proxy_counts_for_the_client_of_its_request(make_service: MakeService) -> None:
-    service = await make_service(connections_per_address_max=1, trusted_proxies=("127.0.0.1",))
+    service = await make_service(connections_per_address_max=1, allow_anonymous=True, trusted_proxies=("127.0.0.1",))
     limit = service.app._http._connection_limit
     real = {"X-Forwarded-For": "192.0.2.7"}
     async with Connection.to(service.port) as proxy, Connection.to(service.port) as second:

@@ -112,7 +112,7 @@ async def test_a_machine_without_descriptors_costs_one_log_line_and_no_processor
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("balance.web.listener.ACCEPT_RETRY_S", 0.1)
-    monkeypatch.setattr("balance.web.descriptors.OVER_S", 0.5)
+    monkeypatch.setattr("balance.web.logged_period.OVER_S", 0.5)
     service = await make_service()
     old, attempts = await SocketClient.connect(service.url), 0
     (listening,) = service.app._http._sockets.values()
@@ -136,6 +136,7 @@ async def test_a_machine_without_descriptors_costs_one_log_line_and_no_processor
     assert answer["success"]
     assert (await coming).status == 200, "it waited until a connection could be accepted"
     assert attempts <= 5
+    assert b"\nbalance_accept_failures_total 3.0\n" in await service.app.metrics.scrape()
     logged = [record.getMessage() for record in caplog.records if record.name == "balance.connections"]
     assert logged == ["no connection can be accepted: Too many open files in system"]
     await until(lambda: any("are accepted again" in record.getMessage() for record in caplog.records))
@@ -163,7 +164,7 @@ async def remote_address(service: Service, peer: str, **headers: str) -> str:
 
 
 async def test_the_client_address_is_read_from_trusted_proxies_only(make_service: MakeService) -> None:
-    service = await make_service(trusted_proxies=("127.0.0.1", "0:0::1"))
+    service = await make_service(allow_anonymous=True, trusted_proxies=("127.0.0.1", "0:0::1"))
     forwarded, real = {"X_Forwarded_For": "192.0.2.9, 192.0.2.1"}, {"X_Real_Ip": "192.0.2.2"}
     assert await remote_address(service, "127.0.0.1", **forwarded) == "192.0.2.1"
     assert await remote_address(service, "127.0.0.1", **forwarded, **real) == "192.0.2.1"

@@ -55,7 +55,7 @@ def check_refused(answer: HTTPResponse, code: str, setting: str) -> None:
 async def test_every_client_works_through_a_proxy_with_tls(
     make_service: MakeService, packages: Path, tmp_path: Path, run: Run
 ) -> None:
-    service = await make_service(hosts=(NAME,), trusted_proxies=("127.0.0.1",))
+    service = await make_service(allow_anonymous=True, hosts=(NAME,), trusted_proxies=("127.0.0.1",))
     async with run(tmp_path, service.port) as proxy:
         assert (await ask(proxy, "POST")).code == 201
         for transports in TRANSPORTS:
@@ -76,7 +76,7 @@ async def test_every_client_works_through_a_proxy_with_tls(
 async def test_a_proxy_that_passes_the_host_on_admits_no_stranger(
     make_service: MakeService, tmp_path: Path, run: Run
 ) -> None:
-    service = await make_service(hosts=(NAME,), cors_origins=(f"https://{NAME}",))
+    service = await make_service(allow_anonymous=True, hosts=(NAME,), cors_origins=(f"https://{NAME}",))
     async with run(tmp_path, service.port) as proxy:
         check_refused(await ask(proxy, Host="evil.example"), "misdirected_request", "--hosts")
         check_refused(

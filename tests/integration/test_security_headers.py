@@ -94,7 +94,7 @@ def test_a_browser_is_kept_on_https_only_if_it_came_by_https(postgres: str, temp
         headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": scheme}
         return one.ask(method, SNAPSHOTS, BODY if method == "POST" else None, **headers)
 
-    with shared_service(postgres, template, trusted_proxies=("127.0.0.1",)) as one:
+    with shared_service(postgres, template, allow_anonymous=True, trusted_proxies=("127.0.0.1",)) as one:
         for method in ("GET", "POST"):
             assert ask(one, method, "https").headers["Strict-Transport-Security"] == "max-age=31536000"
             assert "Strict-Transport-Security" not in ask(one, method, "http").headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from balance.cli import COMMANDS
 from balance.storage.backup import back_up
 from balance.storage.embedded.data_directory import has_data
 from tests.support.history import append_history
+from tests.support.repository import ROOT
 from tests.support.service import Database, Processes, check_group_is_gone, check_start_refused
 
 REFUSED = "no database at {folder}: check --data-dir and the current folder, or set DATABASE_URL"
@@ -81,6 +83,46 @@ def test_a_command_makes_a_database_only_if_it_is_for_a_new_one(
     assert has_data(folder) == case.makes_data
     if not case.makes_data:
         assert {path.name for path in tmp_path.iterdir()} == {"backup", "backup.truncated"}
+
+
+USES_DATA = [case for case in CASES if case.makes_data or case.refusal == REFUSED]
+
+
+@pytest.mark.parametrize("has_committed", [False, True], ids=["before its commit", "after its commit"])
+def test_what_a_killed_restore_leaves_is_for_another_restore_only(
+    has_committed: bool, backup: Path, tmp_path: Path, processes: Processes
+) -> None:
+    folder = tmp_path / "new"
+    data = f"--data-dir={folder}"
+    process = processes("restore", str(backup), data, script=str(killed_restore(tmp_path, has_committed)))
+    assert process.wait() == -signal.SIGKILL, process.stderr
+    for case in USES_DATA:
+        if not case.command.startswith("restore"):
+            process = processes(*case.arguments(folder, backup), data)
+            check_start_refused(process, f"data directory {folder}: an interrupted restore: run it again")
+    check = processes("check", "--port=0", data)
+    assert check.wait() == 1
+    assert any("an interrupted restore: run it again" in line for line in check.stdout)
+    for command, line in (("restore", "restored 3 snapshots"), ("backup", f"{backup}: 3 snapshots")):
+        process = processes(command, str(backup), data)
+        assert (process.wait(), process.complaints) == (0, [])
+        assert process.stdout[0].startswith(line)
+
+
+def killed_restore(folder: Path, has_committed: bool) -> Path:
+    """Write a server.py whose `restore` is killed before or after its commit."""
+    killed = "storage.embedded.EmbeddedPostgres.end_restore" if has_committed else "storage.restore.begin_next_epoch"
+    owner, _, name = killed.rpartition(".")
+    script = folder / "killed.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import balance.storage.embedded, balance.storage.restore\n"
+        "from balance import cli\n"
+        f"balance.{owner}.{name} = lambda *_: os.kill(os.getpid(), 9)\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    return script
 
 
 def test_a_volume_without_data_has_no_database(processes: Processes, tmp_path: Path) -> None:

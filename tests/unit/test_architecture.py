@@ -123,7 +123,7 @@ SQL_FROM_ELSEWHERE = {
     ("storage.session_settings", "INHERITED_SETTINGS"),  # with STANDBYS in it
     ("storage.migrate", "migration.text.encode()"),
     ("storage.bulk_load", "SQL(definition)"),  # written by PostgreSQL
-    ("storage.restore", "statement"),  # with names of tables, schemas and roles in it
+    ("storage.bulk_load", "statement"),  # with names of tables, schemas and roles in it
     ("storage.append", "expected.name"),
     ("storage.append", "expected.statement(INSERT)"),
     ("storage.append", "expected.statement(INSERT_OR_COMMIT_AT_ONCE)"),

@@ -94,6 +94,7 @@ HEALTHY = {
     **{f'balance_event_loop_lag_seconds_bucket{{le="{le}"}}': "0+240x20" for le in ("0.25", "0.5", "+Inf")},
     'balance_evictions_total{transport="sse"}': "0x20",
     "balance_connections_dropped_total": "0x20",
+    "balance_accept_failures_total": "0x20",
     "balance_clock_jumps_total": "0x20",
     "process_open_fds": "100x20",
     "process_max_fds": "1000x20",
@@ -116,6 +117,7 @@ FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "BalanceEventLoopLag": ('balance_event_loop_lag_seconds_bucket{le="0.25"}', "0+240x4 960x15", {}),
     "BalanceEvictions": ('balance_evictions_total{transport="sse"}', "0x4 60+60x15", {}),
     "BalanceConnectionsDropped": ("balance_connections_dropped_total", "0x4 1+1x15", {}),
+    "BalanceAcceptsFail": ("balance_accept_failures_total", "0x4 60+60x15", {}),
     "BalanceClockJump": ("balance_clock_jumps_total", "0x4 1x15", {}),
     "BalanceOpenFiles": ("process_open_fds", "100x4 900x15", {}),
 }

@@ -169,3 +169,14 @@ def test_each_pitfall_that_is_cited_is_documented_and_has_tests() -> None:
                 found.append(f"{PITFALLS.relative_to(ROOT)}: T{number} has no test_{prefix}{kind}…")
         assert prefix == f"t{number}_"
     check_none(found)
+
+
+def test_a_line_of_the_changelog_has_at_most_120_characters() -> None:
+    lines = CHANGELOG.read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_operators_read_one_form_of_each_command() -> None:
+    """It is `python server.py`, as the beginning of docs/operations.md explains."""
+    other_form = re.compile(r"\S+/python3? server\.py|python3 server\.py")
+    assert [match[0] for _, match in matches(ROOT / "docs" / "operations.md", other_form)] == []

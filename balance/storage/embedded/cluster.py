@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from balance.storage.embedded import locks
-from balance.storage.embedded.data_directory import DataDirectory, check_has_data, one_line_errors
+from balance.storage.embedded.data_directory import DataDirectory, check_has_data, check_restored, one_line_errors
 from balance.storage.embedded.files import EmbeddedError
 from balance.storage.embedded.programs import wheel_programs
 from balance.storage.embedded.server_process import START_S_MAX, STOP_FAST_S_MAX, ServerProcess
@@ -49,12 +49,15 @@ class EmbeddedPostgres:
         self._interrupt = threading.Event()
 
     @classmethod
-    def start(cls, data_dir: Path, programs: Path | None = None, *, create: bool = True) -> Self:
+    def start(
+        cls, data_dir: Path, programs: Path | None = None, *, create: bool = True, restoring: bool = False
+    ) -> Self:
         """Start the server of this directory, or join the running one; return when it accepts queries.
 
         The directory and the database `balance` are created if they are missing, unless `create` is false: then a
         directory without a database is an error, and nothing is created. `programs` is the folder with initdb, pg_ctl
-        and postgres, by default that of the wheel. Raises EmbeddedError.
+        and postgres, by default that of the wheel. A database that is created with `restoring` cannot be started
+        without it until `end_restore`. Raises EmbeddedError.
 
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
@@ -67,7 +70,7 @@ class EmbeddedPostgres:
         with one_line_errors(folder):
             self = cls(DataDirectory.open(folder, programs))
             try:
-                self._enter()
+                self._enter(restoring=restoring)
             except BaseException:  # also Ctrl-C: no server keeps running for which nothing can call `stop`
                 with suppress(EmbeddedError):
                     self.stop()
@@ -101,6 +104,16 @@ class EmbeddedPostgres:
                 os.close(share)
                 self._data.close()
                 self._server.detach()
+
+    @property
+    def is_being_restored(self) -> bool:
+        """Whether the database was created for a restore that has not ended, perhaps by an interrupted one."""
+        return self._data.is_being_restored
+
+    def end_restore(self) -> None:
+        """Let a database that was created for a restore be used. Raises EmbeddedError."""
+        with one_line_errors(self._data.folder):
+            self._data.end_restore()
 
     def interrupt(self) -> None:
         """Make a `restart` that runs in another thread end soon; after this call only `stop` may be called."""
@@ -136,10 +149,14 @@ class EmbeddedPostgres:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _enter(self) -> None:
+    def _enter(self, *, restoring: bool) -> None:
         try:
             with locks.control(self._data.descriptor, START_S_MAX, self._interrupt):
                 self._share = locks.acquire_share(self._data.descriptor)
+                if restoring:
+                    self._data.begin_restore()
+                else:
+                    check_restored(self._data.folder)
                 self._ensure_server(create=True)
                 self.url = socket_url(self._data.pgdata, "balance")
                 self._ensure_database()

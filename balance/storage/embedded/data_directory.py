@@ -3,6 +3,7 @@
 It has, beside the files of `locks`:
     postgresql/        PGDATA
     postgresql.log     the server's log, see `server_log`
+    restore.unfinished while PGDATA is made for a backup, and does not have it yet
 
 Everything is done relative to the descriptor of the folder, see `files`. Raises OSError and EmbeddedError.
 """
@@ -21,7 +22,7 @@ import psycopg
 
 from balance import program
 from balance.storage.embedded import account
-from balance.storage.embedded.files import EmbeddedError, opened_folder, printable, read
+from balance.storage.embedded.files import EmbeddedError, opened_folder, printable, read, replace
 from balance.storage.embedded.programs import Programs
 from balance.storage.embedded.server_log import ServerLog
 
@@ -34,6 +35,7 @@ log = logging.getLogger("balance.embedded.data")
 PGDATA = "postgresql"
 PGDATA_NEW = "postgresql.new"
 PGDATA_UPGRADED = "postgresql.upgraded"  # what an upgrade has made, between two steps of its end
+UNFINISHED_RESTORE = "restore.unfinished"
 PATH_BYTES_MAX = 900  # PostgreSQL truncates a path at 1,024 bytes, and appends to this one
 
 
@@ -81,6 +83,26 @@ class DataDirectory:
         """Raise EmbeddedError if the path of the directory leads to another folder now."""
         if not os.path.samestat(os.stat(self.folder), os.fstat(self.descriptor)):
             raise EmbeddedError("it was replaced by another folder")
+
+    def begin_restore(self) -> None:
+        """Write the mark of an unfinished restore, if there is no database that was there before it.
+
+        It is on the disk before PGDATA: what a killed restore leaves would otherwise start as an empty database.
+        """
+        if not _has_database(self.folder):
+            replace(self.descriptor, UNFINISHED_RESTORE, b"")
+            os.fsync(self.descriptor)
+
+    def end_restore(self) -> None:
+        """Remove the mark, if there is one."""
+        with suppress(FileNotFoundError):
+            os.unlink(UNFINISHED_RESTORE, dir_fd=self.descriptor)
+            os.fsync(self.descriptor)
+
+    @property
+    def is_being_restored(self) -> bool:
+        """Whether a restore has begun to make the database, and has not ended."""
+        return _is_being_restored(self.folder)
 
     def ensure_pgdata(self, lock: int) -> None:
         """Create PGDATA if it is missing: under another name, then renamed, so that one with this name is complete.
@@ -155,8 +177,23 @@ class DataDirectory:
 def has_data(folder: Path) -> bool:
     """Return whether a data directory has a database, also one whose upgrade the next start completes; change nothing.
 
-    Raises OSError if that cannot be known.
+    Raises OSError if that cannot be known, and EmbeddedError if the database lacks the backup that it was made for.
     """
+    check_restored(folder)
+    return _has_database(folder)
+
+
+def check_restored(folder: Path) -> None:
+    """Raise EmbeddedError if a restore has begun to make the database of a data directory, and has not ended."""
+    if _is_being_restored(folder):
+        raise EmbeddedError("an interrupted restore: run it again")
+
+
+def _is_being_restored(folder: Path) -> bool:
+    return os.path.lexists(folder / UNFINISHED_RESTORE)
+
+
+def _has_database(folder: Path) -> bool:
     for name in (PGDATA, PGDATA_UPGRADED):
         with suppress(FileNotFoundError, NotADirectoryError):
             if os.listdir(folder / name):
