@@ -59,6 +59,7 @@ async def test_time_in_which_the_service_was_held_up_counts_for_no_client(make_s
         await client.close()
 
 
+@pytest.mark.expects_log("the clock of this machine was set")
 @pytest.mark.parametrize("seconds", [-60, 60])
 async def test_a_clock_that_is_set_keeps_no_heartbeat_back_and_ends_no_client(
     make_service: MakeService, monkeypatch: pytest.MonkeyPatch, seconds: float

@@ -113,7 +113,7 @@ def test_a_closed_terminal_stops_it_and_postgresql(data: Path, tmp_path: Path) -
         os.close(terminal)
         assert process.wait(WAIT_S) == 0
         stderr.seek(0)
-        assert [line for line in stderr if "balance.embedded.account" not in line] == []
+        assert [line for line in stderr if " INFO " not in line and "balance.embedded.account" not in line] == []
     assert not is_running(data)
 
 

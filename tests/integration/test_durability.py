@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -124,6 +125,18 @@ def test_a_new_epoch_by_hand_does_not_wait_for_a_standby(cluster: Cluster, datab
     assert not has_waited
 
 
+def until_commits_wait(cluster: Cluster, thread: ThreadPoolExecutor, store: Store) -> None:
+    """Return when the commits of a store wait for a standby: its session learns of the new configuration late."""
+    has_waited = False
+    while not has_waited:
+        saving = thread.submit(store.append, [snapshot()])
+        while not saving.done():
+            has_waited = has_waited or bool(query(cluster.url(), WAITS))
+            query(cluster.url(), CANCEL_WAITS)
+        with suppress(StoreUnavailable):
+            saving.result()
+
+
 @pytest.mark.expects_log(*OUTAGE)
 @pytest.mark.parametrize("level", ["on", "local"])
 def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited(
@@ -136,6 +149,7 @@ def test_a_save_and_its_resend_are_acknowledged_when_their_own_commit_has_waited
     store.append([snapshot()])
     configure(cluster, synchronous_commit=level, synchronous_standby_names="nobody")
     with ThreadPoolExecutor(1) as thread:
+        until_commits_wait(cluster, thread, store)
         for _ in range(2):  # the save, and its resend
             saving = thread.submit(store.append, [one])
             while not saving.done():

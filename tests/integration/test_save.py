@@ -125,7 +125,7 @@ REJECTED = {
     "length of 30 digits": (
         save(Content_Length="9" * 30),
         "payload_too_large",
-        "Content-Length: must be at most 67108864 bytes",
+        "Content-Length: must have at most 18 digits",
     ),
     "over the limit": (save(BODY.ljust(16_385)), "payload_too_large", TOO_LARGE),
     "chunked and over the limit": (
