@@ -22,6 +22,7 @@ from psycopg import errors
 from balance.position import Position
 from balance.storage.errors import NO_FEED, DatabaseFault, StoreUnavailable
 from balance.storage.pool import Pool
+from balance.storage.timestamp_text import utc_text
 
 PAGE_ROWS_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024  # of the text of one page, but for its last row
@@ -152,13 +153,7 @@ CSV_PAGE: LiteralString = rf"""
 {PAGE_BEGIN}
 concat(
     id, ',', seq, ',',
-    to_char(
-        ts AT TIME ZONE 'UTC',
-        CASE WHEN date_trunc('milliseconds', ts) = ts
-            THEN 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
-            ELSE 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
-        END
-    ), ',', pid, ',',
+    {utc_text("ts")}, ',', pid, ',',
     $10::text || (onchain ->> 'rlb') || $11::text, ',', $10::text || (onchain ->> 'usdt') || $11::text, ',',
     $10::text || (onsite ->> 'rlb') || $11::text, ',', $10::text || (onsite ->> 'usd') || $11::text, ',',
     (

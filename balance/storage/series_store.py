@@ -20,6 +20,7 @@ from psycopg import errors
 from balance.storage.pool import Pool
 from balance.storage.results import checked, position, text
 from balance.storage.series_query import Line, SeriesQuery, SeriesRead, TooLarge
+from balance.storage.timestamp_text import utc_text
 
 POINTS_MAX = 100_000  # look-ups: instants times pids; each takes a few microseconds
 AMOUNTS_MAX = 1_000_000  # instants times assets of all lines
@@ -218,12 +219,8 @@ SUM: LiteralString = f"""
 
 
 def _utc(column: LiteralString) -> LiteralString:
-    """Return the JSON of a timestamptz as balance_snapshot_json writes it."""
-    milliseconds, microseconds = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
-    return f"""coalesce('"' || to_char(
-        {column} AT TIME ZONE 'UTC',
-        CASE WHEN date_trunc('milliseconds', {column}) = {column} THEN '{milliseconds}' ELSE '{microseconds}' END
-    ) || '"', 'null')"""
+    """Return the SQL of the JSON of a timestamptz."""
+    return f"""coalesce('"' || {utc_text(column)} || '"', 'null')"""
 
 
 def _ranges(of: LiteralString, rows: LiteralString) -> LiteralString:

@@ -22,7 +22,7 @@ from balance.storage import series_store
 from balance.storage.epochs import begin_epoch
 from balance.storage.retention import Pruning
 from balance.storage.series_query import Line
-from protocol.operations import READYZ, SERIES, SNAPSHOTS
+from protocol.operations import EXPORT, READYZ, SERIES, SNAPSHOTS
 from tests.support.http_client import Reply
 from tests.support.payloads import DIGITS_40, UPDATE
 from tests.support.refusals import check_refused
@@ -96,6 +96,17 @@ async def test_of_equal_times_the_one_saved_last_is_in_force(service: Service) -
     assert usdt((await ask(service, **range_))["lines"][0]) == [None, 2]
     assert usdt((await ask(service, **range_, pid=7))["lines"][0]) == [None, 1]
     assert usdt((await ask(service, **range_, pid=[7, 8]))["lines"][0]) == [None, 2]
+
+
+@pytest.mark.parametrize("fraction", ["000", "500", "000001", "123456"])
+async def test_a_moment_has_one_form_in_a_series_an_export_and_a_list(service: Service, fraction: str) -> None:
+    ts = f"2025-11-07T00:00:00.{fraction}Z"
+    await save(service, {**UPDATE, "ts": ts})
+    (listed,) = (await service.get()).body["data"]
+    (line,) = (await ask(service, **{"from": at(-1), "to": at(9), "points": 2}))["lines"]
+    exported = (await service.request("GET", f"{EXPORT}?format=csv")).raw.decode()
+    assert (listed["ts"], line["ts"][1]) == (ts, ts)
+    assert f",{ts}," in exported
 
 
 async def test_an_empty_feed_has_a_line_of_nothing(service: Service) -> None:
