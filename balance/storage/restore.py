@@ -213,6 +213,9 @@ WHERE relnamespace = to_regnamespace(current_schema()) AND relkind = 'r' AND rel
 UNION ALL
 SELECT 'FUNCTION', oid::regprocedure::text FROM pg_proc
 WHERE pronamespace = to_regnamespace(current_schema()) AND proname ~ '^balance_'
+UNION ALL
+SELECT 'DOMAIN', oid::regtype::text FROM pg_type
+WHERE typnamespace = to_regnamespace(current_schema()) AND typtype = 'd' AND typname ~ '^balance_'
 """
 
 # Other sessions of this program: `to_conninfo` gives them their name, which every role may read.

@@ -166,14 +166,8 @@ WHERE EXISTS (
       AND NOT has_column_privilege(attrelid, attnum, privilege)
 )
 UNION ALL
-SELECT DISTINCT 'EXECUTE', 'function ' || called.refobjid::regprocedure::text
-FROM pg_constraint AS rule JOIN pg_depend AS called ON called.objid = rule.oid
-WHERE rule.conrelid = to_regclass('balance_snapshot')
-  AND called.classid = 'pg_constraint'::regclass AND called.refclassid = 'pg_proc'::regclass
-  AND NOT has_function_privilege(called.refobjid, 'EXECUTE')
-UNION ALL
 SELECT 'EXECUTE', 'function ' || oid::regprocedure::text FROM pg_proc
-WHERE proname = 'balance_snapshot_json'
+WHERE proname IN ('balance_ledger_is_valid', 'balance_snapshot_json')
   AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
   AND NOT has_function_privilege(oid, 'EXECUTE')
 """

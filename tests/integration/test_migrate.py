@@ -120,6 +120,23 @@ def test_the_feed_starts_at_zero_and_each_database_has_an_epoch_of_its_own(make_
     assert len(epochs) == 2
 
 
+def test_the_domains_of_ledgers_keep_the_rows_as_they_are_and_check_new_ones(empty: str, folder: WriteFolder) -> None:
+    before = {path.name: path.read_text() for path in SQL_FOLDER.glob("000[1-4]_*.sql")}
+    migrate(empty, folder(before))
+    insert = f"""
+    INSERT INTO balance_snapshot (seq, id, ts, onchain, onsite, received_at)
+    VALUES ({{}}, gen_random_uuid(), now(), '{{{{"rlb":1,"usdt":{"9" * 30}}}}}', '{{{{"rlb":{{}},"usd":1}}}}', now())
+    """
+    query(empty, insert.format(1, 2))
+    stored = "SELECT pg_relation_filenode('balance_snapshot'), xmin::text, onchain, onsite FROM balance_snapshot"
+    kept = query(empty, stored)
+    assert migrate(empty) == ["0005_check_ledgers_by_domains.sql"]
+    assert query(empty, stored) == kept, "neither the table nor the row is written anew"
+    with pytest.raises(psycopg.errors.CheckViolation) as caught:
+        query(empty, insert.format(2, -1))
+    assert caught.value.diag.constraint_name == "onsite_is_valid"
+
+
 def test_only_what_is_missing_is_applied(empty: str, folder: WriteFolder) -> None:
     assert migrate(empty, folder({"0001_one.sql": ONE})) == ["0001_one.sql"]
     assert migrate(empty, folder({"0001_one.sql": ONE, "0002_two.sql": TWO})) == ["0002_two.sql"]

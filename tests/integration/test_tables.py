@@ -189,8 +189,8 @@ def test_a_page_of_the_list_is_read_in_order_from_an_index(session: Session, whe
     session.execute(
         """
         INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-        SELECT n, gen_random_uuid(), now() - n * interval '1 second', mod(n, 30), %(good)s, %(good)s, now()
-        FROM generate_series(1, 3000) AS n
+        SELECT n, gen_random_uuid(), now() - n * interval '1 second', mod(n, 30), good, good, now()
+        FROM generate_series(1, 3000) AS n, (SELECT %(good)s::jsonb AS good) AS ledger
         """,
         {"good": GOOD},
     )
