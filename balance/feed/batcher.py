@@ -1,19 +1,20 @@
-"""Cuts pending saves into batches, and appends one batch after the other in the write thread.
+"""Cuts pending saves into batches, and appends one batch behind the other.
 
-One batch is appended at a time; saves that arrive meanwhile go into the next one. All saves that arrive in one turn of
-the event loop share a batch, and so one broadcast. If BATCH_MIN saves or more wait when a batch is appended, the write
-thread cuts the next one by itself, so that the database does not wait for the event loop. Fewer saves wait until the
-batch is acknowledged, and share a commit with what its senders send next. A batch holds at most half of all pending
-saves: while one half is appended, the other is acknowledged and its senders send again. With all of them in one batch,
-first the event loop would be idle and then the database.
+All saves that arrive in one turn of the event loop share a batch, and so one broadcast. A batch has at most half of all
+pending saves, rounded up: while one half is appended, the other is acknowledged and its senders send again. With all of
+them in one batch, first the event loop would be idle and then the database. The second batch is sent to the database
+while it appends the first one, so that it does not wait for this program in between.
 
-Threads: the methods are for the event loop; `on_batch` is called there too. `_append_next` and what it calls run in the
-write thread. The lock guards what both change: `_queue`, `_singles_left`, `_is_idle` and `_in_flight`.
+A batch that the database does not store at once is put back, to be appended by the write thread, which waits for the
+answer: one of its ids is stored already, another process appends too, there is no connection that works, or the
+database refuses a row. If it refuses a batch there, its saves are put back once more, to be appended one by one.
+
+Threads: event loop only; the store's `append` is called in the write thread, while nothing that was sent is unanswered.
 """
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,10 +22,14 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from balance.aio.threads import WorkerThread
+from balance.aio.watched_socket import Connection, WatchedSocket
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
+from balance.storage.append import Appended
 from balance.storage.errors import StoreUnavailable
-from balance.storage.store import Appended
+from balance.storage.pipeline import Outcome
+
+log = logging.getLogger("balance.feed")
 
 BATCH_MIN = 32  # the cost of a commit, shared by this many saves, is small
 IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads allows for two
@@ -32,6 +37,12 @@ IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads al
 
 class AppendStore(Protocol):
     """What the batcher needs of the store."""
+
+    def send(self, snapshots: Sequence[Snapshot]) -> Connection | None: ...
+
+    def flush(self) -> bool: ...
+
+    def receive(self) -> list[Outcome]: ...
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended: ...
 
@@ -45,104 +56,161 @@ class Batch(NamedTuple):
     """The time that the store took."""
 
 
+class _Begun(NamedTuple):
+    """A batch that the store was given."""
+
+    saves: list[PendingSave]
+    at: float
+
+
 class Batcher:
     """Appends saves in their order."""
 
     def __init__(
         self, store: AppendStore, worker: WorkerThread, on_batch: Callable[[Batch], None], *, batch_max: int
     ) -> None:
-        """Append with the thread of `worker`; call `on_batch` on the event loop with each batch, in their order."""
+        """Append also with the thread of `worker`; call `on_batch` with each batch, in their order."""
         self._store = store
         self._worker = worker
         self._on_batch = on_batch
         self._batch_max = batch_max
         self.pending: deque[PendingSave] = deque()
         """All saves that are not done, in their order, and perhaps some that are."""
-        self._queue: deque[PendingSave] = deque()  # those of them that are in no batch yet
-        self._singles_left = 0  # this many saves at the front of the queue are appended one by one
-        self._is_idle = True  # whether the write thread appends no batch, and was not asked to cut one
-        self._in_flight = 0  # batches that `on_batch` has not been called with
-        self._lock = threading.Lock()
-        self._append_since: float | None = None  # when the append that runs now was begun
+        self._queue: deque[PendingSave] = deque()  # those of them that are in no batch
+        self._put_back_left = 0  # this many saves at the front of the queue are for the write thread
+        self._singles_left = 0  # and this many of those are appended one by one
+        self._sent: deque[_Begun] = deque()
+        self._appended: _Begun | None = None  # by the write thread
+        self._socket = WatchedSocket(self._receive, store.flush)
 
     def submit(self, save: PendingSave) -> None:
         """Queue a save for the next batch. The caller calls `start_next`; a batch that is large enough starts now."""
         self.pending.append(save)
-        self._queue.append(save)  # one step of a deque, so without the lock
+        self._queue.append(save)
         if len(self._queue) >= BATCH_MIN:
             self.start_next()
 
     def start_next(self) -> None:
-        """Have the write thread cut the next batch, if it is idle and enough saves wait; from any thread."""
-        with self._lock:
-            waiting = len(self._queue)
-            if not self._is_idle or waiting < (BATCH_MIN if self._in_flight else 1) or self._in_flight >= IN_FLIGHT_MAX:
-                return
-            self._is_idle = False
-            self._in_flight += 1
-        self._worker.submit(self._append_next)
+        """Cut and append the next batch, if no other has to be waited for and enough saves wait."""
+        while self._may_start():
+            self._start()
 
     def has_in_flight(self) -> bool:
         """Return whether there is a batch that may be committed and that `on_batch` has not been called with."""
-        return self._in_flight > 0  # one step, so without the lock
+        return bool(self._sent) or self._appended is not None
 
     @property
     def append_s(self) -> float:
-        """The time for which the append that runs now has lasted; 0 if none does."""
-        since = self._append_since
-        return 0.0 if since is None else perf_counter() - since
+        """The time for which the oldest batch in the database has been there; 0 if there is none."""
+        begun = self._appended or (self._sent[0] if self._sent else None)
+        return 0.0 if begun is None else perf_counter() - begun.at
 
     def discard_done(self) -> None:
         """Discard the saves at the front that are done, so that they no longer count as pending."""
-        with self._lock:
-            while self.pending and self.pending[0].done():
-                self.pending.popleft()
-            while self._queue and self._queue[0].done():
-                self._queue.popleft()
-                self._singles_left = max(0, self._singles_left - 1)
+        while self.pending and self.pending[0].done():
+            self.pending.popleft()
+        while self._queue and self._queue[0].done():
+            self._queue.popleft()
+            self._count_cut(1)
 
-    def _append_next(self) -> None:
-        batch = self._append([save for save in self._cut() if not save.done()])
-        # Not a loop: other calls to the write thread have their turn between two batches.
-        with self._lock:
-            self._is_idle = True
-            if batch is None:
-                self._in_flight -= 1
+    def stop(self) -> None:
+        """Wait for no answer from now on."""
+        self._socket.close()
+
+    def _may_start(self) -> bool:
+        if not self._queue or self._appended is not None:
+            return False
+        if self._put_back_left:
+            return not self._sent
+        enough = min(len(self.pending) // 2, BATCH_MIN) if self._sent else 1
+        return len(self._sent) < IN_FLIGHT_MAX and len(self._queue) >= enough
+
+    def _start(self) -> None:
+        """Send the next batch to the database, or have the write thread append it."""
+        if self._put_back_left:
+            self._append_in_thread(self._cut(1 if self._singles_left else self._put_back_left))
+            return
+        saves = self._cut((len(self.pending) + 1) // 2)
+        if not saves or self._send(saves):
+            return
+        if self._sent:
+            self._put_back(saves)
+        else:
+            self._append_in_thread(saves + self._cut(min(BATCH_MIN, self._batch_max) - len(saves)))
+
+    def _send(self, saves: list[PendingSave]) -> bool:
+        """Send a batch behind the one that is in the database; return whether it was sent."""
+        connection = self._store.send([save.snapshot for save in saves])
+        if connection is None:
+            return False
+        self._sent.append(_Begun(saves, perf_counter()))
+        self._socket.watch(connection)
+        return True
+
+    def _receive(self) -> None:
+        """Finish the batches that were sent and are answered; before that, start the next one."""
+        if not self._sent:  # the database has ended the connection, which the next batch finds out
+            self._socket.close()
+            return
+        batches: list[Batch] = []
+        for outcome in self._store.receive():
+            saves, at = self._sent.popleft()
+            if outcome is None:
+                self._put_back(saves)
+            else:
+                batches.append(Batch(saves, outcome, perf_counter() - at))
         self.start_next()
-        # Last, so that the event loop wakes up when this thread releases the interpreter's lock.
-        if batch is not None:
-            self._worker.deliver(partial(self._deliver, batch))
+        for batch in batches:
+            self._finish(batch)
 
-    def _deliver(self, batch: Batch) -> None:
-        with self._lock:
-            self._in_flight -= 1
-        self._on_batch(batch)
+    def _append_in_thread(self, saves: list[PendingSave]) -> None:
+        if saves:
+            self._appended = _Begun(saves, perf_counter())
+            self._worker.submit(partial(self._append, saves))
 
-    def _append(self, saves: list[PendingSave]) -> Batch | None:
-        if not saves:
-            return None
-        started = self._append_since = perf_counter()
+    def _append(self, saves: list[PendingSave]) -> None:
+        """Append a batch; in the write thread."""
+        started = perf_counter()
         outcome: Appended | Exception
         try:
             outcome = self._store.append([save.snapshot for save in saves])
         except Exception as error:
-            if len(saves) > 1 and not isinstance(error, StoreUnavailable):
-                self._requeue_singly(saves)  # the others must not fail with the one that the database refuses
-                return None
             outcome = error
-        finally:
-            self._append_since = None
-        return Batch(saves, outcome, perf_counter() - started)
+        batch = Batch(saves, outcome, perf_counter() - started)
+        self._worker.deliver(partial(self._finish_appended, batch))
 
-    def _cut(self) -> list[PendingSave]:
-        with self._lock:
-            limit = 1 if self._singles_left else min(max(len(self.pending) // 2, BATCH_MIN), self._batch_max)
-            cut = [self._queue.popleft() for _ in range(min(len(self._queue), limit))]
-            self._singles_left = max(0, self._singles_left - len(cut))
-            return cut
+    def _finish_appended(self, batch: Batch) -> None:
+        self._appended = None
+        is_refused = isinstance(batch.outcome, Exception) and not isinstance(batch.outcome, StoreUnavailable)
+        if is_refused and len(batch.saves) > 1:  # the others must not fail with the one that the database refuses
+            self._put_back(batch.saves)
+            self._singles_left = len(batch.saves)
+            self.start_next()
+        else:
+            if len(self._queue) >= BATCH_MIN:  # fewer share a batch with what is sent after the acknowledgements
+                self.start_next()
+            self._finish(batch)
 
-    def _requeue_singly(self, saves: list[PendingSave]) -> None:
-        """Put saves back at the front of the queue, to be appended one by one."""
-        with self._lock:
-            self._queue.extendleft(reversed(saves))
-            self._singles_left = len(saves)
+    def _finish(self, batch: Batch) -> None:
+        try:
+            self._on_batch(batch)
+        except Exception:  # the other batches must be finished
+            log.exception("a batch was not handled")
+
+    def _cut(self, limit: int) -> list[PendingSave]:
+        """Cut at most so many saves from the front of the queue; return those of them that are not done."""
+        cut = [self._queue.popleft() for _ in range(min(limit, len(self._queue), self._batch_max))]
+        self._count_cut(len(cut))
+        return [save for save in cut if not save.done()]
+
+    def _count_cut(self, saves: int) -> None:
+        """Count saves that are no longer at the front of the queue."""
+        self._put_back_left = max(0, self._put_back_left - saves)
+        self._singles_left = max(0, self._singles_left - saves)
+
+    def _put_back(self, saves: list[PendingSave]) -> None:
+        """Put saves back to the front of the queue, but behind others that were put back before."""
+        self._queue.rotate(-self._put_back_left)
+        self._queue.extendleft(reversed(saves))
+        self._queue.rotate(self._put_back_left)
+        self._put_back_left += len(saves)

@@ -31,9 +31,9 @@ from balance.feed.poll_schedule import PAUSE_S_MIN, PollSchedule
 from balance.feed.recent import Recent
 from balance.position import Position
 from balance.snapshot import EncodedSnapshot
+from balance.storage.append import Appended
 from balance.storage.errors import STOPPING, StoreUnavailable
 from balance.storage.feed_store import FeedPage, Head
-from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
 

@@ -27,9 +27,9 @@ from balance.feed.batcher import AppendStore, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.feed.tail import Tail
 from balance.snapshot import Snapshot
+from balance.storage.append import Appended
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import Head
-from balance.storage.store import Appended
 
 log = logging.getLogger("balance.feed")
 
@@ -120,6 +120,7 @@ class Writer:
             for save in list(self._pending):
                 save.set_exception(StoreUnavailable("the server is stopping"))
         self._tail.stop()
+        self._batcher.stop()
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
 

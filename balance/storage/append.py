@@ -23,52 +23,83 @@ class Expected(NamedTuple):
     """The feed to which a batch is appended."""
 
     known: Position | None
-    """Where it ended once: it has the same epoch, and never ends before that."""
+    """Where it ends, for INSERT; otherwise where it ended once: it has the same epoch, and never ends before that."""
     system_id: str | None
     """The system of the session's server; None if it may not be read."""
     has_timeline: bool
     """Whether the timeline of the server may be read."""
 
     @property
-    def parameters(self) -> tuple[str | None, int | None, str | None]:
+    def once(self) -> tuple[str | None, int | None, str | None]:
         """The parameters of IS_EXPECTED."""
         epoch, seq = self.known or (None, None)
         return epoch, seq, self.system_id
+
+    def parameters(self, snapshots: Sequence[Snapshot], last_id: str | None = None) -> list[bytes | None]:
+        """Return the parameters of INSERT; `last_id` is that of the last row, if it is not known to be stored."""
+        assert self.known is not None
+        ids = ",".join([snapshot.id for snapshot in snapshots])
+        return [
+            self.known.epoch.encode(),
+            b"%d" % self.known.seq,
+            None if self.system_id is None else self.system_id.encode(),
+            protocol.encode(list(snapshots)),
+            b"%d" % len(snapshots),
+            b"{%s}" % ids.encode(),
+            None if last_id is None else last_id.encode(),
+        ]
 
     @property
     def name(self) -> bytes:
         """The name of the prepared INSERT."""
         return b"insert" if self.has_timeline else b"insert_without_timeline"
 
+    @property
+    def insert(self) -> LiteralString:
+        """The statement of that name."""
+        return self.statement(INSERT)
+
     def statement(self, sql: LiteralString) -> LiteralString:
         """Complete a statement that has TIMELINE_IS_SAME in it."""
         return sql if self.has_timeline else sql.replace(TIMELINE_IS_SAME, "true")
 
 
-def insert(session: DatabaseSession, snapshots: Sequence[Snapshot], expected: Expected) -> Position | None:
-    """Store snapshots with different ids at the end of the feed, in one statement; return the position before them.
+class Appended(NamedTuple):
+    """The outcome of one `append`: for each snapshot, in order, what is stored under its id now."""
 
-    Returns None if it stored nothing: an id is stored already, the feed is not the expected one, or another process has
-    committed since the statement began, and may have stored an id that the statement cannot see.
+    epoch: str
+    end: int
+    """The last seq of the feed after it; the new ones of `saved` are the last of the feed."""
+    saved: list[Saved]
+
+    @property
+    def position(self) -> Position:
+        """Where the feed ends after it."""
+        return Position(self.epoch, self.end)
+
+    @classmethod
+    def behind(cls, before: Position, snapshots: Sequence[Snapshot]) -> Appended:
+        """Return the outcome for snapshots that were all stored, the first one at the seq after `before`."""
+        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
+        return cls(before.epoch, before.seq + len(saved), saved)
+
+
+def insert(session: DatabaseSession, snapshots: Sequence[Snapshot], expected: Expected) -> bool:
+    """Store snapshots with different ids where the feed is expected to end, in one statement; return whether it did.
+
+    It stores nothing if an id is stored already, or the feed is another one or ends elsewhere.
     """
-    epoch, seq, system_id = expected.parameters
-    result = session.execute_prepared(
-        expected.name,
-        expected.statement(INSERT),
-        None if epoch is None else epoch.encode(),
-        None if seq is None else b"%d" % seq,
-        None if system_id is None else system_id.encode(),
-        protocol.encode(list(snapshots)),
-        b"%d" % len(snapshots),
-    )
-    if not result.ntuples:
-        return None
-    before, seq_before = result.get_value(0, 0) or b"", result.get_value(0, 1) or b""
-    return Position(before.decode(), int(seq_before))
+    if expected.known is None:
+        return False
+    result = session.execute_prepared(expected.name, expected.insert, *expected.parameters(snapshots))
+    return bool(result.command_tuples)
 
 
 def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expected: Expected) -> Position | None:
-    """Do the same in a transaction that waits for other processes first; return None if it stored nothing.
+    """Store snapshots with different ids at the end of the feed, after the batches of other processes.
+
+    Returns the position before them; None if it stored nothing: an id is stored already, or the feed is not the
+    expected one.
 
     The lock comes in a statement of its own, since a statement does not see what is committed while it waits. Both go
     out together: between two syncs PostgreSQL makes one transaction of them. If it stores nothing, its commit does not
@@ -78,23 +109,22 @@ def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expec
         session.execute(LOCK_FEED)
         inserted = RawCursor(session, row_factory=tuple_row)
         rows = protocol.dumps(list(snapshots))
-        inserted.execute(expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.parameters, rows, len(snapshots)))
+        inserted.execute(expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.once, rows, len(snapshots)))
     epoch, seq, _ = inserted.fetchall()[0]
     return None if epoch is None else Position(epoch, seq)
 
 
 def append_deduplicated(
     session: DatabaseSession, snapshots: Sequence[Snapshot], ids: Sequence[str], expected: Expected
-) -> tuple[str, int, list[Saved]] | None:
+) -> Appended | None:
     """Store of `snapshots` those whose id is not stored yet; the others are duplicates.
 
-    Returns the epoch, the end of the feed and the result for each; returns None and stores nothing if the feed is not
-    the expected one.
+    Returns None and stores nothing if the feed is not the expected one.
     """
     with session.transaction():
         # The lock makes the commit of a transaction that stores nothing wait for a standby too.
         feed = RawCursor(session, row_factory=tuple_row)
-        feed.execute(expected.statement(LOCK_EXPECTED), expected.parameters)
+        feed.execute(expected.statement(LOCK_EXPECTED), expected.once)
         row = feed.fetchone()
         if row is None:
             raise DatabaseFault(NO_FEED)
@@ -110,9 +140,9 @@ def append_deduplicated(
                 stored[snapshot.id] = snapshot.with_seq(seq + len(new) + 1)
                 new.append(stored[snapshot.id])
             saved.append(Saved(stored[snapshot.id], duplicate))
-        if new and insert(session, new, expected) is None:
+        if new and not insert(session, new, expected._replace(known=Position(epoch, seq))):
             raise DatabaseFault(NO_FEED)
-    return epoch, seq + len(new), saved
+    return Appended(epoch, seq + len(new), saved)
 
 
 def find(session: Connection[TupleRow], ids: Sequence[str]) -> list[Snapshot]:
@@ -138,18 +168,33 @@ FIND: LiteralString = """
 SELECT id, ts, pid, onchain, onsite, received_at, seq FROM balance_snapshot WHERE id = ANY(%s::uuid[])
 """
 
-INSERT_ROWS: LiteralString = f"""
+ROWS: LiteralString = """ROWS FROM (
+    jsonb_to_recordset($4::jsonb)
+    AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
+) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, number)"""
+
+# $5: the number of the rows; $6: their ids; $7: the id of the row at $2, or NULL. If another process commits while the
+# statement waits for the row of the feed, its conditions are those of the new row. What they do not see of the other
+# tables is not there: nothing is stored without a change of `last_seq`.
+INSERT: LiteralString = f"""
+WITH feed AS (
+    UPDATE balance_feed SET last_seq = last_seq + $5::bigint
+    WHERE only_row AND last_seq = $2::bigint AND epoch = $1::uuid
+      AND {TIMELINE_IS_SAME} AND ($3::text IS NULL OR system_id = $3)
+      AND NOT EXISTS (SELECT FROM balance_snapshot WHERE id = ANY ($6::uuid[]))
+      AND ($7::uuid IS NULL OR EXISTS (SELECT FROM balance_snapshot WHERE seq = $2 AND id = $7))
+    RETURNING only_row
+)
+INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
+SELECT $2 + number, id, ts, pid, onchain, onsite, received_at FROM feed, {ROWS}
+"""
+
+INSERT_OR_COMMIT_AT_ONCE: LiteralString = f"""
 WITH row AS MATERIALIZED (
-    SELECT id, ts, pid, onchain, onsite, received_at, number
-    FROM ROWS FROM (
-        jsonb_to_recordset($4::jsonb)
-        AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
-    ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, number)
+    SELECT id, ts, pid, onchain, onsite, received_at, number FROM {ROWS}
 ), feed AS (
     UPDATE balance_feed SET last_seq = last_seq + $5
     WHERE only_row
-      -- If another process commits while this statement waits for the row, the row that it made is compared here.
-      AND last_seq = (SELECT last_seq FROM balance_feed WHERE only_row)
       AND {IS_EXPECTED}
       AND NOT EXISTS (SELECT FROM balance_snapshot WHERE id = ANY (ARRAY(SELECT id FROM row)))
     RETURNING epoch, last_seq - $5 AS seq
@@ -157,12 +202,6 @@ WITH row AS MATERIALIZED (
     INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
     SELECT feed.seq + number, id, ts, pid, onchain, onsite, received_at FROM feed, row
 )
-"""
-
-INSERT: LiteralString = f"{INSERT_ROWS} SELECT epoch, seq FROM feed"
-
-INSERT_OR_COMMIT_AT_ONCE: LiteralString = f"""
-{INSERT_ROWS}
 SELECT epoch, seq, CASE WHEN epoch IS NULL THEN set_config('synchronous_commit', 'off', true) END
 FROM (SELECT) AS one_row LEFT JOIN feed ON true
 """

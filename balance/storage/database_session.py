@@ -33,6 +33,7 @@ class DatabaseSession(Connection[TupleRow]):
     _sock: socket.socket | None = None  # a second descriptor of the connection's socket, to shut it down by
     _statements: frozenset[bytes] = frozenset()  # the names of those that are prepared
     _warnings: list[str]
+    _answer: pq.abc.PGresult | None = None  # to the oldest statement that was sent, until it is committed
     is_aborted = False
     """Whether `abort` was called."""
 
@@ -128,26 +129,80 @@ class DatabaseSession(Connection[TupleRow]):
                     self.execute("DEALLOCATE ALL")
             raise
 
+    def prepare(self, name: bytes, sql: LiteralString) -> None:
+        """Prepare a statement under a name, unless it is prepared. Raises psycopg.Error."""
+        if name not in self._statements:
+            _check(self.pgconn.prepare(name, sql.encode()))
+            self._statements |= {name}
+
     def execute_prepared(self, name: bytes, sql: LiteralString, *parameters: bytes | None) -> pq.abc.PGresult:
-        """Execute a statement that returns rows; it is prepared under its name at the first call.
+        """Execute a statement; it is prepared under its name at the first call.
 
         One call of libpq, which waits without the interpreter's lock: a third less processor time than a cursor, which
         converts the parameters and the row and looks for its prepared statement. Raises psycopg.Error.
         """
-        if name not in self._statements:
-            self._check(self.pgconn.prepare(name, sql.encode()), pq.ExecStatus.COMMAND_OK)
-            self._statements |= {name}
+        self.prepare(name, sql)
         # psycopg passes None as NULL, as it does in `exec_params`, and only the type of this argument lacks it.
         result = self.pgconn.exec_prepared(name, parameters)  # type: ignore[arg-type]
-        return self._check(result, pq.ExecStatus.TUPLES_OK)
+        return _check(result)
 
-    def _check(self, result: pq.abc.PGresult, wanted: pq.ExecStatus) -> pq.abc.PGresult:
-        if result.status == wanted:
-            return result
-        error = psycopg.errors.error_from_result(result)
-        if error.sqlstate is None:  # of libpq: the connection is lost
-            raise psycopg.OperationalError(str(error))
-        raise error
+    def is_prepared(self, name: bytes) -> bool:
+        """Return whether a statement is prepared under this name."""
+        return name in self._statements
+
+    def send_prepared(self, name: bytes, *parameters: bytes | None) -> None:
+        """Send a prepared statement, which is a transaction, in pipeline mode and without waiting: then call `flush`.
+
+        Raises psycopg.OperationalError if the connection is lost.
+        """
+        self.pgconn.send_query_prepared(name, parameters)
+        self.pgconn.pipeline_sync()
+
+    def flush(self) -> bool:
+        """Send what is left of what was sent, as far as it fits into the buffers; return whether that is all.
+
+        A connection that is lost has nothing to send: `receive` has its error.
+        """
+        with suppress(psycopg.OperationalError):
+            return self.pgconn.flush() == 0
+        return True
+
+    def receive(self) -> pq.abc.PGresult | None:
+        """Return the result of the oldest statement that was sent, without waiting; None if it is not committed yet.
+
+        An error of the commit replaces the result of the statement. Raises psycopg.Error if the connection is lost.
+        """
+        try:
+            self.pgconn.consume_input()
+        except psycopg.OperationalError as error:
+            raise self._answer_error() or error from error
+        while not self.pgconn.is_busy():  # `get_result` would wait, with the interpreter's lock
+            result = self.pgconn.get_result()
+            if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
+                answer, self._answer = self._answer, None
+                return answer
+            if result is None and self.pgconn.status != pq.ConnStatus.OK:
+                raise self._answer_error() or psycopg.OperationalError(self.pgconn.get_error_message())
+            self._answer = result or self._answer
+        return None
+
+    def _answer_error(self) -> psycopg.Error | None:
+        """Return the error with which the server has ended the session, if it sent one."""
+        if self._answer is None or self._answer.status == pq.ExecStatus.COMMAND_OK:
+            return None
+        return to_error(self._answer)
+
+
+def to_error(result: pq.abc.PGresult) -> psycopg.Error:
+    """Return the error of a result; it is an OperationalError if it is of libpq, since the connection is lost then."""
+    error = psycopg.errors.error_from_result(result)
+    return psycopg.OperationalError(str(error)) if error.sqlstate is None else error
+
+
+def _check(result: pq.abc.PGresult) -> pq.abc.PGresult:
+    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        raise to_error(result)
+    return result
 
 
 # The functions of PostgreSQL whose warnings are not about the commit. The first two warn in every transaction, for

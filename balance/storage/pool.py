@@ -159,10 +159,14 @@ class Pool:
 
         The rejection of the rows that are saved passes as psycopg raised it.
         """
+        return Use(self, self.idle_write_session() or self._renew_write_session(kind), kind)
+
+    def idle_write_session(self) -> DatabaseSession | None:
+        """Return the connection of the write thread, which does not use it; None if a new one is needed."""
         session = self._write_session
         if session is None or self._write_session_is_suspect or not session.is_alive():
-            session = self._renew_write_session(kind)
-        return Use(self, session, kind)
+            return None
+        return session
 
     def begin_use(self, session: DatabaseSession) -> None:
         """Have the watchdog check a session from now on. Raises StoreUnavailable."""
@@ -171,10 +175,18 @@ class Pool:
                 raise StoreUnavailable(STOPPING)
             self._checked_out[session] = time.monotonic()
 
-    def end_use(self, session: DatabaseSession, kind: Kind, error: BaseException | None) -> None:
-        """Report how the use of a session ended. Raises StoreUnavailable for a fault of the database."""
+    def end_use(
+        self, session: DatabaseSession, kind: Kind, error: BaseException | None, *, is_continued: bool = False
+    ) -> None:
+        """Report how the use of a session ended; if it is continued, another one begins. Raises StoreUnavailable.
+
+        That is for a fault of the database, and may have closed the session: then no other use begins.
+        """
         with self._lock:
-            del self._checked_out[session]
+            if is_continued:
+                self._checked_out[session] = time.monotonic()
+            else:
+                del self._checked_out[session]
         warning = session.take_warning()
         if error is None:
             if kind is SAVE:
@@ -199,6 +211,8 @@ class Pool:
         """Report an error of a session, close the session if it is lost, and return the error for the client."""
         lost = not isinstance(error, DatabaseFault) and (session.closed or is_lost(error))
         if lost or isinstance(error, SESSION_IS_STALE):
+            with self._lock:
+                self._checked_out.pop(session, None)  # of a use that would be continued
             session.close()
         if self._closing.is_set():  # `close` has aborted it
             return StoreUnavailable(STOPPING)

@@ -1,7 +1,8 @@
 """The tables: appends snapshots to the feed and reads them back.
 
-Threads: every method blocks. `open` and `append` use the connection of the write thread and are for it alone; the
-others borrow a connection for one call, from any number of threads.
+Threads: `send`, `flush` and `receive` do not block, and are for the event loop. Until all that was sent is received,
+no other thread may call them or `append`. The others block. `open` and `append` use the connection of the write thread
+and are for it alone; the others borrow a connection for one call, from any number of threads.
 
 Promises: when `append` returns, the rows are committed and flushed to disk. When it raises StoreUnavailable, they may
 or may not be stored; appending them again is safe, since an `id` is stored once. `seq` is contiguous from 1 and in
@@ -23,12 +24,13 @@ from psycopg.rows import TupleRow, args_row, class_row
 
 import protocol
 from balance.position import Position
-from balance.snapshot import Saved, Snapshot
-from balance.storage.append import Expected, append_deduplicated, find, insert, insert_locked
+from balance.snapshot import Snapshot
+from balance.storage.append import Appended, Expected, append_deduplicated, find, insert, insert_locked
 from balance.storage.database_session import DatabaseSession
 from balance.storage.epochs import note_end, renew_epoch
 from balance.storage.errors import NO_FEED, DatabaseFault
 from balance.storage.outage import READ
+from balance.storage.pipeline import Outcome, Pipeline
 from balance.storage.pool import Pool
 
 T = TypeVar("T")
@@ -43,20 +45,12 @@ class ListRow(NamedTuple):
     total: int  # the number of all snapshots, of any list
 
 
-class Appended(NamedTuple):
-    """The outcome of one `append`: for each snapshot, in order, what is stored under its id now."""
-
-    epoch: str
-    end: int
-    """The last seq of the feed after it; the new ones of `saved` are the last of the feed."""
-    saved: list[Saved]
-
-
 class Store:
     """Snapshots in PostgreSQL."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._pipeline = Pipeline(pool)
         self._end = 0  # where the feed ended after the last append
         self._is_shared = False  # whether another process has appended between the last two appends of this one
 
@@ -77,6 +71,29 @@ class Store:
         with self._pool.connection() as connection:
             (total,) = _one_row(connection.execute(TOTAL).fetchone())
         return int(total)
+
+    def send(self, snapshots: Sequence[Snapshot]) -> DatabaseSession | None:
+        """Send snapshots to be appended behind those that were sent before; return the connection.
+
+        It has to be flushed, and can be read when `receive` has something to return. Returns None if they were not
+        sent, and have to be appended by `append` when everything is received: an id is among them twice, another
+        process appends too, or no connection works.
+        """
+        if self._is_shared or len({snapshot.id for snapshot in snapshots}) < len(snapshots):
+            return None
+        return self._pipeline.send(snapshots)
+
+    def flush(self) -> bool:
+        """Send what is left of what was sent, as far as it fits into the buffers; return whether that is all."""
+        return self._pipeline.flush()
+
+    def receive(self) -> list[Outcome]:
+        """Return the outcomes of what was sent and is answered, oldest first."""
+        outcomes = self._pipeline.receive()
+        for outcome in outcomes:
+            if isinstance(outcome, Appended):
+                self._end = outcome.end
+        return outcomes
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         """Store all of `snapshots` in one transaction, in their order, and return when it is committed.
@@ -108,19 +125,19 @@ class Store:
 
     def _append_checked(self, session: DatabaseSession, snapshots: Sequence[Snapshot]) -> Appended | None:
         ids = [snapshot.id for snapshot in snapshots]
-        expected = Expected(self._pool.known.end, session.server.system_id, self._pool.probe.can_read_timeline)
+        known = self._pool.known.end
+        expected = Expected(known, session.server.system_id, self._pool.probe.can_read_timeline)
         before = None
         if len(set(ids)) == len(ids):
-            before = None if self._is_shared else insert(session, snapshots, expected)
-            before = before or insert_locked(session, snapshots, expected)
+            is_stored = not self._is_shared and insert(session, snapshots, expected)
+            before = known if is_stored else insert_locked(session, snapshots, expected)
         if before is None:
-            result = append_deduplicated(session, snapshots, ids, expected)
-            return None if result is None else Appended(*result)
+            return append_deduplicated(session, snapshots, ids, expected)
         self._is_shared = before.seq != self._end
-        self._end = before.seq + len(snapshots)
-        self._pool.known.note(Position(before.epoch, self._end))
-        saved = [Saved(snapshot.with_seq(seq), False) for seq, snapshot in enumerate(snapshots, before.seq + 1)]
-        return Appended(before.epoch, self._end, saved)
+        appended = Appended.behind(before, snapshots)
+        self._end = appended.end
+        self._pool.known.note(appended.position)
+        return appended
 
     def waits_for_standby(self) -> bool:
         """Return whether a commit of this service waits for a standby. Raises StoreUnavailable."""

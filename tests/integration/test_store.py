@@ -15,9 +15,10 @@ from msgspec.structs import replace
 from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage import store as module
+from balance.storage.append import Appended
 from balance.storage.errors import UNABLE, StoreUnavailable
 from balance.storage.pool import Pool
-from balance.storage.store import Appended, Store
+from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
 from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked

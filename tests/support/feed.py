@@ -21,8 +21,9 @@ from balance.feed.tail import Tail
 from balance.feed.writer import Writer
 from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot, Saved, Snapshot
+from balance.storage.append import Appended
 from balance.storage.feed_store import FeedPage, Head, Latest, PositionFacts
-from balance.storage.store import Appended
+from balance.storage.pipeline import Outcome
 
 NOW = datetime(2025, 11, 7, tzinfo=UTC)
 EPOCH = str(uuid4())
@@ -79,6 +80,15 @@ class FakeStore:
             del self.stored[keep:]
         self.epochs[str(uuid4())] = len(self.stored)
         return self.epoch
+
+    def send(self, snapshots: Sequence[Snapshot]) -> None:
+        """Refuse, so that `append` is called."""
+
+    def flush(self) -> bool:
+        raise AssertionError("nothing was sent")
+
+    def receive(self) -> list[Outcome]:
+        raise AssertionError("nothing was sent")
 
     def append(self, snapshots: Sequence[Snapshot]) -> Appended:
         self.batches.append(len(snapshots))

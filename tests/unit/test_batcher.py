@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -13,7 +11,6 @@ from tornado.ioloop import IOLoop
 from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.snapshot import Snapshot
-from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, feed_rig, result_of, snapshot
 
 
@@ -56,18 +53,6 @@ async def test_half_of_all_that_are_pending_is_appended_while_the_other_half_sen
     rig.store.go.set()
     await writer.drain(5)
     assert rig.published == list(range(1, len(rig.store.stored) + 1))
-
-
-async def test_the_thread_appends_one_batch_more_without_the_event_loop_if_enough_wait(rig: Rig) -> None:
-    writer = rig.writer(batch_max=BATCH_MIN)
-    saves = await rig.hold(writer, behind=3 * BATCH_MIN)
-    for _ in range(4):
-        rig.finish_submitted()
-    assert rig.store.batches == [1, BATCH_MIN]
-    assert not any(save.done() for save in saves), "the event loop was blocked"
-    await writer.drain(5)
-    assert rig.store.batches == [1, *[BATCH_MIN] * 3]
-    assert rig.published == list(range(1, 3 * BATCH_MIN + 2))
 
 
 async def test_few_wait_until_the_batch_before_them_is_acknowledged(rig: Rig) -> None:
@@ -150,7 +135,7 @@ async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_
         await result_of(last)
 
 
-@pytest.mark.expects_log("a delivery of thread test failed")
+@pytest.mark.expects_log("a batch was not handled")
 async def test_a_batch_that_is_not_handled_does_not_keep_the_next_ones_from_being_cut(rig: Rig) -> None:
     sizes: list[int] = []
 
@@ -165,32 +150,6 @@ async def test_a_batch_that_is_not_handled_does_not_keep_the_next_ones_from_bein
         batcher.start_next()
         await rig.until(lambda number=number: len(sizes) == number)  # type: ignore[misc]
     assert rig.store.batches == sizes == [1] * 4
-
-
-async def test_the_thread_cuts_nothing_while_done_saves_are_discarded(rig: Rig) -> None:
-    batches: list[Batch] = []
-    batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
-    rig.worker.start()
-    done, pending = PendingSave(snapshot(), 0), PendingSave(snapshot(), 0)
-    cutting = threading.Event()
-
-    class Watched(deque[PendingSave]):
-        def popleft(self) -> PendingSave:
-            if threading.current_thread() is threading.main_thread():
-                rig.worker.submit(batcher._append_next)
-                assert not cutting.wait(0.05)
-            return super().popleft()
-
-    rig.store.before = lambda snapshots: cutting.set()
-    batcher._is_idle = False  # until the thread is asked above
-    batcher._queue = Watched()
-    for save in (done, pending):
-        batcher.submit(save)
-    done.set_exception(StoreUnavailable("late"))
-    batcher.discard_done()
-    await rig.until(lambda: bool(batches))
-    assert batches[0].saves == [pending]
-    assert list(batcher.pending) == [pending]
 
 
 async def test_after_refused_saves_that_gave_up_the_next_ones_share_a_batch_again(rig: Rig) -> None:
@@ -216,7 +175,6 @@ async def test_after_refused_saves_that_gave_up_the_next_ones_share_a_batch_agai
 
 
 async def test_a_wake_up_is_not_lost_between_the_thread_and_the_event_loop(rig: Rig) -> None:
-    """Each save arrives while the thread finds its queue empty, at one moment or another."""
     writer = rig.writer()
     for _ in range(2_000):
         async with asyncio.timeout(5):

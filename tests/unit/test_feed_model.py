@@ -35,9 +35,9 @@ from balance.feed.replay import Receiver, ReplayBroken
 from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot, Snapshot
+from balance.storage.append import Appended
 from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedPage, Head
-from balance.storage.store import Appended
 from tests.support.feed import FakeStore, snapshot
 
 COMMON = [

@@ -1,0 +1,133 @@
+"""Batches that are sent to PostgreSQL one behind the other, each before the answer to the one before.
+
+PostgreSQL begins with a batch as soon as it has committed the one before, without a turn of this program in between.
+Each batch is one statement and one transaction. It is stored only right behind the batch that was sent before it, or at
+the known end of the feed. Otherwise nothing of it is stored, and nothing of what was sent behind it: the caller appends
+these by `Store.append`, in their order.
+
+Threads: event loop only, and no method blocks. Meanwhile the write thread does not use the connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg
+from psycopg import errors, pq
+
+from balance.position import Position
+from balance.snapshot import Snapshot
+from balance.storage.append import Appended, Expected
+from balance.storage.database_session import DatabaseSession, to_error
+from balance.storage.errors import UNREACHABLE, StoreUnavailable, is_of_caller
+from balance.storage.outage import SAVE
+from balance.storage.pool import Pool
+
+Outcome = Appended | StoreUnavailable | None
+"""Of a batch; None if it is not stored and has to be appended by `Store.append`. With an error it may be stored."""
+
+
+class _Sent(NamedTuple):
+    """A batch that was sent."""
+
+    before: Position
+    """Where the feed ends before it, if it is stored."""
+    snapshots: Sequence[Snapshot]
+
+
+class _NotStored(Exception):
+    """The batch has to be appended in another way; the database is not at fault."""
+
+
+class Pipeline:
+    """The batches that were sent on the connection of the write thread and are not answered."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._sent: deque[_Sent] = deque()
+        # For all that is in flight together:
+        self._session: DatabaseSession
+        self._has_timeline: bool  # as in Expected
+        self._end: Position  # of the feed, once all of it is stored
+
+    def send(self, snapshots: Sequence[Snapshot]) -> DatabaseSession | None:
+        """Send snapshots with different ids, as far as `flush` need not be called again; return the connection.
+
+        Returns None if they were not sent: the end of the feed is not known, or no connection works or is prepared.
+        """
+        if not self._sent and not self._begin():
+            return None
+        last_id = self._sent[-1].snapshots[-1].id if self._sent else None
+        expected = Expected(self._end, self._session.server.system_id, self._has_timeline)
+        try:
+            self._session.send_prepared(expected.name, *expected.parameters(snapshots, last_id))
+        except psycopg.Error:  # the connection is lost, and this was not executed
+            if not self._sent:
+                self._end_use(_NotStored())
+            return None
+        self._sent.append(_Sent(self._end, snapshots))
+        self._end = Position(self._end.epoch, self._end.seq + len(snapshots))
+        return self._session
+
+    def flush(self) -> bool:
+        """Send what was not sent yet, as far as it fits into the buffers in between; return whether that is all."""
+        return self._session.flush()
+
+    def receive(self) -> list[Outcome]:
+        """Return the outcomes of the batches whose answers have come, oldest first."""
+        outcomes: list[Outcome] = []
+        try:
+            while self._sent and not self._session.closed and (result := self._session.receive()) is not None:
+                outcomes.append(self._outcome(self._sent.popleft(), result))
+        except psycopg.Error as error:  # the connection is lost
+            self._sent.popleft()
+            outcomes.append(self._end_use(error))
+        if self._session.closed:
+            outcomes += [StoreUnavailable(UNREACHABLE) for _ in self._sent]
+            self._sent.clear()
+        return outcomes
+
+    def _begin(self) -> bool:
+        """Use the connection of the write thread from now on; return whether it works, and so does all else."""
+        session, end, probe = self._pool.idle_write_session(), self._pool.known.end, self._pool.probe
+        has_timeline = probe.can_read_timeline
+        if session is None or end is None or not session.is_prepared(Expected(end, None, has_timeline).name):
+            return False
+        try:
+            self._pool.begin_use(session)
+        except StoreUnavailable:
+            return False
+        session.pgconn.enter_pipeline_mode()
+        self._session, self._end, self._has_timeline = session, end, has_timeline
+        return True
+
+    def _outcome(self, sent: _Sent, result: pq.abc.PGresult) -> Outcome:
+        error: Exception | None = None
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            error = to_error(result)
+        elif not result.command_tuples:
+            error = _NotStored()
+        failure = self._end_use(error)
+        if failure is not None or error is not None:
+            return failure
+        appended = Appended.behind(sent.before, sent.snapshots)
+        self._pool.known.note(appended.position)
+        return appended
+
+    def _end_use(self, error: Exception | None) -> StoreUnavailable | None:
+        """End the use of the connection for a batch; return the error for its senders, unless it is not stored.
+
+        What PostgreSQL refuses is appended in another way, which finds out what it refuses: a row, or a function.
+        """
+        if isinstance(error, errors.InsufficientPrivilege) or (error is not None and is_of_caller(error, SAVE)):
+            error = _NotStored()
+        try:
+            self._pool.end_use(self._session, SAVE, error, is_continued=bool(self._sent))
+        except StoreUnavailable as failure:
+            return failure
+        finally:
+            if not self._sent and not self._session.closed:
+                self._session.pgconn.exit_pipeline_mode()
+        return None
