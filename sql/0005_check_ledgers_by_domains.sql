@@ -1,7 +1,7 @@
 -- Why: the rule for ledgers becomes that of two domains. PostgreSQL reads the CHECKs of a table from their text in every
 -- statement that writes to it, and inlines the function of the rule each time: a fifth of the time of a save that is
 -- alone. It keeps the CHECKs of a domain ready for a whole session.
--- Locks: balance_snapshot for a moment. No row is read or written anew: a domain without a CHECK is the type itself, and
+-- Locks: balance_snapshot for a moment. No row is read or written: a domain without a CHECK is the type itself, and
 -- NOT VALID leaves out the rows that are stored, all of which have passed the same rule. New values are checked.
 
 CREATE DOMAIN balance_onchain AS jsonb;

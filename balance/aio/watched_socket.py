@@ -27,26 +27,26 @@ class WatchedSocket:
         self._flush = flush
         self._connection: Connection | None = None
         self._duplicate = -1
+        self._loop: asyncio.AbstractEventLoop
 
     def watch(self, connection: Connection) -> None:
         """Watch this connection from now on, and no other; then flush it."""
-        loop = asyncio.get_running_loop()
         if connection is not self._connection:
             self.close()
+            self._loop = asyncio.get_running_loop()
             self._connection, self._duplicate = connection, os.dup(connection.fileno())
-            loop.add_reader(self._duplicate, self._on_readable)
+            self._loop.add_reader(self._duplicate, self._on_readable)
         if not self._flush():
-            loop.add_writer(self._duplicate, self._flush_more)
+            self._loop.add_writer(self._duplicate, self._flush_more)
 
     def close(self) -> None:
         """Watch no connection."""
         if self._connection is not None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._duplicate)
-            loop.remove_writer(self._duplicate)
+            self._loop.remove_reader(self._duplicate)
+            self._loop.remove_writer(self._duplicate)
             os.close(self._duplicate)
             self._connection = None
 
     def _flush_more(self) -> None:
         if self._flush():
-            asyncio.get_running_loop().remove_writer(self._duplicate)
+            self._loop.remove_writer(self._duplicate)

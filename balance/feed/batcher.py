@@ -82,6 +82,7 @@ class Batcher:
         self._sent: deque[_Begun] = deque()
         self._appended: _Begun | None = None  # by the write thread
         self._socket = WatchedSocket(self._receive, store.flush)
+        self._is_stopped = False
 
     def submit(self, save: PendingSave) -> None:
         """Queue a save for the next batch. The caller calls `start_next`; a batch that is large enough starts now."""
@@ -114,11 +115,12 @@ class Batcher:
             self._count_cut(1)
 
     def stop(self) -> None:
-        """Wait for no answer from now on."""
+        """Start no batch and wait for no answer from now on."""
+        self._is_stopped = True
         self._socket.close()
 
     def _may_start(self) -> bool:
-        if not self._queue or self._appended is not None:
+        if not self._queue or self._appended is not None or self._is_stopped:
             return False
         if self._put_back_left:
             return not self._sent
@@ -198,7 +200,7 @@ class Batcher:
             log.exception("a batch was not handled")
 
     def _cut(self, limit: int) -> list[PendingSave]:
-        """Cut at most so many saves from the front of the queue; return those of them that are not done."""
+        """Cut saves from the front of the queue, up to `limit`; return those of them that are not done."""
         cut = [self._queue.popleft() for _ in range(min(limit, len(self._queue), self._batch_max))]
         self._count_cut(len(cut))
         return [save for save in cut if not save.done()]

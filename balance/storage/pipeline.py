@@ -38,7 +38,7 @@ class _Sent(NamedTuple):
 
 
 class _NotStored(Exception):
-    """The batch has to be appended in another way; the database is not at fault."""
+    """The batch has to be appended by `Store.append`; the database is not at fault."""
 
 
 class Pipeline:
@@ -119,7 +119,7 @@ class Pipeline:
     def _end_use(self, error: Exception | None) -> StoreUnavailable | None:
         """End the use of the connection for a batch; return the error for its senders, unless it is not stored.
 
-        What PostgreSQL refuses is appended in another way, which finds out what it refuses: a row, or a function.
+        What PostgreSQL refuses is left to `Store.append`, which finds out what it refuses: a row, or a function.
         """
         if isinstance(error, errors.InsufficientPrivilege) or (error is not None and is_of_caller(error, SAVE)):
             error = _NotStored()

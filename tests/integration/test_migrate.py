@@ -131,7 +131,7 @@ def test_the_domains_of_ledgers_keep_the_rows_as_they_are_and_check_new_ones(emp
     stored = "SELECT pg_relation_filenode('balance_snapshot'), xmin::text, onchain, onsite FROM balance_snapshot"
     kept = query(empty, stored)
     assert migrate(empty) == ["0005_check_ledgers_by_domains.sql"]
-    assert query(empty, stored) == kept, "neither the table nor the row is written anew"
+    assert query(empty, stored) == kept, "neither the table nor the row is written again"
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
         query(empty, insert.format(2, -1))
     assert caught.value.diag.constraint_name == "onsite_is_valid"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from balance.feed.writer import Writer
 from balance.position import ClaimedPosition, Position
 from balance.snapshot import EncodedSnapshot, Saved, Snapshot
 from balance.storage.append import Appended
+from balance.storage.errors import StoreUnavailable
 from balance.storage.feed_store import FeedPage, Head, Latest, PositionFacts
 from balance.storage.pipeline import Outcome
 
@@ -146,6 +148,54 @@ class FakeStore:
         return Latest(Position(self.epoch, len(self.stored)), newest, [])
 
 
+class SendingStore(FakeStore):
+    """A feed in memory to which batches are sent, and that answers them when the test has it do so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection, self._peer = socket.socketpair()
+        self.accepts = True  # what is sent; otherwise it is appended
+        self.sent: list[Sequence[Snapshot]] = []  # and not answered
+        self.sizes: list[int] = []  # of all batches that were sent
+        self.flushes = 0  # the number of calls of `flush`, which have something left to send until the third
+        self._outcomes: list[Outcome] = []
+
+    def send(self, snapshots: Sequence[Snapshot]) -> socket.socket | None:  # type: ignore[override]
+        if not self.accepts:
+            return None
+        self.sent.append(snapshots)
+        self.sizes.append(len(snapshots))
+        return self.connection
+
+    def flush(self) -> bool:
+        self.flushes += 1
+        return self.flushes > 2
+
+    def receive(self) -> list[Outcome]:
+        self.connection.recv(100)
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def answer(self, *failures: StoreUnavailable | None) -> None:
+        """Answer the oldest batch, which is stored, or one for each failure."""
+        if failures:
+            self._outcomes += failures
+            del self.sent[: len(failures)]
+        else:
+            self._outcomes.append(super().append(self.sent.pop(0)))
+            self.batches.pop()  # it counts those that were not sent
+        self._peer.send(b"x")
+
+    def disconnect(self) -> None:
+        """Close the connection at the other end."""
+        self._peer.close()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.connection.close()
+        self._peer.close()
+
+
 class FakeListener:
     """A transport that notes what is published; it starts with one watcher."""
 
@@ -177,6 +227,7 @@ class Rig:
         read_executor: Executor,
     ) -> None:
         self.store = store
+        self.writers: list[Writer] = []
         self.executor = executor
         self.worker, self.tail_worker = worker, tail_worker
         self.listener = FakeListener()
@@ -203,6 +254,7 @@ class Rig:
         )
         self.worker.start()
         self.tail_worker.start()
+        self.writers.append(made)
         made.start(Head(Position(self.store.epoch, len(self.store.stored)), self.store.durability))
         return made
 
@@ -238,6 +290,8 @@ def feed_rig(io_loop: IOLoop, store: FakeStore | None = None) -> Iterator[Rig]:
         finally:
             rig.store.go.set()
             rig.tail.stop()
+            for writer in rig.writers:
+                writer._batcher.stop()
             io_loop.run_sync(partial(asyncio.sleep, 0))
             for worker in workers:
                 worker.stop()

@@ -86,7 +86,7 @@ MODULES = {
     ("access", "storage"): {"errors", "token_store"},
     ("service", "storage"): {"errors", "feed_store", "series_query", "series_store", "store"},
     ("series", "storage"): {"series_query"},
-    ("feed", "storage"): {"errors", "feed_store", "store"},
+    ("feed", "storage"): {"append", "errors", "feed_store", "pipeline"},
 }
 # Each library that one layer hides, and the parts or modules that may import it.
 LIBRARIES = {
@@ -107,11 +107,12 @@ NAMES = {
     ("service", "storage.errors"): {"StoreUnavailable"},
     ("service", "storage.store"): {"Store"},
     ("feed.writer", "storage.errors"): {"StoreUnavailable"},
-    ("feed.writer", "storage.store"): {"Appended"},
+    ("feed.writer", "storage.append"): {"Appended"},
     ("feed.batcher", "storage.errors"): {"StoreUnavailable"},
-    ("feed.batcher", "storage.store"): {"Appended"},
+    ("feed.batcher", "storage.append"): {"Appended"},
+    ("feed.batcher", "storage.pipeline"): {"Outcome"},
     ("feed.tail", "storage.errors"): {"STOPPING", "StoreUnavailable"},
-    ("feed.tail", "storage.store"): {"Appended"},
+    ("feed.tail", "storage.append"): {"Appended"},
     ("storage.pool", "storage.migrate"): {"check_schema"},
     ("storage.append", "protocol"): {"dumps", "encode"},
     ("storage.store", "protocol"): {"Encoded"},

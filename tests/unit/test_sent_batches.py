@@ -1,0 +1,200 @@
+"""Batches that are sent to the store one behind the other, before the one before is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from balance.feed.batcher import BATCH_MIN
+from balance.feed.pending import PendingSave
+from balance.feed.writer import Writer
+from balance.storage.errors import StoreUnavailable
+from tests.support.feed import Rig, SendingStore, feed_rig, result_of, snapshot
+
+
+@pytest.fixture
+def store() -> Iterator[SendingStore]:
+    store = SendingStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def rig(io_loop: IOLoop, store: SendingStore) -> Iterator[Rig]:
+    with feed_rig(io_loop, store) as rig:
+        yield rig
+
+
+def submit(writer: Writer, count: int) -> list[PendingSave]:
+    return [writer.submit(snapshot()) for _ in range(count)]
+
+
+async def turns() -> None:
+    """Give the event loop the turns in which it does what it can do now."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_what_arrives_together_is_sent_in_two_halves_at_once(rig: Rig, store: SendingStore) -> None:
+    saves = submit(rig.writer(), 5)
+    await turns()
+    assert store.sizes == [3, 2]
+    store.answer()
+    store.answer()
+    assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3, 4, 5]
+    assert rig.published == [1, 2, 3, 4, 5]
+    assert store.batches == [], "the write thread was not needed"
+
+
+async def test_one_that_is_alone_is_sent_at_once(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    for seq in (1, 2, 3):
+        (save,) = submit(writer, 1)
+        await rig.until(lambda: bool(store.sent))
+        store.answer()
+        assert (await result_of(save)).snapshot.seq == seq
+
+
+async def test_while_one_half_is_appended_the_other_is_sent_again(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+
+    def send_again(_: PendingSave) -> None:
+        writer.submit(snapshot()).add_done_callback(send_again)
+
+    for save in submit(writer, 5):
+        save.add_done_callback(send_again)
+    for _ in range(20):
+        await rig.until(lambda: len(store.sent) == 2)
+        store.answer()
+    assert set(store.sizes) == {2, 3}
+
+
+async def test_no_third_batch_is_sent_before_the_first_is_answered(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    for _ in range(3):
+        submit(writer, BATCH_MIN)
+        await turns()
+    assert len(store.sizes) == 2
+    store.answer()
+    await rig.until(lambda: len(store.sizes) == 3)
+
+
+async def test_few_are_not_sent_behind_many_that_are_in_flight(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer(batch_max=20)
+    submit(writer, 20)
+    await turns()
+    assert store.sizes == [10, 10]
+    store.answer()
+    await rig.until(lambda: len(rig.published) == 10)
+    submit(writer, 2)
+    await turns()
+    assert store.sizes == [10, 10]
+    submit(writer, 10)
+    await turns()
+    assert store.sizes == [10, 10, 11]
+
+
+async def test_what_is_not_stored_is_appended_before_what_was_sent_and_submitted_after_it(
+    rig: Rig, store: SendingStore
+) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 5)
+    await turns()
+    saves += submit(writer, 3)
+    store.answer(None, None)
+    await rig.until(lambda: len(store.sent) == 2)
+    store.answer()
+    store.answer()
+    assert [(await result_of(save)).snapshot.seq for save in saves] == list(range(1, 9))
+    assert store.batches == [5]
+    assert store.sizes == [3, 2, 2, 1]
+
+
+async def test_what_is_not_stored_waits_for_the_answer_to_what_was_sent_behind_it(
+    rig: Rig, store: SendingStore
+) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 5)
+    await turns()
+    store.answer(None)
+    await turns()
+    assert store.batches == []
+    saves += submit(writer, 1)
+    store.answer(None)
+    assert [(await result_of(save)).snapshot.seq for save in saves[:5]] == [1, 2, 3, 4, 5]
+    await rig.until(lambda: bool(store.sent))
+    store.answer()
+    assert (await result_of(saves[5])).snapshot.seq == 6
+
+
+async def test_a_batch_that_cannot_be_sent_behind_another_is_appended_after_it(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 1)
+    await turns()
+    store.accepts = False
+    saves += submit(writer, 2)
+    await turns()
+    assert store.batches == []
+    store.answer()
+    assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
+    assert store.batches == [2]
+
+
+async def test_an_error_is_that_of_its_batch_alone(rig: Rig, store: SendingStore) -> None:
+    saves = submit(rig.writer(), 5)
+    await turns()
+    store.answer(StoreUnavailable("lost"))
+    store.answer()
+    for save in saves[:3]:
+        with pytest.raises(StoreUnavailable, match="lost"):
+            await result_of(save)
+    assert [(await result_of(save)).snapshot.seq for save in saves[3:]] == [1, 2]
+
+
+async def test_saves_that_gave_up_are_not_put_back(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 5)
+    await turns()
+    saves[0].deadline = saves[1].deadline = 0
+    writer._expire_overdue()
+    store.answer(None, None)
+    assert [(await result_of(save)).snapshot.seq for save in saves[2:]] == [1, 2, 3]
+    assert store.batches == [3]
+
+
+async def test_what_does_not_fit_into_the_buffers_is_sent_when_there_is_room(rig: Rig, store: SendingStore) -> None:
+    submit(rig.writer(), 1)
+    await rig.until(lambda: store.flushes == 3)
+    await turns()
+    assert store.flushes == 3
+    store.answer()
+    await rig.until(lambda: rig.published == [1])
+
+
+async def test_a_connection_that_ends_while_nothing_is_in_flight_costs_no_turns(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    submit(writer, 1)
+    await turns()
+    store.answer()
+    await rig.until(lambda: rig.published == [1])
+    store.disconnect()
+    await rig.until(lambda: writer._batcher._socket._connection is None)
+    store.accepts = False
+    (save,) = submit(writer, 1)
+    assert (await result_of(save)).snapshot.seq == 2
+
+
+async def test_a_drain_waits_for_what_was_sent(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    submit(writer, 5)
+    drained = asyncio.ensure_future(writer.drain(5))
+    await turns()
+    store.answer()
+    await turns()
+    assert not drained.done()
+    store.answer()
+    await drained
+    assert rig.published == [1, 2, 3, 4, 5]
