@@ -1,9 +1,9 @@
 """Group commit: many saves in one transaction, in one order.
 
-One batch is committed at a time; saves that arrive meanwhile go into the next one. After the commit each save gets its
-result, whose callback acknowledges it, and then the batch is published.
+Saves that arrive while a batch is committed go into the next ones. After the commit each save gets its result, whose
+callback acknowledges it, and then the batch is published.
 
-Threads: event loop only; the batcher calls the store in the write thread.
+Threads: event loop only.
 
 Promises: a save is done within `save_ms_max`, whatever the database does; over `pending_max` it fails at once.
 

@@ -1,6 +1,6 @@
 """Append a batch to the feed: the statements, and what they expect of the feed.
 
-Threads: the functions block, and are for the write thread.
+Threads: the functions block, and are for the write thread. `pipeline.py` sends INSERT without waiting for the answer.
 """
 
 from __future__ import annotations

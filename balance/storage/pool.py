@@ -162,7 +162,7 @@ class Pool:
         return Use(self, self.idle_write_session() or self._renew_write_session(kind), kind)
 
     def idle_write_session(self) -> DatabaseSession | None:
-        """Return the connection of the write thread, which does not use it; None if a new one is needed."""
+        """Return the connection of the write thread while that does not use it; None if a new one is needed."""
         session = self._write_session
         if session is None or self._write_session_is_suspect or not session.is_alive():
             return None

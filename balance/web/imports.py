@@ -24,7 +24,7 @@ from balance.web.import_body import ImportBody
 from balance.web.snapshots import RestHandler
 from protocol.operation import NDJSON
 
-IMPORTS_MAX = 2  # at once, one of each address: more would only share the write thread
+IMPORTS_MAX = 2  # at once, one of each address: more would only share the same commits
 MEDIA_TYPES = (NDJSON, "application/jsonl")
 
 
