@@ -1,9 +1,10 @@
 """Cuts pending saves into batches, and appends one batch behind the other.
 
 All saves that arrive in one turn of the event loop share a batch, and so one broadcast. A batch has at most half of all
-pending saves, rounded up: while one half is appended, the other is acknowledged and its senders send again. With all of
-them in one batch, first the event loop would be idle and then the database. The second batch is sent to the database
-while it appends the first one, so that it does not wait for this program in between.
+pending saves: while one half is appended, the other is acknowledged and its senders send again. With all of them in one
+batch, first the event loop would be idle and then the database. The second batch is sent to the database while it
+appends the first one, so that it does not wait for this program in between. Where a broadcast takes longer than a
+commit, because there are many watchers, few saves are not halved: up to BATCH_MIN share a batch and its broadcast.
 
 A batch that the database does not store at once is put back, to be appended by the write thread, which waits for the
 answer: one of its ids is stored already, another process appends too, there is no connection that works, or the
@@ -67,9 +68,12 @@ class Batcher:
     """Appends saves in their order."""
 
     def __init__(
-        self, store: AppendStore, worker: WorkerThread, on_batch: Callable[[Batch], None], *, batch_max: int
+        self, store: AppendStore, worker: WorkerThread, on_batch: Callable[[Batch], float], *, batch_max: int
     ) -> None:
-        """Append also with the thread of `worker`; call `on_batch` with each batch, in their order."""
+        """Append also with the thread of `worker`; call `on_batch` with each batch, in their order.
+
+        It returns the time that the broadcast took, in seconds.
+        """
         self._store = store
         self._worker = worker
         self._on_batch = on_batch
@@ -81,6 +85,8 @@ class Batcher:
         self._singles_left = 0  # and this many of those are appended one by one
         self._sent: deque[_Begun] = deque()
         self._appended: _Begun | None = None  # by the write thread
+        self._commit_s = 1.0  # about the shortest of late: the event loop may have been late to see the end of one
+        self._broadcast_s = 0.0  # the last one
         self._socket = WatchedSocket(self._receive, store.flush)
         self._is_stopped = False
 
@@ -124,15 +130,22 @@ class Batcher:
             return False
         if self._put_back_left:
             return not self._sent
-        enough = min(len(self.pending) // 2, BATCH_MIN) if self._sent else 1
+        if not self._sent:
+            return True
+        enough = min(len(self.pending) // 2, BATCH_MIN) if self._halves_few else BATCH_MIN
         return len(self._sent) < IN_FLIGHT_MAX and len(self._queue) >= enough
+
+    @property
+    def _halves_few(self) -> bool:
+        return self._broadcast_s < self._commit_s
 
     def _start(self) -> None:
         """Send the next batch to the database, or have the write thread append it."""
         if self._put_back_left:
             self._append_in_thread(self._cut(1 if self._singles_left else self._put_back_left))
             return
-        saves = self._cut((len(self.pending) + 1) // 2)
+        half = (len(self.pending) + 1) // 2
+        saves = self._cut(half if self._halves_few else max(half, BATCH_MIN))
         if not saves or self._send(saves):
             return
         if self._sent:
@@ -194,8 +207,9 @@ class Batcher:
             self._finish(batch)
 
     def _finish(self, batch: Batch) -> None:
+        self._commit_s = min(batch.seconds, 1.05 * self._commit_s)
         try:
-            self._on_batch(batch)
+            self._broadcast_s = self._on_batch(batch)
         except Exception:  # the other batches must be finished
             log.exception("a batch was not handled")
 

@@ -19,6 +19,7 @@ import asyncio
 import logging
 from contextlib import AbstractContextManager
 from itertools import takewhile
+from time import perf_counter
 
 from balance.aio.histogram import Histogram
 from balance.aio.limiter import LimitExceeded
@@ -124,8 +125,11 @@ class Writer:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
 
-    def _finish_batch(self, batch: Batch) -> None:
-        """Give each save of a batch its result, whose callback answers the sender; then publish the batch."""
+    def _finish_batch(self, batch: Batch) -> float:
+        """Give each save of a batch its result, whose callback answers the sender; then publish the batch.
+
+        Returns the seconds that it took to publish it.
+        """
         if isinstance(batch.outcome, Appended):
             self.commit_seconds.observe(batch.seconds)
             self.commit_rows.observe(len(batch.saves))
@@ -134,8 +138,9 @@ class Writer:
                 for save, saved in zip(batch.saves, batch.outcome.saved, strict=True):
                     save.set_result(saved)
                 self._discard_done()
+                answered_at = perf_counter()
                 self._tail.advance(batch.outcome)
-            return
+            return perf_counter() - answered_at
         self.failed_commits += 1
         self._failed_at = self._loop.time()
         if isinstance(batch.outcome, StoreUnavailable):
@@ -145,6 +150,7 @@ class Writer:
         else:
             batch.saves[0].set_exception(batch.outcome)
         self._discard_done()
+        return 0.0
 
     def _discard_done(self) -> None:
         """Discard the saves that are done; have the next batch cut, or let `drain` go on."""

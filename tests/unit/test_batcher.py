@@ -139,7 +139,7 @@ async def test_beside_one_that_is_refused_each_is_acknowledged_as_soon_as_it_is_
 async def test_a_batch_that_is_not_handled_does_not_keep_the_next_ones_from_being_cut(rig: Rig) -> None:
     sizes: list[int] = []
 
-    def fail(batch: Batch) -> None:
+    def fail(batch: Batch) -> float:
         sizes.append(len(batch.saves))
         raise LookupError
 
@@ -242,7 +242,7 @@ async def test_saves_that_arrive_in_one_turn_of_the_event_loop_share_a_batch(rig
 
 async def test_a_batch_that_is_large_enough_starts_with_its_last_save(rig: Rig) -> None:
     batches: list[Batch] = []
-    batcher = Batcher(rig.store, rig.worker, batches.append, batch_max=100)
+    batcher = Batcher(rig.store, rig.worker, lambda batch: batches.append(batch) or 0.0, batch_max=100)
     rig.worker.start()
     for _ in range(BATCH_MIN):
         assert rig.store.batches == []
