@@ -85,6 +85,7 @@ class Batcher:
         self._singles_left = 0  # and this many of those are appended one by one
         self._sent: deque[_Begun] = deque()
         self._appended: _Begun | None = None  # by the write thread
+        self._pending_before = 0  # when the last batch was acknowledged
         self._commit_s = 1.0  # about the shortest of late: the event loop may have been late to see the end of one
         self._broadcast_s = 0.0  # the last one
         self._socket = WatchedSocket(self._receive, store.flush)
@@ -132,8 +133,14 @@ class Batcher:
             return not self._sent
         if not self._sent:
             return True
-        enough = min(len(self.pending) // 2, BATCH_MIN) if self._halves_few else BATCH_MIN
+        others = self._expected - sum(len(begun.saves) for begun in self._sent)
+        enough = min(others, BATCH_MIN) if self._halves_few else BATCH_MIN
         return len(self._sent) < IN_FLIGHT_MAX and len(self._queue) >= enough
+
+    @property
+    def _expected(self) -> int:
+        """The number of saves that are pending when those that were just acknowledged are sent again."""
+        return max(len(self.pending), self._pending_before)
 
     @property
     def _halves_few(self) -> bool:
@@ -144,7 +151,7 @@ class Batcher:
         if self._put_back_left:
             self._append_in_thread(self._cut(1 if self._singles_left else self._put_back_left))
             return
-        half = (len(self.pending) + 1) // 2
+        half = (self._expected + 1) // 2
         saves = self._cut(half if self._halves_few else max(half, BATCH_MIN))
         if not saves or self._send(saves):
             return
@@ -207,6 +214,7 @@ class Batcher:
             self._finish(batch)
 
     def _finish(self, batch: Batch) -> None:
+        self._pending_before = len(self.pending)
         self._commit_s = min(batch.seconds, 1.05 * self._commit_s)
         try:
             self._broadcast_s = self._on_batch(batch)
