@@ -35,10 +35,12 @@ def default_headers(context: RequestContext, scheme: str) -> HTTPHeaders:
 
 
 def encode_head(status: int, headers: HTTPHeaders) -> bytes:
-    """Encode the head of a response that does not go through Tornado."""
-    lines = [f"HTTP/1.1 {status} {responses[status]}"]
-    lines += [f"{name}: {value}" for name, value in headers.get_all()]
-    return "\r\n".join([*lines, "", ""]).encode("latin1")
+    """Encode the head of a response that does not go through Tornado. Raises ValueError for a line end in a value."""
+    lines = [f"HTTP/1.1 {status} {responses[status]}", *[f"{name}: {value}" for name, value in headers.get_all()]]
+    head = "\r\n".join([*lines, "", ""])
+    if head.count("\n") + head.count("\r") > 2 * len(lines) + 2:
+        raise ValueError(f"a header has a line end in it: {head!r}")
+    return head.encode("latin1")
 
 
 @lru_cache(1)

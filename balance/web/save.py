@@ -12,16 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
-from http.client import responses
 from typing import Any, cast
 
-from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
     RequestStartLine,
-    ResponseStartLine,
 )
 
 import protocol
@@ -39,6 +36,7 @@ from balance.snapshot import Saved
 from balance.web.base import check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
+from balance.web.http_connection import Exchange
 from balance.web.problem import error_body
 from balance.web.request_target import without_prefix
 from protocol.operation import JSON
@@ -91,7 +89,7 @@ class RoutedRequest(HTTPMessageDelegate):
 
     _delegate: HTTPMessageDelegate
 
-    def __init__(self, router: SaveRouter, server_conn: object, connection: HTTP1Connection) -> None:
+    def __init__(self, router: SaveRouter, server_conn: object, connection: Exchange) -> None:
         self._router = router
         self._server_conn = server_conn
         self._connection = connection
@@ -121,7 +119,7 @@ class SaveRequest(HTTPMessageDelegate):
     A request that is rejected is answered after its body has been read: an answer before that would end the connection.
     """
 
-    def __init__(self, router: SaveRouter, connection: HTTP1Connection, headers: HTTPHeaders) -> None:
+    def __init__(self, router: SaveRouter, connection: Exchange, headers: HTTPHeaders) -> None:
         self._router = router
         self._connection = connection
         self._transport = cast("Any", connection.context)  # a `ConnectionContext`
@@ -212,9 +210,7 @@ class SaveRequest(HTTPMessageDelegate):
 
     def write(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
         """Write a response whose body is JSON of some kind."""
-        headers["Content-Length"] = str(len(body))
-        self._connection.write_headers(ResponseStartLine("", status, responses[status]), headers, body)
-        self._connection.finish()
+        self._connection.respond(status, headers, body)
 
 
 def is_save(start_line: RequestStartLine) -> bool:
