@@ -205,7 +205,8 @@ class Batcher:
         self._appended = None
         is_refused = isinstance(batch.outcome, Exception) and not isinstance(batch.outcome, StoreUnavailable)
         if is_refused and len(batch.saves) > 1:  # the others must not fail with the one that the database refuses
-            self._put_back(batch.saves)
+            self._queue.extendleft(reversed(batch.saves))
+            self._put_back_left += len(batch.saves)
             self._singles_left = len(batch.saves)
             self.start_next()
         else:

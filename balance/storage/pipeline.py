@@ -63,9 +63,9 @@ class Pipeline:
         expected = Expected(self._end, self._session.server.system_id, self._has_timeline)
         try:
             self._session.send_prepared(expected.name, *expected.parameters(snapshots, last_id))
-        except psycopg.Error:  # the connection is lost, and this was not executed
+        except psycopg.Error as error:  # the connection is lost; `receive` has its error for those before
             if not self._sent:
-                self._end_use(_NotStored())
+                self._end_use(error)
             return None
         self._sent.append(_Sent(self._end, snapshots))
         self._end = Position(self._end.epoch, self._end.seq + len(snapshots))

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from select import select
 from typing import Any
 
+import psycopg
 import pytest
 from msgspec.structs import replace
 
 from balance.snapshot import Snapshot
 from balance.storage.append import Appended
+from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import StoreUnavailable
 from balance.storage.pipeline import Outcome
 from balance.storage.pool import Pool
@@ -211,6 +213,21 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
     assert seqs(store.append(batch())) == [2]
     send(store, batch())
     assert seqs(receive(store, 1)[0]) == [3]
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(session: DatabaseSession, name: bytes, *parameters: bytes | None) -> None:
+        session.pgconn.send_query_prepared(name, parameters)
+        raise psycopg.OperationalError("no connection")
+
+    monkeypatch.setattr(DatabaseSession, "send_prepared", fail)
+    assert store.send(batch()) is None
+    assert store._pool.counts().in_use == 0
+    monkeypatch.undo()
+    assert seqs(store.append(batch())) == [2]
 
 
 def test_a_connection_that_was_lost_before_is_not_used(store: Store, database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -12,6 +12,7 @@ from tornado.ioloop import IOLoop
 from balance.feed.batcher import BATCH_MIN
 from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
+from balance.snapshot import Snapshot
 from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, SendingStore, feed_rig, result_of, snapshot
 
@@ -165,6 +166,26 @@ async def test_a_batch_that_cannot_be_sent_behind_another_is_appended_after_it(r
     store.answer()
     assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
     assert store.batches == [2]
+
+
+async def test_of_what_is_put_back_only_the_refused_one_fails_and_the_order_stays(
+    rig: Rig, store: SendingStore
+) -> None:
+    writer, refused = rig.writer(batch_max=3), snapshot()
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        if refused in snapshots:
+            raise LookupError
+
+    store.before = refuse
+    saves = [writer.submit(one) for one in (snapshot(), refused, snapshot(), snapshot(), snapshot())]
+    await turns()
+    assert store.sizes == [3, 2]
+    store.answer(None, None)
+    with pytest.raises(LookupError):
+        await result_of(saves[1])
+    assert [(await result_of(saves[number])).snapshot.seq for number in (0, 2, 3, 4)] == [1, 2, 3, 4]
+    assert store.batches == [3, 1, 1, 1, 2]
 
 
 async def test_an_error_is_that_of_its_batch_alone(rig: Rig, store: SendingStore) -> None:
