@@ -56,10 +56,54 @@ const adaptParameters = () => ({
   },
 });
 
+// The layout of Swagger UI has an element `main`, and a page has one; its links are within the buttons that open an
+// operation, and opening one puts its address into that of the page without them.
+const accessibleLayout = ({ React: { createElement } }) => ({
+  components: {
+    PartsLayout: ({ getComponent }) => {
+      const parts = ['SvgAssets', 'errors', 'InfoContainer', 'operations', 'Models'];
+      return createElement('div', { className: 'swagger-ui' }, ...parts.map((part) => createElement(getComponent(part, true))));
+    },
+  },
+  wrapComponents: { DeepLink: () => ({ text }) => createElement('span', {}, text) },
+});
+
+const WRITES = 'This writes real rows: each snapshot is stored for good and sent to all watchers.';
+
+const warnOfWrites = ({ React: { Fragment, createElement } }) => ({
+  wrapComponents: {
+    execute: (Original) => (props) => {
+      const warning = props.method === 'post' && createElement('p', { className: 'writes' }, WRITES);
+      return createElement(Fragment, {}, warning, createElement(Original, props));
+    },
+  },
+});
+
+// Gives names to the elements of Swagger UI that have none, and lets the keyboard scroll what is wider than the page.
+let namesAreDue = false;
+function nameElements() {
+  namesAreDue = false;
+  const name = (selector, nameOf) => {
+    for (const element of root.querySelectorAll(`${selector}:not([aria-label])`)) element.ariaLabel = nameOf(element);
+  };
+  name('.examples-select-element', () => 'Example');
+  name('[data-param-name] select', (select) => select.closest('[data-param-name]').dataset.paramName);
+  name('.body-param__text', () => 'Body of the request');
+  name('table.responses-table[role=region]', (table) => `Responses of ${table.closest('.opblock').id}`);
+  for (const text of root.querySelectorAll('pre:not([tabindex])')) text.tabIndex = 0;
+}
+const nameSoon = () => {
+  if (!namesAreDue) requestAnimationFrame(nameElements); // once for the many changes of one frame
+  namesAreDue = true;
+};
+new MutationObserver(nameSoon).observe(root, { childList: true, subtree: true });
+
 SwaggerUIBundle({
   domNode: root,
   url: root.dataset.openapi,
-  plugins: [exactDigits, adaptParameters],
+  plugins: [exactDigits, adaptParameters, accessibleLayout, warnOfWrites],
+  layout: 'PartsLayout',
+  syntaxHighlight: { activated: false }, // its colours have too little contrast
   deepLinking: true,
   defaultModelsExpandDepth: 0,
   displayRequestDuration: true,

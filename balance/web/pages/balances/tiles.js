@@ -20,7 +20,7 @@ class Tile {
   constructor(asset) {
     const list = CHANGES.map((range) => make('div', {}, make('dt', { textContent: labelOf(range) }), this.#changes[range]));
     const heading = make('h4', { textContent: asset.asset });
-    this.element = make('article', { className: 'tile', dataset: { asset: asset.name } }, heading, this.#amount, make('dl', {}, ...list));
+    this.element = make('article', { className: 'tile card', dataset: { asset: asset.name } }, heading, this.#amount, make('dl', {}, ...list));
   }
 
   show(amount, before) {
