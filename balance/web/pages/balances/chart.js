@@ -57,7 +57,8 @@ export class Chart {
   constructor(asset, onRange) {
     this.#asset = asset;
     const label = `${asset.asset} ${LEDGERS[asset.ledger].toLowerCase()}`;
-    this.#handle = make('div', { className: 'handle', tabIndex: 0, role: 'slider', ariaLabel: `${label}: arrow keys move in time` }, this.#plot);
+    const slider = { role: 'slider', ariaLabel: `${label}: arrow keys move in time`, ariaValueNow: '0' };
+    this.#handle = make('div', { className: 'handle', tabIndex: 0, ...slider }, this.#plot);
     this.#handle.addEventListener('keydown', (event) => this.#onKey(event, onRange));
     this.#handle.addEventListener('blur', () => window.Plotly?.Fx.unhover(this.#plot));
     this.#table.append(make('summary', { textContent: 'Table', ariaLabel: `Table of ${label}` }));
