@@ -9,9 +9,11 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import protocol
+from balance.auth import Role
 from balance.web.pages import LANGUAGES, pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
+from tests.support.access import add_token
 from tests.support.browser import run_in_browser
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Service
@@ -48,14 +50,16 @@ def check_looks(seen: dict[str, Any]) -> None:
     assert all(map(all, seen["inSight"].values())), seen["inSight"]
 
 
-async def browse(page: str, service: Service, folder: Path, screenshots: Path, prefix: str) -> dict[str, Any]:
+async def browse(
+    page: str, service: Service, folder: Path, screenshots: Path, prefix: str, given: str = UPDATE
+) -> dict[str, Any]:
     """Read and use a page, light, dark and on a phone; return what it shows.
 
     Fails on whatever the browser or axe-core complains of, on a request to elsewhere, without the links to the other
     pages, and without the guide, ready for this server.
     """
     url = service.url + prefix
-    seen = await run_in_browser("docs.mjs", page, url, UPDATE, str(screenshots), folder=folder)
+    seen = await run_in_browser("docs.mjs", page, url, given, str(screenshots), folder=folder)
     assert seen["problems"] == []
     if page != "restOpened":  # the audit of all operations at once would take minutes
         check_looks(seen)
@@ -95,11 +99,23 @@ async def test_the_page_of_rest_shows_and_calls_every_operation(
     seen = await browse(page, service, browser_folder, screenshots, prefix)
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
     assert seen["warnings"] == ["This writes real rows: each snapshot is stored for good and sent to all watchers."]
+    assert seen["hash"].startswith("#/snapshots/listSnapshot"), "the address of the page opens the same operation"
     for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
         assert seen[name][0] == status
         assert f'"rlb": {AMOUNT},' in seen[name][1]
         protocol.check(schema, protocol.loads(seen[name][1].encode()))
     assert [str(row["onchain"]["rlb"]) for row in database.rows()] == [AMOUNT]
+
+
+@pytest.mark.gen_test(timeout=90)
+async def test_the_page_of_rest_sends_the_token_that_it_was_given(
+    make_service: MakeService, browser_folder: Path, screenshots: Path
+) -> None:
+    service = await make_service()
+    token = await add_token(service, Role.READER)
+    assert (await service.get()).status == 401
+    seen = await browse("restWithToken", service, browser_folder, screenshots, "", token)
+    assert seen["listed"][0] == "200"
 
 
 @pytest.mark.parametrize("prefix", ["", "/balance"])

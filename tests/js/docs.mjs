@@ -1,8 +1,8 @@
 // Reads and tries a page of /api/docs in a real browser; prints, as one line of JSON, what was seen there.
 //
-//     node docs.mjs rest|restOpened|events URL UPDATE FOLDER
+//     node docs.mjs rest|restOpened|restWithToken|events URL UPDATE FOLDER
 //
-// The screenshots are written to FOLDER.
+// UPDATE is the token for restWithToken. The screenshots are written to FOLDER.
 
 import { audit, launch } from './browser.mjs';
 
@@ -82,13 +82,26 @@ async function callRest() {
   const [save, list] = ['save', 'list'].map((verb) => `[id^="operations-snapshots-${verb}Snapshot"]`);
   seen.saved = await execute(save, () => type(`${save} .body-param__text`, update));
   seen.listed = await execute(list);
-  seen.warnings = await texts(`${save} .writes`);
+  seen.hash = await tab.evaluate(() => location.hash);
+  seen.warnings = await texts('#swagger-ui .writes');
   return save;
 }
 
 async function rest() {
   const save = await callRest();
   await look(`${save} .writes`, `${save} .execute`);
+}
+
+async function restWithToken() {
+  await tab.goto(`${url}/api/docs`);
+  await tab.waitForSelector('.opblock');
+  await clickAll('.auth-wrapper > .authorize');
+  await tab.waitForSelector('.modal-ux input');
+  await look('.modal-ux');
+  await tab.type('.modal-ux input', update);
+  await tab.click('.modal-btn.authorize');
+  await tab.click('.close-modal');
+  seen.listed = await execute('[id^="operations-snapshots-listSnapshot"]');
 }
 
 // The page with each operation and each schema open takes a browser many seconds.
@@ -127,7 +140,7 @@ async function events() {
 }
 
 try {
-  await { rest, restOpened, events }[page]();
+  await { rest, restOpened, restWithToken, events }[page]();
   seen.pages = await tab.$$eval('header nav a', (links) => links.map((link) => [link.textContent, link.getAttribute('href'), link.ariaCurrent]));
   seen.contents = await tab.$$eval('.contents a[href^="#"]', (links) => links.map(({ hash }) => [hash.slice(1), document.getElementById(hash.slice(1)) !== null]));
   seen.programs = await tab.$$eval('#guide code', (codes) => codes.map((code) => code.textContent));

@@ -56,12 +56,12 @@ const adaptParameters = () => ({
   },
 });
 
-// The layout of Swagger UI has an element `main`, and a page has one; its links are within the buttons that open an
-// operation, and opening one puts its address into that of the page without them.
+// Swagger UI's own layout has an element `main` within that of the page. Its deep links are inside the buttons that open
+// an operation; the address of the page follows the opened operation also without them.
 const accessibleLayout = ({ React: { createElement } }) => ({
   components: {
     PartsLayout: ({ getComponent }) => {
-      const parts = ['SvgAssets', 'errors', 'InfoContainer', 'operations', 'Models'];
+      const parts = ['SvgAssets', 'errors', 'InfoContainer', 'AuthorizeBtnContainer', 'operations', 'Models'];
       return createElement('div', { className: 'swagger-ui' }, ...parts.map((part) => createElement(getComponent(part, true))));
     },
   },
@@ -70,10 +70,11 @@ const accessibleLayout = ({ React: { createElement } }) => ({
 
 const WRITES = 'This writes real rows: each snapshot is stored for good and sent to all watchers.';
 
+const SAVES = /\/(snapshot|import)$/; // the addresses of which a POST saves
 const warnOfWrites = ({ React: { Fragment, createElement } }) => ({
   wrapComponents: {
     execute: (Original) => (props) => {
-      const warning = props.method === 'post' && createElement('p', { className: 'writes' }, WRITES);
+      const warning = props.method === 'post' && SAVES.test(props.path) && createElement('p', { className: 'writes' }, WRITES);
       return createElement(Fragment, {}, warning, createElement(Original, props));
     },
   },
@@ -89,7 +90,9 @@ function nameElements() {
   name('.examples-select-element', () => 'Example');
   name('[data-param-name] select', (select) => select.closest('[data-param-name]').dataset.paramName);
   name('.body-param__text', () => 'Body of the request');
+  name('.close-modal', () => 'Close');
   name('table.responses-table[role=region]', (table) => `Responses of ${table.closest('.opblock').id}`);
+  for (const button of root.querySelectorAll('.modal-btn[aria-label]')) button.ariaLabel = null; // another than its text
   for (const text of root.querySelectorAll('pre:not([tabindex])')) text.tabIndex = 0;
 }
 const nameSoon = () => {
