@@ -18,7 +18,7 @@ from balance.storage.epochs import begin_epoch
 from balance.web.pages import package_folder
 from balance.web.pages.balances_page import BALANCES, balances
 from tests.support.access import add_token
-from tests.support.browser import LivePage, run_browser, run_in_browser
+from tests.support.browser import LivePage, run_in_browser
 from tests.support.node import FOLDER, ask_node
 from tests.support.payloads import UPDATE
 from tests.support.repository import ROOT
@@ -96,8 +96,7 @@ async def test_the_page_resumes_over_a_killed_server(
     server = Server.at_one_address(processes, database)
     url = await server.start()
     await server.save(7, AMOUNT)
-    async with run_browser("balances-live.mjs", url, folder=browser_folder) as browser:
-        page = LivePage(browser)
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
         await page.shows('"live"', f'"amounts":["{AMOUNT}"')
         await server.save(7, f"{AMOUNT}9")
         await page.shows(f'"amounts":["{AMOUNT}9"')
@@ -120,8 +119,7 @@ async def test_the_page_shows_how_far_it_is_behind_until_it_is_live_again(
     await server.save(7, "1")
     other = Server.at_one_address(processes, database)
     await other.start()
-    async with run_browser("balances-live.mjs", url, folder=browser_folder) as browser:
-        page = LivePage(browser)
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
         await page.shows('"live"', '"amounts":["1"')
         await server.kill()
         await page.shows('"connecting"')
@@ -140,8 +138,7 @@ async def test_a_new_epoch_is_marked_and_the_open_page_goes_on_live(
     server = Server.at_one_address(processes, database)
     url = await server.start()
     await server.save(7, "1")
-    async with run_browser("balances-live.mjs", url, folder=browser_folder) as browser:
-        page = LivePage(browser)
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
         assert (await page.shows('"live"', '"1"],"epochs"'))["epochs"] == []
         await asyncio.to_thread(begin_epoch, database.url)
         (mark,) = (await page.shows('"live"', "a new epoch"))["epochs"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import LivePage, run_browser
+from tests.support.browser import LivePage
 from tests.support.example_clients import EXAMPLES
 from tests.support.restarted_server import Server
 from tests.support.service import Database, Processes
@@ -23,8 +23,7 @@ async def test_the_dashboard_shows_every_digit_and_resumes_after_restarts(
     url = await server.start()
     await server.save(1, AMOUNT)
     await server.save(2, "2.5")
-    async with run_browser("dashboard.mjs", str(EXAMPLES / "dashboard.html"), url, folder=browser_folder) as browser:
-        page = LivePage(browser)
+    async with LivePage.open("dashboard.mjs", str(EXAMPLES / "dashboard.html"), url, folder=browser_folder) as page:
         shown = await page.shows('"live"', AMOUNT)
         assert [(row[0], row[1], row[3]) for row in shown["rows"]] == [
             ("2", "2", "2.5 rlb, 0 usdt"),

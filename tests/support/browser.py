@@ -46,6 +46,13 @@ class LivePage:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._printed = ExampleProcess(process)
 
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, script: str, *args: str, folder: Path) -> AsyncIterator[LivePage]:
+        """Open a page by a script that takes these arguments; close it at the end of the block."""
+        async with run_browser(script, *args, folder=folder) as process:
+            yield cls(process)
+
     async def shows(self, *parts: str) -> dict[str, Any]:
         """Wait until the page shows all of these texts at once; return what it shows. Fails on a problem."""
         name, shown = json.loads(await self._printed.line(*parts))
