@@ -8,6 +8,7 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
@@ -17,14 +18,13 @@ from balance.storage.epochs import begin_epoch
 from balance.web.pages import package_folder
 from balance.web.pages.balances_page import BALANCES, balances
 from tests.support.access import add_token
-from tests.support.browser import run_browser, run_in_browser
-from tests.support.example_clients import ExampleProcess
-from tests.support.http_client import request
+from tests.support.browser import LivePage, run_in_browser
 from tests.support.node import FOLDER, ask_node
 from tests.support.payloads import UPDATE
-from tests.support.proxies import free_port
 from tests.support.repository import ROOT
-from tests.support.service import SNAPSHOTS, Database, MakeService, Process, Processes, Service
+from tests.support.restarted_server import Server
+from tests.support.service import Database, MakeService, Processes, Service
+from tests.support.transfer import import_, line
 
 AMOUNT = "100074.9997800000000000000000000000000012"  # 40 digits
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -89,38 +89,87 @@ async def test_the_page_shows_balances_over_time(
     assert (seen["streamsOfSecond"], seen["leaders"]) == (0, ["true", "false"])
 
 
-def update(amount: str) -> bytes:
-    return f'{{"pid": 7, "onchain": {{"rlb": {amount}, "usdt": 0}}, "onsite": {{"rlb": 1, "usd": 2}}}}'.encode()
-
-
 @pytest.mark.gen_test(timeout=120)
 async def test_the_page_resumes_over_a_killed_server(
     processes: Processes, database: Database, browser_folder: Path
 ) -> None:
-    port = free_port()
-
-    async def serve() -> tuple[Process, str]:
-        process = processes("--port", str(port), DATABASE_URL=database.url)
-        return process, await asyncio.to_thread(process.url)
-
-    async def save(amount: str) -> None:
-        assert (await request(url, "POST", SNAPSHOTS, update(amount))).status == 201
-
-    process, url = await serve()
-    await save(AMOUNT)
-    async with run_browser("balances-live.mjs", url, folder=browser_folder) as browser:
-        page = ExampleProcess(browser)
-        await page.line('"live"', f'"amounts":["{AMOUNT}"')
-        await save(f"{AMOUNT}9")
-        await page.line(f'"amounts":["{AMOUNT}9"')
+    server = Server.at_one_address(processes, database)
+    url = await server.start()
+    await server.save(7, AMOUNT)
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
+        await page.shows('"live"', f'"amounts":["{AMOUNT}"')
+        await server.save(7, f"{AMOUNT}9")
+        await page.shows(f'"amounts":["{AMOUNT}9"')
         for amount in ("3.25", "4.125"):
-            process.kill()
-            await page.line('"connecting"')
-            process, url = await serve()
-            await save(amount)  # perhaps before the page is connected again
-            shown = json.loads(await page.line('"live"', f'"amounts":["{amount}"', f'"{amount}"]}}'))
-            assert shown[1]["lines"][-1] == amount, "the chart is extended too"
-        assert [line for line in page.lines if line.startswith('["problem"')] == []
+            await server.kill()
+            await page.shows('"connecting"')
+            await server.start()
+            await server.save(7, amount)  # perhaps before the page is connected again
+            shown = await page.shows('"live"', f'"amounts":["{amount}"', f'"{amount}"],"epochs"')
+            assert shown["lines"][-1] == amount, "the chart is extended too"
+        assert page.shown
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_the_page_shows_how_far_it_is_behind_until_it_is_live_again(
+    processes: Processes, database: Database, browser_folder: Path
+) -> None:
+    server = Server.at_one_address(processes, database)
+    url = await server.start()
+    await server.save(7, "1")
+    other = Server.at_one_address(processes, database)
+    await other.start()
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
+        await page.shows('"live"', '"amounts":["1"')
+        await server.kill()
+        await page.shows('"connecting"')
+        for amount in range(2, 7):
+            await other.save(7, f"{amount}")
+        await server.start()
+        await page.shows('"status":"live"', '"amounts":["6"')
+        shown = dict.fromkeys(one["status"] for one in page.shown if one["state"] == "behind")
+        assert [*shown] == [f"behind by {count}" for count in range(5, 0, -1)]
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_a_new_epoch_is_marked_and_the_open_page_goes_on_live(
+    processes: Processes, database: Database, browser_folder: Path
+) -> None:
+    server = Server.at_one_address(processes, database)
+    url = await server.start()
+    await server.save(7, "1")
+    async with LivePage.open("balances-live.mjs", url, folder=browser_folder) as page:
+        assert (await page.shows('"live"', '"1"],"epochs"'))["epochs"] == []
+        await asyncio.to_thread(begin_epoch, database.url)
+        (mark,) = (await page.shows('"live"', "a new epoch"))["epochs"]
+        assert mark.startswith("a new epoch of the feed began at ")
+        await server.save(7, "2.5")
+        shown = await page.shows('"live"', '"amounts":["2.5"', '"2.5"],"epochs"')
+        assert shown["epochs"] == [mark]
+        assert [one["amounts"] for one in page.shown if not one["amounts"]][1:] == [], "it was not loaded again"
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_the_page_shows_how_many_bots_there_are_and_finds_each(
+    make_service: MakeService, browser_folder: Path, screenshots: Path
+) -> None:
+    service = await make_service()
+
+    async def look(first: int, last: int) -> Any:
+        lines = b"\n".join(line(pid=pid) for pid in range(first, last))
+        assert (await import_(service, lines)).status == 200
+        return await run_in_browser("balances-bots.mjs", service.url, str(screenshots), "7001", folder=browser_folder)
+
+    few = await look(7000, 7200)
+    assert (few["count"], few["isSearchShown"], few["rows"]) == ("200", False, 200)
+    some = await look(7200, 7350)
+    assert (some["count"], some["isSearchShown"], some["rows"]) == ("350", True, 200)
+    assert some["shown"] == "200 of 350 bots are shown, the newest first."
+    assert (some["found"], some["foundText"]) == (["7001"], "1 of 350 bots are shown, the newest first.")
+    many = await look(7350, 8001)
+    assert (many["count"], many["rows"]) == ("at least 1000", 200)
+    assert many["shown"] == "200 of at least 1000 bots are shown, the newest first."
+    assert [one["problems"] + one["axe"] for one in (few, some, many)] == [[], [], []]
 
 
 @pytest.mark.gen_test(timeout=120)

@@ -9,9 +9,11 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 import protocol
+from balance.auth import Role
 from balance.web.pages import LANGUAGES, pages
 from protocol.limits import DEFAULT
 from protocol.operations import DOCS
+from tests.support.access import add_token
 from tests.support.browser import run_in_browser
 from tests.support.repository import ROOT
 from tests.support.service import Database, MakeService, Service
@@ -22,12 +24,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+BACKGROUNDS = {"light": "rgb(247, 248, 249)", "dark": "rgb(21, 24, 26)", "phone": "rgb(247, 248, 249)"}
 MEDIA_TYPES = {
     "": "text/html; charset=utf-8",
     "/": "text/html; charset=utf-8",
     "/events": "text/html; charset=utf-8",
     "/events/": "text/html; charset=utf-8",
+    "/design.css": "text/css; charset=utf-8",
     "/docs.css": "text/css; charset=utf-8",
+    "/swagger.css": "text/css; charset=utf-8",
     "/swagger-ui.css": "text/css; charset=utf-8",
     "/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "/rest.js": "text/javascript; charset=utf-8",
@@ -37,14 +42,31 @@ MEDIA_TYPES = {
 }
 
 
-async def browse(page: str, service: Service, folder: Path, prefix: str) -> dict[str, Any]:
-    """Read and use a page; return what it shows.
+def check_looks(seen: dict[str, Any]) -> None:
+    """Check what a page looks like: light, dark and on a phone."""
+    assert seen["axe"] == {"light": [], "dark": [], "phone": []}
+    assert seen["widths"] == {"light": 1280, "dark": 1280, "phone": 390}
+    assert seen["backgrounds"] == BACKGROUNDS, "those of the page at /"
+    assert all(map(all, seen["inSight"].values())), seen["inSight"]
 
-    Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
+
+async def browse(
+    page: str, service: Service, folder: Path, screenshots: Path, prefix: str, given: str = UPDATE
+) -> dict[str, Any]:
+    """Read and use a page, light, dark and on a phone; return what it shows.
+
+    Fails on whatever the browser or axe-core complains of, on a request to elsewhere, without the links to the other
+    pages, and without the guide, ready for this server.
     """
     url = service.url + prefix
-    seen = await run_in_browser("docs.mjs", page, url, UPDATE, folder=folder)
+    seen = await run_in_browser("docs.mjs", page, url, given, str(screenshots), folder=folder)
     assert seen["problems"] == []
+    if page != "restOpened":  # the audit of all operations at once would take minutes
+        check_looks(seen)
+    addresses = {"Balances": "/", "REST": DOCS, "Events": f"{DOCS}/events"}
+    assert [link[:2] for link in seen["pages"]] == [[name, prefix + path] for name, path in addresses.items()]
+    assert [link[0] for link in seen["pages"] if link[2] == "page"] == ["Events" if page == "events" else "REST"]
+    assert [name for name, exists in seen["contents"] if not exists] == []
     elsewhere = [one for one in seen["requests"] if not one.startswith((f"{url}/", "data:"))]
     assert elsewhere == []
     assert len(seen["programs"]) == len(LANGUAGES)
@@ -68,14 +90,16 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
 
 
 @pytest.mark.parametrize(("prefix", "page"), [("", "restOpened"), ("/balance", "rest")], ids=["", "/balance"])
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.gen_test(timeout=150)
 async def test_the_page_of_rest_shows_and_calls_every_operation(
-    make_service: MakeService, database: Database, browser_folder: Path, prefix: str, page: str
+    make_service: MakeService, database: Database, browser_folder: Path, screenshots: Path, prefix: str, page: str
 ) -> None:
     """What opens within the page is the same with a prefix; only its requests differ."""
     service = await make_service(public_url=f"http://localhost{prefix}")
-    seen = await browse(page, service, browser_folder, prefix)
+    seen = await browse(page, service, browser_folder, screenshots, prefix)
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
+    assert seen["warnings"] == ["This writes real rows: each snapshot is stored for good and sent to all watchers."]
+    assert seen["hash"].startswith("#/snapshots/listSnapshot"), "the address of the page opens the same operation"
     for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
         assert seen[name][0] == status
         assert f'"rlb": {AMOUNT},' in seen[name][1]
@@ -83,15 +107,30 @@ async def test_the_page_of_rest_shows_and_calls_every_operation(
     assert [str(row["onchain"]["rlb"]) for row in database.rows()] == [AMOUNT]
 
 
+@pytest.mark.gen_test(timeout=90)
+async def test_the_page_of_rest_sends_the_token_that_it_was_given(
+    make_service: MakeService, browser_folder: Path, screenshots: Path
+) -> None:
+    service = await make_service()
+    token = await add_token(service, Role.READER)
+    assert (await service.get()).status == 401
+    seen = await browse("restWithToken", service, browser_folder, screenshots, "", token)
+    assert seen["listed"][0] == "200"
+
+
 @pytest.mark.parametrize("prefix", ["", "/balance"])
 @pytest.mark.gen_test(timeout=90)
 async def test_the_page_of_events_shows_and_sends_every_event(
-    make_service: MakeService, database: Database, browser_folder: Path, prefix: str
+    make_service: MakeService, database: Database, browser_folder: Path, screenshots: Path, prefix: str
 ) -> None:
     service = await make_service(public_url=f"http://localhost{prefix}")
-    seen = await browse("events", service, browser_folder, prefix)
+    seen = await browse("events", service, browser_folder, screenshots, prefix)
     assert seen["events"] == [*protocol.EVENTS, "connect_error"]
     assert seen["errors"] == [*protocol.ERRORS]
+    listed = [name for name, _ in seen["contents"]]
+    assert listed[:2] == ["connect", "try"]
+    assert [name for name in listed if name in seen["events"]] == seen["events"]
+    assert seen["warning"].startswith("This writes real rows")
     assert protocol.loads(seen["example"].encode()) == protocol.schema("balance_update")["examples"][0]
     received = {name: text for direction, name, text in seen["log"] if direction == "in"}
     for name in (protocol.CONNECTED, protocol.BALANCE_ACK, protocol.BALANCE_SNAPSHOT, protocol.PONG):

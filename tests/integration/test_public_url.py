@@ -114,7 +114,7 @@ def test_every_link_of_the_pages_and_the_index_has_the_prefix_and_leads_somewher
     assert len(links) > 40
     for link in links:
         assert link.startswith(f"{PREFIX}/"), link
-        assert shared.ask("GET", link).status == 200, link
+        assert shared.ask("GET", link, Accept="text/html,*/*").status == 200, link
 
 
 def test_the_documents_name_the_public_address(shared: SharedService) -> None:

@@ -22,8 +22,11 @@ try {
   await tab.evaluate(() => {
     const show = () => {
       const amounts = [...document.querySelectorAll('.amount')].map((amount) => amount.textContent);
-      const lines = document.querySelector('.plot')?.data?.[0].customdata.slice(-3) ?? [];
-      window.report('shown', { state: document.getElementById('connection').dataset.state, amounts, lines });
+      const plot = document.querySelector('.plot');
+      const lines = plot?.data?.[0].customdata.slice(-3) ?? [];
+      const epochs = plot?.layout?.annotations.map(({ hovertext }) => hovertext) ?? [];
+      const { dataset, textContent } = document.getElementById('connection');
+      window.report('shown', { state: dataset.state, status: textContent, amounts, lines, epochs });
     };
     new MutationObserver(show).observe(document.body, { attributes: true, childList: true, subtree: true, characterData: true });
     show();

@@ -2,12 +2,9 @@
 //
 //     node balances-sign-in.mjs SERVER FOLDER READER WRITER
 
-import { createRequire } from 'node:module';
-import { readFile } from 'node:fs/promises';
-import { launch } from './browser.mjs';
+import { audit, launch } from './browser.mjs';
 
 const [server, folder, reader, writer] = process.argv.slice(2);
-const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const seen = { problems: [], requests: [] };
 
 async function save(amount) {
@@ -37,8 +34,7 @@ try {
   await tab.goto(server);
   await signIn('wrong');
   await tab.waitForFunction(() => document.getElementById('sign-in-error').textContent.includes('not accepted'));
-  await tab.evaluate(axe);
-  seen.axe = (await tab.evaluate(() => window.axe.run())).violations.map(({ id }) => id);
+  seen.axe = await audit(tab);
   await tab.screenshot({ path: `${folder}/sign-in.png` });
   await signIn(reader);
   await shows('1.25');

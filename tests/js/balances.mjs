@@ -4,13 +4,9 @@
 //
 // The screenshots are written to FOLDER. AMOUNT is the last amount of onchain.rlb.
 
-import { createRequire } from 'node:module';
-import { readFile } from 'node:fs/promises';
-import { launch } from './browser.mjs';
+import { audit, launch } from './browser.mjs';
 
 const [server, folder, amount] = process.argv.slice(2);
-const require = createRequire(import.meta.url);
-const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf8');
 const HOUR = 3_600_000;
 const CHART = 'figure[data-asset="onchain.rlb"]';
 const seen = { problems: [], requests: [], axe: {} };
@@ -71,12 +67,6 @@ async function whole(tab, name) {
 }
 const picture = (tab, name, more = {}) => tab.screenshot({ path: `${folder}/${name}.png`, ...more });
 
-async function audit(tab, name) {
-  await tab.evaluate(axe);
-  const { violations } = await tab.evaluate(() => window.axe.run());
-  seen.axe[name] = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} ${failureSummary}`).join(' | ')}`);
-}
-
 // Waits until the charts show what a function of the page finds in them.
 const until = (tab, check, ...args) => tab.waitForFunction(check, { timeout: 15_000 }, ...args);
 const hasPoints = (tab, count) => until(tab, (chart, least) => document.querySelector(`${chart} .plot`)?.data?.[0]?.x.length >= least, CHART, count);
@@ -96,7 +86,7 @@ try {
   seen.day = await traces(tab);
   seen.epochs = await tab.$eval(`${CHART} .plot`, ({ layout }) => layout.annotations.map(({ hovertext }) => hovertext));
   await whole(tab, 'light');
-  await audit(tab, 'light');
+  seen.axe.light = await audit(tab);
 
   // Live: another snapshot extends the chart and the tile.
   const more = `${amount}7`;
@@ -151,7 +141,7 @@ try {
   await tab.click(`${CHART} .table summary`);
   await tab.waitForSelector(`${CHART} .table td`);
   seen.table = await tab.$eval(`${CHART} .table tbody tr`, (row) => [...row.children].map((cell) => cell.textContent));
-  await audit(tab, 'bots');
+  seen.axe.bots = await audit(tab);
   await whole(tab, 'bots');
   await tab.goto(`${server}/#lines=sum`);
   await until(tab, (chart) => document.querySelector(`${chart} .plot`)?.data?.length === 1 && document.getElementById('note').textContent.includes('pid 1'), CHART);
@@ -163,7 +153,7 @@ try {
   await until(tab, (chart) => document.querySelector(`${chart} .plot`)?.data?.[0].line.color === '#7cc0f5', CHART);
   seen.dark = await tab.evaluate(() => getComputedStyle(document.body).backgroundColor);
   await whole(tab, 'dark');
-  await audit(tab, 'dark');
+  seen.axe.dark = await audit(tab);
   await tab.emulateMediaFeatures([]);
 
   // A phone.
@@ -173,7 +163,7 @@ try {
   await drawn(tab);
   seen.phoneWidth = await tab.evaluate(() => document.documentElement.scrollWidth);
   await whole(tab, 'phone');
-  await audit(tab, 'phone');
+  seen.axe.phone = await audit(tab);
   await tab.close();
 
   // The keyboard alone: a range, a scale, and a walk through a chart.

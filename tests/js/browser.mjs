@@ -1,5 +1,7 @@
 // The browser of the tests, with its default security.
 
+import { createRequire } from 'node:module';
+import { readFile } from 'node:fs/promises';
 import chromium from '@sparticuz/chromium';
 import puppeteer from 'puppeteer-core';
 
@@ -10,4 +12,11 @@ const FLAGS = ['--no-sandbox', '--no-zygote', '--disable-gpu', '--disable-dev-sh
 export async function launch(...flags) {
   const executablePath = await chromium.executablePath();
   return puppeteer.launch({ executablePath, headless: 'shell', args: [...FLAGS, ...flags], pipe: true });
+}
+
+// Returns what axe-core finds wrong with what a tab shows.
+export async function audit(tab) {
+  await tab.evaluate(await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8'));
+  const { violations } = await tab.evaluate(() => window.axe.run());
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)} ${failureSummary}`).join(' | ')}`);
 }

@@ -1,15 +1,23 @@
 // Reads and tries a page of /api/docs in a real browser; prints, as one line of JSON, what was seen there.
 //
-//     node docs.mjs rest|restOpened|events URL UPDATE
+//     node docs.mjs rest|restOpened|restWithToken|events URL UPDATE FOLDER
+//
+// UPDATE is the token for restWithToken. The screenshots are written to FOLDER.
 
-import { launch } from './browser.mjs';
+import { audit, launch } from './browser.mjs';
 
-const [page, url, update] = process.argv.slice(2);
+const [page, url, update, folder] = process.argv.slice(2);
+const LOOKS = {
+  light: { width: 1280, height: 900 },
+  dark: { width: 1280, height: 900 },
+  phone: { width: 390, height: 844 }, // isMobile would load the page again
+};
 
 const browser = await launch();
 const tab = await browser.newPage();
 tab.setDefaultTimeout(15_000);
-const seen = { problems: [], requests: [] };
+const seen = { problems: [], requests: [], axe: {}, widths: {}, backgrounds: {}, inSight: {} };
+await tab.setViewport(LOOKS.light);
 tab.on('console', (message) => ['error', 'warn'].includes(message.type()) && seen.problems.push(message.text()));
 tab.on('pageerror', (error) => seen.problems.push(String(error)));
 tab.on('requestfailed', (request) => seen.problems.push(`${request.url()} ${request.failure()?.errorText}`));
@@ -44,7 +52,24 @@ async function execute(block, fill = () => {}) {
   return [status, answer];
 }
 
-async function rest() {
+// Looks at the page as it is now: light, dark and on a phone. The elements of `together` must be in sight at once.
+async function look(...together) {
+  for (const [name, viewport] of Object.entries(LOOKS)) {
+    await tab.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: name === 'dark' ? 'dark' : 'light' }]);
+    await tab.setViewport(viewport);
+    seen.backgrounds[name] = await tab.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    seen.widths[name] = await tab.evaluate(() => document.documentElement.scrollWidth);
+    seen.axe[name] = await audit(tab);
+    seen.inSight[name] = await tab.evaluate((selectors) => {
+      const measure = () => selectors.map((selector) => document.querySelector(selector).getBoundingClientRect());
+      scrollBy(0, Math.min(...measure().map(({ top }) => top)));
+      return measure().map(({ top, bottom }) => top > -1 && bottom <= innerHeight);
+    }, together);
+    await tab.screenshot({ path: `${folder}/${page}-${name}.png` });
+  }
+}
+
+async function callRest() {
   await tab.goto(`${url}/api/docs/`);
   await tab.waitForSelector('.opblock');
   seen.operations = await tab.$$eval('.opblock', (blocks) =>
@@ -57,23 +82,47 @@ async function rest() {
   const [save, list] = ['save', 'list'].map((verb) => `[id^="operations-snapshots-${verb}Snapshot"]`);
   seen.saved = await execute(save, () => type(`${save} .body-param__text`, update));
   seen.listed = await execute(list);
+  seen.hash = await tab.evaluate(() => location.hash);
+  seen.warnings = await texts('#swagger-ui .writes');
   return save;
 }
 
-// The page with each operation and each schema open takes a browser many seconds.
+async function rest() {
+  const save = await callRest();
+  await look(`${save} .writes`, `${save} .execute`);
+}
+
+async function restWithToken() {
+  await tab.goto(`${url}/api/docs`);
+  await tab.waitForSelector('.opblock');
+  await clickAll('.auth-wrapper > .authorize');
+  await tab.waitForSelector('.modal-ux input');
+  await look('.modal-ux');
+  await tab.type('.modal-ux input', update);
+  await tab.click('.modal-btn.authorize');
+  await tab.click('.close-modal');
+  seen.listed = await execute('[id^="operations-snapshots-listSnapshot"]');
+}
+
+// Opens each operation and each schema. All operations open at once would take a browser minutes.
 async function restOpened() {
-  const save = await rest();
-  await clickAll('.opblock:not(.is-open, .opblock-head) .opblock-summary-control');
-  await clickAll('.models-control');
-  await tab.waitForFunction((count) => document.querySelectorAll('.responses-inner').length === count, {}, seen.operations.length);
-  await clickAll('.models .json-schema-2020-12-accordion');
+  const save = await callRest();
   await clickAll(`${save} .tablinks[data-name=model]`);
+  for (const block of await tab.$$('.opblock:not(.is-open, .opblock-head)')) {
+    await block.$eval('.opblock-summary-control', (control) => control.click());
+    await block.waitForSelector('.responses-inner');
+    await block.$eval('.opblock-summary-control', (control) => control.click());
+    await block.waitForSelector('.responses-inner', { hidden: true });
+  }
+  await clickAll('.models-control');
+  await clickAll('.models .json-schema-2020-12-accordion');
 }
 
 async function events() {
   await tab.goto(`${url}/api/docs/events/`);
   seen.events = await texts('.event h3');
-  seen.errors = await texts('[aria-label=Errors] tbody th');
+  seen.errors = await texts('section[aria-labelledby=errors] tbody th');
+  [seen.warning] = await texts('.writes');
   seen.example = await tab.$eval('#update', (element) => element.value);
   await clickAll('#connection');
   await until('#state', 'connected');
@@ -89,12 +138,15 @@ async function events() {
   seen.log = await tab.$$eval('#log li', (lines) =>
     lines.map((line) => [line.className, line.querySelector('b').textContent, line.querySelector('code').textContent]),
   );
+  await look('#update', '#send', '#log');
   await clickAll('#connection');
   await until('#state', 'closed');
 }
 
 try {
-  await { rest, restOpened, events }[page]();
+  await { rest, restOpened, restWithToken, events }[page]();
+  seen.pages = await tab.$$eval('header nav a', (links) => links.map((link) => [link.textContent, link.getAttribute('href'), link.ariaCurrent]));
+  seen.contents = await tab.$$eval('.contents a[href^="#"]', (links) => links.map(({ hash }) => [hash.slice(1), document.getElementById(hash.slice(1)) !== null]));
   seen.programs = await tab.$$eval('#guide code', (codes) => codes.map((code) => code.textContent));
   console.log(JSON.stringify(seen));
 } finally {

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.example_clients import ExampleProcess
 from tests.support.node import FOLDER, run_node
 
 BROWSE_S_MAX = 120
@@ -37,3 +38,30 @@ async def run_in_browser(script: str, *args: str, folder: Path) -> dict[str, Any
     assert process.returncode == 0, err.decode()
     result: dict[str, Any] = json.loads(out)
     return result
+
+
+class LivePage:
+    """A page that a script of tests/js has opened; the script prints what it shows whenever that changes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._printed = ExampleProcess(process)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, script: str, *args: str, folder: Path) -> AsyncIterator[LivePage]:
+        """Open a page by a script that takes these arguments; close it at the end of the block."""
+        async with run_browser(script, *args, folder=folder) as process:
+            yield cls(process)
+
+    async def shows(self, *parts: str) -> dict[str, Any]:
+        """Wait until the page shows all of these texts at once; return what it shows. Fails on a problem."""
+        name, shown = json.loads(await self._printed.line(*parts))
+        assert name == "shown", shown
+        return dict(shown)
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """All that the page has shown so far. Fails if it had a problem."""
+        printed = [json.loads(line) for line in self._printed.lines]
+        assert [what for name, what in printed if name == "problem"] == []
+        return [what for _, what in printed]

@@ -3,6 +3,8 @@
 They are rendered once, from the tables and schemas of `protocol`, as documents like those of the contract. They load
 nothing from another server and have no inline script or style, so that `HEADERS` can forbid both. Swagger UI shows
 REST; its files are those of the package flask-swagger-ui, which is not imported, because it would import Flask.
+
+All pages, also that of `balances_page`, have the head and the header of layout.html and the design of design.css.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from functools import cache
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tornado.template import Loader
 
-from balance.web.pages.events import received, sent
+from balance.web.pages.events import groups
 from protocol import ERRORS
 from protocol.documents import Document
 from protocol.events import (
@@ -29,6 +31,9 @@ from protocol.limits import Limits
 from protocol.operations import ASYNCAPI, CONTRACT, DOCS, OPENAPI
 
 EVENTS_PAGE = f"{DOCS}/events"
+ROOT = "/"
+"""The address of the page of the balances."""
+HTML = "text/html; charset=utf-8"
 
 
 def page_headers(*, images: str, styles: str = "") -> dict[str, str]:
@@ -79,8 +84,8 @@ def pages(limits: Limits) -> dict[str, Document]:
         Document(f"{DOCS}/{name}", name, MEDIA_TYPES[path.suffix], path.read_bytes()) for name, path in files.items()
     ]
     found += [
-        Document(DOCS, "rest.html", "text/html; charset=utf-8", _render("rest.html", limits)),
-        Document(EVENTS_PAGE, "events.html", "text/html; charset=utf-8", _render("events.html", limits)),
+        Document(DOCS, "rest.html", HTML, _render("rest.html", DOCS, limits)),
+        Document(EVENTS_PAGE, "events.html", HTML, _render("events.html", EVENTS_PAGE, limits)),
     ]
     return {document.path: document for document in found}
 
@@ -98,28 +103,29 @@ def package_folder(name: str, need: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _render(name: str, limits: Limits) -> bytes:
+def render(name: str, address: str, prefix: str, **values: Any) -> bytes:
+    """Render the page at an address from a template of `FOLDER`, with what layout.html uses."""
+    pages_of_header = {"balances_page": prefix + ROOT, "rest_page": prefix + DOCS, "events_page": prefix + EVENTS_PAGE}
+    return Loader(str(FOLDER)).load(name).generate(here=prefix + address, prefix=prefix, **pages_of_header, **values)
+
+
+def _render(name: str, address: str, limits: Limits) -> bytes:
     prefix = limits.prefix
-    return (
-        Loader(str(FOLDER))
-        .load(name)
-        .generate(
-            rest_page=prefix + DOCS,
-            events_page=prefix + EVENTS_PAGE,
-            contract=prefix + CONTRACT,
-            openapi=prefix + OPENAPI,
-            asyncapi=prefix + ASYNCAPI,
-            snippets=list(_snippets(prefix)),
-            sent=sent(),
-            received=received(),
-            connect=CONNECT,
-            handshake_errors=HANDSHAKE_ERRORS,
-            errors=ERRORS.values(),
-            socket_path=prefix + SOCKET_PATH,
-            prefix=prefix,
-            namespace=NAMESPACE,
-            limits=limits,
-        )
+    return render(
+        name,
+        address,
+        prefix,
+        contract=prefix + CONTRACT,
+        openapi=prefix + OPENAPI,
+        asyncapi=prefix + ASYNCAPI,
+        snippets=list(_snippets(prefix)),
+        groups=groups(),
+        connect=CONNECT,
+        handshake_errors=HANDSHAKE_ERRORS,
+        errors=ERRORS.values(),
+        socket_path=prefix + SOCKET_PATH,
+        namespace=NAMESPACE,
+        limits=limits,
     )
 
 

@@ -9,16 +9,12 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from tornado.template import Loader
-
-from balance.web.pages import FOLDER, MEDIA_TYPES, package_folder, page_headers
+from balance.web.pages import FOLDER, HTML, MEDIA_TYPES, ROOT, package_folder, page_headers, render
 from protocol.documents import Document
-from protocol.operations import DOCS
 
 BALANCES = "/balances"
 """The addresses of the files begin with this."""
 MODULES = FOLDER / "balances"
-ROOT = "/"
 PAGE_HEADERS = page_headers(
     images="data: blob:",  # those that Plotly makes
     styles="'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",  # of an empty element, to which Plotly adds rules
@@ -41,8 +37,8 @@ def balances(prefix: str) -> dict[str, Document]:
         Document(f"{BALANCES}/{name}", name, MEDIA_TYPES[path.suffix], path.read_bytes())
         for name, path in files.items()
     ]
-    addresses = {"prefix": prefix, "files": prefix + BALANCES, "docs": prefix + DOCS}
-    page = Loader(str(MODULES)).load("index.html").generate(**addresses, modules=modules, ready_styles=ready_styles)
+    used = {"files": prefix + BALANCES, "modules": modules, "ready_styles": ready_styles}
+    page = render("balances/index.html", ROOT, prefix, **used)
     found.append(Document(f"{BALANCES}/plotly.js", "plotly.js", MEDIA_TYPES[".js"], scripts))
-    found.append(Document(ROOT, "index.html", "text/html; charset=utf-8", page))
+    found.append(Document(ROOT, "index.html", HTML, page))
     return {document.path: document for document in found}

@@ -19,8 +19,9 @@ function show(direction, name, text = '') {
   payload.textContent = text;
   line.append(time, title, payload);
   const log = part('log');
-  log.append(line);
-  while (log.children.length > LINES_MAX) log.firstChild.remove();
+  const lines = log.firstElementChild;
+  lines.append(line);
+  while (lines.children.length > LINES_MAX) lines.firstChild.remove();
   log.scrollTop = log.scrollHeight;
 }
 

@@ -39,14 +39,24 @@ class EventText(NamedTuple):
     errors: tuple[type[ServiceError], ...]
 
 
-def sent() -> list[EventText]:
-    """Return the events that clients send."""
-    return [_describe(event) for event in EVENTS.values() if event.direction == "client_to_server"]
+class Group(NamedTuple):
+    """The events of one direction."""
+
+    id: str
+    """Of its heading in the page."""
+    heading: str
+    events: list[EventText]
 
 
-def received() -> list[EventText]:
-    """Return what clients receive: the events of the server, and the packet by which Socket.IO rejects a connection."""
-    return [_describe(event) for event in (*EVENTS.values(), CONNECT_ERROR) if event.direction == "server_to_client"]
+def groups() -> tuple[Group, Group]:
+    """Return the events that clients send, and what they receive.
+
+    They receive the events of the server, and the packet by which Socket.IO rejects a connection.
+    """
+    sent = [_describe(event) for event in EVENTS.values() if event.direction == "client_to_server"]
+    both = (*EVENTS.values(), CONNECT_ERROR)
+    received = [_describe(event) for event in both if event.direction == "server_to_client"]
+    return Group("send-events", "You send", sent), Group("receive-events", "You receive", received)
 
 
 def _describe(event: Event) -> EventText:

@@ -1,7 +1,7 @@
 // One chart: stepped lines of one asset by Plotly, with exact digits, by mouse and by keyboard, and the same as a table.
 
 import { now } from './api.js';
-import { formatTime, make } from './elements.js';
+import { find, formatTime, make } from './elements.js';
 import { LEDGERS } from './model.js';
 import { bounds, isLive, toIso } from './view.js';
 
@@ -16,7 +16,7 @@ let loading;
 // Loads Plotly once; the page shows the balances before.
 export function loadPlotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = make('script', { src: document.body.dataset.plotly, async: true });
+    const script = make('script', { src: find('charts').dataset.plotly, async: true });
     script.addEventListener('load', () => resolve(window.Plotly));
     script.addEventListener('error', () => {
       loading = undefined; // the next drawing tries again
@@ -57,13 +57,14 @@ export class Chart {
   constructor(asset, onRange) {
     this.#asset = asset;
     const label = `${asset.asset} ${LEDGERS[asset.ledger].toLowerCase()}`;
-    this.#handle = make('div', { className: 'handle', tabIndex: 0, role: 'slider', ariaLabel: `${label}: arrow keys move in time` }, this.#plot);
+    const slider = { role: 'slider', ariaLabel: `${label}: arrow keys move in time`, ariaValueNow: '0' };
+    this.#handle = make('div', { className: 'handle', tabIndex: 0, ...slider }, this.#plot);
     this.#handle.addEventListener('keydown', (event) => this.#onKey(event, onRange));
     this.#handle.addEventListener('blur', () => window.Plotly?.Fx.unhover(this.#plot));
     this.#table.append(make('summary', { textContent: 'Table', ariaLabel: `Table of ${label}` }));
     this.#table.addEventListener('toggle', () => this.#fillTable());
     const heading = make('h3', {}, asset.asset, ' ', make('small', { textContent: LEDGERS[asset.ledger].toLowerCase() }));
-    this.element = make('figure', { dataset: { asset: asset.name } }, heading, this.#handle, this.#table);
+    this.element = make('figure', { className: 'card', dataset: { asset: asset.name } }, heading, this.#handle, this.#table);
     this.onRange = onRange;
   }
 

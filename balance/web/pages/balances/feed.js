@@ -22,7 +22,7 @@ export class Feed {
   #stopped = new AbortController();
   isLeader = false;
 
-  // The listener has onSnapshot(snapshot), onState(state, behind), onLost() and onRefused(error).
+  // The listener has onSnapshot(snapshot), onState(state, behind), onLost(), onEpoch() and onRefused(error).
   constructor(position, listener) {
     this.#position = position;
     this.#listener = listener;
@@ -144,6 +144,10 @@ export class Feed {
       this.#post({ kind: 'lost' });
       this.#listener.onLost();
       return;
+    }
+    if (epoch !== this.#position.epoch) {
+      this.#post({ kind: 'lost' }); // the position of another tab has the epoch before
+      this.#listener.onEpoch();
     }
     this.#position = { ...this.#position, epoch };
     this.#goal = seq;

@@ -1,5 +1,6 @@
 // The newest balances: of the account, which is the newest snapshot of all, and of each bot (pid).
 
+export const PIDS_MAX = 1000; // the most that the service returns at once
 const RHYTHM_TIMES_MAX = 20;
 const RHYTHM_MS_DEFAULT = 60_000; // of a sender of which only one snapshot is known
 const LATE = { times: 3, msMin: 5_000 };
@@ -40,6 +41,7 @@ export class Sender {
 export class Model {
   newest = null;
   pids = new Map(); // pid to its newest snapshot
+  knowsAllPids = true; // false if the start state has as many as may be read at once
   account = new Sender();
   senders = new Map();
 
@@ -50,6 +52,7 @@ export class Model {
 
   replace({ newest, pids }) {
     this.newest = null;
+    this.knowsAllPids = pids.length < PIDS_MAX;
     this.pids = new Map();
     [...pids].reverse().forEach((snapshot) => this.add(snapshot));
     if (newest) this.add(newest);
@@ -70,9 +73,14 @@ export class Model {
   }
 }
 
-export function formatAge(ms) {
+// Returns the text of an age, with the judgement of it unless it is fresh.
+export function formatAge(ms, freshness) {
+  return `${formatDuration(ms)} ago${freshness === 'fresh' ? '' : `, ${freshness}`}`;
+}
+
+function formatDuration(ms) {
   const s = Math.max(0, Math.floor(ms / 1000));
-  if (s < 120) return `${s} s ago`;
-  if (s < 7200) return `${Math.floor(s / 60)} min ago`;
-  return s < 172_800 ? `${Math.floor(s / 3600)} h ago` : `${Math.floor(s / 86_400)} d ago`;
+  if (s < 120) return `${s} s`;
+  if (s < 7200) return `${Math.floor(s / 60)} min`;
+  return s < 172_800 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`;
 }

@@ -1,12 +1,13 @@
 // The page: reads the start state, follows the feed, and shows both.
 
 import { now, request, token } from './api.js';
+import { showBots } from './bots.js';
 import { Charts } from './charts.js';
 import { find, setText } from './elements.js';
 import { Feed } from './feed.js';
-import { LEDGERS, Model, assetsOf } from './model.js';
+import { LEDGERS, Model, PIDS_MAX, assetsOf } from './model.js';
 import { readLines, readSumNow } from './series.js';
-import { Tiles, readBefore, showBots, showFreshness } from './tiles.js';
+import { Tiles, readBefore, showFreshness } from './tiles.js';
 import { bounds, isLive, move, readView, toIso, withBounds, writeView } from './view.js';
 
 const AGE_MS = 1000;
@@ -17,7 +18,6 @@ const SUM_MS_MIN = 1000;
 const NEWS_MS_MIN = 10_000; // between two announcements to a reader of the screen
 const RETRY_MS = 3000;
 const RECENT_MAX = 5000; // snapshots that may be newer than a series that is being read
-const BOTS_READ_MAX = 200;
 const RHYTHMS_READ_MAX = 200;
 const REREAD_MS = 2000; // after a snapshot that no line can be extended by
 
@@ -168,7 +168,7 @@ function onSnapshot(snapshot) {
   announce();
 }
 
-const listener = { onSnapshot, onState: showState, onLost: start, onRefused: showSignIn };
+const listener = { onSnapshot, onState: showState, onLost: start, onEpoch: readSeries, onRefused: showSignIn };
 
 // Reads the start state, and follows the feed from its position. Also after the feed has lost what is shown.
 function start() {
@@ -179,7 +179,7 @@ function start() {
 
 async function readStart() {
   try {
-    const latest = await request('latest', { limit: BOTS_READ_MAX });
+    const latest = await request('latest', { limit: PIDS_MAX });
     find('sign-in').hidden = true;
     find('content').hidden = false;
     find('sign-out').hidden = !token.get();
@@ -272,6 +272,8 @@ find('view').addEventListener('click', ({ target }) => {
 
 addEventListener('hashchange', () => changeView(readView()));
 find('bots').addEventListener('toggle', () => showBots(model));
+find('bots-search').addEventListener('input', () => showBots(model));
+find('bots-search').addEventListener('submit', (event) => event.preventDefault());
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => charts.schedule());
 addEventListener('beforeprint', () => {
   document.documentElement.classList.add('paper');

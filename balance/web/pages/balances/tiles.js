@@ -7,8 +7,6 @@ import { LEDGERS, amountOf, assetsOf, formatAge } from './model.js';
 import { RANGES } from './view.js';
 
 export const CHANGES = ['1h', '24h', '7d'];
-const WORDS = { fresh: '', late: 'late', silent: 'silent' };
-const BOTS_MAX = 200;
 
 const labelOf = (range) => range.replace(/(\d+)(\w)/, '$1 $2');
 
@@ -20,7 +18,7 @@ class Tile {
   constructor(asset) {
     const list = CHANGES.map((range) => make('div', {}, make('dt', { textContent: labelOf(range) }), this.#changes[range]));
     const heading = make('h4', { textContent: asset.asset });
-    this.element = make('article', { className: 'tile', dataset: { asset: asset.name } }, heading, this.#amount, make('dl', {}, ...list));
+    this.element = make('article', { className: 'tile card', dataset: { asset: asset.name } }, heading, this.#amount, make('dl', {}, ...list));
   }
 
   show(amount, before) {
@@ -93,32 +91,8 @@ export function showFreshness(model) {
   }
   const ageMs = now() - Date.parse(newest.ts);
   line.dataset.freshness = model.account.judge(ageMs);
-  const word = WORDS[line.dataset.freshness];
   const bot = newest.pid == null ? '' : ` by pid ${newest.pid}`;
-  setText(line, `${formatAge(ageMs)}${word && `, ${word}`} · ${formatTime(newest.ts)} UTC${bot}`);
-}
-
-// Fills the table of the bots. A bot that is silent keeps its last amounts, and is marked.
-export function showBots(model) {
-  const bots = [...model.pids.values()].sort((a, b) => Date.parse(b.ts) - Date.parse(a.ts)).slice(0, BOTS_MAX);
-  setText(find('bots-count'), `${model.pids.size}`);
-  if (!find('bots').open) return;
-  const assets = new Map(bots.flatMap(assetsOf).map((asset) => [asset.name, asset]));
-  const head = ['pid', 'last snapshot', ...[...assets.values()].map(({ ledger, asset }) => `${asset} ${LEDGERS[ledger].toLowerCase()}`)];
-  const row = (bot) => {
-    const ageMs = now() - Date.parse(bot.ts);
-    const freshness = model.sender(bot.pid).judge(ageMs);
-    const age = make('td', { dataset: { freshness } }, `${formatAge(ageMs)}${WORDS[freshness] && `, ${WORDS[freshness]}`}`);
-    const amounts = [...assets.values()].map((asset) => {
-      const amount = amountOf(bot, asset);
-      return make('td', { className: 'number' }, ...(amount === null ? ['–'] : digits(amount)));
-    });
-    return make('tr', { dataset: { freshness } }, make('th', { scope: 'row', textContent: bot.pid }), age, ...amounts);
-  };
-  const table = find('bots').querySelector('table');
-  const cells = head.map((text, i) => make('th', { scope: 'col', textContent: text, className: i > 1 ? 'number' : '' }));
-  table.tHead.replaceChildren(make('tr', {}, ...cells));
-  table.tBodies[0].replaceChildren(...bots.map(row));
+  setText(line, `${formatAge(ageMs, line.dataset.freshness)} · ${formatTime(newest.ts)} UTC${bot}`);
 }
 
 // Reads the amounts of the account at the beginning of each range, with `request` of api.js.
