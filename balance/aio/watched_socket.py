@@ -30,12 +30,16 @@ class WatchedSocket:
         self._loop: asyncio.AbstractEventLoop
 
     def watch(self, connection: Connection) -> None:
-        """Watch this connection from now on, and no other; then flush it."""
+        """Watch this connection from now on, and no other. Raises OSError if there is no descriptor left."""
         if connection is not self._connection:
             self.close()
+            self._duplicate = os.dup(connection.fileno())
+            self._connection = connection
             self._loop = asyncio.get_running_loop()
-            self._connection, self._duplicate = connection, os.dup(connection.fileno())
             self._loop.add_reader(self._duplicate, self._on_readable)
+
+    def flush(self) -> None:
+        """Have it flushed now, and again when it can be written."""
         if not self._flush():
             self._loop.add_writer(self._duplicate, self._flush_more)
 

@@ -6,9 +6,10 @@ batch, first the event loop would be idle and then the database. The second batc
 appends the first one, so that it does not wait for this program in between. Where a broadcast takes longer than a
 commit, because there are many watchers, few saves are not halved: up to BATCH_MIN share a batch and its broadcast.
 
-A batch that the database does not store at once is put back, to be appended by the write thread, which waits for the
-answer: one of its ids is stored already, another process appends too, there is no connection that works, or the
-database refuses a row. If it refuses a batch there, its saves are put back once more, to be appended one by one.
+A batch that cannot be sent, or that the database does not store at once, is appended by the write thread, which waits
+for the answer: one of its ids is stored already, another process appends too, there is no connection that works, or the
+database refuses a row. What was sent behind it is put back as well, in its order. If the database refuses a batch of
+the write thread, its saves are put back to be appended one by one.
 
 Threads: event loop only; the store's `append` is called in the write thread, while nothing that was sent is unanswered.
 """
@@ -34,12 +35,16 @@ log = logging.getLogger("balance.feed")
 
 BATCH_MIN = 32  # the cost of a commit, shared by this many saves, is small
 IN_FLIGHT_MAX = 2  # batches; the limit on the backlog of a client that reads allows for two
+SENT_MAX = 256  # saves in a batch that is sent, since the event loop encodes it
 
 
 class AppendStore(Protocol):
     """What the batcher needs of the store."""
 
-    def send(self, snapshots: Sequence[Snapshot]) -> Connection | None: ...
+    @property
+    def connection(self) -> Connection | None: ...
+
+    def send(self, snapshots: Sequence[Snapshot]) -> bool: ...
 
     def flush(self) -> bool: ...
 
@@ -54,7 +59,7 @@ class Batch(NamedTuple):
     saves: list[PendingSave]
     outcome: Appended | Exception
     seconds: float
-    """The time that the store took."""
+    """The time that the database took, without that in which it appended the batch before."""
 
 
 class _Begun(NamedTuple):
@@ -83,8 +88,10 @@ class Batcher:
         self._queue: deque[PendingSave] = deque()  # those of them that are in no batch
         self._put_back_left = 0  # this many saves at the front of the queue are for the write thread
         self._singles_left = 0  # and this many of those are appended one by one
+        self._is_blocked = False  # whether the first of the queue cannot be sent behind what is in flight
         self._sent: deque[_Begun] = deque()
         self._appended: _Begun | None = None  # by the write thread
+        self._answered_at = 0.0  # when the database has last answered
         self._pending_before = 0  # when the last batch was acknowledged
         self._commit_s = 1.0  # about the shortest of late: the event loop may have been late to see the end of one
         self._broadcast_s = 0.0  # the last one
@@ -109,9 +116,9 @@ class Batcher:
 
     @property
     def append_s(self) -> float:
-        """The time for which the oldest batch in the database has been there; 0 if there is none."""
+        """The time for which the database has appended the oldest batch; 0 if there is none."""
         begun = self._appended or (self._sent[0] if self._sent else None)
-        return 0.0 if begun is None else perf_counter() - begun.at
+        return 0.0 if begun is None else perf_counter() - max(begun.at, self._answered_at)
 
     def discard_done(self) -> None:
         """Discard the saves at the front that are done, so that they no longer count as pending."""
@@ -129,10 +136,10 @@ class Batcher:
     def _may_start(self) -> bool:
         if not self._queue or self._appended is not None or self._is_stopped:
             return False
-        if self._put_back_left:
-            return not self._sent
         if not self._sent:
             return True
+        if self._put_back_left or self._is_blocked:
+            return False
         others = self._expected - sum(len(begun.saves) for begun in self._sent)
         enough = min(others, BATCH_MIN) if self._halves_few else BATCH_MIN
         return len(self._sent) < IN_FLIGHT_MAX and len(self._queue) >= enough
@@ -148,25 +155,34 @@ class Batcher:
 
     def _start(self) -> None:
         """Send the next batch to the database, or have the write thread append it."""
+        self._is_blocked = False
         if self._put_back_left:
             self._append_in_thread(self._cut(1 if self._singles_left else self._put_back_left))
             return
         half = (self._expected + 1) // 2
-        saves = self._cut(half if self._halves_few else max(half, BATCH_MIN))
+        saves = self._cut(min(SENT_MAX, half if self._halves_few else max(half, BATCH_MIN)))
         if not saves or self._send(saves):
             return
         if self._sent:
-            self._put_back(saves)
+            self._queue.extendleft(reversed(saves))
+            self._is_blocked = True
         else:
             self._append_in_thread(saves + self._cut(min(BATCH_MIN, self._batch_max) - len(saves)))
 
     def _send(self, saves: list[PendingSave]) -> bool:
         """Send a batch behind the one that is in the database; return whether it was sent."""
-        connection = self._store.send([save.snapshot for save in saves])
-        if connection is None:
+        try:
+            connection = self._store.connection
+            if connection is None:
+                return False
+            self._socket.watch(connection)  # before it is sent: there may be no descriptor left
+            if not self._store.send([save.snapshot for save in saves]):
+                return False
+        except Exception:  # the write thread appends them, or finds out who is at fault
+            log.exception("a batch was not sent")
             return False
         self._sent.append(_Begun(saves, perf_counter()))
-        self._socket.watch(connection)
+        self._socket.flush()
         return True
 
     def _receive(self) -> None:
@@ -177,16 +193,21 @@ class Batcher:
         batches: list[Batch] = []
         for outcome in self._store.receive():
             saves, at = self._sent.popleft()
+            seconds = perf_counter() - max(at, self._answered_at)
+            self._answered_at = perf_counter()
             if outcome is None:
                 self._put_back(saves)
             else:
-                batches.append(Batch(saves, outcome, perf_counter() - at))
-        self.start_next()
-        for batch in batches:
-            self._finish(batch)
+                batches.append(Batch(saves, outcome, seconds))
+        try:
+            self.start_next()
+        finally:
+            for batch in batches:
+                self._finish(batch)
 
     def _append_in_thread(self, saves: list[PendingSave]) -> None:
         if saves:
+            self._socket.close()  # the thread reads from it
             self._appended = _Begun(saves, perf_counter())
             self._worker.submit(partial(self._append, saves))
 
@@ -209,9 +230,11 @@ class Batcher:
             self._put_back_left += len(batch.saves)
             self._singles_left = len(batch.saves)
             self.start_next()
-        else:
+            return
+        try:
             if len(self._queue) >= BATCH_MIN:  # fewer share a batch with what is sent after the acknowledgements
                 self.start_next()
+        finally:
             self._finish(batch)
 
     def _finish(self, batch: Batch) -> None:
@@ -234,7 +257,7 @@ class Batcher:
         self._singles_left = max(0, self._singles_left - saves)
 
     def _put_back(self, saves: list[PendingSave]) -> None:
-        """Put saves back to the front of the queue, but behind others that were put back before."""
+        """Put saves back to the front of the queue, behind those that were sent and put back before them."""
         self._queue.rotate(-self._put_back_left)
         self._queue.extendleft(reversed(saves))
         self._queue.rotate(self._put_back_left)

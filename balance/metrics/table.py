@@ -156,7 +156,7 @@ METRICS = (
         "The limit --saves-pending-max",
         lambda parts: parts.config.saves_pending_max),
     Metric("balance_commit_seconds", HISTOGRAM,
-        "Time of a commit of a batch in the database",
+        "Time that the database took for a batch, without that for the batch before it",
         lambda parts: parts.writer.commit_seconds,
         alerts=(Alert(
             "BalanceCommitSlow",

@@ -1,4 +1,4 @@
-"""A connection of the pool, with the methods that the pool and the write thread need.
+"""A connection of the pool, with the methods that the pool, the write thread and the pipeline need.
 
 Threads: one at a time, but for `abort`.
 """
@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from select import POLLIN, poll
 from typing import Any, LiteralString
 from weakref import finalize
 
@@ -90,6 +91,8 @@ class DatabaseSession(Connection[TupleRow]):
         """Close the connection."""
         super().close()
         if self._sock is not None:
+            with suppress(OSError):  # the event loop may keep another descriptor of it open
+                self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
 
     def abort(self) -> None:
@@ -146,12 +149,25 @@ class DatabaseSession(Connection[TupleRow]):
         result = self.pgconn.exec_prepared(name, parameters)  # type: ignore[arg-type]
         return _check(result)
 
+    def begin_pipeline(self) -> None:
+        """Let `send_prepared` be called, and nothing else that sends. Not while something is in flight."""
+        self._answer = None
+        self.pgconn.enter_pipeline_mode()
+
+    def end_pipeline(self) -> None:
+        """End that; the session is closed if something is in flight."""
+        try:
+            if not self.closed:
+                self.pgconn.exit_pipeline_mode()
+        except psycopg.Error:
+            self.close()
+
     def is_prepared(self, name: bytes) -> bool:
         """Return whether a statement is prepared under this name."""
         return name in self._statements
 
     def send_prepared(self, name: bytes, *parameters: bytes | None) -> None:
-        """Send a prepared statement, which is a transaction, in pipeline mode and without waiting: then call `flush`.
+        """Send a prepared statement, which is a transaction, without waiting: then call `flush`.
 
         Raises psycopg.OperationalError if the connection is lost.
         """
@@ -172,19 +188,40 @@ class DatabaseSession(Connection[TupleRow]):
 
         An error of the commit replaces the result of the statement. Raises psycopg.Error if the connection is lost.
         """
-        try:
-            self.pgconn.consume_input()
-        except psycopg.OperationalError as error:
-            raise self._answer_error() or error from error
+        answer = self._read_answer()
+        if answer is None:
+            lost: psycopg.Error | None = None
+            try:
+                self.pgconn.consume_input()
+            except psycopg.OperationalError as error:
+                lost = error
+            answer = self._read_answer()  # what came before the end of the connection counts
+            if answer is None and lost is not None:
+                raise self._answer_error() or lost
+        return answer
+
+    def _read_answer(self) -> pq.abc.PGresult | None:
+        """Return the next whole answer of what was received."""
+        is_end = False
         while not self.pgconn.is_busy():  # `get_result` would wait, with the interpreter's lock
             result = self.pgconn.get_result()
             if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
                 answer, self._answer = self._answer, None
                 return answer
-            if result is None and self.pgconn.status != pq.ConnStatus.OK:
+            if result is None and is_end:  # there is one None behind each result
                 raise self._answer_error() or psycopg.OperationalError(self.pgconn.get_error_message())
+            is_end = result is None
             self._answer = result or self._answer
         return None
+
+    def has_input(self) -> bool:
+        """Return whether something has arrived that was not read; from any thread."""
+        poller = poll()
+        with suppress(OSError, ValueError):  # the session is closed
+            if self._sock is not None:
+                poller.register(self._sock, POLLIN)
+                return bool(poller.poll(0))
+        return False
 
     def _answer_error(self) -> psycopg.Error | None:
         """Return the error with which the server has ended the session, if it sent one."""

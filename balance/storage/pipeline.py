@@ -52,24 +52,32 @@ class Pipeline:
         self._has_timeline: bool  # as in Expected
         self._end: Position  # of the feed, once all of it is stored
 
-    def send(self, snapshots: Sequence[Snapshot]) -> DatabaseSession | None:
-        """Send snapshots with different ids, as far as `flush` need not be called again; return the connection.
+    @property
+    def connection(self) -> DatabaseSession | None:
+        """The connection on which a batch would be sent now."""
+        session = self._pool.write_session
+        return None if session is None or session.closed else session
 
-        Returns None if they were not sent: the end of the feed is not known, or no connection works or is prepared.
+    def send(self, snapshots: Sequence[Snapshot]) -> bool:
+        """Send snapshots with different ids on `connection`, without waiting; return whether they were sent.
+
+        They are not sent if no connection works, if another one has to be used from now on, if its statement is not
+        prepared, or if the end of the feed is not known.
         """
-        if not self._sent and not self._begin():
-            return None
+        if not (self._may_continue() if self._sent else self._begin()):
+            return False
         last_id = self._sent[-1].snapshots[-1].id if self._sent else None
         expected = Expected(self._end, self._session.server.system_id, self._has_timeline)
         try:
             self._session.send_prepared(expected.name, *expected.parameters(snapshots, last_id))
-        except psycopg.Error as error:  # the connection is lost; `receive` has its error for those before
+        except Exception as error:
+            self._session.abort()  # a part of it may have been sent; `receive` has the error for those before
             if not self._sent:
-                self._end_use(error)
-            return None
+                self._end_use(psycopg.OperationalError(str(error)))
+            return False
         self._sent.append(_Sent(self._end, snapshots))
         self._end = Position(self._end.epoch, self._end.seq + len(snapshots))
-        return self._session
+        return True
 
     def flush(self) -> bool:
         """Send what was not sent yet, as far as it fits into the buffers in between; return whether that is all."""
@@ -90,7 +98,7 @@ class Pipeline:
         return outcomes
 
     def _begin(self) -> bool:
-        """Use the connection of the write thread from now on; return whether it works, and so does all else."""
+        """Use the connection of the write thread from now on, if a batch can be sent on it; return whether it can."""
         session, end, probe = self._pool.idle_write_session(), self._pool.known.end, self._pool.probe
         has_timeline = probe.can_read_timeline
         if session is None or end is None or not session.is_prepared(Expected(end, None, has_timeline).name):
@@ -99,9 +107,19 @@ class Pipeline:
             self._pool.begin_use(session)
         except StoreUnavailable:
             return False
-        session.pgconn.enter_pipeline_mode()
         self._session, self._end, self._has_timeline = session, end, has_timeline
+        try:
+            session.begin_pipeline()
+        except psycopg.Error as error:
+            self._end_use(error)
+            return False
         return True
+
+    def _may_continue(self) -> bool:
+        """Return whether a batch may be sent behind others: not if the server may be a former primary, for example."""
+        known = self._pool.known
+        is_same = known.end is not None and known.end.epoch == self._end.epoch and not known.is_past(self._end.epoch)
+        return is_same and not self._session.closed and not self._pool.write_session_is_suspect
 
     def _outcome(self, sent: _Sent, result: pq.abc.PGresult) -> Outcome:
         error: Exception | None = None
@@ -128,6 +146,6 @@ class Pipeline:
         except StoreUnavailable as failure:
             return failure
         finally:
-            if not self._sent and not self._session.closed:
-                self._session.pgconn.exit_pipeline_mode()
+            if not self._sent:
+                self._session.end_pipeline()
         return None

@@ -1,7 +1,8 @@
 """Connections to PostgreSQL: any thread may borrow one, the write thread has one of its own.
 
 Threads: `connection` may be called from any number of threads, `write_connection` from one; a connection is used by one
-thread at a time.
+thread at a time. While the write thread does not use its own, the event loop may: `write_session`,
+`idle_write_session`, `begin_use` and `end_use` do not block.
 
 Promises: both give one that works or raise StoreUnavailable within the wait. An error of psycopg which means that the
 database went away comes out as StoreUnavailable too; one that is the caller's own mistake passes as psycopg raised it.
@@ -77,8 +78,10 @@ class Pool:
         self.outage = outage or Outage()
         self._verdict: tuple[str, bool] = "", False  # the last error of `open`, and whether it needs a person
         self._connect_error: str | None = None  # of the last attempt to connect, if it failed
-        self._write_session: DatabaseSession | None = None
-        self._write_session_is_suspect = False
+        self.write_session: DatabaseSession | None = None
+        """The connection of the write thread."""
+        self.write_session_is_suspect = False
+        """Whether another one has to be made for the next save."""
         self._lock = threading.Lock()  # guards `_checked_out` and the setting of `_closing`
         self._checked_out: dict[DatabaseSession, float] = {}  # the sessions in use, and since when
         self.probe = ServerProbe()
@@ -143,7 +146,7 @@ class Pool:
         """Close every connection, also one that is in use or being checked: its thread gets StoreUnavailable."""
         with self._lock:
             self._closing.set()
-            idle = self._write_session if self._write_session not in self._checked_out else None
+            idle = self.write_session if self.write_session not in self._checked_out else None
         self._checked.abort()
         self._abort(time.monotonic())
         if idle is not None:
@@ -162,9 +165,9 @@ class Pool:
         return Use(self, self.idle_write_session() or self._renew_write_session(kind), kind)
 
     def idle_write_session(self) -> DatabaseSession | None:
-        """Return the connection of the write thread while that does not use it; None if a new one is needed."""
-        session = self._write_session
-        if session is None or self._write_session_is_suspect or not session.is_alive():
+        """Return the connection of the write thread, which must not use it now; None if a new one is needed."""
+        session = self.write_session
+        if session is None or self.write_session_is_suspect or not session.is_alive():
             return None
         return session
 
@@ -225,13 +228,13 @@ class Pool:
 
     def _renew_write_session(self, kind: Kind) -> DatabaseSession:
         """Check out another connection for the write thread, and give the last one back."""
-        if self._write_session is not None:
-            session, self._write_session = self._write_session, None
+        if self.write_session is not None:
+            session, self.write_session = self.write_session, None
             session.close()
             self._pool.putconn(session)
-        self._write_session_is_suspect = False
-        self._write_session = self._check_out(kind)
-        return self._write_session
+        self.write_session_is_suspect = False
+        self.write_session = self._check_out(kind)
+        return self.write_session
 
     def _check_out(self, kind: Kind) -> DatabaseSession:
         """Check out a connection that works, or raise StoreUnavailable within the wait.
@@ -263,7 +266,7 @@ class Pool:
         session.server = check_server(session, self.probe, self.known)
         if session.server.timeline is not None:
             if self._primary not in (None, session.server):  # the other sessions may be those of the former primary
-                self._write_session_is_suspect = True
+                self.write_session_is_suspect = True
                 self._pool.drain()
             self._primary = session.server
 
@@ -278,13 +281,15 @@ class Pool:
         """
         while not self._closing.wait(self._statement_ms_max / 1000 / CHECKS):
             if self._abort(time.monotonic() - self._hang_s_max):
-                self._write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
+                self.write_session_is_suspect = True  # a firewall that forgot one connection has forgotten the others
                 self._pool.drain()
 
     def _abort(self, used_since: float) -> bool:
         """Abort the connections that are in use since that time or before; return whether there is one."""
         with self._lock:
             hung = [session for session, since in self._checked_out.items() if since <= used_since]
+            if not self._closing.is_set():  # with something to read, it is this process that is late
+                hung = [session for session in hung if not session.has_input()]
             for session in hung:
                 session.abort()
         return bool(hung)

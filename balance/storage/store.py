@@ -72,15 +72,19 @@ class Store:
             (total,) = _one_row(connection.execute(TOTAL).fetchone())
         return int(total)
 
-    def send(self, snapshots: Sequence[Snapshot]) -> DatabaseSession | None:
-        """Send snapshots to be appended behind those that were sent before; return the connection.
+    @property
+    def connection(self) -> DatabaseSession | None:
+        """The connection on which `send` would send now. It can be read when `receive` has something to return."""
+        return self._pipeline.connection
 
-        It has to be flushed, and can be read when `receive` has something to return. Returns None if they were not
-        sent, and have to be appended by `append` when everything is received: an id is among them twice, another
+    def send(self, snapshots: Sequence[Snapshot]) -> bool:
+        """Send snapshots, to be appended behind those that were sent before; return whether they were: then `flush`.
+
+        Otherwise they have to be appended by `append`, when everything is received: an id is among them twice, another
         process appends too, or no connection works.
         """
         if self._is_shared or len({snapshot.id for snapshot in snapshots}) < len(snapshots):
-            return None
+            return False
         return self._pipeline.send(snapshots)
 
     def flush(self) -> bool:

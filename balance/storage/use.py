@@ -17,7 +17,7 @@ class PoolCounts(NamedTuple):
 
     size: int
     in_use: int
-    """Those with which a thread works now; the write thread keeps one also while it has nothing to do."""
+    """Those that are in use now; the write thread keeps one also while nothing is saved."""
     waiting: int
     """The threads that wait for one."""
 
@@ -35,7 +35,7 @@ class Lender(Protocol):
 class Use:
     """A session in use, as a context manager.
 
-    A class, since a save enters one: the generator of `contextlib` costs a tenth of the write thread's time.
+    A class, since an append enters one: the generator of `contextlib` takes several times as long.
     """
 
     __slots__ = ("_is_borrowed", "_kind", "_pool", "_session")

@@ -146,9 +146,10 @@ class Exchange(HTTP1Connection):
         elif request.version == "HTTP/1.0":  # the client has asked for that
             headers["Connection"] = "Keep-Alive"
         headers["Content-Length"] = str(len(body))
+        response = encode_head(status, headers) + body
         self._response_start_line = ResponseStartLine("", status, responses[status])
         self._write_finished = True
-        written = self.stream.write(encode_head(status, headers) + body)
+        written = self.stream.write(response)
         future_add_done_callback(written, self._finish_request)
 
     def reject(self, error: protocol.ServiceError) -> None:

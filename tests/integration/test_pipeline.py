@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from select import select
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from msgspec.structs import replace
 
+from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage.append import Appended
 from balance.storage.database_session import DatabaseSession
@@ -55,9 +57,10 @@ def batch(count: int = 1) -> list[Snapshot]:
 
 def send(store: Store, *batches: list[Snapshot]) -> Any:
     """Send batches; return the connection."""
+    connection = store.connection
+    assert connection is not None
     for one in batches:
-        connection = store.send(one)
-        assert connection is not None
+        assert store.send(one)
         while not store.flush():
             select([connection], [connection], [], 10)
     return connection
@@ -132,7 +135,7 @@ def test_nothing_is_sent_while_another_process_appends_too(store: Store, databas
     send(store, batch())
     assert receive(store, 1) == [None]
     assert seqs(store.append(batch())) == [3]
-    assert store.send(batch()) is None
+    assert not store.send(batch())
     assert seqs(store.append(batch())) == [4]
     send(store, batch())
     assert seqs(receive(store, 1)[0]) == [5], "it is alone again"
@@ -168,8 +171,9 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
         send(store, first, [bad])
         one, two = receive(store, 2)
         assert (seqs(one), two) == ([2], None)
-        send(store, last)
-        assert seqs(receive(store, 1)[0]) == [3]
+        with pytest.raises(psycopg.Error, match="at the commit"):
+            store.append([bad])
+        assert seqs(store.append(last)) == [3]
     finally:
         execute(database.url, "DROP FUNCTION refuse CASCADE")
 
@@ -209,7 +213,7 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
     assert isinstance(one, StoreUnavailable)
     assert isinstance(two, StoreUnavailable)
     assert store._pool.counts().in_use == 0
-    assert store.send(batch()) is None
+    assert not store.send(batch())
     assert seqs(store.append(batch())) == [2]
     send(store, batch())
     assert seqs(receive(store, 1)[0]) == [3]
@@ -224,7 +228,7 @@ def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
         raise psycopg.OperationalError("no connection")
 
     monkeypatch.setattr(DatabaseSession, "send_prepared", fail)
-    assert store.send(batch()) is None
+    assert not store.send(batch())
     assert store._pool.counts().in_use == 0
     monkeypatch.undo()
     assert seqs(store.append(batch())) == [2]
@@ -238,8 +242,44 @@ def test_a_connection_that_was_lost_before_is_not_used(store: Store, database: D
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )
-    assert store.send(batch()) is None
+    assert not store.send(batch())
     assert seqs(store.append(batch())) == [3]
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_what_is_answered_before_the_session_ends_is_stored(store: Store, database: Database) -> None:
+    connection = send(store, batch(), batch())
+    wait_until(lambda: database.count() == 3)
+    execute(database.url, f"SELECT pg_terminate_backend({connection.info.backend_pid}, 5000)")
+    assert [seqs(outcome) for outcome in receive(store, 2)] == [[2], [3]]
+
+
+def test_nothing_is_sent_behind_a_batch_on_a_server_that_may_be_a_former_primary(
+    store: Store, database: Database
+) -> None:
+    with locked(database, LOCK_FEED):
+        send(store, batch())
+        store._pool.write_session_is_suspect = True  # as a session to a new primary does
+        assert not store.send(batch())
+    assert seqs(receive(store, 1)[0]) == [2]
+    assert not store.send(batch())
+    assert seqs(store.append(batch())) == [3], "on another connection"
+
+
+def test_nothing_is_sent_behind_a_batch_once_its_epoch_is_known_to_be_over(store: Store, database: Database) -> None:
+    with locked(database, LOCK_FEED):
+        send(store, batch())
+        store._pool.known.note(Position(str(uuid.uuid4()), 100))  # as the tail does
+        assert not store.send(batch())
+    receive(store, 1)
+
+
+def test_a_connection_is_kept_if_only_this_process_is_late(store: Store, database: Database) -> None:
+    send(store, batch())
+    time.sleep(STATEMENT_MS_MAX / 1000 * 1.6)  # the event loop, which reads no answer meanwhile
+    assert seqs(receive(store, 1)[0]) == [2]
+    send(store, batch())
+    assert seqs(receive(store, 1)[0]) == [3]
 
 
 @pytest.mark.expects_log(*OUTAGE)
@@ -259,12 +299,12 @@ def test_batches_that_do_not_fit_into_the_buffers_are_sent_as_they_are_read(stor
         send(store, batch())
         wait_until(lambda: is_waited_for(database))
         large = batch(5000)
-        connection = store.send(large)
+        assert store.send(large)
         assert not store.flush(), "PostgreSQL reads nothing now"
     (one,) = receive(store, 1)
     assert seqs(one) == [2]
     while not store.flush():
-        assert select([], [connection], [], 10)[1]
+        assert select([], [store.connection], [], 10)[1]
     (two,) = receive(store, 1)
     assert seqs(two) == list(range(3, 5003))
     assert database.count() == 5002
@@ -272,12 +312,12 @@ def test_batches_that_do_not_fit_into_the_buffers_are_sent_as_they_are_read(stor
 
 def test_the_ids_of_a_batch_differ(store: Store) -> None:
     one = snapshot()
-    assert store.send([one, one]) is None
+    assert not store.send([one, one])
 
 
 def test_nothing_is_sent_before_the_statement_is_prepared(database: Database) -> None:
     fresh = open_store(database)
-    assert fresh.send(batch()) is None
+    assert not fresh.send(batch())
     assert fresh._pool.counts().in_use == 0
     fresh.close()
 
@@ -289,4 +329,4 @@ def test_a_pool_that_is_closed_ends_what_is_in_flight(store: Store, database: Da
         store.close()
         (one,) = receive(store, 1)
     assert isinstance(one, StoreUnavailable)
-    assert store.send(batch()) is None
+    assert not store.send(batch())

@@ -159,7 +159,7 @@ def test_a_session_that_ended_while_idle_costs_no_save(store: Store, database: D
 
 def test_the_session_is_closed_with_the_pool_also_while_it_is_idle(store: Store) -> None:
     append(store)
-    session = store._pool._write_session
+    session = store._pool.write_session
     assert session is not None
     store.close()
     assert session.closed
@@ -167,7 +167,7 @@ def test_the_session_is_closed_with_the_pool_also_while_it_is_idle(store: Store)
 
 def test_a_session_is_not_trusted_after_another_one_hung(store: Store) -> None:
     before = backend_of(store)
-    store._pool._write_session_is_suspect = True
+    store._pool.write_session_is_suspect = True
     assert append(store) == [1]
     after = backend_of(store)
     assert after != before

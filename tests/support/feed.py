@@ -83,8 +83,10 @@ class FakeStore:
         self.epochs[str(uuid4())] = len(self.stored)
         return self.epoch
 
-    def send(self, snapshots: Sequence[Snapshot]) -> None:
-        """Refuse, so that `append` is called."""
+    connection: socket.socket | None = None
+
+    def send(self, snapshots: Sequence[Snapshot]) -> bool:
+        raise AssertionError("there is no connection")
 
     def flush(self) -> bool:
         raise AssertionError("nothing was sent")
@@ -160,12 +162,11 @@ class SendingStore(FakeStore):
         self.flushes = 0  # the number of calls of `flush`, which have something left to send until the third
         self._outcomes: list[Outcome] = []
 
-    def send(self, snapshots: Sequence[Snapshot]) -> socket.socket | None:  # type: ignore[override]
-        if not self.accepts:
-            return None
-        self.sent.append(snapshots)
-        self.sizes.append(len(snapshots))
-        return self.connection
+    def send(self, snapshots: Sequence[Snapshot]) -> bool:
+        if self.accepts:
+            self.sent.append(snapshots)
+            self.sizes.append(len(snapshots))
+        return self.accepts
 
     def flush(self) -> bool:
         self.flushes += 1

@@ -23,7 +23,7 @@ class FakeSession:
         self.closed = False
         self.warning: str | None = None
         self.server = Server(None, None)
-        self.is_lost = self.is_aborted = False
+        self.is_lost = self.is_aborted = self.is_answered = False
         self.aborts = 0
         self.aborted_at = 0.0
 
@@ -35,6 +35,9 @@ class FakeSession:
 
     def is_alive(self) -> bool:
         return not self.closed and not self.is_lost
+
+    def has_input(self) -> bool:
+        return self.is_answered
 
     def abort(self) -> None:
         self.aborted_at = time.monotonic()

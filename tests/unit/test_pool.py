@@ -151,6 +151,9 @@ def test_only_sessions_that_are_in_use_for_too_long_are_aborted(monkeypatch: pyt
         clock = 105.0
         with Use(pool, late, READ):  # type: ignore[arg-type]
             assert pool._abort(99.9) is False
+            early.is_answered = True
+            assert pool._abort(100.0) is False, "this process is late, not the server"
+            early.is_answered = False
             assert pool._abort(100.0) is True
     assert (early.aborts, late.aborts) == (1, 0)
     assert pool._abort(200.0) is False
@@ -170,4 +173,4 @@ def test_the_watchdog_aborts_a_hung_session_and_distrusts_the_others() -> None:
     pool._watchdog.join(10)
     assert not pool._watchdog.is_alive()
     assert ("drain",) in sessions.calls
-    assert pool._write_session_is_suspect
+    assert pool.write_session_is_suspect

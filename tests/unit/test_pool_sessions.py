@@ -112,7 +112,7 @@ def test_a_write_session_that_may_not_work_is_replaced(fault: str) -> None:
     if fault == "is lost":
         old.is_lost = True
     else:
-        pool._write_session_is_suspect = True
+        pool.write_session_is_suspect = True
     for _ in range(2):
         with pool.write_connection() as lent:
             assert lent is new  # type: ignore[comparison-overlap]
@@ -145,7 +145,7 @@ def test_the_sessions_of_a_former_primary_are_replaced(monkeypatch: pytest.Monke
         pool._check_server(session)  # type: ignore[arg-type]
         drains.append(sessions.calls.count(("drain",)))
     assert drains == [0, 0, 0, 0, 1, 1]
-    assert pool._write_session_is_suspect
+    assert pool.write_session_is_suspect
     assert session.server == other
 
 
@@ -190,4 +190,4 @@ def test_the_watchdog_checks_often_enough_to_find_a_session_soon_after_its_time(
     pool._watch()
     assert waits == [0.5, 0.5]
     assert since == [95.0]
-    assert not pool._write_session_is_suspect
+    assert not pool.write_session_is_suspect

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -186,6 +188,57 @@ async def test_of_what_is_put_back_only_the_refused_one_fails_and_the_order_stay
         await result_of(saves[1])
     assert [(await result_of(saves[number])).snapshot.seq for number in (0, 2, 3, 4)] == [1, 2, 3, 4]
     assert store.batches == [3, 1, 1, 1, 2]
+
+
+async def test_what_cannot_be_sent_behind_a_batch_stays_behind_it_when_that_is_put_back(
+    rig: Rig, store: SendingStore
+) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 1)
+    await turns()
+    store.accepts = False
+    saves += submit(writer, 2)
+    await turns()
+    store.answer(None)
+    assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
+
+
+@pytest.mark.expects_log("a batch was not sent")
+async def test_without_a_descriptor_to_watch_the_connection_by_the_write_thread_appends(
+    rig: Rig, store: SendingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    writer = rig.writer()
+    monkeypatch.setattr(os, "dup", fail)
+    for seq in (1, 2, 3):
+        assert (await result_of(writer.submit(snapshot()))).snapshot.seq == seq
+    monkeypatch.undo()
+    (save,) = submit(writer, 1)
+    await rig.until(lambda: bool(store.sent))
+    store.answer()
+    assert (await result_of(save)).snapshot.seq == 4
+
+
+@pytest.mark.expects_log("a batch was not sent")
+async def test_an_answered_batch_is_acknowledged_although_the_next_one_cannot_be_sent(
+    rig: Rig, store: SendingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(snapshots: Sequence[Snapshot]) -> bool:
+        raise MemoryError
+
+    writer = rig.writer()
+    saves = submit(writer, 1)
+    await turns()
+    saves += submit(writer, 1)
+    await turns()
+    saves += submit(writer, 1)
+    monkeypatch.setattr(store, "send", fail)
+    for _ in range(2):
+        store.answer()
+    assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
+    assert store.batches == [1]
 
 
 async def test_an_error_is_that_of_its_batch_alone(rig: Rig, store: SendingStore) -> None:
