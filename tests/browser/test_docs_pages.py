@@ -37,13 +37,13 @@ MEDIA_TYPES = {
 }
 
 
-async def browse(page: str, service: Service, folder: Path, prefix: str) -> dict[str, Any]:
+async def browse(page: str, service: Service, folder: Path, prefix: str, *more: str) -> dict[str, Any]:
     """Read and use a page; return what it shows.
 
     Fails on whatever the browser complains of, on a request to elsewhere, and without the guide, ready for this server.
     """
     url = service.url + prefix
-    seen = await run_in_browser("docs.mjs", page, url, UPDATE, folder=folder)
+    seen = await run_in_browser("docs.mjs", page, url, UPDATE, *more, folder=folder)
     assert seen["problems"] == []
     elsewhere = [one for one in seen["requests"] if not one.startswith((f"{url}/", "data:"))]
     assert elsewhere == []
@@ -67,14 +67,17 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
     )
 
 
-@pytest.mark.parametrize(("prefix", "page"), [("", "restOpened"), ("/balance", "rest")], ids=["", "/balance"])
+@pytest.mark.parametrize(
+    ("prefix", "every"),
+    [("", 6), ("/balance", 60), pytest.param("", 1, marks=pytest.mark.slow)],
+    ids=["", "/balance", "all opened"],
+)
 @pytest.mark.gen_test(timeout=90)
-async def test_the_page_of_rest_shows_and_calls_every_operation(
-    make_service: MakeService, database: Database, browser_folder: Path, prefix: str, page: str
+async def test_the_page_of_rest_shows_every_operation_and_calls_some(
+    make_service: MakeService, database: Database, browser_folder: Path, prefix: str, every: int
 ) -> None:
-    """What opens within the page is the same with a prefix; only its requests differ."""
     service = await make_service(public_url=f"http://localhost{prefix}")
-    seen = await browse(page, service, browser_folder, prefix)
+    seen = await browse("rest", service, browser_folder, prefix, str(every))
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
     for name, status, schema in (("saved", "201", "save_reply"), ("listed", "200", "list_reply")):
         assert seen[name][0] == status

@@ -1,10 +1,12 @@
 // Reads and tries a page of /api/docs in a real browser; prints, as one line of JSON, what was seen there.
 //
-//     node docs.mjs rest|restOpened|events URL UPDATE
+//     node docs.mjs rest|events URL UPDATE [EVERY]
+//
+// Of the operations and the schemas of REST, each EVERY-th is opened: all of them cost a browser most of a minute.
 
 import { launch } from './browser.mjs';
 
-const [page, url, update] = process.argv.slice(2);
+const [page, url, update, every] = process.argv.slice(2);
 
 const browser = await launch();
 const tab = await browser.newPage();
@@ -23,6 +25,16 @@ await tab.evaluateOnNewDocument(() => {
 
 const texts = (selector) => tab.$$eval(selector, (elements) => elements.map((element) => element.innerText));
 const clickAll = (selector) => tab.$$eval(selector, (elements) => elements.forEach((element) => element.click()));
+const clickEvery = (selector) =>
+  tab.$$eval(
+    selector,
+    (elements, step) => {
+      const chosen = elements.filter((_, index) => index % step === 0);
+      chosen.forEach((element) => element.click());
+      return chosen.length;
+    },
+    Number(every),
+  );
 const until = (selector, words) =>
   tab.waitForFunction((s, w) => document.querySelector(s)?.innerText.includes(w), {}, selector, words);
 
@@ -57,16 +69,11 @@ async function rest() {
   const [save, list] = ['save', 'list'].map((verb) => `[id^="operations-snapshots-${verb}Snapshot"]`);
   seen.saved = await execute(save, () => type(`${save} .body-param__text`, update));
   seen.listed = await execute(list);
-  return save;
-}
 
-// The page with each operation and each schema open takes a browser many seconds.
-async function restOpened() {
-  const save = await rest();
-  await clickAll('.opblock:not(.is-open, .opblock-head) .opblock-summary-control');
+  const opened = await clickEvery('.opblock:not(.is-open, .opblock-head) .opblock-summary-control');
   await clickAll('.models-control');
-  await tab.waitForFunction((count) => document.querySelectorAll('.responses-inner').length === count, {}, seen.operations.length);
-  await clickAll('.models .json-schema-2020-12-accordion');
+  await tab.waitForFunction((count) => document.querySelectorAll('.responses-inner').length === count, {}, opened + 2);
+  await clickEvery('.models .json-schema-2020-12-accordion');
   await clickAll(`${save} .tablinks[data-name=model]`);
 }
 
@@ -94,7 +101,7 @@ async function events() {
 }
 
 try {
-  await { rest, restOpened, events }[page]();
+  await { rest, events }[page]();
   seen.programs = await tab.$$eval('#guide code', (codes) => codes.map((code) => code.textContent));
   console.log(JSON.stringify(seen));
 } finally {
