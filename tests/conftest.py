@@ -15,8 +15,9 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -72,6 +73,22 @@ def pytest_collection_finish() -> None:
     """Leave the tests and modules out of garbage collections: many tests collect, or look at all objects."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Name the errors of a group in the summary too: a shortened log has no more of what a test left open."""
+    report = yield
+    if call.excinfo and isinstance(group := call.excinfo.value, ExceptionGroup):
+        report.longrepr.reprcrash.message += "".join(f"; {one.__cause__ or one!r}" for one in group.exceptions)
+    return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Collect garbage after each file: what its tests left open fails there, and not at random in a later file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
