@@ -14,7 +14,7 @@ from tests.support import hostile
 from tests.support.raw_websocket import text_frame
 from tests.support.repository import ROOT
 
-SAVES = 60
+SAVES = 40
 ADDRESS = "127.0.0.2"
 
 
