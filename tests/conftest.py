@@ -53,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = make_folder()
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    if not config.getoption("numprocesses", None):  # in the process that runs the tests, not in that of pytest-xdist
+        # With PYTHONDONTWRITEBYTECODE, each process that a test starts would compile the service again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{config.option.basetemp}/bytecode"
     config.option.loadscopereorder = False  # of pytest-xdist, which would run the files with few tests last
     asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 

@@ -241,10 +241,10 @@ async def fail_over_under_load(pair: Pair, processes: Processes, database: Datab
 
 
 @pytest.mark.gen_test(timeout=240)
-async def test_twenty_failovers_to_a_synchronous_standby_lose_nothing(
+async def test_ten_failovers_to_a_synchronous_standby_lose_nothing(
     pair: Pair, processes: Processes, database: Database
 ) -> None:
-    await fail_over_under_load(pair, processes, database, 20)
+    await fail_over_under_load(pair, processes, database, 10)
 
 
 @pytest.mark.slow

@@ -94,9 +94,7 @@ def test_a_command_makes_a_database_only_if_it_is_for_a_new_one(
 
 
 USES_DATA = [
-    case
-    for case in CASES
-    if (case.makes_data or case.refusal == REFUSED) and not case.command.startswith("restore")
+    case for case in CASES if (case.makes_data or case.refusal == REFUSED) and not case.command.startswith("restore")
 ]
 
 
