@@ -90,9 +90,13 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, An
 
 @pytest.fixture(scope="module", autouse=True)
 def collect_garbage() -> Iterator[None]:
-    """Collect garbage after each file: what its tests left open fails there, and not at random in a later file."""
+    """Collect garbage after each file: what its tests left open fails there, and not at random in a later file.
+
+    What is left is in use until the end, and stays out of later collections.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
 
 @pytest.mark.parametrize(
     ("prefix", "every"),
-    [("", 6), ("/balance", 60), pytest.param("", 1, marks=pytest.mark.slow)],
+    [("", 12), ("/balance", 60), pytest.param("", 1, marks=pytest.mark.slow)],
     ids=["", "/balance", "all opened"],
 )
 @pytest.mark.gen_test(timeout=90)
