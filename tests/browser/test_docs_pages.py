@@ -51,7 +51,7 @@ def check_looks(seen: dict[str, Any]) -> None:
 
 
 async def browse(
-    page: str, service: Service, folder: Path, screenshots: Path, prefix: str, given: str = UPDATE
+    page: str, service: Service, folder: Path, screenshots: Path, prefix: str, given: str = UPDATE, *more: str
 ) -> dict[str, Any]:
     """Read and use a page, light, dark and on a phone; return what it shows.
 
@@ -59,7 +59,7 @@ async def browse(
     pages, and without the guide, ready for this server.
     """
     url = service.url + prefix
-    seen = await run_in_browser("docs.mjs", page, url, given, str(screenshots), folder=folder)
+    seen = await run_in_browser("docs.mjs", page, url, given, str(screenshots), *more, folder=folder)
     assert seen["problems"] == []
     if page != "restOpened":  # the audit of all operations at once would take minutes
         check_looks(seen)
@@ -89,14 +89,27 @@ async def fetch(service: Service, path: str, method: str = "GET", **headers: str
     )
 
 
-@pytest.mark.parametrize(("prefix", "page"), [("", "restOpened"), ("/balance", "rest")], ids=["", "/balance"])
+@pytest.mark.parametrize(
+    ("prefix", "page", "more"),
+    [
+        ("", "restOpened", ["12"]),
+        ("/balance", "rest", []),
+        pytest.param("", "restOpened", ["1"], marks=pytest.mark.slow),
+    ],
+    ids=["", "/balance", "all opened"],
+)
 @pytest.mark.gen_test(timeout=150)
-async def test_the_page_of_rest_shows_and_calls_every_operation(
-    make_service: MakeService, database: Database, browser_folder: Path, screenshots: Path, prefix: str, page: str
+async def test_the_page_of_rest_shows_every_operation_and_calls_some(
+    make_service: MakeService,
+    database: Database,
+    browser_folder: Path,
+    screenshots: Path,
+    prefix: str,
+    page: str,
+    more: list[str],
 ) -> None:
-    """What opens within the page is the same with a prefix; only its requests differ."""
     service = await make_service(public_url=f"http://localhost{prefix}")
-    seen = await browse(page, service, browser_folder, screenshots, prefix)
+    seen = await browse(page, service, browser_folder, screenshots, prefix, UPDATE, *more)
     assert sorted(seen["operations"]) == sorted(f"{one.method} {one.path}" for one in protocol.OPERATIONS.values())
     assert seen["warnings"] == ["This writes real rows: each snapshot is stored for good and sent to all watchers."]
     assert seen["hash"].startswith("#/snapshots/listSnapshot"), "the address of the page opens the same operation"

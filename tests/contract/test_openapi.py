@@ -214,7 +214,7 @@ def schemathesis(url: str, examples: int, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.slow)])
 def test_schemathesis_finds_nothing(
     processes: Callable[..., Process], database: Database, tmp_path: Path, examples: int
 ) -> None:

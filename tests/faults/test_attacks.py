@@ -235,7 +235,7 @@ async def test_sessions_that_answer_no_ping_are_ended_and_leave_nothing(make_ser
             await asyncio.sleep(0.1)
     for one in silent:
         await one.close()
-    bot.close()
+    await bot.close()
 
 
 async def test_during_each_attack_a_well_behaved_client_is_served(
@@ -255,7 +255,7 @@ async def test_during_each_attack_a_well_behaved_client_is_served(
                 p99.append(await bot.p99())
                 if p99[-1] < P99_S_MAX:
                     break
-        bot.close()
+        await bot.close()
         with capsys.disabled():
             print(f"\n{kind}: p99 of a save {min(p99) * 1_000:.1f} ms", end="")
         if min(p99) >= P99_S_MAX:
@@ -293,12 +293,12 @@ async def test_an_address_that_opens_connections_in_a_loop_delays_no_other(
             began_to_join = time.perf_counter()
             other = await TimedBot.connect(port, trusting)
             joins.append(time.perf_counter() - began_to_join)
-            other.close()
+            await other.close()
         took = time.perf_counter() - began
     client = HttpClient(source_ip=ADDRESS)
     metrics = (await client.fetch(url + METRICS, ca_certs=files[1] if files else None)).raw.decode()
     client.close()
-    bot.close()
+    await bot.close()
     (refused,) = [float(line.split()[1]) for line in metrics.splitlines() if line.startswith(REFUSED)]
     with capsys.disabled():
         print(

@@ -163,9 +163,7 @@ async def ride(service: Service, database: Database, fault: Fault, answer_s_max:
 # Backends terminated ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.expects_log(
-    "the database cannot be read", "the database is available"
-)  # a poll of the feed may be in flight
+@pytest.mark.expects_log(*OUTAGE)  # a poll of the feed may be in flight, or connect again
 async def test_a_backend_terminated_between_saves_costs_no_rejection(
     private_postgres: Postgres, database: Database, make_service: MakeService
 ) -> None:

@@ -31,7 +31,7 @@ async def check_served(processes: Any, database: Database, connections: int, kin
             p99.append(await bot.p99())
             if p99[-1] < P99_S_MAX:
                 break
-    bot.close()
+    await bot.close()
     assert min(p99) < P99_S_MAX, p99
 
 

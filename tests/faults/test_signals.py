@@ -62,17 +62,17 @@ def test_a_signal_while_the_program_is_loaded_leaves_no_traceback(
     program = [installation.programs / "balance-server"] if is_installed else [sys.executable, "server.py"]
     with subprocess.Popen(
         [*program, "--port=0", "--data-dir=/nowhere/data"], env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,  # `communicate` gets all after that line
     ) as process:  # fmt: skip
         assert process.stderr is not None
         for line in process.stderr:
-            if line.rstrip().endswith(f" {imported}"):
+            if line.rstrip().endswith(f" {imported}".encode()):
                 break
         process.send_signal(number)
         out, error = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0
-    assert [line for line in error.splitlines() if not line.startswith("import time:")] == []
-    assert out == ""
+    assert [line for line in error.decode().splitlines() if not line.startswith("import time:")] == []
+    assert out == b""
 
 
 def test_migrations_that_a_signal_ends_are_reported_as_failed(processes: Processes, data: Path) -> None:

@@ -170,14 +170,14 @@ async def test_memory_stays_bounded_however_long_an_import_and_an_export_are(
 
 
 async def test_an_import_may_last_longer_than_other_bodies_as_long_as_it_goes_on(service: Service) -> None:
-    service.app._http.body_s_max = 1.5
+    service.app._http.body_s_max = 0.8
     whole = lines(8)
     body = b"\n".join(whole) + b"\n"
     head = request_bytes("POST", IMPORT, Content_Length=str(len(body)), Content_Type=NDJSON)
     async with Connection.to(service.port) as client:
         await client.send(head)
         for one in whole:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
             await client.send(one + b"\n")
         assert (await client.read_reply()).body["data"]["saved"] == 8
     async with Connection.to(service.port) as client:

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -93,17 +93,18 @@ async def test_a_bot_whose_role_is_too_small_ends_and_keeps_its_reading(
     assert database.count() == 0
 
 
-@pytest.mark.parametrize("name", FOLLOWERS)
 @pytest.mark.expects_log("the database cannot be reached")
-async def test_a_short_client_waits_for_a_server_that_is_away(
-    service: Service, make_service: MakeService, name: str, tmp_path: Path
-) -> None:
+async def test_the_short_clients_wait_for_a_server_that_is_away(make_service: MakeService, tmp_path: Path) -> None:
     """A port that refuses connections, and a server without a database, are faults that pass."""
     away = await make_service(database_url="postgresql://127.0.0.1:1/none")
-    for url in ("http://127.0.0.1:1", away.url):
-        async with run_follower(name, url, tmp_path) as follower:
-            await asyncio.sleep(2.5)  # longer than each of them waits before it tries again
-            assert follower.is_running
+    async with AsyncExitStack() as stack:
+        followers = [
+            await stack.enter_async_context(run_follower(name, url, tmp_path))
+            for name in FOLLOWERS
+            for url in ("http://127.0.0.1:1", away.url)
+        ]
+        await asyncio.sleep(4)  # longer than each of them needs for its start, and waits before it tries again
+        assert [follower.is_running for follower in followers] == [True] * len(followers)
 
 
 def run_any(name: str, url: str, folder: Path) -> AbstractAsyncContextManager[ExampleProcess]:

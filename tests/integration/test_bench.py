@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import psycopg
 import pytest
 
-from bench import pruning
+from bench import pruning, table_size
 from bench.report import Figure, to_lines
 from bench.scale import DELIVERY, compare_to_floor
 from bench.table_size import make_database
@@ -18,7 +20,23 @@ from tests.support import scratch
 from tests.support.repository import ROOT
 
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the server and the load each need a core")
-SCENARIOS = ("save", "alone", "bots", "list", "delivery", "table-size")
+SCENARIOS = ("save", "alone", "bots", "list", "delivery")
+TIMES = 40
+
+
+@pytest.fixture
+def names(postgres: str) -> Iterator[Callable[[str], str]]:
+    """Return names for databases, which are dropped after the test."""
+    made = []
+
+    def name(prefix: str) -> str:
+        made.append(f"{prefix}_{uuid.uuid4().hex}")
+        return made[-1]
+
+    yield name
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        for one in made:
+            admin.execute(f"DROP DATABASE IF EXISTS {one} WITH (FORCE)".encode())
 
 
 @two_cores
@@ -49,8 +67,6 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
         ("one delivery, 100 to 500 watchers: CPU", "µs"),
         ("growth of a delivery, less that of a bare send", "times"),
         ("one update to the last of 500 watchers: median", "ms"),
-        ("first page, 100 rows: in PostgreSQL", "µs"),
-        ("save, 1e5 rows: in PostgreSQL", "µs"),
         ("pgbench, 16 clients: single-row INSERTs", "rows/s"),
     ):
         (line,) = [line for line in lines if line.startswith(name)]
@@ -58,13 +74,33 @@ def test_a_run_measures_its_scenarios_and_prints_a_line_for_each_figure() -> Non
 
 
 @two_cores
-def test_saves_beside_a_run_of_prune_are_measured(postgres: str) -> None:
-    name = f"pruned_{uuid.uuid4().hex}"
-    try:
-        figures = pruning.prune(make_database(postgres, name, 60_000), 60_000, 0.3)
-    finally:
-        with psycopg.connect(postgres, autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+def test_the_cost_of_a_save_in_a_table_is_measured(postgres: str, names: Callable[[str], str]) -> None:
+    url = make_database(postgres, names("sized"), 100)
+    cost = table_size.measure_cost(url, partial(table_size._save, make_id=lambda: None), TIMES)
+    assert min(cost.cpu, cost.postgres) > 0
+
+
+def test_each_work_is_done_on_the_small_table_and_on_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure_cost(url: str, _work: object, times: int) -> table_size.Cost:
+        asked.append((url, times))
+        return table_size.Cost(2.0, 4.0) if url == "large" else table_size.Cost(1.0, 1.0)
+
+    monkeypatch.setattr(table_size, "measure_cost", measure_cost)
+    figures = {one.name: one.value for one in table_size.table_size("small", "large", 100_000, 240, 16)}
+    assert asked == [("small", 16), ("large", 16), *[("small", 240), ("large", 240)] * 3]
+    assert figures["first page, 100 rows: in PostgreSQL"] == 1.0
+    assert figures["save, 1e5 rows: in PostgreSQL"] == 4.0
+    assert figures["save, large / small: CPU"] == 2.0
+
+
+@two_cores
+def test_saves_beside_a_run_of_prune_are_measured(
+    postgres: str, names: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "TURNS", 1)
+    figures = pruning.prune(make_database(postgres, names("pruned"), 60_000), 60_000, 0.3)
     assert [figure.name for figure in figures][:2] == ["prune of 6e4 rows: deleted", "save, 6e4 rows, quiet: p50"]
     assert all(figure.value > 0 for figure in figures)
 

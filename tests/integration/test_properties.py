@@ -35,7 +35,7 @@ from tests.support.strategies import ValidUpdate, valid_updates
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 
 GOOD = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
-LONG = 10  # the factor of the examples of the slow run
+LONG = 15  # the factor of the examples of the slow run
 ANSWER_S_MAX = 3.0
 
 
@@ -120,7 +120,7 @@ def check_read(snapshot: dict[str, Any], update: ValidUpdate) -> None:
     assert moment == (update.ts or moment)
 
 
-@holds(valid_updates(), 120)
+@holds(valid_updates(), 80)
 async def test_any_valid_update_comes_back_to_the_last_digit(attacked: ServiceUnderAttack, update: ValidUpdate) -> None:
     id_ = str(uuid.uuid4())
     saved = await attacked.good.ask(
@@ -225,7 +225,7 @@ async def exchange(attacked: ServiceUnderAttack, data: bytes, whole: bool) -> by
         await one.close()
 
 
-@holds(requests() | bodies.map(lambda body: request_bytes("POST", SNAPSHOTS, body, Connection="close")), 250)
+@holds(requests() | bodies.map(lambda body: request_bytes("POST", SNAPSHOTS, body, Connection="close")), 160)
 async def test_no_request_fails_the_service(attacked: ServiceUnderAttack, data: bytes) -> None:
     output = await exchange(attacked, data, whole=True)
     status = int(output.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").split()[1])
@@ -257,7 +257,7 @@ WHOLE = [
 ]  # fmt: skip
 
 
-@holds(st.binary(max_size=300) | damaged(st.sampled_from(WHOLE)), 200)
+@holds(st.binary(max_size=300) | damaged(st.sampled_from(WHOLE)), 130)
 async def test_no_bytes_on_a_connection_fail_the_service(attacked: ServiceUnderAttack, data: bytes) -> None:
     output = await exchange(attacked, data, whole=False)
     assert b"HTTP/1.1 5" not in output
@@ -325,7 +325,7 @@ async def probe(attacked: ServiceUnderAttack, one: WebSocketClientConnection) ->
     assert json.loads(str(message)[len(head) - 1 :])[0]["success"] is True, message
 
 
-@holds(frames, 200)
+@holds(frames, 130)
 async def test_no_socket_io_packet_harms_its_own_connection(attacked: ServiceUnderAttack, sent: list[str]) -> None:
     one = await joined(attacked)
     for frame in sent:
@@ -343,7 +343,7 @@ async def test_no_socket_io_packet_harms_its_own_connection(attacked: ServiceUnd
     await attacked.check_alive()
 
 
-@holds(st.tuples(st.booleans(), wild_frames), 150)
+@holds(st.tuples(st.booleans(), wild_frames), 100)
 async def test_after_any_frames_the_connection_works_or_is_closed(
     attacked: ServiceUnderAttack, example: tuple[bool, list[str | bytes]]
 ) -> None:
@@ -402,7 +402,7 @@ def polling_bodies(draw: st.DrawFn) -> bytes:
     return draw(st.sampled_from([SEPARATOR.encode(), b""])).join(parts)
 
 
-@holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 150)
+@holds(frames.map(lambda sent: SEPARATOR.join(sent).encode()) | polling_bodies() | st.binary(max_size=100), 100)
 async def test_no_polling_request_fails_the_service_and_a_refused_one_ends_its_session(
     attacked: ServiceUnderAttack, body: bytes
 ) -> None:

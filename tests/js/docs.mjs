@@ -1,12 +1,13 @@
 // Reads and tries a page of /api/docs in a real browser; prints, as one line of JSON, what was seen there.
 //
-//     node docs.mjs rest|restOpened|restWithToken|events URL UPDATE FOLDER
+//     node docs.mjs rest|restOpened|restWithToken|events URL UPDATE FOLDER [EVERY]
 //
-// UPDATE is the token for restWithToken. The screenshots are written to FOLDER.
+// UPDATE is the token for restWithToken. The screenshots are written to FOLDER. With restOpened each EVERY-th operation and
+// schema is opened: all of them cost a browser a minute.
 
 import { audit, launch } from './browser.mjs';
 
-const [page, url, update, folder] = process.argv.slice(2);
+const [page, url, update, folder, every = 1] = process.argv.slice(2);
 const LOOKS = {
   light: { width: 1280, height: 900 },
   dark: { width: 1280, height: 900 },
@@ -31,6 +32,15 @@ await tab.evaluateOnNewDocument(() => {
 
 const texts = (selector) => tab.$$eval(selector, (elements) => elements.map((element) => element.innerText));
 const clickAll = (selector) => tab.$$eval(selector, (elements) => elements.forEach((element) => element.click()));
+const clickEvery = (selector) =>
+  tab.$$eval(
+    selector,
+    (elements, step) => {
+      const chosen = elements.filter((_, index) => index % step === 0);
+      chosen.forEach((element) => element.click());
+    },
+    Number(every),
+  );
 const until = (selector, words) =>
   tab.waitForFunction((s, w) => document.querySelector(s)?.innerText.includes(w), {}, selector, words);
 
@@ -104,18 +114,19 @@ async function restWithToken() {
   seen.listed = await execute('[id^="operations-snapshots-listSnapshot"]');
 }
 
-// Opens each operation and each schema. All operations open at once would take a browser minutes.
+// Opens operations, one after the other, and schemas. All operations open at once would take a browser minutes.
 async function restOpened() {
   const save = await callRest();
   await clickAll(`${save} .tablinks[data-name=model]`);
-  for (const block of await tab.$$('.opblock:not(.is-open, .opblock-head)')) {
+  const blocks = await tab.$$('.opblock:not(.is-open, .opblock-head)');
+  for (const block of blocks.filter((_, index) => index % Number(every) === 0)) {
     await block.$eval('.opblock-summary-control', (control) => control.click());
     await block.waitForSelector('.responses-inner');
     await block.$eval('.opblock-summary-control', (control) => control.click());
     await block.waitForSelector('.responses-inner', { hidden: true });
   }
   await clickAll('.models-control');
-  await clickAll('.models .json-schema-2020-12-accordion');
+  await clickEvery('.models .json-schema-2020-12-accordion');
 }
 
 async function events() {

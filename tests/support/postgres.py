@@ -87,10 +87,13 @@ class Postgres:
 
 @contextmanager
 def temporary_database(postgres: str, template: str) -> Iterator[Database]:
-    """Make a copy of the database `template` on the server `postgres`, and drop it at the end of the block."""
+    """Make a copy of the database `template` on the server `postgres`, and drop it at the end of the block.
+
+    By its files, which costs half of what it costs to write each page to the write-ahead log too.
+    """
     name = f"balance_test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         try:
             yield Database(make_conninfo(postgres, dbname=name))
         finally:

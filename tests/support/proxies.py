@@ -138,12 +138,13 @@ async def nginx_for_processes(
 
 @asynccontextmanager
 async def caddy_for_processes(folder: Path, upstreams: Sequence[int], *, prefix: str = "") -> AsyncIterator[Proxy]:
-    """Run Caddy with deploy/Caddyfile, on another port and with another certificate."""
+    """Run Caddy with deploy/Caddyfile, on another port, with another certificate and with more frequent checks."""
     proxy = Proxy(free_port(), free_port(), make_certificate(folder))
     changes = {
         "balance.example.com {": f"https://localhost:{proxy.https} {{",
         "/etc/caddy/balance.pem /etc/caddy/balance.key": f"{proxy.certificate} {proxy.certificate}",
         " /api/": f" {prefix}/api/",
+        "health_interval 2s": "health_interval 200ms",
         **_ports(upstreams),
     }
     options = f"{{\n\tadmin off\n\tauto_https off\n\tstorage file_system {folder}\n}}\n"
@@ -157,12 +158,13 @@ async def caddy_for_processes(folder: Path, upstreams: Sequence[int], *, prefix:
 
 @asynccontextmanager
 async def haproxy_for_processes(folder: Path, upstreams: Sequence[int], *, prefix: str = "") -> AsyncIterator[Proxy]:
-    """Run HAProxy with deploy/haproxy.cfg, on another port and with another certificate."""
+    """Run HAProxy with deploy/haproxy.cfg, on another port, with another certificate and with more frequent checks."""
     proxy = Proxy(0, free_port(), make_certificate(folder))
     changes = {
         "bind :443": f"bind 127.0.0.1:{proxy.https}",
         "/etc/haproxy/balance.pem": str(proxy.certificate),
         "maxconn 50000": "maxconn 256",
+        "check inter 2s": "check inter 200ms",
         " /api/": f" {prefix}/api/",
         **_ports(upstreams),
     }

@@ -68,9 +68,10 @@ class Reporter:
         """When the last snapshot was saved, by `time.monotonic`."""
         self.saved_usdt = 0.0
         self.is_paused = False
+        self.has_ended = False
 
     async def run(self) -> None:
-        while True:
+        while not self.has_ended:
             usdt = self.usdt
             with suppress(OSError, HTTPClientError, AssertionError):
                 if not self.is_paused:
@@ -93,5 +94,5 @@ async def reporting(url: str, pid: int) -> AsyncIterator[Reporter]:
     try:
         yield reporter
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        reporter.has_ended = True  # if a request were cancelled, Tornado would log its failure as unretrieved
+        await task

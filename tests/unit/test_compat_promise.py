@@ -91,7 +91,7 @@ def verdicts(schemas: dict[str, Any], name: str) -> list[bool]:
 def test_a_breaking_change_is_reported_if_any_payload_is_affected() -> None:
     seen: Counter[str] = Counter()
 
-    count = examples(250)
+    count = examples(125)
 
     @settings(max_examples=count)
     @given(EDITS, EDITS, st.booleans())
