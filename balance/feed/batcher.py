@@ -178,7 +178,9 @@ class Batcher:
             self._socket.watch(connection)  # before it is sent: there may be no descriptor left
             if not self._store.send([save.snapshot for save in saves]):
                 return False
-        except Exception:  # the write thread appends them, or finds out who is at fault
+        except OSError:  # as the outage, which the write thread finds, has it in the log
+            return False
+        except Exception:  # the write thread appends them, or finds out what is at fault
             log.exception("a batch was not sent")
             return False
         self._sent.append(_Begun(saves, perf_counter()))

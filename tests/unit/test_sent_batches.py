@@ -203,7 +203,6 @@ async def test_what_cannot_be_sent_behind_a_batch_stays_behind_it_when_that_is_p
     assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
 
 
-@pytest.mark.expects_log("a batch was not sent")
 async def test_without_a_descriptor_to_watch_the_connection_by_the_write_thread_appends(
     rig: Rig, store: SendingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
