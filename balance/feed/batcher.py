@@ -102,7 +102,7 @@ class Batcher:
         """Queue a save for the next batch. The caller calls `start_next`; a batch that is large enough starts now."""
         self.pending.append(save)
         self._queue.append(save)
-        if len(self._queue) >= BATCH_MIN:
+        if len(self._queue) >= BATCH_MIN and len(self._sent) < IN_FLIGHT_MAX:
             self.start_next()
 
     def start_next(self) -> None:

@@ -26,24 +26,24 @@ def test_the_first_48_bits_are_the_time_in_milliseconds() -> None:
 
 
 def test_an_id_is_written_in_lower_case_with_hyphens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ids, "_ten_bytes", iter([bytes.fromhex("abcdef0123456789abcd")]))
+    monkeypatch.setattr(ids, "_random_digits", iter(["abcdef0123456789abcd"]))
     monkeypatch.setattr(ids.time, "time_ns", lambda: 0x019A5BB24A1B * 1_000_000 + 999_999)
     assert uuid7() == "019a5bb2-4a1b-7abc-9ef0-123456789abc"
 
 
 @pytest.mark.parametrize("digit", range(16))
 def test_the_variant_is_right_for_any_random_bits(monkeypatch: pytest.MonkeyPatch, digit: int) -> None:
-    monkeypatch.setattr(ids, "_ten_bytes", iter([bytes.fromhex(f"000{digit:x}0000000000000000")]))
+    monkeypatch.setattr(ids, "_random_digits", iter([f"000{digit:x}0000000000000000"]))
     assert UUID(uuid7()).variant == RFC_4122
 
 
-def test_each_id_has_random_bytes_of_its_own() -> None:
-    taken = [next(ids._ten_bytes) for _ in range(300)]
-    assert {len(one) for one in taken} == {10}
+def test_each_id_has_random_digits_of_its_own() -> None:
+    taken = [next(ids._random_digits) for _ in range(300)]
+    assert {len(one) for one in taken} == {20}
     assert len(set(taken)) == 300
 
 
-def test_no_random_byte_is_used_in_two_ids() -> None:
-    taken = [next(ids._ten_bytes) for _ in range(300)]
-    parts = [one[start : start + 8] for one in taken for start in range(3)]
+def test_no_random_digits_are_used_in_two_ids() -> None:
+    taken = [next(ids._random_digits) for _ in range(300)]
+    parts = [one[start : start + 16] for one in taken for start in range(5)]
     assert len(set(parts)) == len(parts)
