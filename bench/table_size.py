@@ -31,15 +31,19 @@ REPORT_READS_MAX = 500
 UNKNOWN = "/00000000-0000-7000-8000-000000000000"  # no snapshot has this id, and no read is cheaper
 
 # One snapshot each `step_s` seconds up to now, of fifty bots. Half of the ids are the server's, which grow with time;
-# half are random, as clients may make them, and are spread over the whole index.
+# half are random, as clients may make them, and are spread over the whole index. PostgreSQL has uuidv7() since 18 only.
 FILL = """
 INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at)
-SELECT seq, CASE WHEN seq %% 2 = 0 THEN gen_random_uuid() ELSE uuidv7(age) END, now() + age, 1132900 + seq * 7 %% 50,
+SELECT seq,
+       CASE WHEN seq %% 2 = 0 THEN gen_random_uuid()
+            ELSE (left(time, 8) || '-' || right(time, 4) || '-7' || substr(gen_random_uuid()::text, 16))::uuid END,
+       now() + age, 1132900 + seq * 7 %% 50,
        jsonb_build_object('rlb', 100074.99978 + seq %% 99991 / 1000.0, 'usdt', 7656.36 + seq %% 9973 / 100.0),
        jsonb_build_object('rlb', 101132.407627 + seq %% 99991 / 1000000.0, 'usd', 7646.96 + seq %% 9973 / 100.0),
        now() + age + interval '20 ms'
 FROM generate_series(1::bigint, %(rows)s::bigint) AS seq,
-     make_interval(secs => (seq - %(rows)s::bigint) * %(step_s)s::float8 - 60) AS age
+     make_interval(secs => (seq - %(rows)s::bigint) * %(step_s)s::float8 - 60) AS age,
+     lpad(to_hex((extract(epoch FROM now() + age) * 1000)::bigint), 12, '0') AS time
 """
 ADVANCE = "UPDATE balance_feed SET last_seq = %(rows)s"
 ACTIVE = "SELECT active_time / 1000 FROM pg_stat_database WHERE datname = current_database()"

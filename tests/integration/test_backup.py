@@ -257,6 +257,8 @@ def test_a_database_that_a_service_uses_is_not_replaced(database: Database, file
     write(database, file)
     pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     pool.open()
+    with pool.connection():  # `open` need not have one
+        pass
     with pytest.raises(BackupError, match=r"^a service uses the database: stop it first$"):
         read(database, file, replace=True)
     pool.close()
