@@ -157,7 +157,10 @@ async def test_what_is_not_stored_waits_for_the_answer_to_what_was_sent_behind_i
     assert (await result_of(saves[5])).snapshot.seq == 6
 
 
-async def test_a_batch_that_cannot_be_sent_behind_another_is_appended_after_it(rig: Rig, store: SendingStore) -> None:
+@pytest.mark.parametrize("failures", [(), (None,)], ids=["stored", "put back"])
+async def test_a_batch_that_cannot_be_sent_behind_another_is_appended_after_it(
+    rig: Rig, store: SendingStore, failures: tuple[None, ...]
+) -> None:
     writer = rig.writer()
     saves = submit(writer, 1)
     await turns()
@@ -165,9 +168,8 @@ async def test_a_batch_that_cannot_be_sent_behind_another_is_appended_after_it(r
     saves += submit(writer, 2)
     await turns()
     assert store.batches == []
-    store.answer()
+    store.answer(*failures)
     assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
-    assert store.batches == [2]
 
 
 async def test_of_what_is_put_back_only_the_refused_one_fails_and_the_order_stays(
@@ -188,19 +190,6 @@ async def test_of_what_is_put_back_only_the_refused_one_fails_and_the_order_stay
         await result_of(saves[1])
     assert [(await result_of(saves[number])).snapshot.seq for number in (0, 2, 3, 4)] == [1, 2, 3, 4]
     assert store.batches == [3, 1, 1, 1, 2]
-
-
-async def test_what_cannot_be_sent_behind_a_batch_stays_behind_it_when_that_is_put_back(
-    rig: Rig, store: SendingStore
-) -> None:
-    writer = rig.writer()
-    saves = submit(writer, 1)
-    await turns()
-    store.accepts = False
-    saves += submit(writer, 2)
-    await turns()
-    store.answer(None)
-    assert [(await result_of(save)).snapshot.seq for save in saves] == [1, 2, 3]
 
 
 async def test_without_a_descriptor_to_watch_the_connection_by_the_write_thread_appends(
