@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from tornado.ioloop import IOLoop
 
-from balance.feed.batcher import BATCH_MIN
+from balance.aio.threads import WorkerThread
+from balance.feed.batcher import BATCH_MIN, Batch, Batcher
 from balance.feed.pending import PendingSave
 from balance.feed.writer import Writer
 from balance.snapshot import Snapshot
@@ -96,6 +97,10 @@ async def test_few_share_a_batch_while_a_broadcast_takes_longer_than_a_commit(ri
         store.answer()
     assert store.sizes[:2] == [2, 2]
     assert store.sizes[-2:] == [4, 4]
+    await rig.until(lambda: len(store.sent) == 1)
+    submit(writer, 4)
+    await turns()
+    assert len(store.sent) == 1
 
 
 async def test_no_third_batch_is_sent_before_the_first_is_answered(rig: Rig, store: SendingStore) -> None:
@@ -238,6 +243,23 @@ async def test_an_error_is_that_of_its_batch_alone(rig: Rig, store: SendingStore
         with pytest.raises(StoreUnavailable, match="lost"):
             await result_of(save)
     assert [(await result_of(save)).snapshot.seq for save in saves[3:]] == [1, 2]
+
+
+async def test_after_batches_that_failed_few_are_halved_again(rig: Rig, store: SendingStore) -> None:
+    writer = rig.writer()
+    for sizes in ([3, 2], [3, 2, 3, 2]):
+        saves = submit(writer, 5)
+        await turns()
+        assert store.sizes == sizes
+        store.answer(*[StoreUnavailable("lost")] * 2)
+        await rig.until(saves[4].done)
+
+
+def test_the_time_of_a_commit_is_the_shortest_of_late(store: SendingStore) -> None:
+    batcher = Batcher(store, WorkerThread("unused"), lambda batch: 0.0, batch_max=1)
+    for seconds, estimate in ((0.1, 0.1), (0.3, 0.105), (0.104, 0.104)):
+        batcher._finish(Batch([], StoreUnavailable(""), seconds))
+        assert batcher._commit_s == pytest.approx(estimate)
 
 
 async def test_saves_that_gave_up_are_not_put_back(rig: Rig, store: SendingStore) -> None:
