@@ -70,9 +70,10 @@ class Pipeline:
         expected = Expected(self._end, self._session.server.system_id, self._has_timeline)
         try:
             self._session.send_prepared(expected.name, *expected.parameters(snapshots, last_id))
-        except Exception as error:
-            self._session.abort()  # a part of it may have been sent; `receive` has the error for those before
-            if not self._sent:
+        except Exception as error:  # a part of it may have been sent
+            if self._sent:
+                self._session.abort()  # `receive` has the error of those before
+            else:
                 self._end_use(psycopg.OperationalError(str(error)))
             return False
         self._sent.append(_Sent(self._end, snapshots))
@@ -101,7 +102,7 @@ class Pipeline:
         """Use the connection of the write thread from now on, if a batch can be sent on it; return whether it can."""
         session, end, probe = self._pool.idle_write_session(), self._pool.known.end, self._pool.probe
         has_timeline = probe.can_read_timeline
-        if session is None or end is None or not session.is_prepared(Expected(end, None, has_timeline).name):
+        if session is None or end is None or not session.is_prepared(Expected(None, None, has_timeline).name):
             return False
         try:
             self._pool.begin_use(session)
@@ -117,8 +118,8 @@ class Pipeline:
 
     def _may_continue(self) -> bool:
         """Return whether a batch may be sent behind others: not if the server may be a former primary, for example."""
-        known = self._pool.known
-        is_same = known.end is not None and known.end.epoch == self._end.epoch and not known.is_past(self._end.epoch)
+        known = self._pool.known.end
+        is_same = known is not None and known.epoch == self._end.epoch
         return is_same and not self._session.closed and not self._pool.write_session_is_suspect
 
     def _outcome(self, sent: _Sent, result: pq.abc.PGresult) -> Outcome:

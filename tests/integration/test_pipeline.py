@@ -16,7 +16,8 @@ from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage.append import Appended
 from balance.storage.database_session import DatabaseSession
-from balance.storage.errors import StoreUnavailable
+from balance.storage.errors import STOPPING, UNREACHABLE, StoreUnavailable
+from balance.storage.outage import SAVE
 from balance.storage.pipeline import Outcome
 from balance.storage.pool import Pool
 from balance.storage.store import Store
@@ -149,6 +150,40 @@ def test_a_new_epoch_stores_nothing_of_what_was_sent_for_the_one_before(store: S
     assert database.seqs() == [1]
 
 
+def test_another_system_stores_nothing_of_what_was_sent_for_the_one_before(store: Store, database: Database) -> None:
+    execute(database.url, "UPDATE balance_feed SET system_id = '1'")
+    send(store, batch())
+    assert receive(store, 1) == [None]
+
+
+@pytest.mark.expects_log("no more pipelines")
+def test_a_connection_without_a_pipeline_is_not_used_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: DatabaseSession) -> None:
+        raise psycopg.OperationalError("no more pipelines")
+
+    monkeypatch.setattr(DatabaseSession, "begin_pipeline", fail)
+    assert not store.send(batch())
+    assert store.connection is None
+    assert store._pool.counts().in_use == 0
+    assert seqs(store.append(batch())) == [2]
+
+
+def test_nothing_is_sent_by_a_pool_that_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise StoreUnavailable(STOPPING)
+
+    monkeypatch.setattr(store._pool, "begin_use", fail)
+    assert not store.send(batch())
+
+
+@pytest.mark.expects_log("the disk is full")
+def test_a_refused_row_does_not_end_an_outage(store: Store) -> None:
+    store._pool.outage.failed(SAVE, "the disk is full")
+    send(store, [replace(snapshot(), pid=-1)])
+    assert receive(store, 1) == [None]
+    assert store._pool.outage.fails(SAVE)
+
+
 def test_a_row_that_the_table_rejects_is_left_to_append(store: Store, database: Database) -> None:
     bad = replace(snapshot(), pid=-1)
     send(store, [*batch(), bad], batch())
@@ -210,8 +245,9 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
             "WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
     one, two = receive(store, 2)
-    assert isinstance(one, StoreUnavailable)
-    assert isinstance(two, StoreUnavailable)
+    for outcome in (one, two):
+        assert isinstance(outcome, StoreUnavailable)
+        assert str(outcome) == UNREACHABLE
     assert store._pool.counts().in_use == 0
     assert not store.send(batch())
     assert seqs(store.append(batch())) == [2]
@@ -219,7 +255,7 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
     assert seqs(receive(store, 1)[0]) == [3]
 
 
-@pytest.mark.expects_log(*OUTAGE)
+@pytest.mark.expects_log("no connection")
 def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +265,7 @@ def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
 
     monkeypatch.setattr(DatabaseSession, "send_prepared", fail)
     assert not store.send(batch())
+    assert store.connection is None
     assert store._pool.counts().in_use == 0
     monkeypatch.undo()
     assert seqs(store.append(batch())) == [2]
