@@ -193,10 +193,12 @@ class Batcher:
             self._socket.close()
             return
         batches: list[Batch] = []
-        for outcome in self._store.receive():
-            saves, at = self._sent.popleft()
-            seconds = perf_counter() - max(at, self._answered_at)
-            self._answered_at = perf_counter()
+        if outcomes := self._store.receive():
+            now = perf_counter()
+            seconds = (now - max(self._sent[0].at, self._answered_at)) / len(outcomes)  # of each, as far as is known
+            self._answered_at = now
+        for outcome in outcomes:
+            saves, _ = self._sent.popleft()
             if outcome is None:
                 self._put_back(saves)
             else:

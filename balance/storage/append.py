@@ -30,12 +30,12 @@ class Expected(NamedTuple):
     """Whether the timeline of the server may be read."""
 
     @property
-    def once(self) -> tuple[str | None, int | None, str | None]:
+    def feed_parameters(self) -> tuple[str | None, int | None, str | None]:
         """The parameters of IS_EXPECTED."""
         epoch, seq = self.known or (None, None)
         return epoch, seq, self.system_id
 
-    def parameters(self, snapshots: Sequence[Snapshot], last_id: str | None = None) -> list[bytes | None]:
+    def insert_parameters(self, snapshots: Sequence[Snapshot], last_id: str | None = None) -> list[bytes | None]:
         """Return the parameters of INSERT; `last_id` is that of the last row, if it is not known to be stored."""
         assert self.known is not None
         ids = ",".join([snapshot.id for snapshot in snapshots])
@@ -91,7 +91,7 @@ def insert(session: DatabaseSession, snapshots: Sequence[Snapshot], expected: Ex
     """
     if expected.known is None:
         return False
-    result = session.execute_prepared(expected.name, expected.insert, *expected.parameters(snapshots))
+    result = session.execute_prepared(expected.name, expected.insert, *expected.insert_parameters(snapshots))
     return bool(result.command_tuples)
 
 
@@ -109,7 +109,9 @@ def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expec
         session.execute(LOCK_FEED)
         inserted = RawCursor(session, row_factory=tuple_row)
         rows = protocol.dumps(list(snapshots))
-        inserted.execute(expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.once, rows, len(snapshots)))
+        inserted.execute(
+            expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.feed_parameters, rows, len(snapshots))
+        )
     epoch, seq, _ = inserted.fetchall()[0]
     return None if epoch is None else Position(epoch, seq)
 
@@ -124,7 +126,7 @@ def append_deduplicated(
     with session.transaction():
         # The lock makes the commit of a transaction that stores nothing wait for a standby too.
         feed = RawCursor(session, row_factory=tuple_row)
-        feed.execute(expected.statement(LOCK_EXPECTED), expected.once)
+        feed.execute(expected.statement(LOCK_EXPECTED), expected.feed_parameters)
         row = feed.fetchone()
         if row is None:
             raise DatabaseFault(NO_FEED)
@@ -173,9 +175,9 @@ ROWS: LiteralString = """ROWS FROM (
     AS (id uuid, ts timestamptz, pid bigint, onchain jsonb, onsite jsonb, received_at timestamptz)
 ) WITH ORDINALITY AS row(id, ts, pid, onchain, onsite, received_at, number)"""
 
-# $5: the number of the rows; $6: their ids; $7: the id of the row at $2, or NULL. If another process commits while the
-# statement waits for the row of the feed, its conditions are those of the new row. What they do not see of the other
-# tables is not there: nothing is stored without a change of `last_seq`.
+# $5: the number of the rows; $6: their ids; $7: the id of the row at $2, or NULL. The statement does not see the rows
+# that another process commits while it waits for the row of the feed. It then compares the new `last_seq`, which is
+# another, and stores nothing.
 INSERT: LiteralString = f"""
 WITH feed AS (
     UPDATE balance_feed SET last_seq = last_seq + $5::bigint

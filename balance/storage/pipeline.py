@@ -69,7 +69,7 @@ class Pipeline:
         last_id = self._sent[-1].snapshots[-1].id if self._sent else None
         expected = Expected(self._end, self._session.server.system_id, self._has_timeline)
         try:
-            self._session.send_prepared(expected.name, *expected.parameters(snapshots, last_id))
+            self._session.send_prepared(expected.name, *expected.insert_parameters(snapshots, last_id))
         except Exception as error:  # a part of it may have been sent
             if self._sent:
                 self._session.abort()  # `receive` has the error of those before

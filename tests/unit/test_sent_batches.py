@@ -103,6 +103,18 @@ async def test_few_share_a_batch_while_a_broadcast_takes_longer_than_a_commit(ri
     assert len(store.sent) == 1
 
 
+async def test_batches_that_are_answered_together_share_the_time_of_their_commits(
+    rig: Rig, store: SendingStore
+) -> None:
+    writer = rig.writer()
+    saves = submit(writer, 5)
+    await turns()
+    for _ in range(2):
+        commit(store)
+    await result_of(saves[4])
+    assert writer._batcher._commit_s > 0.0015
+
+
 async def test_no_third_batch_is_sent_before_the_first_is_answered(rig: Rig, store: SendingStore) -> None:
     writer = rig.writer()
     for _ in range(3):
