@@ -229,7 +229,7 @@ class Exchange(HTTP1Connection):
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if size is None:
             await self._read_chunked_body(delegate)
-        elif (body := self.stream.take(size)) is not None:
+        elif (body := self.stream.read_arrived(size)) is not None:
             await self._deliver_body(delegate, body)
         else:
             await self._read_fixed_body(size, delegate)

@@ -38,7 +38,7 @@ class KnownHeads:
     """Heads that have come before: a bot sends the same bytes again and again, and parsing is a third of the work.
 
     A head with a query is not kept: most contain something that does not come again, a position or the id of a session.
-    Kept is only what a head says. Each request with it is authorised and counted anew.
+    Only the parsed head is kept: each request with it is authorised and counted like the first.
     """
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ class RequestStream(IOStream):
         except OSError:  # full or gone: the stream finds out which
             return 0
 
-    def take(self, size: int) -> bytes | None:
+    def read_arrived(self, size: int) -> bytes | None:
         """Return the next `size` bytes if they have arrived; `read_bytes` would make a future for them."""
         return self._consume(size) if size <= self._read_buffer_size else None
 

@@ -90,7 +90,7 @@ async def test_the_address_that_a_proxy_names_is_read_from_a_known_head(make_ser
         assert [one.status for one in replies] == [201] * BURST_S + [429] * BURST_S
 
 
-async def test_a_known_head_ends_the_connection_each_time_if_it_says_so(service: Service) -> None:
+async def test_a_known_head_ends_the_connection_each_time_if_it_asks_for_that(service: Service) -> None:
     data = request_bytes("POST", SNAPSHOTS, UPDATE, Connection="close")
     for _ in range(3):
         async with Connection.to(service.port) as one:
