@@ -61,6 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop(None)  # otherwise Tornado makes one for the first test, which is never closed
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one worker more than there are cores: some tests wait for time to pass, and would leave a core idle."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run every coroutine test on the event loop of pytest-tornado, and the slow files first."""
     for item in items:

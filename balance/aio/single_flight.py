@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-WOKEN_MAX = 32  # callers in one turn of the event loop
+WOKEN_MAX = 8  # callers in one turn of the event loop
 
 
 class _Read(Generic[T]):

@@ -47,8 +47,7 @@ class KnownHeads:
 
     def keep(self, data: bytes, head: RequestHead) -> None:
         """Keep what was read of a head without fault, instead of the oldest if there are too many."""
-        target = head.start_line.path
-        if len(data) > KEPT_BYTES_MAX or "?" in target or not target.startswith("/"):
+        if len(data) > KEPT_BYTES_MAX or "?" in head.start_line.path:
             return
         if len(self._heads) >= KEPT_MAX:
             del self._heads[next(iter(self._heads))]

@@ -19,9 +19,7 @@ def test_a_head_is_known_by_all_its_bytes() -> None:
     assert known.get(b"A" * (KEPT_BYTES_MAX - 1)) is None
 
 
-@pytest.mark.parametrize(
-    ("size", "target"), [(1, "/a?b"), (1, "http://127.0.0.1/a"), (1, "*"), (KEPT_BYTES_MAX + 1, "/a")]
-)
+@pytest.mark.parametrize(("size", "target"), [(1, "/a?b"), (KEPT_BYTES_MAX + 1, "/a")])
 def test_a_head_that_is_large_or_rarely_comes_again_is_not_kept(size: int, target: str) -> None:
     known = KnownHeads()
     known.keep(b"A" * size, head_of(target))
