@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.notes import noted
+from tests.support.failures import noted
 from tests.support.repository import ROOT
 
 START_S_MAX = 10.0

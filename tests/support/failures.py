@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def noted(title: str, read_lines: Callable[[], Iterable[str]]) -> Iterator[None]:
-    """Add the lines that there are at the end of a block that fails to its error."""
+    """Add the lines that there are at the end of a block that fails to its exception, as a note."""
     try:
         yield
     except Exception as error:
