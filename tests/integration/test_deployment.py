@@ -16,6 +16,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from tests.support.example_clients import FOLLOWERS, ExampleProcess, run_follower, run_program
+from tests.support.failures import noted
 from tests.support.http_client import request
 from tests.support.proxies import DEPLOY, Proxy, nginx_for_processes, program
 from tests.support.service import SNAPSHOTS, Database, Process, Processes
@@ -85,6 +86,7 @@ async def site(processes: Processes, database: Database, folder: Path, *, cookie
         "BALANCE_PUBLIC_URL": "https://balance.example.com",
         "BALANCE_TRUSTED_PROXIES": "127.0.0.1",
         "BALANCE_ALLOW_ANONYMOUS": "yes",
+        "BALANCE_LOG_LEVEL": "info",  # it is shown when a test fails
     }
 
     def start(port: int) -> Process:
@@ -92,8 +94,9 @@ async def site(processes: Processes, database: Database, folder: Path, *, cookie
 
     both = [start(0) for _ in range(2)]
     urls = [await asyncio.to_thread(process.url) for process in both]
-    async with nginx_for_processes(folder, [port_of(url) for url in urls], cookie=cookie) as proxy:
-        yield Site(start, proxy, both, urls)
+    with noted("the processes", lambda: [line for one in both for line in (one.url(), *one.stderr)]):
+        async with nginx_for_processes(folder, [port_of(url) for url in urls], cookie=cookie) as proxy:
+            yield Site(start, proxy, both, urls)
 
 
 def port_of(url: str) -> int:

@@ -11,16 +11,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from tornado.httpclient import HTTPClientError
 
 from protocol import dumps, loads
 from tests.support.http_client import Connection, HttpClient, Reply
 from tests.support.payloads import UPDATE
+from tests.support.postgres import LOCK_FEED
 from tests.support.raw_clients import PATH, SEPARATOR, WAIT_S, PollingClient, SocketClient, open_websocket
 from tests.support.raw_websocket import HANDSHAKE, RawSocket, text_frame
 from tests.support.refusals import check_error, refusal_of_websocket
-from tests.support.service import MakeService, Service
+from tests.support.service import Database, MakeService, Service
 from tests.support.waiting import until
 
 POLLING, WEBSOCKET = "EIO=4&transport=polling", "EIO=4&transport=websocket"
@@ -28,6 +30,8 @@ NOT_ACCEPTED = ["", "EIO=4", "EIO=4&transport=", "EIO=4&transport=abc", "EIO=4&s
 NOT_ACCEPTED += [
     f"{version}transport={{}}" for version in ("", "EIO=abc&", "EIO=3&", "EIO=&", "EIO=5&", "EIO=4&EIO=4&")
 ]
+
+UPGRADE_STEPS = ["before", "opened", "posted", "probed", "upgraded"]  # at which the updates are saved
 
 
 class Polling:
@@ -337,3 +341,45 @@ async def test_a_session_is_upgraded_by_one_websocket_at_a_time(service: Service
         await until(lambda: service.app.server.eio.sockets[session.sid].upgrading)
         assert (await refusal_of_websocket(service.url, query=query))[0] == 400
         socket.close()
+
+
+@pytest.mark.parametrize("is_polled", [False, True], ids=["no_poll", "poll"])
+@pytest.mark.parametrize("step", UPGRADE_STEPS)
+async def test_updates_around_an_upgrade_are_answered_once_whenever_they_are_saved(
+    service: Service, database: Database, step: str, is_polled: bool
+) -> None:
+    async with polling(service) as session:
+        assert await session.post("40") == (200, b"ok")
+        assert (await session.get())[1].startswith(b"40{")
+        with psycopg.connect(database.url) as lock:
+            lock.execute(LOCK_FEED)  # so that nothing is answered
+
+            async def reach(reached: str) -> None:
+                if reached == step:
+                    lock.rollback()
+                    await until(lambda: service.app.server.eio.sessions[session.sid].in_flight == 0)
+
+            await session.post(update(0))
+            poll = await session.start_poll() if is_polled else None
+            await reach("before")
+            socket = await RawSocket.open(service.url, f"{WEBSOCKET}&sid={session.sid}")
+            await reach("opened")
+            await session.post(update(1))
+            await reach("posted")
+            await socket.send(text_frame("2probe"))
+            assert await socket.read_text() == "3probe"
+            packets = (await poll)[1].decode().split(SEPARATOR) if poll is not None else []
+            await reach("probed")
+            assert await session.get() == (200, b"6"), "what is queued is left to the WebSocket"
+            await socket.send(text_frame("5") + text_frame(update(2)))
+            await reach("upgraded")
+            while not packets or not packets[-1].startswith("432["):
+                packets.append(await socket.next_message())
+        assert [packet[:4] for packet in packets if packet.startswith("43")] == ["430[", "431[", "432["]
+        assert [packet[:15] for packet in packets if "ack" in packet[:15]] == ['42["balance:ack'] * 3
+        await socket.close()
+
+
+def update(number: int) -> str:
+    """Return the packet of an update with this acknowledgement id."""
+    return f'42{number}["balance:update",{dumps(UPDATE)}]'

@@ -1,15 +1,20 @@
-"""Traps in how connections end and in what is logged: T8, T14, T25 and T27."""
+"""Traps in how connections end and in what is logged: T8, T14, T25, T27 and T31."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.payloads import LARGE_UPDATE, UPDATE
+from tests.support.proxies import make_certificate
 from tests.support.raw_clients import PollingClient, SocketClient
+from tests.support.repository import ROOT
 from tests.support.stock_server import records_of, stock
 from tests.support.waiting import until
 
@@ -153,3 +158,24 @@ async def test_t27_a_client_that_is_lost_while_it_is_sent_to_leaves_no_trace(mak
         await sender.close()
         await service.stop()
     assert not [record.getMessage() for record in log]
+
+
+# T31 -----------------------------------------------------------------------------------------------------
+
+
+async def read_while_another_thread_writes(folder: Path, kind: str) -> tuple[int | None, bytes]:
+    """Run `tls_duplex` with a class of sockets; return its status and what it printed."""
+    certificate = make_certificate(folder)
+    command = (sys.executable, "-m", "tests.support.tls_duplex", certificate, kind)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    return process.returncode, out
+
+
+async def test_t31_stock_loses_a_tls_socket_that_is_read_while_another_thread_writes(tmp_path: Path) -> None:
+    status, out = await read_while_another_thread_writes(tmp_path, "stock")
+    assert out == b"lost\n" or (status or 0) < 0  # a crash is another form of the same fault
+
+
+async def test_t31_the_python_client_of_the_tests_loses_none(tmp_path: Path) -> None:
+    assert await read_while_another_thread_writes(tmp_path, "duplex") == (0, b"none lost\n")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.failures import noted
 from tests.support.repository import ROOT
 
 START_S_MAX = 10.0
@@ -26,7 +27,7 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
 events {{ worker_connections 256; }}
 http {{
-    access_log off;
+    access_log {folder}/access.log;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -190,8 +191,10 @@ def replace_all(text: str, changes: dict[str, str]) -> str:
 async def _running_nginx(folder: Path, proxy: Proxy, content: str) -> AsyncIterator[None]:
     """Run nginx with this content of its block `http`."""
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, content=content), "utf-8")
-    async with _running(proxy, program("nginx"), "-p", folder, "-e", folder / "error.log", "-c", folder / "nginx.conf"):
-        yield
+    logs = [folder / "error.log", folder / "access.log"]
+    with noted("the logs of nginx", lambda: [file.read_text() for file in logs if file.exists()]):
+        async with _running(proxy, program("nginx"), "-p", folder, "-e", logs[0], "-c", folder / "nginx.conf"):
+            yield
 
 
 @asynccontextmanager

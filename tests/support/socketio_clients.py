@@ -26,13 +26,14 @@ async def run_socketio_client(
     process = await asyncio.create_subprocess_exec(
         python, SCRIPT, url, transports, *more, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    ended = asyncio.ensure_future(process.communicate())
     try:
-        out, err = await asyncio.wait_for(process.communicate(), RUN_S_MAX)
+        await asyncio.wait([ended], timeout=RUN_S_MAX)
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
-    assert err == b"", err.decode()
+        out, err = await ended
+    assert (process.returncode, err) == (0, b""), f"{transports} at {url}:\n{out.decode()}{err.decode()}"
     return [json.loads(line) for line in out.splitlines()]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -18,6 +18,7 @@ from balance.feed.writer import Writer
 from balance.snapshot import Snapshot
 from balance.storage.errors import StoreUnavailable
 from tests.support.feed import Rig, SendingStore, feed_rig, result_of, snapshot
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -318,3 +319,86 @@ async def test_a_drain_waits_for_what_was_sent(rig: Rig, store: SendingStore) ->
     store.answer()
     await drained
     assert rig.published == [1, 2, 3, 4, 5]
+
+
+# In time -----------------------------------------------------------------------------------------------------
+
+
+async def leave_sent(writer: Writer, store: SendingStore) -> list[PendingSave]:
+    """Leave two batches unanswered, and some saves in the queue behind them."""
+    saves = submit(writer, 5)
+    await turns()
+    saves += submit(writer, 3)
+    await turns()
+    assert store.sizes == [3, 2]
+    return saves
+
+
+async def leave_blocked(writer: Writer, store: SendingStore) -> list[PendingSave]:
+    """Leave a batch unanswered, and another one that cannot be sent behind it."""
+    saves = submit(writer, 1)
+    await turns()
+    store.accepts = False
+    saves += submit(writer, 2)
+    await turns()
+    assert writer._batcher._is_blocked
+    return saves
+
+
+async def leave_put_back(writer: Writer, store: SendingStore) -> list[PendingSave]:
+    """Leave a batch put back, while that behind it is unanswered."""
+    saves = submit(writer, 5)
+    await turns()
+    store.answer(None)
+    await turns()
+    assert (writer._batcher._put_back_left, len(store.sent)) == (3, 1)
+    return saves
+
+
+async def leave_in_thread(writer: Writer, store: SendingStore) -> list[PendingSave]:
+    """Leave a batch in the write thread, and some saves in the queue behind it."""
+    store.go.clear()
+    saves = submit(writer, 5)
+    await turns()
+    store.answer(None, None)
+    saves += submit(writer, 2)
+    await until(lambda: store.batches == [5])
+    return saves
+
+
+async def leave_one_by_one(writer: Writer, store: SendingStore) -> list[PendingSave]:
+    """Leave the first of a batch that is appended one by one in the write thread."""
+
+    def refuse(snapshots: Sequence[Snapshot]) -> None:
+        store.before = lambda _: None
+        store.go.clear()
+        raise LookupError
+
+    store.before = refuse
+    saves = submit(writer, 5)
+    await turns()
+    store.answer(None, None)
+    await until(lambda: store.batches == [5, 1])
+    return saves
+
+
+@pytest.mark.parametrize("leave", [leave_sent, leave_blocked, leave_put_back, leave_in_thread, leave_one_by_one])
+async def test_a_save_fails_in_time_wherever_it_is_and_the_next_one_is_stored(
+    rig: Rig, store: SendingStore, leave: Callable[[Writer, SendingStore], Awaitable[list[PendingSave]]]
+) -> None:
+    writer = rig.writer(save_ms_max=500)
+    saves = await leave(writer, store)
+    assert not any(save.done() for save in saves)
+    for save in saves:
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await asyncio.wait_for(result_of(save), 5)
+    assert writer.pending == 0
+    store.go.set()
+    store.accepts = True
+    (save,) = submit(writer, 1)
+    async with asyncio.timeout(5):
+        while not save.done():
+            if store.sent:
+                store.answer()
+            await asyncio.sleep(0)
+    assert not save.result().duplicate
