@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage import store as module
-from balance.storage.append import Appended
+from balance.storage.append import NOTHING_STORED, Appended
 from balance.storage.errors import UNABLE, StoreUnavailable
 from balance.storage.pool import Pool
 from balance.storage.store import Store
@@ -220,6 +220,23 @@ def test_a_feed_without_its_row_saves_and_reads_nothing(store: Store, database: 
     assert database.count() == 1
 
 
+@pytest.mark.expects_log(*OUTAGE)
+def test_an_append_of_which_nothing_is_stored_under_the_lock_fails(store: Store, database: Database) -> None:
+    execute(
+        database.url,
+        "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER ignore BEFORE UPDATE ON balance_feed FOR EACH ROW EXECUTE FUNCTION ignore()",
+    )
+    try:
+        with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+            store.append([snapshot()])
+    finally:
+        execute(database.url, "DROP FUNCTION ignore CASCADE")
+    assert set(store._pool.outage._failures.values()) == {NOTHING_STORED}
+    assert database.count() == 0
+    assert seqs(store.append([snapshot()])) == [1]
+
+
 def test_a_row_that_the_table_rejects_is_an_error_of_psycopg(store: Store, database: Database) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
         store.append([snapshot(), replace(snapshot(), pid=-1)])
@@ -234,6 +251,14 @@ def test_the_end_of_the_feed_is_its_last_snapshot(store: Store, other: Store) ->
     epoch = store.append([snapshot(), snapshot()]).epoch
     assert store.open() == other.open() == Position(epoch, 2)
     assert store.total() == other.total() == 2
+
+
+def test_pruned_snapshots_are_not_counted(store: Store, database: Database) -> None:
+    store.append([snapshot() for _ in range(3)])
+    execute(
+        database.url, "DELETE FROM balance_snapshot WHERE seq = 1", "UPDATE balance_feed SET first_seq = 2, pruned = 1"
+    )
+    assert store.total() == store.page(limit=1)[0].total == 2
 
 
 def test_a_snapshot_is_found_by_its_id(store: Store) -> None:
