@@ -23,7 +23,7 @@ from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked, query
+from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_at_rest, is_waited_for, locked, query
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
@@ -151,6 +151,7 @@ def test_a_new_epoch_stores_nothing_of_what_was_sent_for_the_one_before(store: S
 
 
 def test_another_system_stores_nothing_of_what_was_sent_for_the_one_before(store: Store, database: Database) -> None:
+    wait_until(lambda: is_at_rest(store._pool))  # a new session would begin another epoch itself
     execute(database.url, "UPDATE balance_feed SET system_id = '1'")
     send(store, batch())
     assert receive(store, 1) == [None]

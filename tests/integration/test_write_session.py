@@ -20,7 +20,7 @@ from balance.storage.session_settings import configure_session
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import execute
+from tests.support.postgres import note_updates
 from tests.support.service import Database
 
 
@@ -73,18 +73,9 @@ def test_no_setting_of_a_database_or_role_makes_a_commit_less_durable(
     store.close()
 
 
-NOTE_LEVEL = """
-CREATE TABLE level (seq bigint, at_commit text);
-CREATE FUNCTION note_level() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO level VALUES (NEW.seq, current_setting('synchronous_commit')); RETURN NULL; END $$;
-CREATE CONSTRAINT TRIGGER note_level AFTER INSERT ON balance_snapshot INITIALLY DEFERRED
-FOR EACH ROW EXECUTE FUNCTION note_level();
-"""
-
-
 def test_each_kind_of_append_is_committed_at_the_level_of_the_session(store: Store, database: Database) -> None:
     """A transaction that stores nothing has a lower level, and must leave it to no other."""
-    execute(database.url, NOTE_LEVEL)
+    note_updates(database.url, "balance_feed")
     other = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
     other.open()
     first = snapshot()
@@ -92,7 +83,7 @@ def test_each_kind_of_append_is_committed_at_the_level_of_the_session(store: Sto
     assert store.append([first]).end == 2, "under the lock"
     assert [one.duplicate for one in store.append([first, snapshot()]).saved] == [True, False]
     assert [append(store), append(store)] == [[4], [5]]
-    assert database.rows("SELECT * FROM level ORDER BY seq") == [{"seq": seq, "at_commit": "on"} for seq in range(1, 6)]
+    assert database.rows("SELECT level FROM noted") == 5 * [{"level": "on"}]
     other.close()
 
 
