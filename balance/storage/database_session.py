@@ -126,7 +126,7 @@ class DatabaseSession(Connection[TupleRow]):
             with super().transaction(savepoint_name, force_rollback) as transaction:
                 yield transaction
         except BaseException:
-            if self._statements and not self.closed:
+            if self._statements:
                 self._statements = frozenset()
                 with suppress(psycopg.Error):  # a session that is lost
                     self.execute("DEALLOCATE ALL")

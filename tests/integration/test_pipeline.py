@@ -27,7 +27,7 @@ from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_at_rest, is_wai
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
-STATEMENT_MS_MAX = 400
+STATEMENT_MS_MAX, SHORT_MS = 5000, 400
 
 
 @pytest.fixture
@@ -37,16 +37,21 @@ def database(shared_database: Database) -> Database:
     return shared_database
 
 
-def open_store(database: Database) -> Store:
-    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=STATEMENT_MS_MAX))
+def open_store(database: Database, statement_ms_max: int = STATEMENT_MS_MAX) -> Store:
+    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=statement_ms_max))
     store.open()
     return store
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[Store]:
+def statement_ms_max() -> int:
+    return STATEMENT_MS_MAX
+
+
+@pytest.fixture
+def store(database: Database, statement_ms_max: int) -> Iterator[Store]:
     """A store whose connection has the prepared statement, and one snapshot."""
-    store = open_store(database)
+    store = open_store(database, statement_ms_max)
     store.append([snapshot()])
     yield store
     store.close()
@@ -312,14 +317,16 @@ def test_nothing_is_sent_behind_a_batch_once_its_epoch_is_known_to_be_over(store
     receive(store, 1)
 
 
-def test_a_connection_is_kept_if_only_this_process_is_late(store: Store, database: Database) -> None:
+@pytest.mark.parametrize("statement_ms_max", [SHORT_MS])
+def test_a_connection_is_kept_if_only_this_process_is_late(store: Store) -> None:
     send(store, batch())
-    time.sleep(STATEMENT_MS_MAX / 1000 * 1.6)  # the event loop, which reads no answer meanwhile
+    time.sleep(SHORT_MS / 1000 * 1.6)  # the event loop, which reads no answer meanwhile
     assert seqs(receive(store, 1)[0]) == [2]
     send(store, batch())
     assert seqs(receive(store, 1)[0]) == [3]
 
 
+@pytest.mark.parametrize("statement_ms_max", [SHORT_MS])
 @pytest.mark.expects_log(*OUTAGE)
 def test_a_batch_that_takes_too_long_fails_and_the_one_behind_it_is_not_stored(
     store: Store, database: Database
