@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from select import select
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import protocol
 from balance.storage.connect import DatabaseError, to_conninfo
 from balance.storage.database_session import DatabaseSession, _note_warning
 from tests.support.postgres import execute
+from tests.support.waiting import wait_until
 
 ONE: Any = "SELECT $1::text, $2::int"
 RAISE = "DO $$ BEGIN RAISE {} USING MESSAGE = 'first', ERRCODE = '{}'; RAISE {} 'second'; END $$"
@@ -186,6 +188,36 @@ def test_a_statement_on_a_lost_connection_is_an_operational_error(session: Datab
     assert "server closed the connection" in str(caught.value)
 
 
+def send_one(session: DatabaseSession, sql: Any = "SELECT 1") -> None:
+    """Send a statement without waiting for its answer."""
+    session.prepare(b"sent", sql)
+    session.begin_pipeline()
+    session.send_prepared(b"sent")
+    while not session.flush():
+        select([], [session], [])
+
+
+def test_an_answer_is_input_until_it_is_read(session: DatabaseSession) -> None:
+    assert not session.has_input()
+    send_one(session)
+    wait_until(session.has_input)
+    assert session.receive() is not None
+    assert not session.has_input()
+
+
+def test_a_session_that_is_closed_has_no_input_and_nothing_left_to_send(session: DatabaseSession) -> None:
+    session.close()
+    assert not session.has_input()
+    assert session.flush()
+
+
+def test_the_error_with_which_a_session_ends_is_that_of_what_was_sent(postgres: str, session: DatabaseSession) -> None:
+    send_one(session, "SELECT pg_sleep(60)")
+    end(postgres, session)
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        wait_until(lambda: session.receive() is not None)
+
+
 def test_an_abort_ends_the_statement_of_another_thread(session: DatabaseSession) -> None:
     errors: list[BaseException] = []
 
@@ -197,9 +229,11 @@ def test_an_abort_ends_the_statement_of_another_thread(session: DatabaseSession)
 
     thread = threading.Thread(target=wait)
     thread.start()
+    assert not session.is_aborted
     session.abort()
     thread.join(10)
     assert not thread.is_alive()
+    assert session.is_aborted
     assert len(errors) == 1
 
 

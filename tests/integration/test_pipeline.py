@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from select import select
 from typing import Any
 
@@ -17,7 +18,7 @@ from balance.snapshot import Snapshot
 from balance.storage.append import Appended
 from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import STOPPING, UNREACHABLE, StoreUnavailable
-from balance.storage.outage import SAVE
+from balance.storage.outage import CONNECTION, SAVE
 from balance.storage.pipeline import Outcome
 from balance.storage.pool import Pool
 from balance.storage.store import Store
@@ -197,8 +198,9 @@ def test_a_row_that_the_table_rejects_is_left_to_append(store: Store, database: 
     assert database.seqs() == [1]
 
 
-@pytest.mark.parametrize("sqlstate", ["23514", "22000"])
-def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, database: Database, sqlstate: str) -> None:
+@contextmanager
+def refused(database: Database, sqlstate: str) -> Iterator[Snapshot]:
+    """Give a snapshot whose commit PostgreSQL refuses within the block."""
     refuse = (
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{sqlstate}'; END $$",
@@ -207,7 +209,14 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
     )
     execute(database.url, *refuse)
     try:
-        bad = replace(snapshot(), pid=13)
+        yield replace(snapshot(), pid=13)
+    finally:
+        execute(database.url, "DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize("sqlstate", ["23514", "22000"])
+def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, database: Database, sqlstate: str) -> None:
+    with refused(database, sqlstate) as bad:
         first, last = batch(), batch()
         send(store, first, [bad])
         one, two = receive(store, 2)
@@ -215,8 +224,13 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
         with pytest.raises(psycopg.Error, match="at the commit"):
             store.append([bad])
         assert seqs(store.append(last)) == [3]
-    finally:
-        execute(database.url, "DROP FUNCTION refuse CASCADE")
+
+
+def test_what_a_grant_does_not_allow_is_left_to_append(store: Store, database: Database) -> None:
+    with refused(database, "42501") as bad:
+        send(store, [bad])
+        assert receive(store, 1) == [None]
+    assert not store._pool.outage.fails(SAVE)
 
 
 @pytest.mark.expects_log("not replicated", *OUTAGE)
@@ -261,6 +275,16 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
     assert seqs(receive(store, 1)[0]) == [3]
 
 
+@pytest.mark.expects_log(*OUTAGE)
+def test_a_connection_that_ends_without_an_error_of_the_server_is_not_in_use(store: Store, database: Database) -> None:
+    with locked(database, LOCK_FEED):
+        send(store, batch()).abort()
+        (one,) = receive(store, 1)
+    assert isinstance(one, StoreUnavailable)
+    assert store._pool.counts().in_use == 0
+    assert store._pool.outage.fails(CONNECTION)
+
+
 @pytest.mark.expects_log("no connection")
 def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +296,7 @@ def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
     monkeypatch.setattr(DatabaseSession, "send_prepared", fail)
     assert not store.send(batch())
     assert store.connection is None
+    assert store._pool.outage.fails(CONNECTION)
     assert store._pool.counts().in_use == 0
     monkeypatch.undo()
     assert seqs(store.append(batch())) == [2]

@@ -216,7 +216,7 @@ def test_a_feed_without_its_row_saves_and_reads_nothing(store: Store, database: 
     for call in (lambda: store.append(rows), store.total, lambda: store.page(limit=1)):
         with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
             call()
-    assert set(store._pool.outage._failures.values()) == {"table balance_feed has lost its row"}
+        assert set(store._pool.outage._failures.values()) == {"table balance_feed has lost its row"}
     assert database.count() == 1
 
 
