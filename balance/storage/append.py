@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, RawCursor
-from psycopg.rows import TupleRow, class_row, tuple_row
+from psycopg.rows import TupleRow, class_row
 
 import protocol
 from balance.position import Position
@@ -107,7 +107,7 @@ def insert_locked(session: DatabaseSession, snapshots: Sequence[Snapshot], expec
     """
     with session.pipeline():
         session.execute(LOCK_FEED)
-        inserted = RawCursor(session, row_factory=tuple_row)
+        inserted = RawCursor(session)
         rows = protocol.dumps(list(snapshots))
         inserted.execute(
             expected.statement(INSERT_OR_COMMIT_AT_ONCE), (*expected.feed_parameters, rows, len(snapshots))
@@ -125,7 +125,7 @@ def append_deduplicated(
     """
     with session.transaction():
         # The lock makes the commit of a transaction that stores nothing wait for a standby too.
-        feed = RawCursor(session, row_factory=tuple_row)
+        feed = RawCursor(session)
         feed.execute(expected.statement(LOCK_EXPECTED), expected.feed_parameters)
         row = feed.fetchone()
         if row is None:
@@ -143,7 +143,7 @@ def append_deduplicated(
                 new.append(stored[snapshot.id])
             saved.append(Saved(stored[snapshot.id], duplicate))
         if new and not insert(session, new, expected._replace(known=Position(epoch, seq))):
-            raise DatabaseFault(NO_FEED)
+            raise DatabaseFault(NOTHING_STORED)
     return Appended(epoch, seq + len(new), saved)
 
 
@@ -151,6 +151,8 @@ def find(session: Connection[TupleRow], ids: Sequence[str]) -> list[Snapshot]:
     """Read the snapshots of these ids that are stored."""
     return session.cursor(row_factory=class_row(Snapshot)).execute(FIND, (ids,)).fetchall()
 
+
+NOTHING_STORED = "a save under the lock of table balance_feed has stored nothing"  # for the log
 
 LOCK_FEED: LiteralString = "SELECT FROM balance_feed WHERE only_row FOR UPDATE"
 

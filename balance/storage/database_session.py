@@ -126,7 +126,7 @@ class DatabaseSession(Connection[TupleRow]):
             with super().transaction(savepoint_name, force_rollback) as transaction:
                 yield transaction
         except BaseException:
-            if self._statements and not self.closed:
+            if self._statements:
                 self._statements = frozenset()
                 with suppress(psycopg.Error):  # a session that is lost
                     self.execute("DEALLOCATE ALL")
@@ -190,14 +190,9 @@ class DatabaseSession(Connection[TupleRow]):
         """
         answer = self._read_answer()
         if answer is None:
-            lost: psycopg.Error | None = None
-            try:
+            with suppress(psycopg.OperationalError):  # behind what came before it, the next line raises it
                 self.pgconn.consume_input()
-            except psycopg.OperationalError as error:
-                lost = error
-            answer = self._read_answer()  # what came before the end of the connection counts
-            if answer is None and lost is not None:
-                raise self._answer_error() or lost
+            answer = self._read_answer()
         return answer
 
     def _read_answer(self) -> pq.abc.PGresult | None:
@@ -211,13 +206,14 @@ class DatabaseSession(Connection[TupleRow]):
             if result is None and is_end:  # there is one None behind each result
                 raise self._answer_error() or psycopg.OperationalError(self.pgconn.get_error_message())
             is_end = result is None
-            self._answer = result or self._answer
+            if result is not None and self._answer_error() is None:  # libpq has one more when the connection ends
+                self._answer = result
         return None
 
     def has_input(self) -> bool:
         """Return whether something has arrived that was not read; from any thread."""
         poller = poll()
-        with suppress(OSError, ValueError):  # the session is closed
+        with suppress(ValueError):  # the session is closed
             if self._sock is not None:
                 poller.register(self._sock, POLLIN)
                 return bool(poller.poll(0))

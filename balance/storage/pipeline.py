@@ -21,7 +21,7 @@ from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage.append import Appended, Expected
 from balance.storage.database_session import DatabaseSession, to_error
-from balance.storage.errors import UNREACHABLE, StoreUnavailable, is_of_caller
+from balance.storage.errors import UNREACHABLE, StoreUnavailable
 from balance.storage.outage import SAVE
 from balance.storage.pool import Pool
 
@@ -140,7 +140,7 @@ class Pipeline:
 
         What PostgreSQL refuses is left to `Store.append`, which finds out what it refuses: a row, or a function.
         """
-        if isinstance(error, errors.InsufficientPrivilege) or (error is not None and is_of_caller(error, SAVE)):
+        if isinstance(error, errors.InsufficientPrivilege):  # for the pool, which knows refused rows, it is a fault
             error = _NotStored()
         try:
             self._pool.end_use(self._session, SAVE, error, is_continued=bool(self._sent))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from select import select
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import pq
-from psycopg.rows import tuple_row
 
 import protocol
 from balance.storage.connect import DatabaseError, to_conninfo
-from balance.storage.database_session import DatabaseSession
+from balance.storage.database_session import DatabaseSession, _note_warning
+from tests.support.postgres import execute
+from tests.support.waiting import wait_until
 
 ONE: Any = "SELECT $1::text, $2::int"
 RAISE = "DO $$ BEGIN RAISE {} USING MESSAGE = 'first', ERRCODE = '{}'; RAISE {} 'second'; END $$"
@@ -32,6 +35,11 @@ def connect(
     return DatabaseSession.connect(
         to_conninfo(url), statement_ms_max=4000, check=check, connected=connected, autocommit=True
     )
+
+
+def end(postgres: str, session: DatabaseSession) -> None:
+    """Have the server end a session."""
+    execute(postgres, f"SELECT pg_terminate_backend({session.info.backend_pid}, 5000)")
 
 
 @pytest.fixture
@@ -93,6 +101,22 @@ def test_the_first_warning_since_the_last_call_is_returned_once(session: Databas
     assert session.take_warning() is None
 
 
+@pytest.mark.parametrize(
+    ("source_function", "is_noted"),
+    [("SyncRepWaitForLSN", True), ("GetNewTransactionId", False), ("GetNewMultiXactId", False), ("quickdie", False)],
+)
+def test_a_warning_that_is_not_about_a_commit_is_ignored(source_function: str, is_noted: bool) -> None:
+    notice: Any = SimpleNamespace(
+        sqlstate="01000",
+        severity_nonlocalized="WARNING",
+        source_function=source_function,
+        message_primary="first",
+    )
+    warnings: list[str] = []
+    _note_warning(warnings, notice)
+    assert warnings == (["first"] if is_noted else [])
+
+
 def test_json_is_loaded_as_its_text_without_spaces_and_an_id_as_text(session: DatabaseSession) -> None:
     id_ = "01890a5d-ac96-774b-bcce-b302099a8057"
     row = session.execute(
@@ -123,12 +147,26 @@ def test_a_statement_is_prepared_again_after_a_transaction_that_failed(session: 
             session.execute("SELECT 1 / 0")
 
     for number in range(8):
-        for _ in range(6):  # from the sixth on psycopg has statements of its own, and deallocates all after a ROLLBACK
+        for _ in range(number):  # from the sixth on psycopg has one of its own, and deallocates all after a ROLLBACK
             session.execute("SELECT 1")
         with pytest.raises(psycopg.errors.DivisionByZero):
             fail()
         session.execute("SELECT 1")
         assert session.execute_prepared(b"one", ONE, b"x", b"%d" % number).get_value(0, 0) == b"x"
+
+
+@pytest.mark.expects_log("error ignored in rollback")
+def test_a_transaction_on_a_lost_connection_raises_the_error_of_its_statement(
+    postgres: str, session: DatabaseSession
+) -> None:
+    def fail() -> None:
+        with session.transaction():
+            session.execute_prepared(b"one", "SELECT 1")
+            end(postgres, session)
+            session.execute("SELECT 1")
+
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        fail()
 
 
 def test_an_error_of_a_prepared_statement_has_its_sqlstate(session: DatabaseSession) -> None:
@@ -150,6 +188,36 @@ def test_a_statement_on_a_lost_connection_is_an_operational_error(session: Datab
     assert "server closed the connection" in str(caught.value)
 
 
+def send_one(session: DatabaseSession, sql: Any = "SELECT 1") -> None:
+    """Send a statement without waiting for its answer."""
+    session.prepare(b"sent", sql)
+    session.begin_pipeline()
+    session.send_prepared(b"sent")
+    while not session.flush():
+        select([], [session], [])
+
+
+def test_an_answer_is_input_until_it_is_read(session: DatabaseSession) -> None:
+    assert not session.has_input()
+    send_one(session)
+    wait_until(session.has_input)
+    assert session.receive() is not None
+    assert not session.has_input()
+
+
+def test_a_session_that_is_closed_has_no_input_and_nothing_left_to_send(session: DatabaseSession) -> None:
+    session.close()
+    assert not session.has_input()
+    assert session.flush()
+
+
+def test_the_error_with_which_a_session_ends_is_that_of_what_was_sent(postgres: str, session: DatabaseSession) -> None:
+    send_one(session, "SELECT pg_sleep(60)")
+    end(postgres, session)
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        wait_until(lambda: session.receive() is not None)
+
+
 def test_an_abort_ends_the_statement_of_another_thread(session: DatabaseSession) -> None:
     errors: list[BaseException] = []
 
@@ -161,9 +229,11 @@ def test_an_abort_ends_the_statement_of_another_thread(session: DatabaseSession)
 
     thread = threading.Thread(target=wait)
     thread.start()
+    assert not session.is_aborted
     session.abort()
     thread.join(10)
     assert not thread.is_alive()
+    assert session.is_aborted
     assert len(errors) == 1
 
 
@@ -171,8 +241,7 @@ def test_it_is_alive_until_it_is_aborted_ended_or_closed(postgres: str, session:
     assert session.is_alive()
     assert session.execute("SELECT 1").fetchone() == (1,)
     assert session.is_alive()
-    with psycopg.connect(postgres, autocommit=True, row_factory=tuple_row) as admin:
-        admin.execute("SELECT pg_terminate_backend(%s, 5000)", [session.info.backend_pid])
+    end(postgres, session)
     assert not session.is_alive()
     aborted, closed = connect(postgres), connect(postgres)
     aborted.abort()

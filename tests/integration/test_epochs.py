@@ -28,7 +28,7 @@ from balance.storage.pool import Pool
 from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.store import Store
 from tests.support.feed import snapshot
-from tests.support.postgres import LOCK_FEED, Postgres, execute, is_waited_for, locked
+from tests.support.postgres import LOCK_FEED, Postgres, execute, is_at_rest, is_waited_for, locked
 from tests.support.service import Database, Processes, check_start_refused
 from tests.support.waiting import wait_until
 
@@ -414,12 +414,6 @@ def hide_server(database: Database) -> None:
 
 def show_server(database: Database) -> None:
     execute(database.url, *(f"GRANT EXECUTE ON FUNCTION {function} TO public" for function in HIDDEN))
-
-
-def is_at_rest(pool: Pool) -> bool:
-    """Return whether the pool opens no session in the background; one is that of the write thread."""
-    stats = pool._pool.get_stats()
-    return stats["pool_size"] == stats["pool_available"] + 1
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from select import select
 from typing import Any
 
@@ -17,17 +18,17 @@ from balance.snapshot import Snapshot
 from balance.storage.append import Appended
 from balance.storage.database_session import DatabaseSession
 from balance.storage.errors import STOPPING, UNREACHABLE, StoreUnavailable
-from balance.storage.outage import SAVE
+from balance.storage.outage import CONNECTION, SAVE
 from balance.storage.pipeline import Outcome
 from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked, query
+from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_at_rest, is_waited_for, locked, query
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
-STATEMENT_MS_MAX = 400
+STATEMENT_MS_MAX, SHORT_MS = 5000, 400
 
 
 @pytest.fixture
@@ -37,16 +38,21 @@ def database(shared_database: Database) -> Database:
     return shared_database
 
 
-def open_store(database: Database) -> Store:
-    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=STATEMENT_MS_MAX))
+def open_store(database: Database, statement_ms_max: int = STATEMENT_MS_MAX) -> Store:
+    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=statement_ms_max))
     store.open()
     return store
 
 
 @pytest.fixture
-def store(database: Database) -> Iterator[Store]:
+def statement_ms_max() -> int:
+    return STATEMENT_MS_MAX
+
+
+@pytest.fixture
+def store(database: Database, statement_ms_max: int) -> Iterator[Store]:
     """A store whose connection has the prepared statement, and one snapshot."""
-    store = open_store(database)
+    store = open_store(database, statement_ms_max)
     store.append([snapshot()])
     yield store
     store.close()
@@ -151,6 +157,7 @@ def test_a_new_epoch_stores_nothing_of_what_was_sent_for_the_one_before(store: S
 
 
 def test_another_system_stores_nothing_of_what_was_sent_for_the_one_before(store: Store, database: Database) -> None:
+    wait_until(lambda: is_at_rest(store._pool))  # a new session would begin another epoch itself
     execute(database.url, "UPDATE balance_feed SET system_id = '1'")
     send(store, batch())
     assert receive(store, 1) == [None]
@@ -191,8 +198,9 @@ def test_a_row_that_the_table_rejects_is_left_to_append(store: Store, database: 
     assert database.seqs() == [1]
 
 
-@pytest.mark.parametrize("sqlstate", ["23514", "22000"])
-def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, database: Database, sqlstate: str) -> None:
+@contextmanager
+def refused(database: Database, sqlstate: str) -> Iterator[Snapshot]:
+    """Give a snapshot whose commit PostgreSQL refuses within the block."""
     refuse = (
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION 'at the commit' USING ERRCODE = '{sqlstate}'; END $$",
@@ -201,7 +209,14 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
     )
     execute(database.url, *refuse)
     try:
-        bad = replace(snapshot(), pid=13)
+        yield replace(snapshot(), pid=13)
+    finally:
+        execute(database.url, "DROP FUNCTION refuse CASCADE")
+
+
+@pytest.mark.parametrize("sqlstate", ["23514", "22000"])
+def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, database: Database, sqlstate: str) -> None:
+    with refused(database, sqlstate) as bad:
         first, last = batch(), batch()
         send(store, first, [bad])
         one, two = receive(store, 2)
@@ -209,8 +224,13 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
         with pytest.raises(psycopg.Error, match="at the commit"):
             store.append([bad])
         assert seqs(store.append(last)) == [3]
-    finally:
-        execute(database.url, "DROP FUNCTION refuse CASCADE")
+
+
+def test_what_a_grant_does_not_allow_is_left_to_append(store: Store, database: Database) -> None:
+    with refused(database, "42501") as bad:
+        send(store, [bad])
+        assert receive(store, 1) == [None]
+    assert not store._pool.outage.fails(SAVE)
 
 
 @pytest.mark.expects_log("not replicated", *OUTAGE)
@@ -255,6 +275,16 @@ def test_what_is_in_flight_when_the_connection_is_lost_may_be_stored(store: Stor
     assert seqs(receive(store, 1)[0]) == [3]
 
 
+@pytest.mark.expects_log(*OUTAGE)
+def test_a_connection_that_ends_without_an_error_of_the_server_is_not_in_use(store: Store, database: Database) -> None:
+    with locked(database, LOCK_FEED):
+        send(store, batch()).abort()
+        (one,) = receive(store, 1)
+    assert isinstance(one, StoreUnavailable)
+    assert store._pool.counts().in_use == 0
+    assert store._pool.outage.fails(CONNECTION)
+
+
 @pytest.mark.expects_log("no connection")
 def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
@@ -266,6 +296,7 @@ def test_a_connection_that_is_lost_at_the_moment_of_sending_is_not_used_again(
     monkeypatch.setattr(DatabaseSession, "send_prepared", fail)
     assert not store.send(batch())
     assert store.connection is None
+    assert store._pool.outage.fails(CONNECTION)
     assert store._pool.counts().in_use == 0
     monkeypatch.undo()
     assert seqs(store.append(batch())) == [2]
@@ -311,14 +342,16 @@ def test_nothing_is_sent_behind_a_batch_once_its_epoch_is_known_to_be_over(store
     receive(store, 1)
 
 
-def test_a_connection_is_kept_if_only_this_process_is_late(store: Store, database: Database) -> None:
+@pytest.mark.parametrize("statement_ms_max", [SHORT_MS])
+def test_a_connection_is_kept_if_only_this_process_is_late(store: Store) -> None:
     send(store, batch())
-    time.sleep(STATEMENT_MS_MAX / 1000 * 1.6)  # the event loop, which reads no answer meanwhile
+    time.sleep(SHORT_MS / 1000 * 1.6)  # the event loop, which reads no answer meanwhile
     assert seqs(receive(store, 1)[0]) == [2]
     send(store, batch())
     assert seqs(receive(store, 1)[0]) == [3]
 
 
+@pytest.mark.parametrize("statement_ms_max", [SHORT_MS])
 @pytest.mark.expects_log(*OUTAGE)
 def test_a_batch_that_takes_too_long_fails_and_the_one_behind_it_is_not_stored(
     store: Store, database: Database

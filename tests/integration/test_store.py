@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from balance.position import Position
 from balance.snapshot import Snapshot
 from balance.storage import store as module
-from balance.storage.append import Appended
+from balance.storage.append import NOTHING_STORED, Appended
 from balance.storage.errors import UNABLE, StoreUnavailable
 from balance.storage.pool import Pool
-from balance.storage.store import Store
+from balance.storage.store import FEED_CHANGED, Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
 from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked
@@ -216,8 +216,47 @@ def test_a_feed_without_its_row_saves_and_reads_nothing(store: Store, database: 
     for call in (lambda: store.append(rows), store.total, lambda: store.page(limit=1)):
         with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
             call()
-    assert set(store._pool.outage._failures.values()) == {"table balance_feed has lost its row"}
+        assert set(store._pool.outage._failures.values()) == {"table balance_feed has lost its row"}
     assert database.count() == 1
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_an_append_of_which_nothing_is_stored_under_the_lock_fails(store: Store, database: Database) -> None:
+    execute(
+        database.url,
+        "CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER ignore BEFORE UPDATE ON balance_feed FOR EACH ROW EXECUTE FUNCTION ignore()",
+    )
+    try:
+        with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+            store.append([snapshot()])
+    finally:
+        execute(database.url, "DROP FUNCTION ignore CASCADE")
+    assert set(store._pool.outage._failures.values()) == {NOTHING_STORED}
+    assert database.count() == 0
+    assert seqs(store.append([snapshot()])) == [1]
+
+
+@pytest.mark.expects_log(*OUTAGE)
+def test_an_append_fails_if_the_feed_changes_again_while_its_epoch_is_renewed(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = "UPDATE balance_feed SET epoch = gen_random_uuid()"
+    original = module.renew_epoch
+
+    def renewed_and_changed(*arguments: Any) -> Position:
+        position = original(*arguments)
+        execute(database.url, change)
+        return position
+
+    monkeypatch.setattr(module, "renew_epoch", renewed_and_changed)
+    execute(database.url, change)
+    with pytest.raises(StoreUnavailable, match=f"^{UNABLE}$"):
+        store.append([snapshot()])
+    assert set(store._pool.outage._failures.values()) == {FEED_CHANGED}
+    assert database.count() == 0
+    monkeypatch.undo()
+    assert seqs(store.append([snapshot()])) == [1]
 
 
 def test_a_row_that_the_table_rejects_is_an_error_of_psycopg(store: Store, database: Database) -> None:
@@ -234,6 +273,18 @@ def test_the_end_of_the_feed_is_its_last_snapshot(store: Store, other: Store) ->
     epoch = store.append([snapshot(), snapshot()]).epoch
     assert store.open() == other.open() == Position(epoch, 2)
     assert store.total() == other.total() == 2
+
+
+def test_without_a_standby_no_commit_waits_for_one(store: Store) -> None:
+    assert not store.waits_for_standby()
+
+
+def test_pruned_snapshots_are_not_counted(store: Store, database: Database) -> None:
+    store.append([snapshot() for _ in range(3)])
+    execute(
+        database.url, "DELETE FROM balance_snapshot WHERE seq = 1", "UPDATE balance_feed SET first_seq = 2, pruned = 1"
+    )
+    assert store.total() == store.page(limit=1)[0].total == 2
 
 
 def test_a_snapshot_is_found_by_its_id(store: Store) -> None:

@@ -20,6 +20,7 @@ from balance.storage.session_settings import configure_session
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
+from tests.support.postgres import note_updates
 from tests.support.service import Database
 
 
@@ -70,6 +71,20 @@ def test_no_setting_of_a_database_or_role_makes_a_commit_less_durable(
             "remote_apply" if level == "remote_apply" else "on",
         )
     store.close()
+
+
+def test_each_kind_of_append_is_committed_at_the_level_of_the_session(store: Store, database: Database) -> None:
+    """A transaction that stores nothing has a lower level, and must leave it to no other."""
+    note_updates(database.url, "balance_feed")
+    other = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
+    other.open()
+    first = snapshot()
+    assert append(other) == [1]
+    assert store.append([first]).end == 2, "under the lock"
+    assert [one.duplicate for one in store.append([first, snapshot()]).saved] == [True, False]
+    assert [append(store), append(store)] == [[4], [5]]
+    assert database.rows("SELECT level FROM noted") == 5 * [{"level": "on"}]
+    other.close()
 
 
 WARN = """
