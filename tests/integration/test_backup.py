@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,22 @@ import psycopg
 import pytest
 
 from balance.position import ClaimedPosition, Position
-from balance.snapshot import Snapshot
 from balance.storage import backup as backup_module
 from balance.storage import restore as restore_module
-from balance.storage.backup import back_up
-from balance.storage.backup_file import BackupError, Header, check
+from balance.storage.backup_file import BackupError, check
 from balance.storage.bulk_load import without_indexes
 from balance.storage.connect import DatabaseError
 from balance.storage.epochs import begin_epoch
 from balance.storage.feed_store import FeedStore
 from balance.storage.migrate import SQL_FOLDER, migrate, read_migrations
 from balance.storage.pool import Pool
-from balance.storage.restore import Restored, check_backup, restore
 from balance.storage.retention import Pruning
-from balance.storage.store import Store
-from protocol import Encoded
-from tests.support.feed import ONSITE
+from tests.support.backups import NOW, read, save, write
 from tests.support.history import append_history
 from tests.support.postgres import temporary_database
 from tests.support.service import Database, Processes, check_start_refused
 from tests.support.waiting import wait_until
 
-NOW = datetime(2025, 11, 7, 0, 45, 8, 603001, UTC)
-ONCHAIN = Encoded('{"rlb":0.000000000000000000000000000001,"usdt":100074.99978,"a.b:/-$":1}')
 ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
 INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1"
 CONSTRAINTS = (
@@ -59,22 +52,6 @@ def blank(postgres: str) -> Iterator[Database]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "one.backup"
-
-
-def save(database: Database, *pids: int | None, received_at: datetime = NOW) -> None:
-    store = Store(Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000))
-    store.open()
-    store.append([Snapshot(str(uuid.uuid4()), NOW, pid, ONCHAIN, ONSITE, received_at) for pid in pids])
-    store.close()
-
-
-def write(database: Database, path: Path) -> Header:
-    return back_up(database.url, path, "1", lambda _done, _total: None)
-
-
-def read(database: Database, path: Path, *, replace: bool = False) -> Restored:
-    backup = check_backup(path, lambda *_: None)
-    return restore(database.url, backup, replace=replace, report_load=lambda *_: None, report_index=lambda *_: None)
 
 
 def good_until(database: Database, epoch: str, seq: int) -> tuple[bool, int | None]:
@@ -339,8 +316,10 @@ def test_a_backup_of_a_newer_or_another_schema_changes_nothing(
     write(database, file)
     all_ = read_migrations()
     monkeypatch.setattr(restore_module, "read_migrations", lambda: all_[:-1])
-    with pytest.raises(BackupError, match=f"is of version {len(all_)} of the schema and this program has only"):
+    with pytest.raises(BackupError, match="is of version") as refused:
         read(blank, file)
+    versions = f"is of version {len(all_)} of the schema and this program has only {len(all_) - 1}"
+    assert str(refused.value) == f"{file}: {versions}: update the program"
     monkeypatch.setattr(restore_module, "read_migrations", lambda: [replace(all_[0], checksum="other"), *all_[1:]])
     with pytest.raises(BackupError, match=f"has another {all_[0].name} than this program$"):
         read(blank, file)
