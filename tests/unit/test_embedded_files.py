@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the users to whom root gives files from now on."""
+    """Return the users that get a file of root from now on, each with the group that is set."""
     owners: list[int] = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "fchown", lambda _descriptor, uid, gid: owners.append(uid) or owners.append(gid))
