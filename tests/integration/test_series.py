@@ -173,6 +173,24 @@ async def test_a_pid_that_reports_rarely_is_in_the_sum_beside_one_that_reports_o
     assert usdt(data["lines"][0]) == [1, 3]
 
 
+async def test_a_pid_or_an_asset_that_is_named_twice_counts_once(service: Service) -> None:
+    await save(service, made(0, onchain_usdt=1), made(0, 8, onchain_usdt=2))
+    range_ = {"from": at(0), "to": at(1), "points": 2, "asset": ["onchain.usdt"] * 2}
+    for mode, expected in (({"by": "pid"}, [[1, 1], [2, 2]]), ({"sum": "pid"}, [[3, 3]])):
+        data = await ask(service, **range_, **mode, pid=[7, 8, 7])
+        assert [usdt(line) for line in data["lines"]] == expected
+
+
+async def test_a_sum_names_the_hundred_pids_that_became_silent_last(service: Service, database: Database) -> None:
+    database.rows(
+        "INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at) "
+        "SELECT n, gen_random_uuid(), '2025-11-06T00:00:00Z'::timestamptz + n * interval '1 s', n, "
+        """'{"rlb": 1, "usdt": 1}', '{"rlb": 1, "usd": 1}', now() FROM generate_series(1, 102) AS n"""
+    )
+    data = await ask(service, **{"from": at(0), "to": at(10), "points": 2, "sum": "pid"})
+    assert [one["pid"] for one in data["leftOut"]] == [*range(3, 103)]
+
+
 async def test_an_amount_of_forty_digits_is_the_one_that_was_saved(service: Service) -> None:
     await save(service, made(0, onchain_usdt=Decimal(DIGITS_40)))
     for mode in ({}, {"pid": 7}, {"by": "pid"}, {"sum": "pid"}):
