@@ -236,7 +236,7 @@ async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
     unused = "concat($1::text, $2::text, $3::text, $4::text) > ''"
     slow = f"SELECT epoch, last_seq, pg_is_in_recovery(), pg_sleep(9) FROM balance_feed WHERE {unused}"
     monkeypatch.setitem(series_store.STATEMENTS, Line.ACCOUNT, slow)
-    service = await make_service(statement_ms_max=100)
+    service = await make_service(statement_ms_max=1000)
     check_refused(
         await service.request("GET", SERIES),
         "invalid_payload",
