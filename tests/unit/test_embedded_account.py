@@ -179,6 +179,11 @@ def test_missing_folders_are_made_on_request_and_not_logged(tmp_path: Path, capl
     for _ in range(2):
         os.close(allow_traversal(one, OTHER_USER, create=True))
     assert (mode_of(one), mode_of(one.parent), caplog.messages) == (0o701, 0o701, [])
+    os.close(allow_traversal(tmp_path / "own", os.geteuid(), create=True))
+    assert mode_of(tmp_path / "own") == 0o700, "its owner needs no more"
+    one.chmod(0o700)
+    os.close(allow_traversal(one, OTHER_USER, create=True))
+    assert (mode_of(one), len(caplog.messages)) == (0o701, 1), "it was there before"
 
 
 @pytest.mark.usefixtures("above")
@@ -210,12 +215,27 @@ def test_the_programs_of_the_wheel_are_readable_as_their_owner_may(
         path.chmod(before)
     (package / "pginstall" / "share").chmod(0o700)
     (libraries / "link").symlink_to("/none")
+    os.mkfifo(libraries / "pipe", 0o600)  # must not be waited for
     (tmp_path / "bin").symlink_to(package / "pginstall" / "bin")
     for _ in range(2):
         allow_programs(tmp_path / "bin", OTHER_USER)
     assert {path: mode_of(path) for path in modes} == {path: after for path, (_, after) in modes.items()}
     assert mode_of(package / "pginstall" / "share") == 0o705
-    assert caplog.messages == [f"every user may now read and run 4 files of {package}, which were for root only"]
+    assert caplog.messages == [f"every user may now read and run 5 files of {package}, which were for root only"]
+
+
+def test_a_link_that_appears_in_place_of_a_program_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").touch(mode=0o600)
+    (tmp_path / "x").symlink_to("secret")
+    folder, file = os.open(tmp_path, os.O_RDONLY), (tmp_path / "secret").stat()
+    with monkeypatch.context() as changed:
+        changed.setattr(module.os, "stat", lambda *_, **__: file)
+        with pytest.raises(OSError, match="Too many levels of symbolic links"):
+            module._make_readable(folder, "x")
+    os.close(folder)
+    assert mode_of(tmp_path / "secret") == 0o600
 
 
 @pytest.mark.usefixtures("above")

@@ -91,8 +91,9 @@ def test_a_user_that_is_not_root_makes_the_folder_for_itself(tmp_path: Path, mon
         assert one.location == f"data in {folder}"
         one.close()
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError):
-        DataDirectory.open(tmp_path / "file" / "data", PROGRAMS)
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(NotADirectoryError):
+            DataDirectory.open(path, PROGRAMS)
 
 
 @pytest.mark.parametrize("has_data", [True, False])

@@ -123,6 +123,12 @@ def test_a_link_to_a_folder_is_followed_if_it_is_of_this_user(
         with opened_folder(folder, name) as descriptor:
             assert os.path.samestat(os.fstat(descriptor), os.stat(tmp_path / "target"))
             assert not os.get_inheritable(descriptor)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "target", OTHER_USER, -1)
+    else:  # which cannot give a folder to another user
+        (tmp_path / "link").unlink()
+        (tmp_path / "link").symlink_to("/")
+    os.close(open_folder(folder, "link"))
     monkeypatch.setattr(os, "geteuid", lambda: OTHER_USER)
     os.close(open_folder(folder, "target"))
     with pytest.raises(NotADirectoryError):
@@ -215,6 +221,10 @@ def test_the_log_is_private_and_appended_to(log: ServerLog, tmp_path: Path) -> N
 def test_a_log_that_cannot_be_written_hides_no_other_error(log: ServerLog, tmp_path: Path) -> None:
     (tmp_path / "postgresql.log").mkdir()
     log.append(b"one\n")
+    assert log.cause() == ""
+    (tmp_path / "postgresql.log").rmdir()
+    log.append(b"1 FATAL:  one\n")
+    os.link(tmp_path / "postgresql.log", tmp_path / "other")
     assert log.cause() == ""
 
 

@@ -85,12 +85,14 @@ def test_the_major_version_is_the_first_number_that_is_printed(tmp_path: Path, p
 
 def test_a_program_that_is_started_has_a_session_of_its_own(script: Callable[[str], Programs], tmp_path: Path) -> None:
     output = os.open(tmp_path / "output", os.O_RDWR | os.O_CREAT)
-    started = script("echo out; echo error >&2; echo $*; exec sleep 9").start("x", ["a", "b"], output, pgdata=tmp_path)
+    one = script("echo out; echo error >&2; pwd; echo $* $PGDATA; exec sleep 9")
+    expected = f"out\nerror\n/\na b {tmp_path}\n".encode()
+    started = one.start("x", ["a", "b"], output, pgdata=tmp_path)
     assert os.getsid(started.pid) == started.pid != os.getsid(0)
-    wait_until(lambda: os.fstat(output).st_size == len("out\nerror\na b\n"))
+    wait_until(lambda: os.fstat(output).st_size == len(expected))
     started.send_signal(signal.SIGTERM)
     assert started.wait(5) == -signal.SIGTERM
-    assert os.pread(output, 99, 0) == b"out\nerror\na b\n"
+    assert os.pread(output, 999, 0) == expected
     os.close(output)
 
 
