@@ -183,8 +183,7 @@ def test_a_restored_table_with_numbers_of_its_own_goes_on_after_the_last_one(dat
     with psycopg.connect(database.url, autocommit=True) as session:
         for name in names[:2]:
             session.execute(f"CREATE TABLE {name} (id bigint GENERATED ALWAYS AS IDENTITY, n int)".encode())
-        session.execute("ALTER TABLE balance_probe ADD gone bigint")
-        session.execute("ALTER TABLE balance_probe ALTER gone SET NOT NULL, ALTER gone ADD GENERATED ALWAYS AS IDENTITY")
+        session.execute("ALTER TABLE balance_probe ADD gone bigint GENERATED ALWAYS AS IDENTITY")
         session.execute("ALTER TABLE balance_probe DROP gone")
         with session.cursor().copy("COPY balance_probe (id, n) FROM STDIN") as copy:
             copy.write(b"7\t1\n9\t2\n")
