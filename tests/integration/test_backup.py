@@ -211,17 +211,32 @@ def test_a_database_with_snapshots_is_replaced_only_on_request(database: Databas
     assert database.rows(SCHEMAS) == [{"name": restored.aside}]
 
 
-def test_epochs_that_began_after_the_backup_are_known_if_they_continued_it(database: Database, file: Path) -> None:
+@pytest.mark.parametrize("saved", [[], [4, 5]], ids=["at once", "after two more"])
+def test_epochs_that_began_after_the_backup_are_known_if_they_continued_it(
+    database: Database, file: Path, saved: list[int]
+) -> None:
     save(database, 1, 2, 3)
     first = epoch_of(database)
     write(database, file)
-    save(database, 4, 5)
+    save(database, *saved)
     second = begin_epoch(database.url).epoch
     save(database, 6)
     third = read(database, file, replace=True).position.epoch
     assert [good_until(database, epoch, 6) for epoch in (first, second, third)] == [
         (True, 3), (True, 3), (True, None)
     ]  # fmt: skip
+
+
+def test_epochs_of_another_feed_than_that_of_the_backup_are_not_known(
+    database: Database, blank: Database, file: Path
+) -> None:
+    migrate(blank.url)
+    save(blank, 1, 2, 3)
+    write(blank, file)
+    save(database, 1, 2, 3)
+    second = begin_epoch(database.url).epoch
+    read(database, file, replace=True)
+    assert good_until(database, second, 2) == (False, None)
 
 
 def test_epochs_of_a_feed_that_had_lost_rows_of_the_backup_are_not_known(database: Database, file: Path) -> None:

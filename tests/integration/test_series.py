@@ -228,6 +228,16 @@ async def test_instants_before_what_pruning_left_are_gaps_without_amounts(servic
         assert line["onchain"]["usdt"][:2] == [None, None], mode
         assert None not in line["onchain"]["usdt"][2:]
         assert line["gaps"] == [{"first": 0, "last": 1}]
+    (line,) = (await ask(service, **range_, by="pid", pid=5))["lines"]
+    assert [amount is None for amount in usdt(line)] == [True, True, False, False], "its only one is from before"
+
+
+async def test_a_pid_is_current_up_to_the_largest_age_of_a_snapshot(service: Service) -> None:
+    await save(service, made(-60, 5), made(-61, 6))
+    range_ = {"from": at(0), "to": at(1), "points": 2, "stale_s": 60}
+    assert [line["pid"] for line in (await ask(service, **range_, by="pid"))["lines"]] == [5]
+    (line,) = (await ask(service, **range_, sum="pid"))["lines"]
+    assert line["pids"] == [1, 0]
 
 
 async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
@@ -313,6 +323,7 @@ def test_too_many_lines_are_refused_before_they_are_read(
     shared: SharedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(series_store, "POINTS_MAX", 1500)
+    assert shared.ask("GET", query_of(to=at(9), pid=[1, 2, 3], by="pid")).status == 200, "exactly as many"
     four = {"to": at(9), "pid": [1, 2, 3, 4]}
     check_refused(
         shared.ask("GET", query_of(**four, by="pid")),
