@@ -158,7 +158,8 @@ def test_an_upgrade_that_is_killed_in_its_last_step_is_completed(
 
 
 def test_an_upgrade_is_refused_while_a_service_uses_the_data(data: Path) -> None:
-    with EmbeddedPostgres.start(data, OLD), pytest.raises(EmbeddedError, match="a service uses it: stop it first"):
+    text = f"^data directory {data}: a service uses it: stop it first$"
+    with EmbeddedPostgres.start(data, OLD), pytest.raises(EmbeddedError, match=text):
         upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert versions_of(data).old == "15"
 

@@ -32,6 +32,11 @@ def test_the_instants_divide_the_range_evenly_and_include_both_ends() -> None:
     assert to_series_query({**range_, "points": 6}, NOW).instants == instants(first, 2 * SECOND, 6)
 
 
+def test_an_instant_between_two_microseconds_is_the_earlier_one() -> None:
+    query = to_series_query({"from": "2025-11-07T00:00:00Z", "to": "2025-11-07T00:00:10Z", "points": 4}, NOW)
+    assert [one.microsecond for one in query.instants] == [0, 333_333, 666_666, 0]
+
+
 def test_a_range_without_its_beginning_is_a_day_and_without_its_end_it_ends_now() -> None:
     day = to_series_query({"to": "2025-11-03T00:00:00Z", "points": 2}, NOW).instants
     assert day == instants(datetime(2025, 11, 2, tzinfo=UTC), timedelta(days=1), 2)
