@@ -9,7 +9,6 @@ accept is then passed to `write`. With TLS there is no `direct_send`, and `write
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from tornado.iostream import StreamClosedError
 
@@ -48,18 +47,15 @@ class Connection:
     def write(self, frames: bytes, sent: int = 0) -> asyncio.Future[None] | None:
         """Send frames, of which the first `sent` bytes are sent already.
 
-        An IOStream makes a future for each write, so it gets only what the operating system does not accept at once;
-        that is counted in `send_queue`, and the future is returned. Raises StreamClosedError once closed.
+        What the operating system does not accept at once is counted in `send_queue`, and a future of it is returned.
+        Raises StreamClosedError once closed.
         """
         if not self.is_open:
             raise StreamClosedError
-        if not sent and not self.stream.writing():
-            with suppress(OSError):  # full or gone: the stream finds out which
-                sent = self.stream.socket.send(frames)
-        rest = len(frames) - sent
+        rest = len(frames) - (sent or self.stream.send_now(frames))
         if not rest:
             return None
-        written = self.stream.write(memoryview(frames)[sent:])
+        written = self.stream.write(memoryview(frames)[-rest:])
         if (queue := self.send_queue) is not None:
             queue.note_unsent(rest, batch=len(frames))
             written.add_done_callback(lambda _: queue.note_written(rest))

@@ -70,7 +70,9 @@ class ConnectionContext(_HTTPRequestContext):
         Tornado trusts every peer, and X-Real-Ip before X-Forwarded-For, although a proxy passes it on unchanged.
         """
         if self._is_of_proxy:
-            headers.pop("X-Real-Ip", None)
+            if "X-Real-Ip" in headers:
+                headers = headers.copy()  # requests with the same head share them (`KnownHeads`)
+                del headers["X-Real-Ip"]
             super()._apply_xheaders(headers)
             if self._limit.is_on:
                 self._count()

@@ -38,7 +38,7 @@ from balance.web.connection_context import ConnectionContext
 from balance.web.headers import encode_head
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
-from balance.web.request_head import body_size, check_host_and_query
+from balance.web.request_head import KnownHeads, RequestHead, body_size, check_host_and_query
 from balance.web.request_stream import RequestStream
 from balance.web.request_target import normalise_target
 
@@ -63,10 +63,16 @@ class ServerConnection(HTTP1ServerConnection):
     context: ConnectionContext
 
     def __init__(
-        self, stream: RequestStream, params: HTTP1ConnectionParameters, context: ConnectionContext, closer: Closer
+        self,
+        stream: RequestStream,
+        params: HTTP1ConnectionParameters,
+        context: ConnectionContext,
+        closer: Closer,
+        known_heads: KnownHeads,
     ) -> None:
         super().__init__(stream, params, context)
         self.closer = closer
+        self.known_heads = known_heads
 
     async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
         try:
@@ -75,7 +81,6 @@ class ServerConnection(HTTP1ServerConnection):
                 if not await exchange.read_response(delegate.start_request(self, exchange)):
                     return
                 self.context.end_request()
-                await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
         except asyncio.CancelledError:
             return
         finally:
@@ -91,6 +96,7 @@ class Exchange(HTTP1Connection):
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__(connection.stream, False, connection.params, connection.context)
         self.closer = connection.closer
+        self._known_heads = connection.known_heads
         self._is_rejected = False
         self.continued_at = 0.0
         """When a body of any length was last worked on, by `time.monotonic`; its time begins again then."""
@@ -102,12 +108,9 @@ class Exchange(HTTP1Connection):
         """
         is_open = False  # the delegate waits for the rest of a request
         try:
-            head = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
-            start_line, headers = self._parse_head(head)
-            size = body_size(start_line, headers)
-            self._disconnect_on_finish = self.context.is_refused or not self._can_keep_alive(start_line, headers)
-            start_line = normalise_target(start_line, headers, self.context.port_scheme)
-            check_host_and_query(start_line, headers)
+            data = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
+            start_line, headers, size, keeps_alive = self._read_head(data)
+            self._disconnect_on_finish = self.context.is_refused or not keeps_alive
             self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)
             is_open = True
@@ -123,6 +126,8 @@ class Exchange(HTTP1Connection):
             if not self._finish_future.done() and self.stream is not None and not self.stream.closed():
                 self.stream.set_close_callback(self._on_connection_close)
                 await self._finish_future
+            else:
+                await asyncio.sleep(0)  # a client that sends many requests at once must not delay the others
         except protocol.ServiceError as error:
             self.reject(error)
         except StreamClosedError:
@@ -149,8 +154,11 @@ class Exchange(HTTP1Connection):
         response = encode_head(status, headers) + body
         self._response_start_line = ResponseStartLine("", status, responses[status])
         self._write_finished = True
-        written = self.stream.write(response)
-        future_add_done_callback(written, self._finish_request)
+        if (sent := self.stream.send_now(response)) == len(response):
+            self._finish_request(None)
+        else:
+            written = self.stream.write(memoryview(response)[sent:])
+            future_add_done_callback(written, self._finish_request)
 
     def reject(self, error: protocol.ServiceError) -> None:
         """Send an error as the last response on this connection. If a response has begun, only close.
@@ -179,10 +187,24 @@ class Exchange(HTTP1Connection):
         else:
             self.close()
 
-    def _parse_head(self, head: bytes) -> tuple[RequestStartLine, HTTPHeaders]:
-        """Parse a head. Raises ServiceError, and StreamClosedError for a client that speaks TLS."""
+    def _read_head(self, data: bytes) -> RequestHead:
+        """Parse and check a head, unless it is known. Raises ServiceError, and StreamClosedError for a TLS client."""
         if self._is_rejected:
             raise StreamClosedError
+        if (known := self._known_heads.get(data)) is not None:
+            self._request_start_line, self._request_headers = known.start_line, known.headers
+            return known
+        start_line, headers = self._parse_head(data)
+        size = body_size(start_line, headers)
+        keeps_alive = self._can_keep_alive(start_line, headers)
+        start_line = normalise_target(start_line, headers, self.context.port_scheme)
+        check_host_and_query(start_line, headers)
+        head = RequestHead(start_line, headers, size, keeps_alive)
+        self._known_heads.keep(data, head)
+        return head
+
+    def _parse_head(self, head: bytes) -> tuple[RequestStartLine, HTTPHeaders]:
+        """Parse a head. Raises ServiceError, and StreamClosedError for a client that speaks TLS."""
         if len(head) > self.params.max_header_size:
             raise protocol.HeadersTooLarge(f"must be at most {self.params.max_header_size} bytes", "head")
         if head.count(b"\n") > HEADER_LINES_MAX + 2:
@@ -207,6 +229,8 @@ class Exchange(HTTP1Connection):
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if size is None:
             await self._read_chunked_body(delegate)
+        elif (body := self.stream.read_arrived(size)) is not None:
+            await self._deliver_body(delegate, body)
         else:
             await self._read_fixed_body(size, delegate)
 

@@ -33,6 +33,7 @@ from balance.web.descriptors import Descriptors
 from balance.web.http_connection import HEAD_BYTES_MAX, Exchange, ServerConnection
 from balance.web.lingering_close import Closer
 from balance.web.logged_period import LoggedPeriod
+from balance.web.request_head import KnownHeads
 from balance.web.request_stream import RequestStream, TlsStream
 from balance.web.tls import Certificate
 
@@ -91,6 +92,7 @@ class HttpListener(HTTPServer):
         self._awaited: dict[object, _AwaitedRequest] = {}  # by connection
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._closer = Closer()
+        self._known_heads = KnownHeads()
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """Accept connections on these sockets from now on.
@@ -171,7 +173,7 @@ class HttpListener(HTTPServer):
             return
         context.request_log = self._request_log
         context.refusals = self._refusals
-        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer)
+        served = BudgetedConnection(self._budget, stream, self.conn_params, context, self._closer, self._known_heads)
         self._connections.add(served)
         served.start_serving(self)
 

@@ -1,4 +1,4 @@
-"""Check the head of a request that could be parsed: its host, its query, and the size of its body.
+"""The head of a request: check its host, its query and the size of its body, and keep it if it may come again.
 
 Two readers must not see two different requests in one message (RFC 9112, section 11.2): what could be read in two ways
 is rejected.
@@ -7,16 +7,52 @@ is rejected.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 import protocol
+
+KEPT_MAX = 1_024
+KEPT_BYTES_MAX = 1_024  # of one head, so that the kept ones need a few megabytes with what was parsed of them
 
 PARAMETERS_MAX = 1000  # of a query; Tornado's limit
 # As in Tornado (RFC 9110, section 7.2), but without the comma, which makes it a list.
 HOST = re.compile(r"(?:[0-9A-Za-z\-._~!$&'()*+;=\[\]:]|%[0-9A-Fa-f]{2})*")
 DIGITS = re.compile("[0-9]+")
 LENGTH_DIGITS_MAX = 18  # of a Content-Length; a longer text is not converted to a number
+
+
+class RequestHead(NamedTuple):
+    """A head that was parsed and checked; requests with the same head share it, so that nothing of it may change."""
+
+    start_line: RequestStartLine
+    headers: HTTPHeaders
+    body_bytes: int | None
+    """Of the body; None if it is chunked."""
+    keeps_alive: bool
+    """Whether the client may send another request on the connection."""
+
+
+class KnownHeads:
+    """Heads that have come before: a bot sends the same bytes again and again, and parsing is a third of the work.
+
+    A head with a query is not kept: most contain something that does not come again, a position or the id of a session.
+    Only the parsed head is kept: each request with it is authorised and counted like the first.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+        self.get = self._heads.get
+
+    def keep(self, data: bytes, head: RequestHead) -> None:
+        """Keep what was read of a head without fault, instead of the oldest if there are too many."""
+        target = head.start_line.path
+        if len(data) > KEPT_BYTES_MAX or "?" in target or not target.startswith("/"):
+            return
+        if len(self._heads) >= KEPT_MAX:
+            del self._heads[next(iter(self._heads))]
+        self._heads[data] = head
 
 
 def check_host_and_query(start_line: RequestStartLine, headers: HTTPHeaders) -> None:

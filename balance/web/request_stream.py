@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 
 import protocol
@@ -74,6 +75,29 @@ class RequestStream(IOStream):
         connection.setblocking(False)
         return connection
 
+    def send_now(self, data: bytes) -> int:
+        """Send what the operating system accepts at once; return how many bytes that are, 0 if some wait in the stream.
+
+        The stream must be open. The caller writes the rest, for which an IOStream makes a future.
+        """
+        if self._write_buffer:
+            return 0
+        try:
+            return self.socket.send(data)
+        except OSError:  # full or gone: the stream finds out which
+            return 0
+
+    def read_arrived(self, size: int) -> bytes | None:
+        """Return the next `size` bytes if they have arrived; `read_bytes` would make a future for them."""
+        return self._consume(size) if size <= self._read_buffer_size else None
+
+    def reading(self) -> bool:
+        """Return whether the event loop watches for bytes, also while nothing reads them.
+
+        Tornado would stop that at the end of each read and start it again at the next, by two system calls.
+        """
+        return super().reading() or bool(self._state and self._state & IOLoop.READ)
+
     async def read_or_handle(self, handle: Callable[[bytes], bool]) -> bytes:
         """Return what has arrived; if that is nothing, call `handle` with all that arrives until it returns False.
 
@@ -87,7 +111,10 @@ class RequestStream(IOStream):
 
     def _handle_read(self) -> None:
         if self._handle is None:
-            super()._handle_read()
+            if self._read_future is None and self._read_buffer_size:
+                self._stop_watching()
+            else:
+                super()._handle_read()
             return
         try:
             arrived = self.socket.recv(READ_BYTES_MAX)
@@ -101,6 +128,11 @@ class RequestStream(IOStream):
         elif not self._handle(arrived):
             self._handle = None
             self._read_from_buffer(0)  # ends the wait
+
+    def _stop_watching(self) -> None:
+        """Leave what arrives to the operating system until the next read: what came before is not read yet."""
+        self._state = state = (self._state or IOLoop.ERROR) & ~IOLoop.READ
+        self.io_loop.update_handler(self.fileno(), state)
 
     def close(self, exc_info: Any = False) -> None:
         """Close the stream, and keep the error that closes it without its traceback, which refers to the stream."""

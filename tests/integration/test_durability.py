@@ -22,7 +22,7 @@ from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import query
+from tests.support.postgres import query, wait_for_checkpointer
 from tests.support.replication import Cluster
 from tests.support.service import Database, Processes, check_start_refused
 from tests.support.waiting import wait_until
@@ -62,6 +62,7 @@ def configure(cluster: Cluster, **settings: str) -> None:
     wanted.pop("max_wal_senders", None)  # in effect after a restart
     names = "SELECT current_setting('synchronous_standby_names'), current_setting('synchronous_commit')"
     wait_until(lambda: query(cluster.url(), names) == [tuple(wanted.values())])
+    wait_for_checkpointer(cluster.url())
 
 
 def make_pool(database: Database) -> Pool:

@@ -16,13 +16,10 @@ from contextlib import closing, suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tornado import httpserver
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httputil import HTTPHeaders
-from tornado.iostream import IOStream
 
 import protocol
-from balance.web.http_connection import HEAD_BYTES_MAX, Exchange
+from balance.web.http_connection import HEAD_BYTES_MAX
 from balance.web.request_stream import FIRST_BYTES
 from tests.support.http_client import Connection, Reply
 from tests.support.malformed import BODY_MAX, CHUNKED, HOST, HOST_SHAPE, LINE, MALFORMED, ONE_SPACE, POST, UPDATE, get
@@ -87,7 +84,8 @@ def check_rejection(reply: Reply, status: int, error: str) -> None:
 def test_bytes_that_are_not_http_get_an_error_and_a_closed_connection(shared: SharedService, name: str) -> None:
     data, status, error = MALFORMED[name]
     before = shared.stored()
-    check_rejection(parse(shared.run(last_answer(shared.service.port, data))), status, error)
+    for _ in range(2):  # as often as they come
+        check_rejection(parse(shared.run(last_answer(shared.service.port, data))), status, error)
     assert shared.stored() == before
     assert not shared.noise.records
     assert shared.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200, "the next client is served"
@@ -302,22 +300,3 @@ def test_no_bytes_leave_a_connection_unanswered_or_break_the_next(shared: Shared
     http.head_s_max = http.body_s_max = 30.0
     assert not shared.noise.records
     assert shared.ask("GET", f"{SNAPSHOTS}?limit=1").status == 200
-
-
-def test_tornado_still_has_the_private_names_that_are_relied_on() -> None:
-    for owner, names in {
-        HTTP1Connection: [
-            "_can_keep_alive", "_clear_callbacks", "_deliver_body", "_finish_request", "_on_connection_close",
-            "_parse_headers", "_read_chunked_body", "_read_fixed_body",
-        ],
-        HTTP1ServerConnection: ["_server_request_loop"],
-        IOStream: ["_find_read_pos"],
-        httpserver: ["_HTTPRequestContext"],
-    }.items():  # fmt: skip
-        assert all(callable(getattr(owner, name)) for name in names)
-    attributes = {
-        "_disconnect_on_finish", "_finish_future", "_max_body_size", "_read_finished", "_request_headers",
-        "_request_start_line", "_response_start_line", "_write_finished",
-    }  # fmt: skip
-    assert attributes <= set(Exchange.__init__.__code__.co_names) | set(HTTP1Connection.__init__.__code__.co_names)
-    assert {"_read_buffer", "_read_buffer_size", "_read_regex"} <= set(IOStream.__mro__[1].__init__.__code__.co_names)

@@ -125,6 +125,15 @@ def query(url: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def wait_for_checkpointer(url: str) -> None:
+    """Wait until the checkpointer has read the settings that a new session has: it decides whether commits wait.
+
+    It reads them between two checkpoints, so before the second one that is requested now.
+    """
+    for _ in range(2):
+        query(url, "CHECKPOINT")
+
+
 def part_of_url(database: Database, part: str = "dbname") -> str:
     """Return one part of the address of a database, by default its name."""
     return str(conninfo_to_dict(database.url)[part])

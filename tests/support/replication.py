@@ -22,7 +22,7 @@ from balance.storage.embedded import account
 from balance.storage.embedded.programs import Programs, wheel_programs
 from balance.storage.migrate import migrate
 from tests.support.embedded import PROGRAMS
-from tests.support.postgres import execute, query
+from tests.support.postgres import execute, query, wait_for_checkpointer
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
@@ -162,6 +162,7 @@ class Cluster:
             connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'".encode())
             connection.execute("SELECT pg_reload_conf()")
             wait_until(lambda: connection.execute("SHOW synchronous_standby_names").fetchone() == (names,))
+        wait_for_checkpointer(self.url())
 
     def timeline(self) -> str:
         """Return the timeline of a primary."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from itertools import pairwise
 
-from balance.aio.single_flight import SingleFlight
+from balance.aio.single_flight import WOKEN_MAX, SingleFlight
 
 
 class Source:
@@ -143,6 +144,25 @@ async def test_a_read_that_waits_for_a_cancelled_one_is_made() -> None:
     source.let_go_on()
     assert await waiting == 0
     assert source.reads == 2
+
+
+async def test_a_result_is_passed_to_a_few_callers_in_a_turn_in_their_order() -> None:
+    source, flight, done = Source(), SingleFlight[int](), list[int]()
+
+    async def call(number: int) -> None:
+        await flight.run("newest", source.read)
+        done.append(number)
+
+    calls = [asyncio.ensure_future(call(number)) for number in range(2 * WOKEN_MAX + 1)]
+    await turn()
+    calls[0].cancel()
+    source.let_go_on()
+    counts = []
+    while len(done) < 2 * WOKEN_MAX:
+        await asyncio.sleep(0)
+        counts.append(len(done))
+    assert done == list(range(1, 2 * WOKEN_MAX + 1))
+    assert max(now - then for then, now in pairwise([0, *counts])) == WOKEN_MAX
 
 
 async def test_nothing_is_kept_of_a_read_that_is_over() -> None:
