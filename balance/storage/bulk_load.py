@@ -59,6 +59,6 @@ SELECT CASE WHEN conname IS NULL THEN format('DROP INDEX %%s', indexrelid::regcl
                         pg_get_constraintdef(pg_constraint.oid)) END
 FROM unnest(%(names)s::text[]) AS name
 JOIN pg_index ON indrelid = to_regclass(name)
-LEFT JOIN pg_constraint ON conindid = indexrelid AND contype IN ('p', 'u', 'x')
+LEFT JOIN pg_constraint ON conindid = indexrelid
 ORDER BY indexrelid
 """

@@ -114,7 +114,7 @@ def _check_migrations(connection: Connection[TupleRow]) -> Finding:
 
 def _check_clock(connection: Connection[TupleRow]) -> Finding:
     before = time.time()
-    ((database,),) = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()
+    ((database,),) = connection.execute(CLOCK).fetchall()
     ahead = (before + time.time()) / 2 - database
     if abs(ahead) > CLOCK_S_MAX:
         side = "ahead of" if ahead > 0 else "behind"
@@ -131,3 +131,5 @@ SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity 
 """
 
 FLUSHES: LiteralString = "SELECT current_setting('full_page_writes'), current_setting('fsync')"
+
+CLOCK: LiteralString = "SELECT extract(epoch FROM clock_timestamp())::float8"

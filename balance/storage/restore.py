@@ -224,17 +224,18 @@ SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'balance' AND pid <> pg_backend_pid()
 """
 
-# The grants of all roles but the owner, as statements.
+# The grants of all roles but the one that restores, which owns the new tables; as statements. A role that owned the
+# tables of before has all grants on them, also if no grant was ever made.
 GRANTS: LiteralString = """
 WITH grantee AS (
-    SELECT oid, quote_ident(rolname) AS name FROM pg_roles UNION ALL SELECT 0, 'PUBLIC'
+    SELECT oid, quote_ident(rolname) AS name FROM pg_roles WHERE rolname <> current_user UNION ALL SELECT 0, 'PUBLIC'
 ), tables AS (
-    SELECT oid, relname, relacl, relowner FROM pg_class
+    SELECT oid, relname, coalesce(relacl, acldefault('r', relowner)) AS relacl FROM pg_class
     WHERE relnamespace = to_regnamespace(current_schema()) AND relkind = 'r'
       AND relname ~ '^(balance_|schema_migration$)'
 )
 SELECT format('GRANT %s ON %I TO %s', privilege_type, relname, name)
-FROM tables, aclexplode(relacl) AS acl JOIN grantee ON grantee.oid = acl.grantee WHERE acl.grantee <> relowner
+FROM tables, aclexplode(relacl) AS acl JOIN grantee ON grantee.oid = acl.grantee
 UNION ALL
 SELECT format('GRANT %s (%I) ON %I TO %s', privilege_type, attname, relname, name)
 FROM tables JOIN pg_attribute ON attrelid = tables.oid AND NOT attisdropped,
@@ -242,7 +243,7 @@ FROM tables JOIN pg_attribute ON attrelid = tables.oid AND NOT attisdropped,
 UNION ALL
 SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s', pg_proc.oid::regprocedure, name)
 FROM pg_proc, aclexplode(proacl) AS acl JOIN grantee ON grantee.oid = acl.grantee
-WHERE pronamespace = to_regnamespace(current_schema()) AND proname ~ '^balance_' AND acl.grantee <> proowner
+WHERE pronamespace = to_regnamespace(current_schema()) AND proname ~ '^balance_'
 """
 
 # Only if both feeds are the same up to the end of the restored one: the old feed continued it, and lost nothing of it

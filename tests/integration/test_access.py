@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -17,15 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 import protocol
-from balance.access.authenticator import Authenticator
 from balance.access.jwt import LEEWAY_S
-from balance.access.setup import check_closed
 from balance.access.tickets import TICKETS_MAX
 from balance.auth import PERMISSIONS, Operation, Role
-from balance.config import Config
-from balance.rate_limit import RateLimit
-from balance.setting import ConfigError
-from balance.storage.token_store import StoredToken, TokenError, create_token, list_tokens, revoke_token
+from balance.storage.token_store import TokenError, create_token, list_tokens, revoke_token
 from protocol.operations import FEED, LATEST, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer, until
 from tests.support.http_client import Connection, Reply, request_bytes
@@ -308,51 +302,6 @@ async def test_where_anyone_may_call_only_a_token_is_exempt_from_the_rules(make_
 
 
 # Closed by default
-
-
-def empty_authenticator() -> Authenticator:
-    return Authenticator(allow_anonymous=False, jwt=None, failures=RateLimit("failed-logins", 0, ""))
-
-
-PROXY = {"trusted_proxies": ("127.0.0.1", "::1")}
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        *(({"host": one}, f"--host: {one} is not") for one in ("0.0.0.0", "::", "192.0.2.7", "balance.internal")),
-        *(
-            ({"public_url": one}, f"--public-url: {one} is not loopback")
-            for one in ("https://balance.example.com", "http://192.0.2.7:8080/desk", "http://balance")
-        ),
-        *(
-            ({"hosts": ("localhost", one)}, f"--hosts: {one} is not loopback")
-            for one in ("balance.example.com", "*.example.com:443", "balance", "192.0.2.7", "[2001:db8::1]:80", "*")
-        ),
-        (PROXY, "--trusted-proxies: 127.0.0.1 opens the server to a network"),
-        ({**PROXY, "public_url": "http://localhost:3000"}, "--trusted-proxies: 127.0.0.1 opens the server to a"),
-    ],
-)
-def test_on_a_network_or_behind_a_proxy_a_server_needs_tokens_or_allow_anonymous(
-    settings: dict[str, Any], reason: str
-) -> None:
-    authenticator = empty_authenticator()
-    with pytest.raises(ConfigError, match=f"^{re.escape(reason)}.* and there is no token: run .* token create"):
-        check_closed(Config(**settings), authenticator)
-    check_closed(Config(**settings, allow_anonymous=True), authenticator)
-    authenticator.replace_tokens([StoredToken("1", "gone", "reader", b"", None, True)])
-    check_closed(Config(**settings), authenticator)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        *({"public_url": one} for one in ("http://localhost:3000", "https://b.localhost/desk", "http://[::1]:3000")),
-        {"hosts": ("localhost", "*.localhost:3000", "127.0.0.1:*", "[::1]:3000")},
-    ],
-)
-def test_settings_of_this_machine_alone_need_no_token(settings: dict[str, Any]) -> None:
-    check_closed(Config(**settings), empty_authenticator())
 
 
 @pytest.mark.parametrize(

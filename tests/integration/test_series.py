@@ -173,6 +173,24 @@ async def test_a_pid_that_reports_rarely_is_in_the_sum_beside_one_that_reports_o
     assert usdt(data["lines"][0]) == [1, 3]
 
 
+async def test_a_pid_or_an_asset_that_is_named_twice_counts_once(service: Service) -> None:
+    await save(service, made(0, onchain_usdt=1), made(0, 8, onchain_usdt=2))
+    range_ = {"from": at(0), "to": at(1), "points": 2, "asset": ["onchain.usdt"] * 2}
+    for mode, expected in (({"by": "pid"}, [[1, 1], [2, 2]]), ({"sum": "pid"}, [[3, 3]])):
+        data = await ask(service, **range_, **mode, pid=[7, 8, 7])
+        assert [usdt(line) for line in data["lines"]] == expected
+
+
+async def test_a_sum_names_the_hundred_pids_that_became_silent_last(service: Service, database: Database) -> None:
+    database.rows(
+        "INSERT INTO balance_snapshot (seq, id, ts, pid, onchain, onsite, received_at) "
+        "SELECT n, gen_random_uuid(), '2025-11-06T00:00:00Z'::timestamptz + n * interval '1 s', n, "
+        """'{"rlb": 1, "usdt": 1}', '{"rlb": 1, "usd": 1}', now() FROM generate_series(1, 102) AS n"""
+    )
+    data = await ask(service, **{"from": at(0), "to": at(10), "points": 2, "sum": "pid"})
+    assert [one["pid"] for one in data["leftOut"]] == [*range(3, 103)]
+
+
 async def test_an_amount_of_forty_digits_is_the_one_that_was_saved(service: Service) -> None:
     await save(service, made(0, onchain_usdt=Decimal(DIGITS_40)))
     for mode in ({}, {"pid": 7}, {"by": "pid"}, {"sum": "pid"}):
@@ -210,6 +228,16 @@ async def test_instants_before_what_pruning_left_are_gaps_without_amounts(servic
         assert line["onchain"]["usdt"][:2] == [None, None], mode
         assert None not in line["onchain"]["usdt"][2:]
         assert line["gaps"] == [{"first": 0, "last": 1}]
+    (line,) = (await ask(service, **range_, by="pid", pid=5))["lines"]
+    assert [amount is None for amount in usdt(line)] == [True, True, False, False], "its only one is from before"
+
+
+async def test_a_pid_is_current_up_to_the_largest_age_of_a_snapshot(service: Service) -> None:
+    await save(service, made(-60, 5), made(-61, 6))
+    range_ = {"from": at(0), "to": at(1), "points": 2, "stale_s": 60}
+    assert [line["pid"] for line in (await ask(service, **range_, by="pid"))["lines"]] == [5]
+    (line,) = (await ask(service, **range_, sum="pid"))["lines"]
+    assert line["pids"] == [1, 0]
 
 
 async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
@@ -218,7 +246,7 @@ async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
     unused = "concat($1::text, $2::text, $3::text, $4::text) > ''"
     slow = f"SELECT epoch, last_seq, pg_is_in_recovery(), pg_sleep(9) FROM balance_feed WHERE {unused}"
     monkeypatch.setitem(series_store.STATEMENTS, Line.ACCOUNT, slow)
-    service = await make_service(statement_ms_max=100)
+    service = await make_service(statement_ms_max=1000)
     check_refused(
         await service.request("GET", SERIES),
         "invalid_payload",
@@ -295,6 +323,7 @@ def test_too_many_lines_are_refused_before_they_are_read(
     shared: SharedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(series_store, "POINTS_MAX", 1500)
+    assert shared.ask("GET", query_of(to=at(9), pid=[1, 2, 3], by="pid")).status == 200, "exactly as many"
     four = {"to": at(9), "pid": [1, 2, 3, 4]}
     check_refused(
         shared.ask("GET", query_of(**four, by="pid")),

@@ -91,6 +91,28 @@ async def test_a_position_of_before_is_good_after_an_upgrade(data: Path, process
     assert service.complaints == []
 
 
+def test_each_step_reports_and_the_last_one_begins_when_the_new_data_are_complete(data: Path) -> None:
+    steps: dict[str, list[tuple[int, int]]] = {name: [] for name in Reports._fields}
+    reports = Reports(*[lambda done, total, step=one: step.append((done, total)) for one in steps.values()])
+    sizes: list[int] = []
+
+    def complete() -> None:
+        assert versions_of(data).old == "15", "the old data have their name"
+        assert (data / "upgrade" / "postgresql" / "PG_VERSION").read_text() != "15\n"
+        assert not is_running(data / "upgrade")
+        sizes.append((data / "upgrade.backup").stat().st_size)
+
+    restored = upgrade(data, OLD, "1", reports, complete)
+    assert (restored.rows, restored.position.seq, restored.aside) == (1000, 1000, None)
+    ends = {step: found[-1] for step, found in steps.items()}
+    (size,) = sizes
+    indexes = ends["indexed"][1]
+    assert ends == {
+        "written": (1000, 1000), "checked": (size, size), "loaded": (size, size), "indexed": (indexes, indexes)
+    }  # fmt: skip
+    assert indexes > 5
+
+
 def test_an_upgrade_that_fails_leaves_the_old_data_and_can_be_repeated(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +158,8 @@ def test_an_upgrade_that_is_killed_in_its_last_step_is_completed(
 
 
 def test_an_upgrade_is_refused_while_a_service_uses_the_data(data: Path) -> None:
-    with EmbeddedPostgres.start(data, OLD), pytest.raises(EmbeddedError, match="a service uses it: stop it first"):
+    text = f"^data directory {data}: a service uses it: stop it first$"
+    with EmbeddedPostgres.start(data, OLD), pytest.raises(EmbeddedError, match=text):
         upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert versions_of(data).old == "15"
 

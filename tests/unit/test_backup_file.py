@@ -142,6 +142,13 @@ def test_a_file_is_private_and_on_disk_before_it_has_its_name(path: Path, monkey
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_an_empty_file_has_nothing_of_what_a_killed_process_left(path: Path) -> None:
+    path.with_name("one.backup.partial").write_bytes(b"left")
+    with module.whole_file(path):
+        pass
+    assert path.read_bytes() == b""
+
+
 def test_a_file_that_is_not_completed_is_removed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"before")
     for error in (KeyboardInterrupt(), ValueError()):
