@@ -5,7 +5,7 @@ started before their own save. So there are at most two reads of one thing at a 
 and each caller sees all that was saved before it asked. A read that no caller waits for any more is cancelled; what a
 thread has begun for it ends by itself.
 
-A result that many callers wait for is passed to a few of them in each turn of the event loop: each then has some work
+A result that many callers wait for is passed to a part of them in each turn of the event loop: each then has some work
 to do, and everything else would wait for all of it.
 """
 
@@ -17,7 +17,8 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
-WOKEN_MAX = 8  # callers in one turn of the event loop
+WOKEN_MIN = 8  # callers in one turn of the event loop
+TURNS_MAX = 32  # until all callers have the result: their own time limits run on
 
 
 class _Read(Generic[T]):
@@ -30,12 +31,12 @@ class _Read(Generic[T]):
         self.callers = 0
         self.waiting: deque[asyncio.Future[T]] = deque()
         """What the callers wait for, in their order."""
-        task.add_done_callback(self._wake)
+        task.add_done_callback(lambda done: self._wake(done, max(WOKEN_MIN, -(-len(self.waiting) // TURNS_MAX))))
 
-    def _wake(self, task: asyncio.Task[T]) -> None:
+    def _wake(self, task: asyncio.Task[T], per_turn: int) -> None:
         """Pass the result to the next callers."""
         error = None if task.cancelled() else task.exception()  # no caller may be left
-        for _ in range(min(WOKEN_MAX, len(self.waiting))):
+        for _ in range(min(per_turn, len(self.waiting))):
             caller = self.waiting.popleft()
             if caller.done():  # it was cancelled
                 continue
@@ -46,7 +47,7 @@ class _Read(Generic[T]):
             else:
                 caller.set_result(task.result())
         if self.waiting:
-            asyncio.get_running_loop().call_soon(self._wake, task)
+            asyncio.get_running_loop().call_soon(self._wake, task, per_turn)
 
 
 class SingleFlight(Generic[T]):

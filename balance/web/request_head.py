@@ -14,7 +14,7 @@ from tornado.httputil import HTTPHeaders, RequestStartLine
 import protocol
 
 KEPT_MAX = 1_024
-KEPT_BYTES_MAX = 1_024  # of one head, so that the kept ones need a few megabytes with what was parsed of them
+KEPT_BYTES_MAX, KEPT_LINES_MAX = 1_024, 32  # of one head, so that the kept ones need a few megabytes when parsed
 
 PARAMETERS_MAX = 1000  # of a query; Tornado's limit
 # As in Tornado (RFC 9110, section 7.2), but without the comma, which makes it a list.
@@ -47,8 +47,8 @@ class KnownHeads:
 
     def keep(self, data: bytes, head: RequestHead) -> None:
         """Keep what was read of a head without fault, instead of the oldest if there are too many."""
-        if len(data) > KEPT_BYTES_MAX or "?" in head.start_line.path:
-            return
+        if len(data) > KEPT_BYTES_MAX or data.count(b"\n") > KEPT_LINES_MAX or "?" in head.start_line.path:
+            return  # with a query also because a WebSocket has one: its handler changes the headers of its request
         if len(self._heads) >= KEPT_MAX:
             del self._heads[next(iter(self._heads))]
         self._heads[data] = head

@@ -9,7 +9,7 @@ from tornado.platform.asyncio import BaseAsyncIOLoop
 from balance.web.request_stream import RequestStream
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.malformed import UPDATE
-from tests.support.service import SNAPSHOTS, Service
+from tests.support.service import SNAPSHOTS, Database, Service
 from tests.support.waiting import until
 
 HELD = request_bytes("GET", "/api/balance/feed?after=now&wait=30")  # until something is saved
@@ -84,3 +84,18 @@ async def test_a_client_that_ends_its_side_gets_the_replies_to_all_it_has_sent(s
         await service.post(UPDATE)
         await check_replies(client, 1)
         assert await client.read_rest() == b""
+
+
+async def test_nothing_behind_a_request_that_closes_the_connection_is_handled(
+    service: Service, database: Database
+) -> None:
+    last = request_bytes("POST", SNAPSHOTS, UPDATE, Connection="close")
+    async with Connection.to(service.port) as client:
+        await client.send(last + SAVE * 3)
+        assert (await client.read_reply()).status == 201
+        assert await client.read_rest() == b""
+    async with Connection.to(service.port) as client:
+        await client.send(request_bytes("GET", "/livez", Connection="close") + SAVE)
+        assert (await client.read_reply()).status == 200
+    assert (await service.post(UPDATE)).status == 201
+    assert database.count() == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
-from balance.web.request_head import KEPT_BYTES_MAX, KEPT_MAX, KnownHeads, RequestHead
+from balance.web.request_head import KEPT_BYTES_MAX, KEPT_LINES_MAX, KEPT_MAX, KnownHeads, RequestHead
 
 
 def head_of(target: str) -> RequestHead:
@@ -24,6 +24,14 @@ def test_a_head_that_is_large_or_rarely_comes_again_is_not_kept(size: int, targe
     known = KnownHeads()
     known.keep(b"A" * size, head_of(target))
     assert known.get(b"A" * size) is None
+
+
+def test_a_head_of_many_lines_is_not_kept() -> None:
+    known, head = KnownHeads(), head_of("/a")
+    for lines in (KEPT_LINES_MAX, KEPT_LINES_MAX + 1):
+        known.keep(b"\n" * lines, head)
+    assert known.get(b"\n" * KEPT_LINES_MAX) is head
+    assert known.get(b"\n" * (KEPT_LINES_MAX + 1)) is None
 
 
 def test_the_oldest_of_too_many_heads_is_dropped() -> None:

@@ -7,7 +7,9 @@ import gc
 import weakref
 from itertools import pairwise
 
-from balance.aio.single_flight import WOKEN_MAX, SingleFlight
+import pytest
+
+from balance.aio.single_flight import TURNS_MAX, WOKEN_MIN, SingleFlight
 
 
 class Source:
@@ -146,23 +148,26 @@ async def test_a_read_that_waits_for_a_cancelled_one_is_made() -> None:
     assert source.reads == 2
 
 
-async def test_a_result_is_passed_to_a_few_callers_in_a_turn_in_their_order() -> None:
+@pytest.mark.parametrize(("callers", "per_turn"), [(2 * WOKEN_MIN, WOKEN_MIN), (100 * TURNS_MAX, 100)])
+async def test_a_result_is_passed_to_a_part_of_its_callers_in_a_turn_in_their_order(
+    callers: int, per_turn: int
+) -> None:
     source, flight, done = Source(), SingleFlight[int](), list[int]()
 
     async def call(number: int) -> None:
         await flight.run("newest", source.read)
         done.append(number)
 
-    calls = [asyncio.ensure_future(call(number)) for number in range(2 * WOKEN_MAX + 1)]
+    calls = [asyncio.ensure_future(call(number)) for number in range(callers)]
     await turn()
     calls[0].cancel()
     source.let_go_on()
-    counts = []
-    while len(done) < 2 * WOKEN_MAX:
+    counts = [0]
+    while len(done) < callers - 1:
         await asyncio.sleep(0)
         counts.append(len(done))
-    assert done == list(range(1, 2 * WOKEN_MAX + 1))
-    assert max(now - then for then, now in pairwise([0, *counts])) == WOKEN_MAX
+    assert done == list(range(1, callers))
+    assert max(now - then for then, now in pairwise(counts)) == per_turn
 
 
 async def test_nothing_is_kept_of_a_read_that_is_over() -> None:
