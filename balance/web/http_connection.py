@@ -136,8 +136,8 @@ class Exchange(HTTP1Connection):
             log.error("a request could not be handled", exc_info=error)
             self.reject(protocol.InternalError())
         else:
-            # Without a stream it has become a WebSocket. Behind the last response no request is handled that has arrived
-            # before the end (RFC 9112, section 9.6).
+            # Without a stream it has become a WebSocket. Behind the last response no request is handled that has come
+            # already (RFC 9112, section 9.6).
             return self.stream is not None and not self.stream.closed()
         finally:
             if is_open:
