@@ -78,6 +78,15 @@ try {
   const tab = await open(browser);
   await shows(tab, amount);
   await drawn(tab);
+  // A chart that is out of sight is not drawn; the keyboard may pass it.
+  await tab.evaluate(async () => {
+    const { Chart } = await import('/balances/chart.js');
+    const { element } = new Chart({ name: 'onchain.other', ledger: 'onchain', asset: 'other' }, () => {});
+    document.body.append(element);
+    element.querySelector('.handle').focus();
+    element.querySelector('.handle').blur();
+    element.remove();
+  });
   await tab.waitForFunction(() => document.querySelector('.tile dd')?.textContent !== '–');
   await tab.waitForFunction(() => document.getElementById('connection').dataset.state === 'live');
   await hasPoints(tab, 900);

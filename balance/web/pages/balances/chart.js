@@ -50,6 +50,7 @@ export class Chart {
   #cursor = -1;
   #mouse; // its last event over the chart
   #isDragging = false; // a drawing would end the drag
+  #isDrawn = false; // before, Plotly can neither show nor hide a label
   #data;
   isVisible = false;
 
@@ -60,7 +61,9 @@ export class Chart {
     const slider = { role: 'slider', ariaLabel: `${label}: arrow keys move in time`, ariaValueNow: '0' };
     this.#handle = make('div', { className: 'handle', tabIndex: 0, ...slider }, this.#plot);
     this.#handle.addEventListener('keydown', (event) => this.#onKey(event, onRange));
-    this.#handle.addEventListener('blur', () => window.Plotly?.Fx.unhover(this.#plot));
+    this.#handle.addEventListener('blur', () => {
+      if (this.#isDrawn) window.Plotly.Fx.unhover(this.#plot);
+    });
     this.#table.append(make('summary', { textContent: 'Table', ariaLabel: `Table of ${label}` }));
     this.#table.addEventListener('toggle', () => this.#fillTable());
     const heading = make('h3', {}, asset.asset, ' ', make('small', { textContent: LEDGERS[asset.ledger].toLowerCase() }));
@@ -74,10 +77,10 @@ export class Chart {
     const plotly = await loadPlotly();
     if (data !== this.#data || this.#isDragging) return;
     this.#traces = this.#makeTraces();
-    const isFirst = !this.#plot.classList.contains('js-plotly-plot');
     const config = { displayModeBar: false, responsive: true, doubleClick: false, showTips: false };
     await plotly.react(this.#plot, this.#traces, this.#layout(), config);
-    if (isFirst) this.#listen();
+    if (!this.#isDrawn) this.#listen();
+    this.#isDrawn = true;
     if (this.#mouse) plotly.Fx.hover(this.#plot, this.#mouse, 'xy'); // a new drawing has no label
     this.#describe();
     this.#fillTable();
@@ -187,7 +190,7 @@ export class Chart {
     const at = this.#cursor < 0 ? last : Math.min(this.#cursor, last);
     const moved = { ArrowLeft: at - step, ArrowRight: at + step, Home: 0, End: last }[event.key];
     if (event.key === 'Escape') onRange();
-    else if (moved === undefined || last < 0) return;
+    else if (moved === undefined || last < 0 || !this.#isDrawn) return;
     else {
       this.#cursor = Math.max(0, Math.min(last, moved));
       const { x, y } = this.#traces[0];
