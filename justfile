@@ -13,7 +13,7 @@ check:
     .venv/bin/mypy
     {{python}} -m pytest tests/unit -n auto --dist loadfile -p no:schemathesis --hypothesis-profile=fast
 
-# all tests but the long ones, one worker for each core; arguments go to pytest
+# all tests but the long ones, one worker more than there are cores; arguments go to pytest
 test *arguments:
     {{python}} -m pytest -n auto --dist loadfile {{arguments}}
 

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -149,6 +150,23 @@ def shared_database(postgres: str, template: str) -> Iterator[Database]:
     """Make a migrated database for the tests of one module, which empty it: another for each test takes longer."""
     with temporary_database(postgres, template) as one:
         yield one
+
+
+@pytest.fixture
+def blank(postgres: str) -> Iterator[Database]:
+    """Make a database without tables."""
+    with temporary_database(postgres, "template0") as one:
+        yield one
+
+
+@pytest.fixture
+def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the machine in a time zone that is 5:45 hours before UTC."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture

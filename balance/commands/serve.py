@@ -106,11 +106,10 @@ async def serve(
 def tune_gc() -> None:
     """Collect cyclic garbage less often. Reference counts free nearly everything, and a watcher's objects live long.
 
-    With Python's defaults the collector would take a quarter of the time of an update. A collection of the youngest
-    objects lasts as long as there are many of them: half a millisecond for 2,000.
+    With Python's defaults the collector would take a quarter of the time of an update.
     """
     gc.freeze()
-    gc.set_threshold(2_000, 200, 100)
+    gc.set_threshold(20_000, 20, 100)
 
 
 def bind(config: Config) -> list[socket.socket]:

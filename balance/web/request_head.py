@@ -48,7 +48,9 @@ class KnownHeads:
     def keep(self, data: bytes, head: RequestHead) -> None:
         """Keep what was read of a head without fault, instead of the oldest if there are too many."""
         if len(data) > KEPT_BYTES_MAX or data.count(b"\n") > KEPT_LINES_MAX or "?" in head.start_line.path:
-            return  # with a query also because a WebSocket has one: its handler changes the headers of its request
+            return
+        if "Upgrade" in head.headers:  # the handler of a WebSocket changes the headers of its request
+            return
         if len(self._heads) >= KEPT_MAX:
             del self._heads[next(iter(self._heads))]
         self._heads[data] = head

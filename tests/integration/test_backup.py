@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,13 +42,6 @@ CONSTRAINTS = (
 )
 LOADING = "SELECT pid FROM pg_stat_progress_copy WHERE datname = current_database() AND tuples_processed > 0"
 SCHEMAS = "SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'balance_before_%' ORDER BY 1"
-
-
-@pytest.fixture
-def blank(postgres: str) -> Iterator[Database]:
-    """Make a database without tables."""
-    with temporary_database(postgres, "template0") as one:
-        yield one
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from balance.storage.connect import DatabaseError
 from balance.storage.restore import check_backup, restore
 from tests.support.backups import read, save, write
 from tests.support.history import append_history
-from tests.support.postgres import execute, query, temporary_database
+from tests.support.postgres import execute, query
 from tests.support.service import Database
 
 SETTINGS = ("transaction_isolation", "transaction_read_only", "statement_timeout", "lock_timeout", "row_security")
@@ -29,25 +27,8 @@ OTHERS = "-c statement_timeout=9s -c default_transaction_read_only=on -c default
 
 
 @pytest.fixture
-def blank(postgres: str) -> Iterator[Database]:
-    """Make a database without tables."""
-    with temporary_database(postgres, "template0") as one:
-        yield one
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "one.backup"
-
-
-@pytest.fixture
-def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the machine in a time zone that is 5:45 hours before UTC."""
-    with monkeypatch.context() as changed:
-        changed.setenv("TZ", "Asia/Kathmandu")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def settings_of(session: psycopg.Connection[Any]) -> list[str]:

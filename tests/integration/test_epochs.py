@@ -28,7 +28,8 @@ from balance.storage.pool import Pool
 from balance.storage.server_probe import Server, ServerProbe
 from balance.storage.store import Store
 from tests.support.feed import snapshot
-from tests.support.postgres import LOCK_FEED, Postgres, execute, is_at_rest, is_waited_for, locked
+from tests.support.pool import is_at_rest
+from tests.support.postgres import LOCK_FEED, Postgres, execute, is_waited_for, locked
 from tests.support.service import Database, Processes, check_start_refused
 from tests.support.waiting import wait_until
 

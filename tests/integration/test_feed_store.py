@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -302,16 +301,6 @@ def test_the_latest_of_each_pid_is_the_last_saved_one(rig: Rig) -> None:
     assert found.newest == saved[7].json
     assert found.of_pids == [saved[6].json, saved[4].json, saved[3].json]
     assert rig.feed.latest(2).of_pids == [saved[6].json, saved[4].json]
-
-
-@pytest.fixture
-def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the machine in a time zone that is 5:45 hours before UTC."""
-    with monkeypatch.context() as changed:
-        changed.setenv("TZ", "Asia/Kathmandu")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 @pytest.mark.usefixtures("kathmandu")

@@ -24,7 +24,8 @@ from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_at_rest, is_waited_for, locked, query
+from tests.support.pool import is_at_rest
+from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked, query
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 

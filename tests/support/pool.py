@@ -1,4 +1,4 @@
-"""A pool without a database: fakes of its sessions, of psycopg's pool and of the outage note what is done with them."""
+"""Pools: one without a database, whose fakes note what is done with them, and what a test asks a real one."""
 
 from __future__ import annotations
 
@@ -104,3 +104,9 @@ def make_pool(*results: FakeSession | Exception, wait_ms_max: int = 10, statemen
     pool = Pool(URL, pool_max=2, pool_wait_ms_max=wait_ms_max, statement_ms_max=statement_ms_max, outage=outage)
     pool._pool = sessions  # type: ignore[assignment]
     return PoolRig(pool, outage, sessions)
+
+
+def is_at_rest(pool: Pool) -> bool:
+    """Return whether a real pool opens no session in the background; one is that of the write thread."""
+    stats = pool._pool.get_stats()
+    return stats["pool_size"] == stats["pool_available"] + 1

@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from balance.storage.pool import Pool
 from tests.support.embedded import is_running, postmaster, processes_of, start_postgres
 from tests.support.service import Database
 from tests.support.waiting import wait_until
@@ -153,9 +152,3 @@ def is_waited_for(database: Database) -> bool:
     """Return whether a session of the database waits for a lock."""
     sql = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     return bool(database.rows(sql)[0]["n"])
-
-
-def is_at_rest(pool: Pool) -> bool:
-    """Return whether a pool opens no session in the background; one is that of the write thread."""
-    stats = pool._pool.get_stats()
-    return stats["pool_size"] == stats["pool_available"] + 1

@@ -34,6 +34,13 @@ def test_a_head_of_many_lines_is_not_kept() -> None:
     assert known.get(b"\n" * (KEPT_LINES_MAX + 1)) is None
 
 
+def test_a_head_that_asks_for_another_protocol_is_not_kept() -> None:
+    known, head = KnownHeads(), head_of("/a")
+    head.headers["Upgrade"] = "websocket"
+    known.keep(b"A", head)
+    assert known.get(b"A") is None
+
+
 def test_the_oldest_of_too_many_heads_is_dropped() -> None:
     known, head = KnownHeads(), head_of("/a")
     for number in range(KEPT_MAX + 1):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from itertools import pairwise
 
-import pytest
-
-from balance.aio.single_flight import TURNS_MAX, WOKEN_MIN, SingleFlight
+from balance.aio.single_flight import SingleFlight
 
 
 class Source:
@@ -146,28 +143,6 @@ async def test_a_read_that_waits_for_a_cancelled_one_is_made() -> None:
     source.let_go_on()
     assert await waiting == 0
     assert source.reads == 2
-
-
-@pytest.mark.parametrize(("callers", "per_turn"), [(2 * WOKEN_MIN, WOKEN_MIN), (100 * TURNS_MAX, 100)])
-async def test_a_result_is_passed_to_a_part_of_its_callers_in_a_turn_in_their_order(
-    callers: int, per_turn: int
-) -> None:
-    source, flight, done = Source(), SingleFlight[int](), list[int]()
-
-    async def call(number: int) -> None:
-        await flight.run("newest", source.read)
-        done.append(number)
-
-    calls = [asyncio.ensure_future(call(number)) for number in range(callers)]
-    await turn()
-    calls[0].cancel()
-    source.let_go_on()
-    counts = [0]
-    while len(done) < callers - 1:
-        await asyncio.sleep(0)
-        counts.append(len(done))
-    assert done == list(range(1, callers))
-    assert max(now - then for then, now in pairwise(counts)) == per_turn
 
 
 async def test_nothing_is_kept_of_a_read_that_is_over() -> None:
