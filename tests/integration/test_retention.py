@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -63,10 +64,22 @@ class Rig:
         return self.run(Pruning(self.database.url, before, dry_run=dry_run))
 
     def run(self, pruning: Pruning, report: Callable[[Progress], None] = lambda _: None) -> Pruned:
-        """Prune, and wait until the server has released the lock: it does so after the connection is closed."""
+        """Prune, and wait until the server has released the lock."""
+        with self._releasing():
+            return pruning.run(report)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of a process that prunes, until the end of the block."""
+        with self._releasing(), Pruning(self.database.url, LIMIT)._session():
+            yield
+
+    @contextmanager
+    def _releasing(self) -> Iterator[None]:
+        """Wait until the server has released what the block locked: it does so after the connection is closed."""
         before = self.database.rows(LOCKS)
         try:
-            return pruning.run(report)
+            yield
         finally:
             wait_until(lambda: self.database.rows(LOCKS) == before)
 
@@ -217,8 +230,7 @@ def test_a_batch_waits_for_a_save_and_loses_nothing_of_it(rig: Rig) -> None:
 
 def test_one_process_prunes_at_a_time(rig: Rig) -> None:
     rig.save(OLD, None, None)
-    pruning = Pruning(rig.database.url, LIMIT)
-    with pruning._session():
+    with rig.locked():
         with pytest.raises(PruningElsewhere, match=r"^another process prunes this database$"):
             rig.prune()
         assert rig.prune(dry_run=True).pruned == 1, "to count needs no lock"
@@ -279,7 +291,7 @@ def test_the_service_prunes_in_the_background_and_logs_one_line(
 
 def test_the_service_leaves_it_to_another_process_that_prunes_already(rig: Rig) -> None:
     rig.save(datetime.now(UTC) - timedelta(days=91), None, None)
-    with Pruning(rig.database.url, LIMIT)._session():
+    with rig.locked():
         one = Pruner(rig.database.url, timedelta(days=90), first_s=0, pause_s=0.01)
         one.start()
         wait_until(lambda: rig.database.rows(TRIED)[0]["n"] >= 1)

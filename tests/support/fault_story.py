@@ -36,6 +36,7 @@ from tests.support.replication import Cluster
 from tests.support.service import SNAPSHOTS, Database, Process
 from tests.support.small_disk import SmallDisk
 from tests.support.sse import StreamClient
+from tests.support.waiting import until
 from tests.support.workload import RestBot, SendLog, SocketBot, Watcher, check_seen, check_stored, sending
 
 QUICK = (
@@ -198,11 +199,14 @@ class Stage:
         return Database(f"{self.cluster.url(name)} user={BOT}")
 
     def fill_pages(self, random: Random) -> None:
-        """Save large updates and then small ones by each service that runs, until one of each is rejected; blocks."""
-        for served in self._served:
-            for assets in (60, 0):
-                while served.process.is_running and self._is_saved(served, random, assets):
-                    pass
+        """Save large and small updates by each service that runs, until all of them are rejected; blocks.
+
+        The large ones are tried to the end: they are rejected first, and without a failure for a second a service
+        would log that it saves again.
+        """
+        running = [served for served in self._served if served.process.is_running]
+        while any(self._is_saved(served, random, assets) for assets in (60, 0) for served in running):
+            pass
 
     def _is_saved(self, served: Served, random: Random, assets: int) -> bool:
         """Save an update with this number of further assets; return False if it is rejected."""
@@ -328,8 +332,9 @@ class Witness:
         self._before: dict[str, float] = {}
 
     async def begin(self) -> None:
-        """Note the state before the fault."""
+        """Note the state before the fault, once the log has the end of the one before it."""
         await self._probe.until_ready()
+        await until(lambda: not any(line.startswith("the database cannot") for line in self._lines()[-1:]))
         self._lines_before = len(self._served.log())
         self._before = await self._probe.metrics()
 
