@@ -21,6 +21,7 @@ IDLE_S = 5.0
 COPY = "COPY (SELECT * FROM balance_snapshot ORDER BY seq) TO STDOUT"
 RETURNS = 5  # of all clients, each after they were up to date for CALM_S
 CALM_S = 1.0
+LIVE_LAG_MAX = 3  # snapshots between any two live clients: a broadcast, and those that are not read yet
 LEAVE_S = 0.2  # until the server has closed the connections of all clients that leave
 DELIVERY_TURNS = 5
 BACKLOG = 1_000  # snapshots that each client which comes back has missed
@@ -65,6 +66,8 @@ def come_back(database: str, clients: int) -> list[Figure]:
             returned = time.perf_counter()
             loop.read_for(CALM_S)
             returns.append((began, returned, time.perf_counter()))
+            received = [stream.received for stream in streams]
+            assert max(received) - min(received) <= LIVE_LAG_MAX, "a client that came back is not live"
             loop.close()
             time.sleep(LEAVE_S)
         saves = stop()

@@ -28,7 +28,7 @@ from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, FeedPage
 
 KEPT_MAX = 8  # encoded pages from memory
 READ_S_MAX = 30.0  # for a client to accept one page
-SENT_MAX = 2  # pages in one turn of the event loop: all clients that wait for a page get it at once
+SENT_MAX = 2  # clients that are sent a page in one turn of the event loop: all that wait for a page get it at once
 
 T = TypeVar("T")
 Encoder = Callable[[Sequence[EncodedSnapshot], str], T]
@@ -98,11 +98,13 @@ class Replay:
             while seq != self.check(position.epoch):
                 after = Position(position.epoch, seq)
                 chunk = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
-                self.rows += chunk.last - seq
-                seq, page = chunk
-                if page is not None:
+                if chunk.data is not None:
                     await self._sent.acquire()
-                    await _send_in_time(receiver.send(page, seq))
+                seq = await self._send(chunk, seq, receiver)
+                # And what was published while it waited for its turn: it would be behind again after each turn.
+                newest = self._read_recent(Position(position.epoch, seq), receiver.encode, PAGE_ROWS_MAX, receiver.pids)
+                if newest is not None:
+                    seq = await self._send(newest, seq, receiver)
             receiver.join()
 
     async def read(
@@ -117,9 +119,9 @@ class Replay:
         limit = min(limit, self.check(after.epoch) - after.seq)
         if limit <= 0:
             return Chunk(after.seq, None)
-        recent = self._tail.recent.after(after.seq)
+        recent = self._read_recent(after, encode, limit, pids)
         if recent is not None:
-            return self._encode_recent(recent[:limit], after.epoch, encode, pids)
+            return recent
         limit = min(limit, PAGE_ROWS_MAX - after.seq % PAGE_ROWS_MAX)
 
         async def read() -> Chunk[T]:
@@ -141,16 +143,30 @@ class Replay:
             raise ReplayBroken("the feed has a new epoch")
         return self._tail.position.seq
 
-    def _encode_recent(
-        self, snapshots: Sequence[EncodedSnapshot], epoch: str, encode: Encoder[T], pids: tuple[int, ...] | None
-    ) -> Chunk[T]:
-        """Encode the first of the snapshots, up to PAGE_BYTES_MAX; clients that ask for the same share the bytes."""
-        page = _first_bytes(snapshots)
-        key = encode, epoch, page[0].seq, page[-1].seq, pids
+    async def _send(self, chunk: Chunk[T], seq: int, receiver: Receiver[T]) -> int:
+        """Send a client that has everything up to `seq` the next part of the feed; return the last seq of it."""
+        self.rows += chunk.last - seq
+        if chunk.data is not None:
+            await _send_in_time(receiver.send(chunk.data, chunk.last))
+        return chunk.last
+
+    def _read_recent(
+        self, after: Position, encode: Encoder[T], limit: int, pids: tuple[int, ...] | None
+    ) -> Chunk[T] | None:
+        """Encode the first snapshots after a position, up to `limit` and PAGE_BYTES_MAX, if they are in memory.
+
+        Clients that ask for the same share the bytes. Raises ReplayBroken.
+        """
+        self.check(after.epoch)
+        recent = self._tail.recent.after(after.seq)
+        if not recent:
+            return None
+        page = _first_bytes(recent[:limit])
+        key = encode, after.epoch, page[0].seq, page[-1].seq, pids
         chunk = self._kept.get(key)
         if chunk is None:
             passed = page if pids is None else [one for one in page if one.pid in pids]
-            chunk = Chunk(page[-1].seq, encode(passed, epoch) if passed else None)
+            chunk = Chunk(page[-1].seq, encode(passed, after.epoch) if passed else None)
             if len(self._kept) >= KEPT_MAX:
                 self._kept.clear()
             self._kept[key] = chunk
