@@ -6,7 +6,6 @@ Threads: event loop only.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 PAUSE_S_MIN = 0.005  # between two polls, while other processes save
 PAUSE_S_MAX = 0.1
@@ -24,7 +23,7 @@ class PollSchedule:
         self._pause_s = PAUSE_S_MIN
         self._retry_s = RETRY_S_MIN
         self._due = self._known_at = self._loop.time()
-        self._wakeup = asyncio.Event()
+        self._wakeup: asyncio.Future[None] | None = None  # of the wait that is under way
 
     @property
     def is_failing(self) -> bool:
@@ -53,7 +52,8 @@ class PollSchedule:
 
     def wake(self) -> None:
         """End the wait that is under way."""
-        self._wakeup.set()
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     def postpone(self) -> None:
         """Poll after a pause of the same length."""
@@ -88,7 +88,9 @@ class PollSchedule:
 
     async def wait(self) -> None:
         """Wait until a poll is due, or `wake`."""
-        self._wakeup.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.seconds_left):
-                await self._wakeup.wait()
+        self._wakeup = self._loop.create_future()
+        timer = self._loop.call_at(self._due, self.wake)  # `asyncio.timeout` would raise and handle two exceptions
+        try:
+            await self._wakeup
+        finally:
+            timer.cancel()
