@@ -32,7 +32,7 @@ from tests.support import browser, contract
 from tests.support.embedded import start_postgres
 from tests.support.order import slow_first
 from tests.support.packages import Environment, build_wheel
-from tests.support.postgres import Postgres, temporary_database
+from tests.support.postgres import EMPTY, Postgres, execute, temporary_database
 from tests.support.repository import ROOT
 from tests.support.scratch import make_folder
 from tests.support.service import Database, MakeService, Process, Service
@@ -147,7 +147,10 @@ def template(postgres: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shared_database(postgres: str, template: str) -> Iterator[Database]:
-    """Make a migrated database for the tests of one module, which empty it: another for each test takes longer."""
+    """Make a migrated database for the tests of one module: another for each test takes longer.
+
+    If the module uses this fixture for each test, `database` is this one, without snapshots.
+    """
     with temporary_database(postgres, template) as one:
         yield one
 
@@ -170,8 +173,13 @@ def kathmandu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def database(postgres: str, template: str) -> Iterator[Database]:
-    """Make a migrated database for one test."""
+def database(request: pytest.FixtureRequest, postgres: str, template: str) -> Iterator[Database]:
+    """Make a migrated database for one test, or empty that of its module."""
+    if "shared_database" in request.fixturenames:
+        one: Database = request.getfixturevalue("shared_database")
+        execute(one.url, EMPTY)
+        yield one
+        return
     with temporary_database(postgres, template) as one:
         yield one
 

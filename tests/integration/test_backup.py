@@ -243,13 +243,19 @@ def test_epochs_of_a_feed_that_had_lost_rows_of_the_backup_are_not_known(databas
     assert good_until(database, second, 2) == (False, None), "its seq 2 is another than that of the backup"
 
 
-def test_a_database_that_a_service_uses_is_not_replaced(database: Database, file: Path) -> None:
-    save(database, 1)
-    write(database, file)
+def connected_pool(database: Database) -> Pool:
+    """Open a pool, as a service does, and have it connect."""
     pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
     pool.open()
     with pool.connection():  # `open` need not have one
         pass
+    return pool
+
+
+def test_a_database_that_a_service_uses_is_not_replaced(database: Database, file: Path) -> None:
+    save(database, 1)
+    write(database, file)
+    pool = connected_pool(database)
     with pytest.raises(BackupError, match=r"^a service uses the database: stop it first$"):
         read(database, file, replace=True)
     pool.close()
@@ -268,10 +274,7 @@ def test_the_sessions_of_a_service_that_stops_are_waited_for(
     monkeypatch.setattr(restore_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     save(database, 1)
     write(database, file)
-    pool = Pool(database.url, pool_max=2, pool_wait_ms_max=5000, statement_ms_max=5000)
-    pool.open()
-    with pool.connection():  # `open` need not have one
-        pass
+    pool = connected_pool(database)
     stopping = threading.Timer(0.2, pool.close)
     stopping.start()
     assert read(database, file, replace=True).rows == 1

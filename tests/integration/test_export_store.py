@@ -17,8 +17,10 @@ from balance.storage.errors import NO_FEED, UNABLE, StoreUnavailable
 from balance.storage.export import PAGE_BYTES_MAX, PAGE_ROWS_MAX, SEQS_MAX, ExportStore, Selection, csv_header
 from balance.storage.pool import Pool
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, execute, query
+from tests.support.postgres import execute, query
 from tests.support.service import Database
+
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 START = datetime(2025, 11, 7, tzinfo=UTC)
 FILL = """
@@ -32,13 +34,6 @@ SMALL = """'{"rlb": 1, "usdt": 1}'"""
 LARGE = """(SELECT jsonb_object_agg(name, 1.5) FROM (
     SELECT 'rlb' AS name UNION SELECT 'usdt' UNION SELECT repeat('x', 60) || n FROM generate_series(1, 1500) AS n
 ) AS names)"""
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Return the database of this module, without snapshots."""
-    execute(shared_database.url, EMPTY)
-    return shared_database
 
 
 @pytest.fixture

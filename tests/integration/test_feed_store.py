@@ -24,9 +24,11 @@ from balance.storage.pool import Pool
 from balance.storage.store import Store
 from tests.support.feed import ONCHAIN, ONSITE
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, execute
+from tests.support.postgres import execute
 from tests.support.service import Database
 from tests.support.strategies import ValidUpdate, examples, valid_updates
+
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 NOW = datetime(2025, 11, 7, 0, 45, 8, 603000, UTC)
 OTHER_EPOCH = str(uuid.UUID(int=7))
@@ -53,13 +55,6 @@ def large_ledger(assets: int, digits: int) -> protocol.Encoded:
     """Return a ledger with that many assets beside the required ones, and digits in each."""
     further = ",".join(f'"asset{n:02}":1.{"1" * digits}' for n in range(assets))
     return protocol.Encoded(f'{{"rlb":1,"usdt":1,{further}}}')
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Return the database of this module, without snapshots."""
-    execute(shared_database.url, EMPTY)
-    return shared_database
 
 
 @pytest.fixture

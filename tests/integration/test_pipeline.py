@@ -25,18 +25,13 @@ from balance.storage.store import Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
 from tests.support.pool import is_at_rest
-from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked, query
+from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked, query
 from tests.support.service import Database
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("shared_database")
+
 STATEMENT_MS_MAX, SHORT_MS = 5000, 400
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Return the database of this module, without snapshots."""
-    execute(shared_database.url, EMPTY)
-    return shared_database
 
 
 def open_store(database: Database, statement_ms_max: int = STATEMENT_MS_MAX) -> Store:

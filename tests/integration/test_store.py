@@ -21,22 +21,17 @@ from balance.storage.pool import Pool
 from balance.storage.store import FEED_CHANGED, Store
 from tests.support.feed import snapshot
 from tests.support.outages import OUTAGE
-from tests.support.postgres import EMPTY, LOCK_FEED, execute, is_waited_for, locked
+from tests.support.postgres import LOCK_FEED, execute, is_waited_for, locked
 from tests.support.service import Database
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("shared_database")
 
 TS = datetime(2025, 11, 7, tzinfo=UTC)
 INSERT = """
 INSERT INTO balance_snapshot (seq, id, ts, onchain, onsite, received_at)
 VALUES (%s, %s, now(), '{"rlb": 1, "usdt": 1}', '{"rlb": 1, "usd": 1}', now())
 """
-
-
-@pytest.fixture
-def database(shared_database: Database) -> Database:
-    """Return the database of this module, without snapshots."""
-    execute(shared_database.url, EMPTY)
-    return shared_database
 
 
 def open_store(database: Database) -> Store:

@@ -4,19 +4,12 @@
 //
 // It runs until it is killed, and the browser ends with it.
 
-import { launch } from './browser.mjs';
+import { launch, openReporting } from './browser.mjs';
 
 const [server] = process.argv.slice(2);
-const report = (name, value) => console.log(JSON.stringify([name, value]));
 const browser = await launch();
 try {
-  const tab = await browser.newPage();
-  await tab.exposeFunction('report', report);
-  tab.on('pageerror', (error) => report('problem', error.message));
-  tab.on('console', (message) => {
-    // The browser itself logs each request that fails while the server is away.
-    if (message.type() === 'error' && !message.text().startsWith('Failed to load resource')) report('problem', message.text());
-  });
+  const { tab } = await openReporting(browser);
   await tab.setViewport({ width: 1280, height: 1600 }); // with the charts in sight
   await tab.goto(server);
   await tab.evaluate(() => {

@@ -14,6 +14,19 @@ export async function launch(...flags) {
   return puppeteer.launch({ executablePath, headless: 'shell', args: [...FLAGS, ...flags], pipe: true });
 }
 
+// Opens a tab whose page can call `report(name, value)`, which prints a line of JSON; so does each of its problems.
+export async function openReporting(browser) {
+  const report = (name, value) => console.log(JSON.stringify([name, value]));
+  const tab = await browser.newPage();
+  await tab.exposeFunction('report', report);
+  tab.on('pageerror', (error) => report('problem', error.message));
+  tab.on('console', (message) => {
+    // The browser itself logs each request that fails while the server is away.
+    if (!message.text().startsWith('Failed to load resource')) report('problem', message.text());
+  });
+  return { tab, report };
+}
+
 // Returns what axe-core finds wrong with what a tab shows.
 export async function audit(tab) {
   await tab.evaluate(await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8'));

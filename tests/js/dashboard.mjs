@@ -6,7 +6,7 @@
 
 import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';
-import { launch } from './browser.mjs';
+import { launch, openReporting } from './browser.mjs';
 
 const [dashboard, server] = process.argv.slice(2);
 const html = await readFile(dashboard);
@@ -16,17 +16,10 @@ const pages = createServer((request, response) => {
 });
 await new Promise((listening) => pages.listen(0, '127.0.0.1', listening));
 
-const report = (name, value) => console.log(JSON.stringify([name, value]));
 const origin = `http://localhost:${pages.address().port}`;
 const browser = await launch();
 try {
-  const tab = await browser.newPage();
-  await tab.exposeFunction('report', report);
-  tab.on('pageerror', (error) => report('problem', error.message));
-  tab.on('console', (message) => {
-    // The browser itself logs each request that fails while the server is away.
-    if (!message.text().startsWith('Failed to load resource')) report('problem', message.text());
-  });
+  const { tab, report } = await openReporting(browser);
   tab.on('request', (request) => {
     const url = request.url();
     if (![origin, server, 'data:'].some((known) => url.startsWith(known))) report('problem', `a request to ${url}`);

@@ -443,13 +443,19 @@ async def test_replays_and_the_rows_that_they_pass_are_counted(rig: Rig) -> None
     assert (rig.feed.replays, rig.feed.replayed_rows) == (2, PAGE_ROWS_MAX + 3 + 5)
 
 
-async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
+async def begin_replay(rig: Rig) -> tuple[Reader, asyncio.Future[None]]:
+    """Begin a replay of two pages to a client that does not accept the first one yet."""
     rig.store.save_elsewhere(2 * PAGE_ROWS_MAX)
     rig.writer()
     reader = Reader(rig)
     reader.go.clear()
     replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 0)))
     await rig.until(lambda: bool(reader.pages))
+    return reader, replaying
+
+
+async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
+    reader, replaying = await begin_replay(rig)
     rig.store.first = PAGE_ROWS_MAX + 100
     reader.go.set()
     with pytest.raises(ReplayBroken, match=r"^the feed has no seq 1001$"):
@@ -460,12 +466,7 @@ async def test_a_replay_ends_if_the_next_row_is_pruned(rig: Rig) -> None:
 @pytest.mark.expects_log("the feed goes on")
 @pytest.mark.parametrize("in_memory", [True, False])
 async def test_a_replay_ends_if_the_epoch_changes(rig: Rig, in_memory: bool) -> None:
-    rig.store.save_elsewhere(2 * PAGE_ROWS_MAX)
-    rig.writer()
-    reader = Reader(rig)
-    reader.go.clear()
-    replaying = asyncio.ensure_future(reader.replay(Position(EPOCH, 0)))
-    await rig.until(lambda: bool(reader.pages))
+    reader, replaying = await begin_replay(rig)
     rig.store.begin_epoch()
     if in_memory:
         await rig.until(lambda: rig.tail.position.epoch != EPOCH)
