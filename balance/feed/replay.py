@@ -81,7 +81,7 @@ class Replay:
         self._reach_s_max = reach_s_max
         self._pages: SingleFlight[Chunk[Any]] = SingleFlight()
         self._kept: dict[Hashable, Chunk[Any]] = {}
-        self._sent = TurnLimit(SENT_MAX)
+        self._turns = TurnLimit(SENT_MAX)
         self.runs = 0
         """The replays that were begun."""
         self.rows = 0
@@ -98,11 +98,13 @@ class Replay:
             while seq != self.check(position.epoch):
                 after = Position(position.epoch, seq)
                 chunk = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
-                if chunk.data is not None:
-                    await self._sent.acquire()
+                has_turn = chunk.data is not None  # what a filter rejects needs none
+                if has_turn:
+                    await self._turns.acquire()
                 seq = await self._send(chunk, seq, receiver)
                 # And what was published while it waited for its turn: it would be behind again after each turn.
-                newest = self._read_recent(Position(position.epoch, seq), receiver.encode, PAGE_ROWS_MAX, receiver.pids)
+                after = Position(position.epoch, seq)
+                newest = self._read_recent(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids) if has_turn else None
                 if newest is not None:
                     seq = await self._send(newest, seq, receiver)
             receiver.join()
