@@ -223,7 +223,7 @@ async def test_instants_before_what_pruning_left_are_gaps_without_amounts(servic
     assert (await ask(service, **range_))["completeFrom"] is None
     pruned = await asyncio.to_thread(Pruning(database.url, parse_ts(at(20))).run)
     assert pruned.pruned == 1, "the first of pid 7; the only ones of pids 5 and 6 are kept"
-    for mode in ({}, {"pid": 7}, {"by": "pid", "pid": 7}, {"sum": "pid"}):
+    for mode in ({}, {"pid": 7}, {"by": "pid", "pid": 7}, {"sum": "pid"}, {"sum": "pid", "pid": 7}):
         data = await ask(service, **range_, **mode)
         assert data["completeFrom"] == at(20)
         (line,) = data["lines"]
