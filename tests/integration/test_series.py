@@ -96,6 +96,8 @@ async def test_of_equal_times_the_one_saved_last_is_in_force(service: Service) -
     assert usdt((await ask(service, **range_))["lines"][0]) == [None, 2]
     assert usdt((await ask(service, **range_, pid=7))["lines"][0]) == [None, 1]
     assert usdt((await ask(service, **range_, pid=[7, 8]))["lines"][0]) == [None, 2]
+    await save(service, made(10, onchain_usdt=4))
+    assert usdt((await ask(service, **range_, sum="pid"))["lines"][0]) == [None, 6]
 
 
 @pytest.mark.parametrize("fraction", ["000", "500", "000001", "123456"])
@@ -169,8 +171,8 @@ async def test_a_sum_adds_exactly_and_names_those_that_it_leaves_out(service: Se
 
 async def test_a_pid_that_reports_rarely_is_in_the_sum_beside_one_that_reports_often(service: Service) -> None:
     await save(service, made(0, 7, onchain_usdt=1), *(made(1 + i, 8, onchain_usdt=2) for i in range(9)))
-    data = await ask(service, **{"from": at(0), "to": at(10), "points": 2, "sum": "pid", "stale_s": 60})
-    assert usdt(data["lines"][0]) == [1, 3]
+    data = await ask(service, **{"from": at(0), "to": at(10), "points": 2, "sum": "pid", "stale_s": 10})
+    assert usdt(data["lines"][0]) == [1, 3], "also at its largest age"
 
 
 async def test_a_pid_or_an_asset_that_is_named_twice_counts_once(service: Service) -> None:
@@ -215,13 +217,13 @@ async def test_a_sum_without_a_pid_that_reports_is_a_gap_and_names_the_silent(se
 
 
 async def test_instants_before_what_pruning_left_are_gaps_without_amounts(service: Service, database: Database) -> None:
-    await save(service, *(made(10 * i, pid) for i, pid in enumerate((5, 7, 7, 7))))
+    await save(service, made(-1000, 6), *(made(10 * i, pid) for i, pid in enumerate((5, 7, 7, 7))))
     database.rows("UPDATE balance_snapshot SET received_at = ts RETURNING seq")
     range_ = {"from": at(0), "to": at(30), "points": 4}
     assert (await ask(service, **range_))["completeFrom"] is None
     pruned = await asyncio.to_thread(Pruning(database.url, parse_ts(at(20))).run)
-    assert pruned.pruned == 1, "the first of pid 7; the only one of pid 5 is kept"
-    for mode in ({}, {"pid": 7}, {"by": "pid", "pid": 7}, {"sum": "pid"}):
+    assert pruned.pruned == 1, "the first of pid 7; the only ones of pids 5 and 6 are kept"
+    for mode in ({}, {"pid": 7}, {"by": "pid", "pid": 7}, {"sum": "pid"}, {"sum": "pid", "pid": 7}):
         data = await ask(service, **range_, **mode)
         assert data["completeFrom"] == at(20)
         (line,) = data["lines"]
@@ -230,14 +232,20 @@ async def test_instants_before_what_pruning_left_are_gaps_without_amounts(servic
         assert line["gaps"] == [{"first": 0, "last": 1}]
     (line,) = (await ask(service, **range_, by="pid", pid=5))["lines"]
     assert [amount is None for amount in usdt(line)] == [True, True, False, False], "its only one is from before"
+    silent = {"pid": 6, "gaps": [{"first": 2, "last": 3}]}
+    assert (await ask(service, **range_, sum="pid"))["leftOut"] == [silent]
 
 
 async def test_a_pid_is_current_up_to_the_largest_age_of_a_snapshot(service: Service) -> None:
     await save(service, made(-60, 5), made(-61, 6))
     range_ = {"from": at(0), "to": at(1), "points": 2, "stale_s": 60}
     assert [line["pid"] for line in (await ask(service, **range_, by="pid"))["lines"]] == [5]
-    (line,) = (await ask(service, **range_, sum="pid"))["lines"]
-    assert line["pids"] == [1, 0]
+    data = await ask(service, **range_, sum="pid")
+    assert data["lines"][0]["pids"] == [1, 0]
+    assert data["leftOut"] == [
+        {"pid": 5, "gaps": [{"first": 1, "last": 1}]},
+        {"pid": 6, "gaps": [{"first": 0, "last": 1}]},
+    ]
 
 
 async def test_a_series_that_takes_too_long_is_refused_without_an_outage(
@@ -261,6 +269,8 @@ async def test_an_answer_that_is_too_large_is_refused(service: Service, monkeypa
     refused = "points: the amounts are too many: ask for fewer points, or name the assets"
     check_refused(await service.request("GET", query_of(to=at(1))), "invalid_payload", refused)
     assert (await service.request("GET", query_of(to=at(1), asset="onsite.usd"))).status == 200
+    monkeypatch.setattr(series_store, "AMOUNTS_MAX", 2000)
+    assert (await service.request("GET", query_of(to=at(1)))).status == 200, "exactly as many"
     monkeypatch.setattr(series_store, "BYTES_MAX", 1000)
     check_refused(await service.request("GET", query_of(to=at(1), asset="onsite.usd")), "invalid_payload", refused)
 
