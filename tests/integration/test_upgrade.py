@@ -156,6 +156,7 @@ def test_an_upgrade_that_fails_leaves_the_old_data_and_can_be_repeated(
             upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert not is_running(data)
     assert rows_of(data, OLD) == before
+    (data / "upgrade" / "postgresql" / "PG_VERSION").write_text("")  # nothing of the first attempt is used
     upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert rows_of(data) == before
 
