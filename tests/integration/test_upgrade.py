@@ -22,6 +22,7 @@ from tests.support.postgres import query
 from tests.support.service import SNAPSHOTS, Database, Processes, check_group_is_gone, check_start_refused
 
 OLD = Path("/usr/lib/postgresql/15/bin")
+NAMES = {"postgresql", "postgresql.15", "postgresql.log", "control.lock", "lock", "server.lock"}  # after an upgrade
 ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
 REPORTS = Reports(*[lambda _done, _total: None] * 4)
 pytestmark = pytest.mark.skipif(not OLD.is_dir(), reason="there is no PostgreSQL 15 on this machine")
@@ -76,8 +77,7 @@ def test_the_command_upgrades_the_data_and_the_service_goes_on(data: Path, proce
     assert rows_of(data) == before
     assert versions_of(data) == (new, new)
     assert (data / "postgresql.15" / "PG_VERSION").read_text() == "15\n"
-    names = {path.name for path in data.iterdir()}
-    assert names == {"postgresql", "postgresql.15", "postgresql.log", "control.lock", "lock", "server.lock"}
+    assert {path.name for path in data.iterdir()} == NAMES
     if os.geteuid() == 0:
         assert (data / "postgresql").stat().st_uid == (data / "postgresql.15").stat().st_uid
     process = processes("upgrade", f"--data-dir={data}")
@@ -113,6 +113,7 @@ def test_each_step_reports_and_the_last_one_begins_when_the_new_data_are_complet
 
     restored = upgrade(data, OLD, "1", reports, complete)
     assert (restored.rows, restored.position.seq, restored.aside) == (1000, 1000, None)
+    assert {path.name for path in data.iterdir()} == NAMES
     ends = {step: found[-1] for step, found in steps.items()}
     (size,) = sizes
     indexes = ends["indexed"][1]
