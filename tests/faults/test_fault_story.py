@@ -138,8 +138,7 @@ def standby(stage: Stage) -> Iterator[None]:
 @contextmanager
 def disk_full(stage: Stage) -> Iterator[None]:
     """Leave no space for the tables, and fill the pages that they have."""
-    with stage.disk.full():
-        stage.fill_pages(Random(len(stage.sent)))
+    with stage.disk.full(), stage.pages_full(Random(len(stage.sent))):
         yield
 
 

@@ -36,7 +36,7 @@ from tests.support.replication import Cluster
 from tests.support.service import SNAPSHOTS, Database, Process
 from tests.support.small_disk import SmallDisk
 from tests.support.sse import StreamClient
-from tests.support.waiting import until
+from tests.support.waiting import repeating, until
 from tests.support.workload import RestBot, SendLog, SocketBot, Watcher, check_seen, check_stored, sending
 
 QUICK = (
@@ -49,6 +49,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 OF_SERVICES = f"SELECT pid FROM pg_stat_activity WHERE usename = '{BOT}' AND pid <> pg_backend_pid()"
 BACK_S_MAX = 6.0  # from the end of a fault to the next saves; an attempt to connect may have begun before it
 CAUSE = "; (its connections were lost|it could not save|it could not be read): .+"  # at the end of the last line
+LARGE, SMALL = 60, 0  # further assets of an update
 SEEN_S_MAX = 10.0  # until health, metrics and log show a fault
 
 
@@ -198,15 +199,18 @@ class Stage:
         execute(self.cluster.url(), f"CREATE DATABASE {name} OWNER {BOT} TEMPLATE template0")
         return Database(f"{self.cluster.url(name)} user={BOT}")
 
-    def fill_pages(self, random: Random) -> None:
-        """Save large and small updates by each service that runs, until all of them are rejected; blocks.
+    @contextmanager
+    def pages_full(self, random: Random) -> Iterator[None]:
+        """Leave no space for a row in the pages that there are, within the block.
 
-        The large ones are tried to the end: they are rejected first, and without a failure for a second a service
-        would log that it saves again.
+        All the time each service that runs is sent large updates, which are rejected first: without a failure for a
+        second it would log that it saves again, while small ones still find space.
         """
         running = [served for served in self._served if served.process.is_running]
-        while any(self._is_saved(served, random, assets) for assets in (60, 0) for served in running):
+        while any(self._is_saved(served, random, assets) for assets in (LARGE, SMALL) for served in running):
             pass
+        with repeating(lambda: [self._is_saved(served, random, LARGE) for served in running], 0.1):
+            yield
 
     def _is_saved(self, served: Served, random: Random, assets: int) -> bool:
         """Save an update with this number of further assets; return False if it is rejected."""

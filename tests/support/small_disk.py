@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import repeating, wait_until
 
 
 class SmallDisk:
@@ -28,18 +27,13 @@ class SmallDisk:
     @contextmanager
     def full(self) -> Iterator[None]:
         """Leave no byte free within the block, also of what is freed meanwhile."""
-        filler, is_over = self.folder / "filler", threading.Event()
+        filler = self.folder / "filler"
         with filler.open("wb", buffering=0) as file:
             self._fill(file)
-            filling = threading.Thread(
-                target=lambda: [self._fill(file) for _ in iter(lambda: is_over.wait(0.02), True)]
-            )
-            filling.start()
             try:
-                yield
+                with repeating(lambda: self._fill(file), 0.02):
+                    yield
             finally:
-                is_over.set()
-                filling.join()
                 filler.unlink()
 
     def _fill(self, file: FileIO) -> None:

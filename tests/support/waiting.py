@@ -1,10 +1,12 @@
-"""Wait for a condition that gives no event, by checking it again and again; or for the first of several coroutines."""
+"""Wait for a condition that gives no event, by checking it again and again, or for one of several coroutines."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 STEP_S = 0.001
@@ -35,3 +37,21 @@ async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def repeating(call: Callable[[], object], pause_s: float) -> Iterator[None]:
+    """Make a call again and again in a thread within the block, with pauses in between."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.wait(pause_s):
+            call()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
