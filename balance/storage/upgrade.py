@@ -141,16 +141,10 @@ def _check_unused(data: DataDirectory) -> None:
 
 
 def _restore(data: DataDirectory, backup: Path, reports: Reports) -> Restored:
-    """Restore the backup into a new cluster, and stop its server."""
+    """Restore the backup into a new cluster with the owner of the data, and stop its server."""
     with suppress(FileNotFoundError):
         shutil.rmtree(WORK, dir_fd=data.descriptor)
-    os.mkdir(WORK, mode=0o700, dir_fd=data.descriptor)
-    with opened_folder(data.descriptor, WORK) as work:
-        os.mkdir(PGDATA, mode=0o700, dir_fd=work)  # its owner will be that of the data
-        if os.geteuid() == 0:
-            os.fchown(work, data.uid, -1)
-            os.chown(PGDATA, data.uid, os.stat(data.pgdata).st_gid, dir_fd=work, follow_symlinks=False)
-    with EmbeddedPostgres.start(data.folder / WORK) as postgres:
+    with EmbeddedPostgres.start(data.folder / WORK, owner=data.owner) as postgres:
         return restore(
             postgres.url,
             check_backup(backup, reports.checked),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,13 +15,14 @@ from balance.storage import upgrade as module
 from balance.storage.embedded import EmbeddedError, EmbeddedPostgres
 from balance.storage.migrate import migrate
 from balance.storage.upgrade import Reports, upgrade, versions_of
-from tests.support.embedded import is_running
+from tests.support.embedded import NOBODY, is_running, needs_root
 from tests.support.history import append_history
 from tests.support.http_client import request
 from tests.support.postgres import query
 from tests.support.service import SNAPSHOTS, Database, Processes, check_group_is_gone, check_start_refused
 
 OLD = Path("/usr/lib/postgresql/15/bin")
+NAMES = {"postgresql", "postgresql.15", "postgresql.log", "control.lock", "lock", "server.lock"}  # after an upgrade
 ROWS = "SELECT * FROM balance_snapshot ORDER BY seq"
 REPORTS = Reports(*[lambda _done, _total: None] * 4)
 pytestmark = pytest.mark.skipif(not OLD.is_dir(), reason="there is no PostgreSQL 15 on this machine")
@@ -41,11 +43,19 @@ def data(made: Path, tmp_path: Path) -> Iterator[Path]:
     copy = tmp_path / "data"
     shutil.copytree(made, copy)
     if os.geteuid() == 0:
-        owner = (made / "postgresql").stat()
-        for path in (copy / "postgresql", *(copy / "postgresql").rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
+        give_to(copy, *owner_of(made))
     yield copy
     assert not is_running(copy)
+
+
+def owner_of(data: Path) -> tuple[int, int]:
+    found = (data / "postgresql").stat()
+    return found.st_uid, found.st_gid
+
+
+def give_to(data: Path, uid: int, gid: int) -> None:
+    for path in (data / "postgresql", *(data / "postgresql").rglob("*")):
+        os.chown(path, uid, gid)
 
 
 def rows_of(data: Path, programs: Path | None = None) -> list[tuple[Any, ...]]:
@@ -67,8 +77,7 @@ def test_the_command_upgrades_the_data_and_the_service_goes_on(data: Path, proce
     assert rows_of(data) == before
     assert versions_of(data) == (new, new)
     assert (data / "postgresql.15" / "PG_VERSION").read_text() == "15\n"
-    names = {path.name for path in data.iterdir()}
-    assert names == {"postgresql", "postgresql.15", "postgresql.log", "control.lock", "lock", "server.lock"}
+    assert {path.name for path in data.iterdir()} == NAMES
     if os.geteuid() == 0:
         assert (data / "postgresql").stat().st_uid == (data / "postgresql.15").stat().st_uid
     process = processes("upgrade", f"--data-dir={data}")
@@ -104,6 +113,7 @@ def test_each_step_reports_and_the_last_one_begins_when_the_new_data_are_complet
 
     restored = upgrade(data, OLD, "1", reports, complete)
     assert (restored.rows, restored.position.seq, restored.aside) == (1000, 1000, None)
+    assert {path.name for path in data.iterdir()} == NAMES
     ends = {step: found[-1] for step, found in steps.items()}
     (size,) = sizes
     indexes = ends["indexed"][1]
@@ -111,6 +121,26 @@ def test_each_step_reports_and_the_last_one_begins_when_the_new_data_are_complet
         "written": (1000, 1000), "checked": (size, size), "loaded": (size, size), "indexed": (indexes, indexes)
     }  # fmt: skip
     assert indexes > 5
+
+
+@needs_root
+def test_the_new_data_belong_to_the_owner_of_the_old_ones(data: Path) -> None:
+    give_to(data, NOBODY, 7)
+    upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert owner_of(data) == (NOBODY, 7), "and not to the system user, as which a new database runs"
+    assert len(rows_of(data)) == 1000
+
+
+def test_an_upgrade_is_complete_even_if_its_work_folder_cannot_be_removed(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        upgrade(data, OLD, "1", REPORTS, lambda: patched.setattr(os, "rmdir", fail))
+    assert (data / "upgrade").is_dir()
+    assert len(rows_of(data)) == 1000
 
 
 def test_an_upgrade_that_fails_leaves_the_old_data_and_can_be_repeated(
@@ -127,6 +157,7 @@ def test_an_upgrade_that_fails_leaves_the_old_data_and_can_be_repeated(
             upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert not is_running(data)
     assert rows_of(data, OLD) == before
+    (data / "upgrade" / "postgresql" / "PG_VERSION").write_text("")  # nothing of the first attempt is used
     upgrade(data, OLD, "1", REPORTS, lambda: None)
     assert rows_of(data) == before
 

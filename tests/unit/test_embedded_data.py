@@ -96,12 +96,19 @@ def test_a_user_that_is_not_root_makes_the_folder_for_itself(tmp_path: Path, mon
             DataDirectory.open(path, PROGRAMS)
 
 
-@pytest.mark.parametrize("has_data", [True, False])
-def test_root_uses_the_owner_of_the_data_or_the_system_user(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, has_data: bool
+@pytest.mark.parametrize(
+    ("given", "has_data", "expected"),
+    [
+        (None, True, Account(7, 8)),
+        (None, False, Account(9, 10)),
+        (Account(11, 12), True, Account(11, 12)),
+        (Account(11, 12), False, Account(11, 12)),
+    ],
+)
+def test_root_uses_the_given_owner_or_that_of_the_data_or_the_system_user(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: Account | None, has_data: bool, expected: Account
 ) -> None:
     allowed: list[tuple[Any, ...]] = []
-    expected = Account(7, 8) if has_data else Account(9, 10)
 
     def allow_traversal(path: Path, uid: int, *, create: bool) -> int:
         allowed.append((path, uid, create))
@@ -113,8 +120,8 @@ def test_root_uses_the_owner_of_the_data_or_the_system_user(
     monkeypatch.setattr(account, "system_user", lambda: Account(9, 10))
     monkeypatch.setattr(account, "allow_programs", lambda *of: allowed.append(of))
     monkeypatch.setattr(account, "allow_traversal", allow_traversal)
-    one = DataDirectory.open(folder, PROGRAMS)
-    assert (one.uid, one.programs.owner) == (expected.uid, expected)  # type: ignore[attr-defined]
+    one = DataDirectory.open(folder, PROGRAMS, given)
+    assert (one.uid, one.owner, one.programs.owner) == (expected.uid, expected, expected)  # type: ignore[attr-defined]
     assert allowed == [(PROGRAMS, expected.uid), (folder, expected.uid, True)]
     one.close()
 

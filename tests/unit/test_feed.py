@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from tornado.ioloop import IOLoop
 
@@ -396,6 +397,29 @@ async def test_many_clients_that_wait_for_their_turns_join_in_them_though_the_fe
         assert len(reader.pages) <= 2, "and is not behind again after each turn"
         assert reader.seqs == list(range(1, len(reader.seqs) + 1))
     assert max(len(reader.seqs) for reader in readers) > 50
+
+
+async def test_clients_of_some_pids_are_sent_theirs_in_turns_while_the_feed_goes_on(rig: Rig) -> None:
+    def publish() -> None:
+        rig.tail.advance(rig.store.append([snapshot(), msgspec.structs.replace(snapshot(), pid=7)]))
+
+    rig.store.save_elsewhere(5)
+    rig.writer()
+    readers = [Reader(rig) for _ in range(5 * SENT_MAX)]
+    with busy(rig.executor, 2):
+        replays = [asyncio.ensure_future(one.replay(Position(EPOCH, 2), 7)) for one in readers]
+        await rig.until(lambda: bool(rig.feed._replay._pages._running))
+        publish()
+    sent = [0]
+    while not all(one.done() for one in replays):
+        await asyncio.sleep(0)
+        sent.append(sum(bool(one.pages) for one in readers))
+        publish()
+    assert max(after - before for before, after in pairwise(sent)) == SENT_MAX
+    theirs = [one.seq for one in rig.store.stored if one.pid == 7]
+    for reader in readers:
+        assert reader.is_live
+        assert reader.seqs == theirs[: len(reader.seqs)]
 
 
 async def test_what_is_published_during_a_replay_is_sent_by_it_before_it_joins(rig: Rig) -> None:

@@ -29,6 +29,8 @@ from balance.storage.embedded.socket_folder import socket_url
 if TYPE_CHECKING:
     from typing import Self
 
+    from balance.storage.embedded.account import Account
+
 
 def ignore_libpq_variables() -> None:
     """Remove every variable that begins with PG from the environment of this process."""
@@ -50,14 +52,20 @@ class EmbeddedPostgres:
 
     @classmethod
     def start(
-        cls, data_dir: Path, programs: Path | None = None, *, create: bool = True, restoring: bool = False
+        cls,
+        data_dir: Path,
+        programs: Path | None = None,
+        *,
+        create: bool = True,
+        restoring: bool = False,
+        owner: Account | None = None,
     ) -> Self:
         """Start the server of this directory, or join the running one; return when it accepts queries.
 
         The directory and the database `balance` are created if they are missing, unless `create` is false: then a
         directory without a database is an error, and nothing is created. `programs` is the folder with initdb, pg_ctl
         and postgres, by default that of the wheel. A database that is created with `restoring` cannot be started
-        without it until `end_restore`. Raises EmbeddedError.
+        without it until `end_restore`. `owner` is that of `DataDirectory.open`. Raises EmbeddedError.
 
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
@@ -68,7 +76,7 @@ class EmbeddedPostgres:
         if not create:
             check_has_data(folder)
         with one_line_errors(folder):
-            self = cls(DataDirectory.open(folder, programs))
+            self = cls(DataDirectory.open(folder, programs, owner))
             try:
                 self._enter(restoring=restoring)
             except BaseException:  # also Ctrl-C: no server keeps running for which nothing can call `stop`

@@ -49,19 +49,23 @@ class DataDirectory:
         self.descriptor = descriptor
         self.programs = programs
         self.log = ServerLog(descriptor)
-        self._owner = owner  # None: the user of this process
+        self.owner = owner  # None: the user of this process
         self.uid = os.geteuid() if owner is None else owner.uid
 
     @classmethod
-    def open(cls, folder: Path, programs: Path) -> Self:
-        """Open the directory, a real path, for the programs of a folder; create it if it is missing."""
+    def open(cls, folder: Path, programs: Path, owner: account.Account | None = None) -> Self:
+        """Open the directory, a real path, for the programs of a folder; create it if it is missing.
+
+        `owner` is the user as which PostgreSQL runs if this user is root: by default that of the data, or else a system
+        user.
+        """
         pgdata = folder / PGDATA
         if "\n" in str(folder) or len(os.fsencode(pgdata)) > PATH_BYTES_MAX:
             raise EmbeddedError(
                 f"PostgreSQL does not accept a path with a line break, or one of over {PATH_BYTES_MAX} bytes"
             )
         if os.geteuid() == 0:
-            owner = account.owner_of(pgdata) or account.system_user()
+            owner = owner or account.owner_of(pgdata) or account.system_user()
             account.allow_programs(programs, owner.uid)
             descriptor = account.allow_traversal(folder, owner.uid, create=True)
             return cls(folder, descriptor, Programs(programs, owner), owner)
@@ -124,8 +128,8 @@ class DataDirectory:
             if os.fstat(new).st_uid != os.geteuid():
                 raise EmbeddedError(f"{PGDATA_NEW} was put there by another user")
             os.fchmod(new, 0o700)  # without the setgid bit of the folder around it
-            if self._owner:
-                os.fchown(new, *self._owner)
+            if self.owner:
+                os.fchown(new, *self.owner)
         self.programs.run(
             "initdb",
             "--username=postgres",
