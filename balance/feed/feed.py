@@ -139,6 +139,16 @@ class Feed:
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 
+    def read_at_head(self, claimed: ClaimedPosition | None) -> FeedSlice | None:
+        """Return the part after a position without the database, if that is the last one that was published: nothing.
+
+        Return None for any other position, and for None, which is the head of the database.
+        """
+        head = self._tail.position
+        if claimed is None or claimed[:2] != head or claimed.tag not in (None, self._tag_of(head)):
+            return None
+        return FeedSlice(head.epoch, head.seq, head.seq, head.seq, protocol.Encoded(b"[]"))
+
     async def read(self, after: ClaimedPosition | None, limit: int, wait_s: float) -> FeedSlice:
         """Read at most `limit` snapshots after a position, None for the head; wait for one if there is none.
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Protocol
 
 from balance.snapshot import EncodedSnapshot
 
 log = logging.getLogger("balance.feed")
+
+BETWEEN_POLLS_S_MAX = 2.0  # of a client, in which the newest snapshots stay in memory for it
 
 
 class FeedListener(Protocol):
@@ -35,6 +38,7 @@ class Listeners:
     def __init__(self) -> None:
         self._listeners: list[FeedListener] = []
         self._followers = 0
+        self._followed_at = float("-inf")  # when the last of them ended, by the monotonic clock
 
     def add(self, listener: FeedListener) -> None:
         """Publish to a listener from now on."""
@@ -42,17 +46,19 @@ class Listeners:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Count as a watcher within a block."""
+        """Count as a watcher within a block, and for a while after it: a client that polls comes again."""
         self._followers += 1
         try:
             yield
         finally:
             self._followers -= 1
+            self._followed_at = monotonic()
 
     @property
     def has_watchers(self) -> bool:
         """Whether there is a client to publish to."""
-        return self._followers > 0 or any(listener.has_watchers for listener in self._listeners)
+        is_followed = self._followers > 0 or monotonic() - self._followed_at < BETWEEN_POLLS_S_MAX
+        return is_followed or any(listener.has_watchers for listener in self._listeners)
 
     def publish(self, snapshots: Sequence[EncodedSnapshot]) -> None:
         """Publish to every listener that has watchers."""

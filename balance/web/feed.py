@@ -65,12 +65,14 @@ class FeedHandler(RestHandler):
         """Answer at once if there is something to return; otherwise wait for it as a watcher, without a read slot."""
         query = read_query(self.request, FEED_INTEGERS)
         protocol.check("feed_query", query)
-        limit, wait_s = query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
-        with self.read_slot():
-            found = await self.service.feed.read(_position(query), limit, 0)
-            if found.last > found.after or not wait_s:
-                await self.finish_in_time(self._write(found))
-                return
+        position, limit, wait_s = _position(query), query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
+        found = self.service.feed.read_at_head(position) if wait_s else None
+        if found is None:
+            with self.read_slot():
+                found = await self.service.feed.read(position, limit, 0)
+                if found.last > found.after or not wait_s:
+                    await self.finish_in_time(self._write(found))
+                    return
         await self.finish_in_time(self._write(await self._wait(found, limit, wait_s)))
 
     async def _wait(self, found: FeedSlice, limit: int, wait_s: int) -> FeedSlice:

@@ -144,6 +144,30 @@ async def test_polls_that_wait_hold_no_slot_of_the_reads_and_count_as_watchers(m
     assert [len((await poll).body["data"]) for poll in polls] == [1] * 4
 
 
+async def test_many_clients_that_poll_need_no_slot_of_the_reads(make_service: MakeService) -> None:
+    """Each poll begins at the end of the feed, or where the newest snapshots in memory begin."""
+    service = await make_service(reads_in_flight_max=1)
+    first = (await save(service, 1))[0]
+    epoch = (await ask(service)).body["feed"]["epoch"]
+
+    async def poll(id_: str = "") -> list[int]:
+        seqs = [1]
+        while seqs[-1] < 10:
+            reply = await ask(service, f"?after={seqs[-1]}&epoch={epoch}&wait=55" + (id_ and f"&id={id_}"))
+            assert reply.status == 200, reply
+            seqs += [one["seq"] for one in reply.body["data"]]
+            id_ = id_ and reply.body["data"][-1]["id"]
+        return seqs
+
+    polling = [asyncio.ensure_future(poll()) for _ in range(20)]
+    await until(lambda: len(service.app._poll_limiter) == len(polling))
+    polling += [asyncio.ensure_future(poll(first["id"]))]  # its id is looked up
+    await until(lambda: len(service.app._poll_limiter) == len(polling))
+    for _ in range(9):
+        await service.post(UPDATE)
+    assert await asyncio.gather(*polling) == [list(range(1, 11))] * len(polling)
+
+
 async def test_a_position_that_is_not_good_gets_the_reason_and_where_the_feed_is(service: Service) -> None:
     await save(service, 3)
     epoch = (await ask(service)).body["feed"]["epoch"]

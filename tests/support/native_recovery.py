@@ -39,9 +39,13 @@ class NativeRecovery:
 
     async def until(self, seq: int, seconds: float = 15.0) -> None:
         """Wait until it has the snapshot of that `seq`."""
-        async with asyncio.timeout(seconds):
-            while self.seq < seq:
-                await self._wait_for_news()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.seq < seq:
+                    await self._wait_for_news()
+        except TimeoutError as error:
+            connections = f"{len(self.connections)} connections, the last {self.connections[-1:]}"
+            raise TimeoutError(f"it has seq {self.seq} of {seq} after {seconds} s; {connections}") from error
 
     def check_holds_all(self, database: Database) -> None:
         """Check that it has each snapshot that was stored since that connection, in order and once."""
