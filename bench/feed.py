@@ -50,7 +50,7 @@ def replay(database: str, rows: int) -> list[Figure]:
 def come_back(database: str, clients: int) -> list[Figure]:
     """Have many clients come back at once, each with a backlog, while a bot saves.
 
-    Its p99 meanwhile is compared with that of the time before, when the same clients are connected and up to date.
+    Its p99 meanwhile is compared with that of a second after it, in which the same clients are connected and live.
     """
     with running(OURS, database) as target, saving(target.port) as stop:
         returns = []

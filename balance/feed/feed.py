@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
+from balance.aio.turn_limit import TurnLimit
 from balance.feed.listeners import FeedListener
 from balance.feed.replay import PageStore, Receiver, Replay, ReplayBroken
 from balance.feed.resumption import Resumption, Resumptions, reason_of
@@ -32,6 +33,7 @@ from balance.storage.feed_store import Head, Latest, PositionFacts
 T = TypeVar("T")
 
 NOT_STARTED = "the database is not there yet"
+READS_MAX = 8  # in one turn of the event loop: one snapshot ends the waits of all clients that poll
 ATTEMPTS = 3  # to find out about a position while the epoch changes
 
 
@@ -71,6 +73,7 @@ class Feed:
         self._read_s_max = read_ms_max / 1000
         self._replay = Replay(store, tail, executor, reach_s_max=self._read_s_max)
         self._lookups: SingleFlight[Any] = SingleFlight()
+        self._turns = TurnLimit(READS_MAX)
         self.resumptions = Resumptions()
         """How the clients of event streams and of Socket.IO began."""
         self._known = Position("", 0), ""  # a position, and the tag that the database has for it
@@ -156,7 +159,9 @@ class Feed:
         """
         with self._tail.followed():
             position = await self._begin_read(after)
-            await self._wait_beyond(position, wait_s)
+            if wait_s:
+                await self._wait_beyond(position, wait_s)
+                await self._turns.acquire()
             if position.epoch != self._tail.position.epoch:  # then the position may not be good any more
                 position = await self._begin_read(ClaimedPosition(*position))
             try:

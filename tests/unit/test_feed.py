@@ -21,7 +21,7 @@ from tornado.ioloop import IOLoop
 
 import protocol
 from balance.feed import replay
-from balance.feed.feed import ATTEMPTS, FeedSlice, Resumption
+from balance.feed.feed import ATTEMPTS, READS_MAX, FeedSlice, Resumption
 from balance.feed.replay import KEPT_MAX, SENT_MAX, Receiver, ReplayBroken, SlowClient, _first_bytes
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
 from balance.snapshot import EncodedSnapshot
@@ -649,6 +649,46 @@ async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> Non
     await result_of(writer.submit(snapshot()))
     async with asyncio.timeout(5):
         assert [seqs_of(await one) for one in reads] == [[1]] * 3
+
+
+async def test_of_many_reads_that_wait_a_few_return_in_each_turn_of_the_event_loop(rig: Rig) -> None:
+    await result_of(rig.writer().submit(snapshot()))
+    reads = [asyncio.ensure_future(rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 10)) for _ in range(5 * READS_MAX)]
+    await rig.until(lambda: len(rig.tail._changed._waiters) == len(reads))
+    rig.store.save_elsewhere()
+    rig.tail.hasten()
+    done = [0]
+    while done[-1] < len(reads):
+        await asyncio.sleep(0)
+        done.append(sum(one.done() for one in reads))
+    assert max(after - before for before, after in pairwise(done)) == READS_MAX
+    assert {tuple(seqs_of(one.result())) for one in reads} == {(2,)}
+
+
+async def test_the_feed_is_read_at_its_head_without_the_database_for_a_position_that_is_good(rig: Rig) -> None:
+    rig.store.save_elsewhere(3)
+    rig.writer()
+    found = rig.feed.read_at_head(ClaimedPosition(EPOCH, 3))
+    assert found is not None
+    assert (found[:4], seqs_of(found)) == ((EPOCH, 3, 3, 3), [])
+    for other in (
+        None,
+        ClaimedPosition(EPOCH, 2),
+        ClaimedPosition(str(uuid4()), 3),
+        ClaimedPosition(EPOCH, 3, "12345678"),
+    ):
+        assert rig.feed.read_at_head(other) is None
+    assert store_of(rig).look_ups == []
+
+
+async def test_a_client_that_has_polled_is_followed_until_it_polls_again(rig: Rig) -> None:
+    rig.listener.has_watchers = False
+    writer = rig.writer()
+    await rig.feed.read(ClaimedPosition(None, 0), 10, 0)
+    for _ in range(4):
+        await result_of(writer.submit(snapshot()))
+    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 0)) == [2, 3, 4]
+    assert store_of(rig).look_ups == store_of(rig).pages == []
 
 
 async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:
