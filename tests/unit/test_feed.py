@@ -665,7 +665,7 @@ async def test_of_many_reads_that_wait_a_few_return_in_each_turn_of_the_event_lo
     assert {tuple(seqs_of(one.result())) for one in reads} == {(2,)}
 
 
-async def test_the_feed_is_read_at_its_head_without_the_database_for_a_position_that_is_good(rig: Rig) -> None:
+async def test_the_feed_is_read_at_its_head_without_the_database_if_the_position_is_good(rig: Rig) -> None:
     rig.store.save_elsewhere(3)
     rig.writer()
     found = rig.feed.read_at_head(ClaimedPosition(EPOCH, 3))
