@@ -23,7 +23,7 @@ RETURNS = 5  # of all clients, each after they were up to date for CALM_S
 CALM_S = 1.0
 LIVE_LAG_MAX = 3  # snapshots between any two live clients: a broadcast, and those that are not read yet
 LEAVE_S = 0.2  # until the server has closed the connections of all clients that leave
-DELIVERY_TURNS = 5
+DELIVERY_TURNS = 9
 BACKLOG = 1_000  # snapshots that each client which comes back has missed
 
 
