@@ -21,6 +21,7 @@ class NativeRecovery:
         self.connections: list[tuple[bool, int | None]] = []  # `socket.recovered` and `goodUntil`
         self.began = 0  # a connection that is not recovered gets what is saved from then on
         self.ids: list[str] = []
+        self.ends: list[str] = []  # why each connection ended, or could not be made
         self._process = process
         self._grown = asyncio.Event()
         self._task = asyncio.create_task(self._read())
@@ -44,8 +45,8 @@ class NativeRecovery:
                 while self.seq < seq:
                     await self._wait_for_news()
         except TimeoutError as error:
-            connections = f"{len(self.connections)} connections, the last {self.connections[-1:]}"
-            raise TimeoutError(f"it has seq {self.seq} of {seq} after {seconds} s; {connections}") from error
+            story = f"{len(self.connections)} connections; the last ends: {self.ends[-5:]}"
+            raise TimeoutError(f"it has seq {self.seq} of {seq} after {seconds} s; {story}") from error
 
     def check_holds_all(self, database: Database) -> None:
         """Check that it has each snapshot that was stored since that connection, in order and once."""
@@ -70,6 +71,9 @@ class NativeRecovery:
             seq, id_ = values
             assert seq == self.seq + 1, f"{seq} came after {self.seq}"
             self.ids.append(id_)
+            return
+        if event == "end":
+            self.ends += values
             return
         recovered, seq, good_until = values
         self.connections.append((recovered, good_until))
