@@ -22,6 +22,7 @@ import engineio
 from engineio.async_socket import AsyncSocket
 from engineio.packet import PING, Packet
 
+from balance.aio.turn_limit import TurnLimit
 from balance.open_connection import OpenConnection
 from balance.realtime.connection import Connection
 from balance.realtime.frames import GOING_AWAY, POLICY
@@ -35,6 +36,7 @@ log = logging.getLogger("balance.realtime")
 
 SWEEP_S = 0.5
 PING_PACKET = EncodedPackets(Packet(PING).encode().encode())
+POLLS_MAX = 8  # that are answered in one turn of the event loop: a broadcast ends the waits of all
 GOODBYE_S_MAX = 1  # for a client to receive the last answers at a stop
 
 
@@ -50,6 +52,8 @@ class Engine(engineio.AsyncServer):
         self._ending: set[asyncio.Task[None]] = set()
         self.sessions: dict[str, Session] = {}
         self.sender = Sender(self, unsent_bytes_max=watcher_unsent_bytes_max)
+        self.poll_turns = TurnLimit(POLLS_MAX)
+        """In which polls are answered."""
 
     # Sessions
 

@@ -130,7 +130,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if session.socket.upgrading:  # the poll that waited was answered when the upgrade began
             packets = [Packet(eio_packet.NOOP)]
         else:
-            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX)
+            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX, self.engine.poll_turns)
             if not packets:
                 raise protocol.InvalidPayload(ENDED, "sid")
         self._write_text(write_packets(packets))

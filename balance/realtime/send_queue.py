@@ -15,6 +15,7 @@ from functools import cached_property
 from engineio.packet import NOOP, Packet
 
 from balance.aio.backlog import Backlog
+from balance.aio.turn_limit import TurnLimit
 from balance.realtime.frames import to_frame
 
 POLL_S_MAX = 2  # between two polls of a client that polls
@@ -104,9 +105,10 @@ class SendQueue(Backlog):
         if self.is_idle() and time.monotonic() - self._waiting_since > idle_s_max:
             self.put_nowait(Packet(NOOP))
 
-    async def get_batch(self, count_max: int) -> list[Packet]:
-        """Wait for packets; return those that there are, at most `count_max`; none once closed."""
+    async def get_batch(self, count_max: int, turns: TurnLimit) -> list[Packet]:
+        """Wait for packets, and for a turn; return those that there are then, at most `count_max`; none once closed."""
         found = [await self.get()]
+        await turns.acquire()
         while self._packets and len(found) < count_max:
             found.append(self.get_nowait())
         packets = [packet for packet in found if packet is not None]
