@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from balance.storage.embedded import EmbeddedPostgres
-from bench import feed, pruning, scale, scenarios, views
+from bench import feed, polls, pruning, scale, scenarios, views
 from bench.report import BEFORE, FLOOR, NODE, OURS, Figure, Round, to_lines
 from bench.table_size import ROWS_FEW, make_database, table_size
 from bench.targets import EARLIER, LOAD_CORE, Target, install_peer, make_earlier_database, pgbench, running, url_for
@@ -146,6 +146,7 @@ def measure_feed(postgres: str, number: int, *, quick: bool) -> list[Figure]:
         *feed.come_back(database, clients),
         *feed.streams(make_database(postgres, f"streams_{number}", 0), 1_250 if quick else 10_000, (100, 1_000), saves),
         *feed.two_processes(make_database(postgres, f"two_{number}", 0), saves),
+        *polls.beside_polls(make_database(postgres, f"polls_{number}", 0), clients // 2),
     ]
 
 

@@ -196,14 +196,37 @@ class WebSocket(Client):
             self._send_next(acks)
 
 
-class Http(Client):
+class HttpClient(Client):
     """A kept-alive HTTP connection with one request in flight."""
+
+    def __init__(self, port: int, status: bytes, address: str = "127.0.0.1") -> None:
+        """Connect; each response must have `status`."""
+        super().__init__(port, address)
+        self._status = status
+
+    def _handle(self) -> None:
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        if not head.startswith(self._status, 9):
+            raise ConnectionError(f"answered by {head[:60]!r} {body[:200]!r}")
+        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) >= size:
+            self._buffer = body[size:]
+            self._handle_response(body[:size])
+
+    def _handle_response(self, body: bytes) -> None:
+        """Act on the body of a response."""
+        raise NotImplementedError
+
+
+class Http(HttpClient):
+    """A connection that sends one request after the other."""
 
     def __init__(self, port: int, requests: Iterable[bytes], status: bytes) -> None:
         """Connect; each response must have `status`."""
-        super().__init__(port)
+        super().__init__(port, status)
         self._requests = iter(requests)
-        self._status = status
         self.sent: list[float] = []
         """When each request was sent, by `time.perf_counter`."""
         self.latencies: list[float] = []
@@ -219,17 +242,9 @@ class Http(Client):
             self.sent.append(time.perf_counter())
             self.socket.sendall(request)
 
-    def _handle(self) -> None:
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        if not head.startswith(self._status, 9):
-            raise ConnectionError(f"answered by {head[:60]!r} {body[:200]!r}")
-        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        if len(body) >= size:
-            self._buffer = body[size:]
-            self.latencies.append(time.perf_counter() - self.sent[-1])
-            self.send_next()
+    def _handle_response(self, body: bytes) -> None:
+        self.latencies.append(time.perf_counter() - self.sent[-1])
+        self.send_next()
 
 
 def send_requests(port: int, shares: Sequence[Sequence[bytes]], status: bytes) -> list[float]:
