@@ -222,11 +222,16 @@ def test_an_error_of_the_commit_itself_is_that_of_the_batch(store: Store, databa
         assert seqs(store.append(last)) == [3]
 
 
+@pytest.mark.expects_log("the disk is full")
 def test_what_a_grant_does_not_allow_is_left_to_append(store: Store, database: Database) -> None:
+    """It neither begins an outage nor ends one."""
     with refused(database, "42501") as bad:
-        send(store, [bad])
-        assert receive(store, 1) == [None]
-    assert not store._pool.outage.fails(SAVE)
+        for is_failing in (False, True):
+            if is_failing:
+                store._pool.outage.failed(SAVE, "the disk is full")
+            send(store, [bad])
+            assert receive(store, 1) == [None]
+            assert store._pool.outage.fails(SAVE) == is_failing
 
 
 @pytest.mark.expects_log("not replicated", *OUTAGE)

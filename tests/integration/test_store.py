@@ -181,6 +181,17 @@ def test_beside_another_process_an_append_sees_what_that_committed_before_the_lo
     assert seqs(appended) == [4]
 
 
+def test_beside_another_process_an_id_that_it_commits_before_the_lock_is_a_duplicate(
+    store: Store, other: Store, database: Database
+) -> None:
+    other.append([snapshot()])
+    store.append([snapshot()])
+    row = snapshot()
+    appended = append_behind(store, database, [row], 3, row.id)
+    assert [(one.snapshot.seq, one.duplicate) for one in appended.saved] == [(3, True)]
+    assert database.seqs() == [1, 2, 3]
+
+
 def test_an_id_that_another_process_commits_before_the_lock_is_a_duplicate(store: Store, database: Database) -> None:
     row = snapshot()
     appended = append_behind(store, database, [row, row], 1, row.id)  # twice, so that the ids are looked for at once
