@@ -131,6 +131,30 @@ def test_the_new_data_belong_to_the_owner_of_the_old_ones(data: Path) -> None:
     assert len(rows_of(data)) == 1000
 
 
+def test_a_link_that_appears_in_place_of_the_work_folder_is_not_followed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner of the data may rename what root deletes meanwhile, which ends the deletion."""
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    before = rows_of(data, OLD)
+    delete = shutil.rmtree
+
+    def plant(path: Any, *arguments: Any, **options: Any) -> None:
+        if path == "upgrade" and not (data / "upgrade").is_symlink():
+            (data / "upgrade").symlink_to(other)
+            raise FileNotFoundError
+        delete(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", plant)
+        with pytest.raises(EmbeddedError, match="upgrade"):
+            upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert (list(other.iterdir()), other.stat().st_mode & 0o777) == ([], 0o700)
+    (data / "upgrade").unlink()
+    assert rows_of(data, OLD) == before
+
+
 def test_an_upgrade_is_complete_even_if_its_work_folder_cannot_be_removed(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
