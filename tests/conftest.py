@@ -36,6 +36,7 @@ from tests.support.postgres import EMPTY, Postgres, execute, temporary_database
 from tests.support.repository import ROOT
 from tests.support.scratch import make_folder
 from tests.support.service import Database, MakeService, Process, Service
+from tests.support.shared_memory import remove_orphans
 from tests.support.strategies import FAST
 
 # The same examples in every run, and no folder of earlier ones in the tree.
@@ -54,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.option.basetemp = make_folder()
         config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
+        remove_orphans()  # of runs that were killed: the machine may have no room for more
+        config.add_cleanup(remove_orphans)
     if not config.getoption("numprocesses", None):  # in the process that runs the tests, not in that of pytest-xdist
         # With PYTHONDONTWRITEBYTECODE, each process that a test starts would compile the service again.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
