@@ -78,11 +78,11 @@ def beside_polls(database: str, clients: int) -> list[Figure]:
 
 def _second_save(database: str, clients: int, kind: Callable[[int, str], FeedPoll | SocketPoll]) -> float:
     with running(OURS, database) as target:
-        loop, polls = Loop(), []
-        for number in range(clients):
-            polls.append(kind(target.port, f"127.0.{1 + number // 250}.{1 + number % 250}"))
-            loop.add(polls[-1])
-            loop.read_until(lambda: polls[-1].is_ready)
+        loop = Loop()
+        polls = [kind(target.port, f"127.0.{1 + n // 250}.{1 + n % 250}") for n in range(clients)]
+        for poll in polls:
+            loop.add(poll)
+        loop.read_until(lambda: all(poll.is_ready for poll in polls))
         saved = start_pairs(target.port, PAIRS)
         loop.read_until(lambda: all(poll.received == 2 * PAIRS for poll in polls) and saved.poll())
         loop.close()

@@ -1,7 +1,8 @@
 """Bound how many steps of one kind are taken in a turn of the event loop, however many coroutines are ready to.
 
 Coroutines that wait for the same result become ready in the same turn. If each of them has some work to do then,
-everything else waits for all of it.
+everything else waits for all of it. Those of one address wait behind each other, and no others behind them: the
+addresses take turns.
 
 Threads: event loop only.
 """
@@ -9,34 +10,50 @@ Threads: event loop only.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
+
+from balance.aio.addresses import to_address
 
 
 class TurnLimit:
-    """Lets a number of coroutines continue in each turn of the event loop; first in, first out."""
+    """Lets a number of coroutines continue in each turn of the event loop."""
 
     def __init__(self, per_turn: int) -> None:
         self._per_turn = per_turn
         self._left = per_turn  # in this turn
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._turn = 0
+        self._waiting: OrderedDict[str, deque[asyncio.Future[int]]] = OrderedDict()  # by address, the next one first
 
-    async def acquire(self) -> None:
-        """Return in this turn if it has a step left, otherwise in the first one that has."""
+    async def acquire(self, ip: str) -> int:
+        """Return in this turn if it has a step left, otherwise in one of the next; return the number of the turn."""
         if self._left == self._per_turn:
             asyncio.get_running_loop().call_soon(self._begin_turn)
         if self._left:
             self._left -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        await turn
+            return self._turn
+        step: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(to_address(ip), deque()).append(step)
+        return await step
+
+    def is_current(self, turn: int | None) -> bool:
+        """Return whether a turn that `acquire` has returned goes on; False for None."""
+        return turn == self._turn
 
     def _begin_turn(self) -> None:
+        self._turn += 1
         self._left = self._per_turn
         while self._waiting and self._left:
-            turn = self._waiting.popleft()
-            if not turn.done():  # it was not cancelled
-                turn.set_result(None)
+            step = self._pop()
+            if not step.done():  # it was not cancelled
+                step.set_result(self._turn)
                 self._left -= 1
         if self._left < self._per_turn:
             asyncio.get_running_loop().call_soon(self._begin_turn)
+
+    def _pop(self) -> asyncio.Future[int]:
+        """Remove and return the first step of the address whose turn it is."""
+        address, steps = self._waiting.popitem(last=False)
+        step = steps.popleft()
+        if steps:
+            self._waiting[address] = steps
+        return step

@@ -125,9 +125,10 @@ class Feed:
         head = self._tail.position
         reason = reason_of(claimed, facts)
         if reason is None:
-            return Resumption(
-                True, Position(head.epoch, claimed.seq), claimed.tag or to_tag(facts.id), max(head, facts.head)
-            )
+            position = Position(head.epoch, claimed.seq)
+            if position == head and facts.id is not None:
+                self._known = position, to_tag(facts.id)
+            return Resumption(True, position, claimed.tag or to_tag(facts.id), max(head, facts.head))
         # A tag that differs shows a restore by hand: from which seq on the feed is another is not known.
         good_until = facts.good_until if facts.good_until is not None and claimed.seq > facts.good_until else None
         return await self._begin_at_head(reason, good_until, facts.first if reason == "pruned" else None)
@@ -142,36 +143,36 @@ class Feed:
         except StoreUnavailable as error:
             raise protocol.Unavailable(str(error)) from error
 
-    def read_at_head(self, claimed: ClaimedPosition | None) -> FeedSlice | None:
+    def read_at_head(self, claimed: ClaimedPosition) -> FeedSlice | None:
         """Return the part after a position without the database, if that is the last one that was published: nothing.
 
-        Return None for any other position, and for None, which is the head of the database.
+        Return None for any other position.
         """
         head = self._tail.position
-        if claimed is None or claimed[:2] != head or claimed.tag not in (None, self._tag_of(head)):
+        if claimed[:2] != head or claimed.tag not in (None, self._tag_of(head)):
             return None
         return FeedSlice(head.epoch, head.seq, head.seq, head.seq, protocol.Encoded(b"[]"))
 
-    async def read(self, after: ClaimedPosition | None, limit: int, wait_s: float) -> FeedSlice:
-        """Read at most `limit` snapshots after a position, None for the head; wait for one if there is none.
+    async def read(self, after: ClaimedPosition | None, limit: int) -> FeedSlice:
+        """Read at most `limit` snapshots after a position, None for the head.
 
         Raises PositionUnknown, PositionPruned and Unavailable.
         """
         with self._tail.followed():
+            return await self._read(await self._begin_read(after), limit)
+
+    async def read_next(self, after: ClaimedPosition | None, limit: int, wait_s: float, ip: str) -> FeedSlice:
+        """Wait for a snapshot after a position, and read; the clients of one IP address read behind each other.
+
+        Raises what `read` raises.
+        """
+        with self._tail.followed():
             position = await self._begin_read(after)
-            if wait_s:
-                await self._wait_beyond(position, wait_s)
-                await self._turns.acquire()
+            await self._wait_beyond(position, wait_s)
+            await self._turns.acquire(ip)
             if position.epoch != self._tail.position.epoch:  # then the position may not be good any more
                 position = await self._begin_read(ClaimedPosition(*position))
-            try:
-                async with unavailable_after(self._read_s_max):
-                    chunk = await self._replay.read(position, encode_list, limit)
-                head = self._replay.check(position.epoch)
-            except ReplayBroken as error:  # the next request has the reason
-                raise protocol.Unavailable(str(error)) from error
-        data = protocol.Encoded(chunk.data or b"[]")
-        return FeedSlice(position.epoch, position.seq, chunk.last, head, data)
+            return await self._read(position, limit)
 
     async def latest(self, limit: int, heard_s: int | None) -> Latest:
         """Read the newest snapshot, and the last one of each pid. Raises Unavailable."""
@@ -244,6 +245,16 @@ class Feed:
             async with unavailable_after(self._read_s_max):
                 await self._catch_up()
         return resumption.position
+
+    async def _read(self, position: Position, limit: int) -> FeedSlice:
+        try:
+            async with unavailable_after(self._read_s_max):
+                chunk = await self._replay.read(position, encode_list, limit)
+            head = self._replay.check(position.epoch)
+        except ReplayBroken as error:  # the next request has the reason
+            raise protocol.Unavailable(str(error)) from error
+        data = protocol.Encoded(chunk.data or b"[]")
+        return FeedSlice(position.epoch, position.seq, chunk.last, head, data)
 
     async def _catch_up(self) -> None:
         """Have the tail publish what was committed before this call."""

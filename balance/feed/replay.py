@@ -66,6 +66,8 @@ class Receiver(NamedTuple, Generic[T]):
     """Sends a page, with which everything up to this `seq` is sent; returns when the client has room for more."""
     join: Callable[[], None]
     """Has the client receive what is published from now on."""
+    ip: str
+    """The IP address of the client: addresses take turns."""
     pids: tuple[int, ...] | None = None
     """The process ids of the snapshots that it gets, sorted; None for all snapshots."""
 
@@ -93,20 +95,17 @@ class Replay:
         Raises ReplayBroken, SlowClient and StoreUnavailable.
         """
         self.runs += 1
+        after = position
+        chunk: Chunk[T] | None
         with self._tail.followed():
-            seq = position.seq
-            while seq != self.check(position.epoch):
-                after = Position(position.epoch, seq)
+            while after.seq != self.check(after.epoch):
                 chunk = await self.read(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
-                has_turn = chunk.data is not None  # what a filter rejects needs none
-                if has_turn:
-                    await self._turns.acquire()
-                seq = await self._send(chunk, seq, receiver)
-                # And what was published while it waited for its turn: it would be behind again after each turn.
-                after = Position(position.epoch, seq)
-                newest = self._read_recent(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids) if has_turn else None
-                if newest is not None:
-                    seq = await self._send(newest, seq, receiver)
+                turn = await self._turns.acquire(receiver.ip) if chunk.data is not None else None
+                while chunk is not None:
+                    after, chunk = await self._send(chunk, after, receiver), None
+                    if self._turns.is_current(turn):  # the client had room for all of it
+                        # What was published while it waited for its turn: it would be behind again after each turn.
+                        chunk = self._read_recent(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
             receiver.join()
 
     async def read(
@@ -145,12 +144,12 @@ class Replay:
             raise ReplayBroken("the feed has a new epoch")
         return self._tail.position.seq
 
-    async def _send(self, chunk: Chunk[T], seq: int, receiver: Receiver[T]) -> int:
-        """Send a client that has everything up to `seq` the next part of the feed; return the last seq of it."""
-        self.rows += chunk.last - seq
+    async def _send(self, chunk: Chunk[T], after: Position, receiver: Receiver[T]) -> Position:
+        """Send a client that has everything up to a position the next part of the feed; return where that ends."""
+        self.rows += chunk.last - after.seq
         if chunk.data is not None:
             await _send_in_time(receiver.send(chunk.data, chunk.last))
-        return chunk.last
+        return Position(after.epoch, chunk.last)
 
     def _read_recent(
         self, after: Position, encode: Encoder[T], limit: int, pids: tuple[int, ...] | None

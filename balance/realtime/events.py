@@ -91,7 +91,7 @@ class EventHandlers:
         send = partial(self._watchers.send_missed, session)
         go_live = partial(self._watchers.go_live, session, form, position.epoch)
         try:
-            await self._feed.replay(position, Receiver(form, send, go_live))
+            await self._feed.replay(position, Receiver(form, send, go_live, session.context.client))
         except SlowClient:
             self._watchers.disconnect_slow(session)
         except (protocol.Unavailable, ReplayBroken) as error:

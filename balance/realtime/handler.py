@@ -130,7 +130,8 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         if session.socket.upgrading:  # the poll that waited was answered when the upgrade began
             packets = [Packet(eio_packet.NOOP)]
         else:
-            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX, self.engine.poll_turns)
+            turns = self.engine.poll_turns
+            packets = await session.send_queue.get_batch(POLL_PACKETS_MAX, turns, self.context.client)
             if not packets:
                 raise protocol.InvalidPayload(ENDED, "sid")
         self._write_text(write_packets(packets))
@@ -154,7 +155,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
 
     def _end_by_close_packet(self, session: Session) -> None:
         """End a session for a fault of its client; a poll that waits is answered by a CLOSE packet."""
-        session.send_queue.put_nowait(Packet(eio_packet.CLOSE))
+        session.send_queue.close(Packet(eio_packet.CLOSE))
         self.engine.abort_session(session)
 
     async def _receive_packets(self, session: Session, packets: list[Packet]) -> None:
@@ -173,7 +174,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
                 if session.socket.closed:
                     raise protocol.InvalidPayload(ENDED, "sid")
             elif packet.packet_type == eio_packet.CLOSE:
-                session.send_queue.put_nowait(Packet(eio_packet.NOOP))  # for the poll that waits: it must not fail
+                session.send_queue.close(Packet(eio_packet.NOOP))  # for the poll that waits: it must not fail
                 await session.socket.receive(packet)
                 return
             else:

@@ -105,15 +105,19 @@ class SendQueue(Backlog):
         if self.is_idle() and time.monotonic() - self._waiting_since > idle_s_max:
             self.put_nowait(Packet(NOOP))
 
-    async def get_batch(self, count_max: int, turns: TurnLimit) -> list[Packet]:
-        """Wait for packets, and for a turn; return those that there are then, at most `count_max`; none once closed."""
-        found = [await self.get()]
-        await turns.acquire()
-        while self._packets and len(found) < count_max:
-            found.append(self.get_nowait())
+    async def get_batch(self, count_max: int, turns: TurnLimit, ip: str) -> list[Packet]:
+        """Wait for packets, and for a turn of this IP address; return those that there are then, at most `count_max`.
+
+        If they were discarded meanwhile, return a NOOP. Once closed, return the last packet, or none without one.
+        """
+        first = await self.get()
+        if first is not None and not self.is_closed:
+            self._packets = deque([first, *self._packets])  # it can be discarded until the turn
+        await turns.acquire(ip)
+        found = [self.get_nowait() for _ in range(min(count_max, len(self._packets)))]
         packets = [packet for packet in found if packet is not None]
         self.note_written(sum([len(packet.encode()) for packet in packets]))
-        return packets
+        return packets if packets or self.is_closed else [Packet(NOOP)]
 
     async def wait_below(self, bytes_max: int) -> None:
         """Wait until at most `bytes_max` wait to be sent, or until the queue is closed."""
@@ -138,13 +142,16 @@ class SendQueue(Backlog):
             self._shrunk.set_result(None)
         self._shrunk = None
 
-    def close(self) -> None:
+    def close(self, last: Packet | None = None) -> None:
         """Discard the backlog and accept nothing more.
 
-        A poll that waits is answered by an error, so that every client sees that its session is lost and makes another.
+        A poll that waits is answered by `last`, or by an error without it, so that every client sees that its session
+        is lost and makes another.
         """
+        if self.is_closed:
+            return
         self.is_closed = True
-        self._packets = ()
+        self._packets = () if last is None else deque([last])
         self._buffered = ()
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():

@@ -62,18 +62,27 @@ class FeedHandler(RestHandler):
         self._reading: asyncio.Task[FeedSlice] | None = None
 
     async def on_get(self, *_path: str) -> None:
-        """Answer at once if there is something to return; otherwise wait for it as a watcher, without a read slot."""
+        """Answer at once if there is something to return, otherwise wait for it as a watcher.
+
+        Only a part that may have snapshots takes one of the slots of the reads.
+        """
         query = read_query(self.request, FEED_INTEGERS)
         protocol.check("feed_query", query)
         position, limit, wait_s = _position(query), query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
-        found = self.service.feed.read_at_head(position) if wait_s else None
+        feed, found = self.service.feed, None
+        if position is None:
+            found = await feed.read(None, limit)
+        elif wait_s:
+            found = feed.read_at_head(position)
         if found is None:
             with self.read_slot():
-                found = await self.service.feed.read(position, limit, 0)
+                found = await feed.read(position, limit)
                 if found.last > found.after or not wait_s:
                     await self.finish_in_time(self._write(found))
                     return
-        await self.finish_in_time(self._write(await self._wait(found, limit, wait_s)))
+        if wait_s:
+            found = await self._wait(found, limit, wait_s)
+        await self.finish_in_time(self._write(found))
 
     async def _wait(self, found: FeedSlice, limit: int, wait_s: int) -> FeedSlice:
         """Wait for what comes after a part; return the part itself if the client goes away.
@@ -84,7 +93,9 @@ class FeedHandler(RestHandler):
         self._watcher_limit.check()
         try:
             with self._long_polls.hold(self):
-                self._reading = asyncio.ensure_future(self.service.feed.read(after, limit, wait_s))
+                self._reading = asyncio.ensure_future(
+                    self.service.feed.read_next(after, limit, wait_s, self.context.client)
+                )
                 if self.stream.closed():
                     self._reading.cancel()
                 await asyncio.wait([self._reading])

@@ -94,7 +94,7 @@ class StreamHub:
     async def _replay(self, stream: EventStream, position: Position) -> None:
         """Send what a client has missed, then make its stream live."""
         send, join = partial(self._send_page, stream), partial(self._join, stream)
-        replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.pids))
+        replay = self._feed.replay(position, Receiver(encode_snapshots, send, join, stream.context.client, stream.pids))
         try:
             await self._budget.run(stream.context.client, replay)
         except StreamClosedError:

@@ -168,6 +168,17 @@ async def test_many_clients_that_poll_need_no_slot_of_the_reads(make_service: Ma
     assert await asyncio.gather(*polling) == [list(range(1, 11))] * len(polling)
 
 
+async def test_many_clients_that_begin_now_need_no_slot_of_the_reads(make_service: MakeService) -> None:
+    service = await make_service(reads_in_flight_max=1)
+    await save(service, 2)
+    replies = await asyncio.gather(*(ask(service, "?after=now") for _ in range(20)))
+    assert [(reply.status, reply.body["feed"]["last"]) for reply in replies] == 20 * [(200, 2)]
+    polls = [asyncio.create_task(ask(service, "?after=now&wait=55")) for _ in range(20)]
+    await until(lambda: len(service.app._poll_limiter) == len(polls))
+    await save(service, 1)
+    assert [[one["seq"] for one in (await poll).body["data"]] for poll in polls] == 20 * [[3]]
+
+
 async def test_a_position_that_is_not_good_gets_the_reason_and_where_the_feed_is(service: Service) -> None:
     await save(service, 3)
     epoch = (await ask(service)).body["feed"]["epoch"]

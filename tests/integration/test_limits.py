@@ -15,12 +15,13 @@ import pytest
 from tornado.httpclient import HTTPClientError
 
 import protocol
+from balance.aio.turn_limit import TurnLimit
 from balance.auth import Role
 from balance.rate_limit import BURST_S
 from balance.refusals import HTTP
 from balance.web import listener
 from balance.web.connection_limit import ANSWERED_MAX
-from protocol.operations import LATEST, OPENAPI, STREAM
+from protocol.operations import FEED, LATEST, OPENAPI, STREAM
 from tests.support.access import add_token, bearer
 from tests.support.clock import Clock
 from tests.support.http_client import Connection, HttpClient, Reply
@@ -398,6 +399,38 @@ async def test_a_connection_of_a_proxy_counts_for_the_client_of_its_request(make
             assert [event.data for event in await over.read_to_end()] == [{"reason": "busy"}]
             await over.close()
     await until(lambda: not len(limit))
+
+
+# Turns of the event loop
+
+
+async def test_clients_of_each_transport_take_the_turns_of_their_address(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquired, acquire = list[str](), TurnLimit.acquire
+    monkeypatch.setattr(TurnLimit, "acquire", lambda self, ip: acquired.append(ip) or acquire(self, ip))
+    service = await make_service(allow_anonymous=True, trusted_proxies=("127.0.0.1",))
+    assert (await service.post(UPDATE)).status == 201
+    feed = (await service.request("GET", FEED)).body["feed"]
+    missed = {"epoch": feed["epoch"], "after": 0}
+
+    async def take_turns(ip: str) -> None:
+        real = {"X-Forwarded-For": ip}
+        clients = [await kind.connect(service.url, missed, headers=real) for kind in KINDS]
+        for client in clients:
+            await client.expect("balance:snapshot")
+            await client.close()
+        async with StreamClient.to(service.port, "?after=0", **real) as stream:
+            await stream.expect("connected")
+            await stream.expect("balance:snapshot")
+        at_head = f"{FEED}?after={feed['last']}&epoch={feed['epoch']}&wait=1"
+        assert (await ask(service.port, "GET", at_head, **real)).body["data"] == []
+
+    for ip in ("192.0.2.7", "192.0.2.8"):
+        acquired.clear()
+        await take_turns(ip)
+        assert set(acquired) == {ip}
+        assert len(acquired) >= 5, "three replays, and two kinds of polls"
 
 
 # Problem details

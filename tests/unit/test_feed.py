@@ -29,6 +29,8 @@ from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import PAGE_BYTES_MAX, PAGE_ROWS_MAX, PositionFacts
 from tests.support.feed import EPOCH, FakeStore, Rig, feed_rig, result_of, snapshot
 
+IP = "192.0.2.1"
+
 
 class NotedStore(FakeStore):
     """A feed in memory that notes its reads."""
@@ -85,7 +87,7 @@ class Reader:
         self.is_live = True
 
     async def replay(self, position: Position, *pids: int) -> None:
-        await self._rig.feed.replay(position, Receiver(encode, self.send, self.join, pids or None))
+        await self._rig.feed.replay(position, Receiver(encode, self.send, self.join, IP, pids or None))
 
 
 # Positions ---------------------------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ class Reader:
 
 async def test_before_the_start_nothing_is_answered(rig: Rig) -> None:
     assert rig.feed.head is None
-    for call in (rig.feed.resume(None), rig.feed.read(None, 10, 0), rig.feed.latest(10, None)):
+    for call in (rig.feed.resume(None), rig.feed.read(None, 10), rig.feed.latest(10, None)):
         with pytest.raises(protocol.Unavailable, match=r"^the database is not there yet$"):
             await call
 
@@ -264,7 +266,7 @@ async def test_clients_that_begin_are_counted_by_their_outcome_and_reads_are_not
     rig.writer()
     for claimed in (None, ClaimedPosition(EPOCH, 3), ClaimedPosition(EPOCH, 4), ClaimedPosition(EPOCH, 6)):
         await rig.feed.resume(claimed)
-    await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+    await rig.feed.read(ClaimedPosition(EPOCH, 3), 10)
     assert rig.feed.resumptions.counts == {("new", ""): 1, ("recovered", ""): 2, ("not_recovered", "ahead"): 1}
 
 
@@ -315,7 +317,7 @@ async def test_a_position_is_not_looked_up_after_its_request_has_timed_out(rig: 
             with pytest.raises(protocol.Unavailable):
                 await rig.feed.resume(ClaimedPosition(EPOCH, seq))
         with pytest.raises(protocol.Unavailable):
-            await rig.feed.read(ClaimedPosition(EPOCH, 3), 10, 0)
+            await rig.feed.read(ClaimedPosition(EPOCH, 3), 10)
     assert store_of(rig).look_ups == []
 
 
@@ -397,6 +399,53 @@ async def test_many_clients_that_wait_for_their_turns_join_in_them_though_the_fe
         assert len(reader.pages) <= 2, "and is not behind again after each turn"
         assert reader.seqs == list(range(1, len(reader.seqs) + 1))
     assert max(len(reader.seqs) for reader in readers) > 50
+
+
+async def test_clients_join_in_their_turns_though_several_pages_are_published_meanwhile(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await result_of(rig.writer().submit(snapshot()))
+    monkeypatch.setattr(replay, "PAGE_BYTES_MAX", 3 * len(rig.tail.recent.after(0)[0].json))  # type: ignore[index]
+    readers = [Reader(rig) for _ in range(100 * SENT_MAX)]
+    replays = [asyncio.ensure_future(one.replay(Position(EPOCH, 0))) for one in readers]
+    for _ in range(2 * len(readers) // SENT_MAX):
+        rig.tail.advance(rig.store.append([snapshot(), snapshot()]))
+        await asyncio.sleep(0)
+    assert all(one.done() for one in replays)
+    assert all(reader.seqs == list(range(1, len(reader.seqs) + 1)) for reader in readers)
+    assert max(len(reader.pages) for reader in readers) > 50
+
+
+async def test_a_client_that_has_to_make_room_is_sent_the_rest_in_another_turn(rig: Rig) -> None:
+    await result_of(rig.writer().submit(snapshot()))
+    readers = [Reader(rig) for _ in range(5 * SENT_MAX)]
+    for one in readers:
+        one.go.clear()
+    replays = [asyncio.ensure_future(one.replay(Position(EPOCH, 0))) for one in readers]
+    await rig.until(lambda: all(one.pages for one in readers))
+    rig.tail.advance(rig.store.append([snapshot()]))
+    for one in readers:
+        one.go.set()
+    sent = [len(readers)]
+    while not all(one.done() for one in replays):
+        await asyncio.sleep(0)
+        sent.append(sum(len(one.pages) for one in readers))
+    assert all(one.seqs == [1, 2] for one in readers)
+    assert max(after - before for before, after in pairwise(sent)) == SENT_MAX
+
+
+async def test_a_client_is_not_delayed_by_those_of_another_address_that_come_back(rig: Rig) -> None:
+    await result_of(rig.writer().submit(snapshot()))
+    sent = list[str]()
+
+    async def replay_to(ip: str) -> None:
+        async def send(_page: list[int], _last: int) -> None:
+            sent.append(ip)
+
+        await rig.feed.replay(Position(EPOCH, 0), Receiver(encode, send, lambda: None, ip))
+
+    await asyncio.gather(*(replay_to(ip) for ip in [*50 * SENT_MAX * [IP], "192.0.2.2"]))
+    assert sent.index("192.0.2.2") < 3 * SENT_MAX
 
 
 async def test_clients_of_some_pids_are_sent_theirs_in_turns_while_the_feed_goes_on(rig: Rig) -> None:
@@ -518,12 +567,12 @@ async def test_a_page_from_memory_is_not_kept_for_another_epoch(rig: Rig) -> Non
     writer = rig.writer()
     for _ in range(3):
         await result_of(writer.submit(snapshot()))
-    await rig.feed.read(ClaimedPosition(EPOCH, 2), 10, 0)
+    await rig.feed.read(ClaimedPosition(EPOCH, 2), 10)
     epoch = rig.store.begin_epoch(keep=1)
     for _ in range(2):
         await result_of(writer.submit(snapshot()))
     assert rig.tail.recent.reaches(2)
-    found = await rig.feed.read(ClaimedPosition(epoch, 2), 10, 0)
+    found = await rig.feed.read(ClaimedPosition(epoch, 2), 10)
     assert [one["id"] for one in protocol.loads(bytes(found.data))] == [rig.store.stored[2].id]
 
 
@@ -570,12 +619,12 @@ async def test_clients_that_missed_the_same_share_its_bytes(rig: Rig) -> None:
 
     readers = [Reader(rig) for _ in range(10)]
     for one in readers:
-        await rig.feed.replay(Position(EPOCH, 2), Receiver(counted, one.send, one.join))
+        await rig.feed.replay(Position(EPOCH, 2), Receiver(counted, one.send, one.join, IP))
     assert calls == [3]
     assert all(one.seqs == [3, 4, 5] for one in readers)
     other, none = Reader(rig), Reader(rig)
-    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, other.send, other.join))
-    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, none.send, none.join, (7,)))
+    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, other.send, other.join, IP))
+    await rig.feed.replay(Position(EPOCH, 3), Receiver(counted, none.send, none.join, IP, (7,)))
     assert (other.seqs, none.seqs) == ([4, 5], [])
 
 
@@ -623,11 +672,11 @@ def seqs_of(slice_: FeedSlice) -> list[int]:
 async def test_a_read_has_at_most_its_limit_and_the_position_to_go_on(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
-    first = await rig.feed.read(ClaimedPosition(None, 0), 3, 0)
+    first = await rig.feed.read(ClaimedPosition(None, 0), 3)
     assert (seqs_of(first), first.epoch, first.after, first.last, first.head) == ([1, 2, 3], EPOCH, 0, 3, 5)
-    rest = await rig.feed.read(ClaimedPosition(EPOCH, first.last), 3, 0)
+    rest = await rig.feed.read(ClaimedPosition(EPOCH, first.last), 3)
     assert (seqs_of(rest), rest.last, rest.head) == ([4, 5], 5, 5)
-    none = await rig.feed.read(ClaimedPosition(EPOCH, 5), 3, 0)
+    none = await rig.feed.read(ClaimedPosition(EPOCH, 5), 3)
     assert (seqs_of(none), none.last, none.head) == ([], 5, 5)
 
 
@@ -636,14 +685,14 @@ async def test_a_read_has_what_another_process_saved_before_it(rig: Rig) -> None
     rig.writer()
     await rig.until(lambda: rig.tail._schedule.seconds_left > 0.9)
     rig.store.save_elsewhere(2)
-    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 0), 10, 0)) == [1, 2]
+    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 0), 10)) == [1, 2]
     rig.store.save_elsewhere(2)
-    assert (await rig.feed.read(None, 10, 0)).after == 4
+    assert (await rig.feed.read(None, 10)).after == 4
 
 
 async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> None:
     writer = rig.writer()
-    reads = [asyncio.ensure_future(rig.feed.read(None, 10, 10)) for _ in range(3)]
+    reads = [asyncio.ensure_future(rig.feed.read_next(None, 10, 10, IP)) for _ in range(3)]
     await asyncio.sleep(0.05)
     assert not any(one.done() for one in reads)
     await result_of(writer.submit(snapshot()))
@@ -653,7 +702,8 @@ async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> Non
 
 async def test_of_many_reads_that_wait_a_few_return_in_each_turn_of_the_event_loop(rig: Rig) -> None:
     await result_of(rig.writer().submit(snapshot()))
-    reads = [asyncio.ensure_future(rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 10)) for _ in range(5 * READS_MAX)]
+    position = ClaimedPosition(EPOCH, 1)
+    reads = [asyncio.ensure_future(rig.feed.read_next(position, 10, 10, IP)) for _ in range(5 * READS_MAX)]
     await rig.until(lambda: len(rig.tail._changed._waiters) == len(reads))
     rig.store.save_elsewhere()
     rig.tail.hasten()
@@ -665,6 +715,20 @@ async def test_of_many_reads_that_wait_a_few_return_in_each_turn_of_the_event_lo
     assert {tuple(seqs_of(one.result())) for one in reads} == {(2,)}
 
 
+async def test_a_read_that_waits_is_not_delayed_by_the_reads_of_another_address(rig: Rig) -> None:
+    await result_of(rig.writer().submit(snapshot()))
+    position, done = ClaimedPosition(EPOCH, 1), list[str]()
+    ips = [*20 * READS_MAX * [IP], "192.0.2.2"]
+    for ip in ips:
+        read = asyncio.ensure_future(rig.feed.read_next(position, 10, 10, ip))
+        read.add_done_callback(lambda _read, ip=ip: done.append(ip))
+    await rig.until(lambda: len(rig.tail._changed._waiters) == len(ips))
+    rig.store.save_elsewhere()
+    rig.tail.hasten()
+    await rig.until(lambda: len(done) == len(ips))
+    assert done.index("192.0.2.2") < 3 * READS_MAX
+
+
 async def test_the_feed_is_read_at_its_head_without_the_database_if_the_position_is_good(rig: Rig) -> None:
     rig.store.save_elsewhere(3)
     rig.writer()
@@ -672,7 +736,6 @@ async def test_the_feed_is_read_at_its_head_without_the_database_if_the_position
     assert found is not None
     assert (found[:4], seqs_of(found)) == ((EPOCH, 3, 3, 3), [])
     for other in (
-        None,
         ClaimedPosition(EPOCH, 2),
         ClaimedPosition(str(uuid4()), 3),
         ClaimedPosition(EPOCH, 3, "12345678"),
@@ -681,22 +744,32 @@ async def test_the_feed_is_read_at_its_head_without_the_database_if_the_position
     assert store_of(rig).look_ups == []
 
 
+async def test_a_position_at_the_head_is_looked_up_once(rig: Rig) -> None:
+    saved = rig.store.save_elsewhere(3)
+    rig.writer()
+    claimed = ClaimedPosition(EPOCH, 3, to_tag(saved[-1].id))
+    for _ in range(3):
+        assert seqs_of(await rig.feed.read(claimed, 10)) == []
+    assert store_of(rig).look_ups == [claimed]
+    assert rig.feed.read_at_head(claimed) is not None
+
+
 async def test_a_client_that_has_polled_is_followed_until_it_polls_again(rig: Rig) -> None:
     rig.listener.has_watchers = False
     writer = rig.writer()
-    await rig.feed.read(ClaimedPosition(None, 0), 10, 0)
+    await rig.feed.read(ClaimedPosition(None, 0), 10)
     for _ in range(4):
         await result_of(writer.submit(snapshot()))
-    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 0)) == [2, 3, 4]
+    assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 1), 10)) == [2, 3, 4]
     assert store_of(rig).look_ups == store_of(rig).pages == []
 
 
 async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:
     rig.writer()
     started_at = time.monotonic()
-    assert seqs_of(await rig.feed.read(None, 10, 0.1)) == []
+    assert seqs_of(await rig.feed.read_next(None, 10, 0.1, IP)) == []
     assert time.monotonic() - started_at >= 0.1
-    waiting = asyncio.ensure_future(rig.feed.read(None, 10, 50))
+    waiting = asyncio.ensure_future(rig.feed.read_next(None, 10, 50, IP))
     await asyncio.sleep(0.02)
     rig.feed.drain()
     async with asyncio.timeout(1):
@@ -707,7 +780,7 @@ async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_s
 async def test_a_read_that_waits_while_rows_are_lost_gets_the_reason(rig: Rig) -> None:
     rig.store.save_elsewhere(5)
     rig.writer()
-    waiting = asyncio.ensure_future(rig.feed.read(ClaimedPosition(EPOCH, 5), 10, 50))
+    waiting = asyncio.ensure_future(rig.feed.read_next(ClaimedPosition(EPOCH, 5), 10, 50, IP))
     await asyncio.sleep(0.02)
     epoch = rig.store.begin_epoch(keep=3)
     with pytest.raises(protocol.PositionUnknown) as raised:
@@ -720,7 +793,7 @@ async def test_a_read_after_what_is_pruned_gets_the_first_that_is_kept(rig: Rig)
     rig.store.first = 4
     rig.writer()
     with pytest.raises(protocol.PositionPruned) as raised:
-        await rig.feed.read(ClaimedPosition(EPOCH, 1), 10, 0)
+        await rig.feed.read(ClaimedPosition(EPOCH, 1), 10)
     assert raised.value.fields == {"first": 4}
 
 
@@ -730,7 +803,7 @@ async def test_a_read_during_which_the_epoch_changes_is_unavailable(rig: Rig) ->
     rig.writer()
     rig.store.on_page = rig.store.begin_epoch  # type: ignore[assignment]
     with pytest.raises(protocol.Unavailable, match=r"^the feed has a new epoch$"):
-        await rig.feed.read(ClaimedPosition(EPOCH, 0), 3, 0)
+        await rig.feed.read(ClaimedPosition(EPOCH, 0), 3)
 
 
 async def test_the_latest_are_read_once_for_callers_that_ask_at_once(rig: Rig) -> None:

@@ -58,6 +58,7 @@ SMALL = {
 }
 PIDS = (None, None, None, (1,), (2, 3))  # the filters of clients
 LIMIT = 3  # of a read
+IP = "192.0.2.1"
 ID_IN_JSON = slice(len('{"id":"'), len('{"id":"') + 36)
 TURNS_MAX = 2000  # of the event loop, until nothing is left to do
 
@@ -516,7 +517,7 @@ class FeedModel(RuleBasedStateMachine):
             return
         try:
             send, join = partial(self._send, client), partial(self._join, client)
-            await self.feed.replay(resumption.position, Receiver(client.encode, send, join, client.pids))
+            await self.feed.replay(resumption.position, Receiver(client.encode, send, join, IP, client.pids))
         except ReplayBroken:
             assert self._is_broken(client.epoch, client.last)
             self._end_replay(client)
@@ -588,7 +589,10 @@ class FeedModel(RuleBasedStateMachine):
         client.is_waiting = wait_s > 0
         try:
             with self._coming(client):
-                found = await self.feed.read(claimed, LIMIT, wait_s)
+                if wait_s:
+                    found = await self.feed.read_next(claimed, LIMIT, wait_s, IP)
+                else:
+                    found = await self.feed.read(claimed, LIMIT)
         except protocol.PositionUnknown as error:
             self._check_answer(client, error.fields["reason"], error.fields.get("goodUntil"))
         except protocol.PositionPruned as error:

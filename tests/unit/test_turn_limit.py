@@ -1,4 +1,4 @@
-"""A number of coroutines continue in each turn of the event loop, first in, first out."""
+"""Some coroutines continue in each turn of the event loop: the addresses in turn, in each first in, first out."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import pytest
 
 from balance.aio.turn_limit import TurnLimit
 
+IP = "192.0.2.1"
+
 
 async def turns_of(limit: TurnLimit, count: int) -> list[int]:
     """Start coroutines that are ready at once; return in which turn each of them continued."""
     turn, turns = 0, list[int]()
 
     async def step() -> None:
-        await limit.acquire()
+        await limit.acquire(IP)
         turns.append(turn)
 
     steps = [asyncio.ensure_future(step()) for _ in range(count)]
@@ -42,7 +44,7 @@ async def test_when_nothing_waits_the_event_loop_is_left_alone(monkeypatch: pyte
     limit, calls = TurnLimit(2), list[None]()
     begin_turn = limit._begin_turn
     monkeypatch.setattr(limit, "_begin_turn", lambda: calls.append(None) or begin_turn())
-    await limit.acquire()
+    await limit.acquire(IP)
     for _ in range(10):
         await asyncio.sleep(0)
     assert len(calls) == 1
@@ -52,7 +54,7 @@ async def test_a_cancelled_wait_uses_no_step() -> None:
     limit, order = TurnLimit(1), list[int]()
 
     async def step(number: int) -> None:
-        await limit.acquire()
+        await limit.acquire(IP)
         order.append(number)
 
     steps = [asyncio.ensure_future(step(number)) for number in range(4)]
@@ -62,3 +64,32 @@ async def test_a_cancelled_wait_uses_no_step() -> None:
     await asyncio.gather(*steps, return_exceptions=True)
     assert order == [0, 3]
     assert await turns_of(limit, 1) == [1], "it goes on as before"
+
+
+async def test_the_addresses_take_turns_however_many_of_one_wait() -> None:
+    limit, order = TurnLimit(2), list[str]()
+
+    async def step(ip: str) -> None:
+        await limit.acquire(ip)
+        order.append(ip)
+
+    ips = [*8 * ["192.0.2.1"], *3 * ["192.0.2.2"], "2001:db8::1", "2001:db8::2"]
+    await asyncio.gather(*map(step, ips))
+    assert order[:2] == 2 * ["192.0.2.1"], "which waited for nothing"
+    rounds = [["192.0.2.1", "192.0.2.2", "2001:db8::1"], ["192.0.2.1", "192.0.2.2", "2001:db8::2"]]
+    assert [order[2:5], order[5:8]] == rounds, "a /64 of IPv6 is one address"
+    assert order[8:] == ["192.0.2.1", "192.0.2.2", *3 * ["192.0.2.1"]]
+
+
+async def test_a_turn_is_current_until_the_coroutine_waits() -> None:
+    limit, were_current = TurnLimit(2), list[tuple[bool, bool]]()
+
+    async def step() -> None:
+        turn = await limit.acquire(IP)
+        before = limit.is_current(turn)
+        await asyncio.sleep(0)
+        were_current.append((before, limit.is_current(turn)))
+
+    await asyncio.gather(*(step() for _ in range(7)))
+    assert were_current == 7 * [(True, False)]
+    assert not limit.is_current(None)
