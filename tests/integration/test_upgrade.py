@@ -155,6 +155,27 @@ def test_a_link_that_appears_in_place_of_the_work_folder_is_not_followed(
     assert rows_of(data, OLD) == before
 
 
+@needs_root
+def test_a_link_that_replaces_the_work_folder_once_it_is_made_is_not_followed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    make = os.mkdir
+
+    def make_and_replace(path: Any, *arguments: Any, **options: Any) -> None:
+        make(path, *arguments, **options)
+        if path == "upgrade":
+            (data / "upgrade").rename(data / "moved")
+            (data / "upgrade").symlink_to(other)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "mkdir", make_and_replace)
+        with pytest.raises(EmbeddedError, match="upgrade"):
+            upgrade(data, OLD, "1", REPORTS, lambda: None)
+    assert (list(other.iterdir()), other.stat().st_mode & 0o777) == ([], 0o700)
+
+
 def test_an_upgrade_is_complete_even_if_its_work_folder_cannot_be_removed(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

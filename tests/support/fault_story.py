@@ -206,10 +206,14 @@ class Stage:
         All the time each service that runs is sent large updates, which are rejected first: without a failure for a
         second it would log that it saves again, while small ones still find space.
         """
-        running = [served for served in self._served if served.process.is_running]
-        while any(self._is_saved(served, random, assets) for assets in (LARGE, SMALL) for served in running):
+
+        def save(assets: int) -> list[bool]:
+            running = [served for served in self._served if served.process.is_running]
+            return [self._is_saved(served, random, assets) for served in running]
+
+        while any(save(LARGE)) or any(save(SMALL)):
             pass
-        with repeating(lambda: [self._is_saved(served, random, LARGE) for served in running], 0.1):
+        with repeating(lambda: save(LARGE), 0.1):
             yield
 
     def _is_saved(self, served: Served, random: Random, assets: int) -> bool:

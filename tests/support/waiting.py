@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,17 +42,20 @@ async def until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def repeating(call: Callable[[], object], pause_s: float) -> Iterator[None]:
-    """Make a call again and again in a thread within the block, with pauses in between."""
+    """Make a call again and again in a thread within the block, with pauses in between.
+
+    A call that raises is the last one; its exception is raised at the end of the block, if the block did not raise.
+    """
     is_over = threading.Event()
 
     def repeat() -> None:
         while not is_over.wait(pause_s):
             call()
 
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        repeated = thread.submit(repeat)
+        try:
+            yield
+        finally:
+            is_over.set()
+        repeated.result()

@@ -16,6 +16,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from balance.feed.batcher import BATCH_MIN
+from balance.feed.listeners import Listeners
 from balance.feed.poll_schedule import PAUSE_S_MAX, PAUSE_S_MIN
 from balance.feed.tail import PAUSE_S_LOST, ROWS_MAX
 from balance.feed.writer import Writer
@@ -601,6 +602,18 @@ async def test_a_listener_that_cannot_end_its_clients_keeps_no_other_from_it(
     await save(writer)
     await rig.until(lambda: other.published == [1])
     assert "the clients of a listener could not be disconnected" in caplog.messages
+
+
+def test_a_client_counts_as_a_watcher_for_two_seconds_after_its_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr("balance.feed.listeners.monotonic", lambda: clock)
+    listeners = Listeners()
+    assert not listeners.has_watchers
+    with listeners.followed():
+        clock += 60
+        assert listeners.has_watchers
+    for clock, is_followed in ((160.0, True), (161.99, True), (162.0, False)):
+        assert listeners.has_watchers == is_followed, clock
 
 
 # Another epoch -----------------------------------------------------------------------------------------------

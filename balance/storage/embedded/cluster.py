@@ -65,14 +65,16 @@ class EmbeddedPostgres:
         The directory and the database `balance` are created if they are missing, unless `create` is false: then a
         directory without a database is an error, and nothing is created. `programs` is the folder with initdb, pg_ctl
         and postgres, by default that of the wheel. A database that is created with `restoring` cannot be started
-        without it until `end_restore`. `owner` is that of `DataDirectory.open`. Raises EmbeddedError.
+        without it until `end_restore`. `owner` is that of `DataDirectory.open`; with it, `data_dir` is a real path,
+        and a link that appears in it is refused. Raises EmbeddedError.
 
         Removes every variable that begins with PG from the environment of this process: libpq completes any URL with
         them, and some override a part of the URL.
         """
         ignore_libpq_variables()
         programs = programs or wheel_programs()
-        folder = Path(os.path.realpath(data_dir))  # the same name in every process, and without links
+        # The same name in every process, and without links.
+        folder = Path(os.path.realpath(data_dir)) if owner is None else data_dir
         if not create:
             check_has_data(folder)
         with one_line_errors(folder):
