@@ -21,7 +21,7 @@ from typing import NamedTuple
 from balance import program
 from balance.storage.backup import back_up
 from balance.storage.backup_file import Report
-from balance.storage.embedded import locks
+from balance.storage.embedded import account, locks
 from balance.storage.embedded.cluster import EmbeddedPostgres, ignore_libpq_variables
 from balance.storage.embedded.data_directory import (
     PGDATA,
@@ -160,7 +160,11 @@ def _exchange(data: DataDirectory, old: str) -> None:
     folder = data.descriptor
     with suppress(FileNotFoundError):
         shutil.rmtree(PGDATA_UPGRADED, dir_fd=folder)
-    os.rename(f"{WORK}/{PGDATA}", PGDATA_UPGRADED, src_dir_fd=folder, dst_dir_fd=folder)
+    work = os.open(WORK, account.FOLDER, dir_fd=folder)  # fails if the owner of the folder puts a link there
+    try:
+        os.rename(PGDATA, PGDATA_UPGRADED, src_dir_fd=work, dst_dir_fd=folder)
+    finally:
+        os.close(work)
     os.fsync(folder)
     os.rename(PGDATA, f"{PGDATA}.{old}", src_dir_fd=folder, dst_dir_fd=folder)
     os.rename(PGDATA_UPGRADED, PGDATA, src_dir_fd=folder, dst_dir_fd=folder)

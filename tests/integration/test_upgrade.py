@@ -176,6 +176,21 @@ def test_a_link_that_replaces_the_work_folder_once_it_is_made_is_not_followed(
     assert (list(other.iterdir()), other.stat().st_mode & 0o777) == ([], 0o700)
 
 
+def test_a_link_that_replaces_the_work_folder_before_the_last_step_is_not_followed(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "postgresql").mkdir(parents=True)
+    before = rows_of(data, OLD)
+
+    def replace() -> None:
+        (data / "upgrade").rename(data / "moved")
+        (data / "upgrade").symlink_to(other)
+
+    with pytest.raises(EmbeddedError, match="upgrade"):
+        upgrade(data, OLD, "1", REPORTS, replace)
+    assert (other / "postgresql").is_dir()
+    assert rows_of(data, OLD) == before
+
+
 def test_an_upgrade_is_complete_even_if_its_work_folder_cannot_be_removed(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +234,7 @@ def test_an_upgrade_that_is_killed_in_its_last_step_is_completed(
         if len(done) == renames:
             raise KeyboardInterrupt
         rename(source, target, **folders)
-        if source in ("upgrade/postgresql", "postgresql"):
+        if source == "postgresql":
             done.append(str(source))
 
     with monkeypatch.context() as patched:
