@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.mutants import LIST
 from tests.support.order import SLOW_FILES
 from tests.support.repository import ROOT, text_files
 
@@ -87,3 +89,14 @@ def test_a_coroutine_test_marks_itself_only_for_another_timeout() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "gen_test" and id(node) not in called
     ]
     assert not found, "\n".join(found)
+
+
+def test_each_change_of_the_mutation_tests_is_of_one_place() -> None:
+    changes = tomllib.loads(LIST.read_text("utf-8"))["changes"]
+    found = [
+        f"{count} times in {one['module']}: {one['before']!r}"
+        for one in changes
+        if (count := (ROOT / one["module"]).read_text("utf-8").count(one["before"])) != 1
+    ]
+    assert not found, "\n".join(found)
+    assert len({(one["module"], one["before"], one["after"]) for one in changes}) == len(changes)
