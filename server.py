@@ -1,7 +1,7 @@
 """The Balance Snapshot System: `python server.py` serves, `python server.py migrate` prepares a database.
 
 `python server.py --help` lists the commands, which are in balance/commands/, and the settings. docs/architecture.md
-has a drawing of all parts, and its last section answers where each thing is done.
+has a drawing of the main parts, and its last section answers where each thing is done.
 """
 
 import sys

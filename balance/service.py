@@ -110,7 +110,7 @@ class Service:
         self._shared_reads: SingleFlight[Any] = SingleFlight()
         self.life = Life.STARTING
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
-        """Each read holds a slot, from the request to the last byte of the reply."""
+        """Each read holds a slot, from the request to the last byte of the reply, but not while or after it waits."""
         self.series_limiter = CapacityLimiter(SERIES_IN_FLIGHT_MAX, "series")
         """So does each series, of which one may take as long as a thousand lists."""
         self.read_s_max = read_ms_max / 1000
@@ -135,7 +135,7 @@ class Service:
         await self.read_limiter.wait_idle(deadline - time.monotonic())
 
     def begin_save(self, update: Any) -> PendingSave:
-        """Check an update (schemas/balance_update.json) and submit it; `finish_save` takes the pending save when done.
+        """Check an update (schemas/balance_update.json) and submit it; pass the pending save to `finish_save` when it is done.
 
         Raises InvalidPayload, Busy and Unavailable.
         """

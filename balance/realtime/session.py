@@ -46,7 +46,6 @@ class Session:
         self.id: str = socket.sid
         self.context = context
         """That of its handshake; its caller is then the one of the credential in the CONNECT packet."""
-        """That of its handshake."""
         self.socket = socket
         """What python-engineio keeps of it."""
         self.send_queue: SendQueue = socket.queue

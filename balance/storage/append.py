@@ -23,7 +23,7 @@ class Expected(NamedTuple):
     """The feed to which a batch is appended."""
 
     known: Position | None
-    """Where it ends, for INSERT; otherwise where it ended once: it has the same epoch, and never ends before that."""
+    """For INSERT, exactly where it ends; for the others, a position that it has reached in this epoch."""
     system_id: str | None
     """The system of the session's server; None if it may not be read."""
     has_timeline: bool

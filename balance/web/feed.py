@@ -64,7 +64,7 @@ class FeedHandler(RestHandler):
     async def on_get(self, *_path: str) -> None:
         """Answer at once if there is something to return, otherwise wait for it as a watcher.
 
-        Only a part that may have snapshots takes one of the slots of the reads.
+        Only an answer at once that may have snapshots takes one of the slots of the reads.
         """
         query = read_query(self.request, FEED_INTEGERS)
         protocol.check("feed_query", query)

@@ -91,7 +91,7 @@ def test_a_coroutine_test_marks_itself_only_for_another_timeout() -> None:
     assert not found, "\n".join(found)
 
 
-def test_each_change_of_the_mutation_tests_is_of_one_place() -> None:
+def test_each_change_of_the_mutation_tests_fits_one_text() -> None:
     changes = tomllib.loads(LIST.read_text("utf-8"))["changes"]
     found = [
         f"{count} times in {one['module']}: {one['before']!r}"
