@@ -135,9 +135,9 @@ class Service:
         await self.read_limiter.wait_idle(deadline - time.monotonic())
 
     def begin_save(self, update: Any) -> PendingSave:
-        """Check an update (schemas/balance_update.json) and submit it; pass the pending save to `finish_save` when it is done.
+        """Check an update (schemas/balance_update.json) and submit it.
 
-        Raises InvalidPayload, Busy and Unavailable.
+        Pass the pending save to `finish_save` when it is done. Raises InvalidPayload, Busy and Unavailable.
         """
         if not isinstance(update, protocol.ValidatedUpdate):  # which `decode_update` has validated already
             protocol.check("balance_update", update)

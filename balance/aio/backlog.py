@@ -19,8 +19,8 @@ class Backlog:
     def admit(self, size: int, bytes_max: int) -> bool:
         """Admit a batch of `size` bytes if the backlog is within the limit.
 
-        The largest batch in the backlog is exempt, so that a client that reads is not disconnected by a large batch. With
-        this one a backlog is at most the limit and two batches.
+        The largest batch in the backlog is exempt, so that a client that reads is not disconnected by a large batch. So
+        a backlog is at most the limit and two batches.
         """
         fits = self.unsent_bytes <= bytes_max + self._largest_batch
         self.note_batch(size)
