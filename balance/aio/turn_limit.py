@@ -1,8 +1,8 @@
 """Bound how many steps of one kind are taken in a turn of the event loop, however many coroutines are ready to.
 
 Coroutines that wait for the same result become ready in the same turn. If each of them has some work to do then,
-everything else waits for all of it. Those of one address wait behind each other, and no others behind them: the
-addresses take turns.
+everything else waits for all of it. Those of one address wait behind each other, and the addresses take turns: however
+many of one wait, the next one of another waits for one step of each address.
 
 Threads: event loop only.
 """
@@ -22,18 +22,21 @@ class TurnLimit:
         self._per_turn = per_turn
         self._left = per_turn  # in this turn
         self._turn = 0
-        self._waiting: OrderedDict[str, deque[asyncio.Future[int]]] = OrderedDict()  # by address, the next one first
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()  # by address, the next one first
 
     async def acquire(self, ip: str) -> int:
         """Return in this turn if it has a step left, otherwise in one of the next; return the number of the turn."""
+        if not self._left:
+            step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(to_address(ip), deque()).append(step)
+            await step
+            if self._left < self._per_turn:  # its step is counted
+                return self._turn
+            # `LoopBudget` has held the coroutine back beyond its turn, and beyond all others.
         if self._left == self._per_turn:
             asyncio.get_running_loop().call_soon(self._begin_turn)
-        if self._left:
-            self._left -= 1
-            return self._turn
-        step: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(to_address(ip), deque()).append(step)
-        return await step
+        self._left -= 1
+        return self._turn
 
     def is_current(self, turn: int | None) -> bool:
         """Return whether a turn that `acquire` has returned goes on; False for None."""
@@ -43,17 +46,13 @@ class TurnLimit:
         self._turn += 1
         self._left = self._per_turn
         while self._waiting and self._left:
-            step = self._pop()
-            if not step.done():  # it was not cancelled
-                step.set_result(self._turn)
+            address, steps = self._waiting.popitem(last=False)
+            while steps and steps[0].done():  # it was cancelled
+                steps.popleft()
+            if steps:
+                steps.popleft().set_result(None)
                 self._left -= 1
+            if steps:
+                self._waiting[address] = steps
         if self._left < self._per_turn:
             asyncio.get_running_loop().call_soon(self._begin_turn)
-
-    def _pop(self) -> asyncio.Future[int]:
-        """Remove and return the first step of the address whose turn it is."""
-        address, steps = self._waiting.popitem(last=False)
-        step = steps.popleft()
-        if steps:
-            self._waiting[address] = steps
-        return step

@@ -151,17 +151,29 @@ class Feed:
         head = self._tail.position
         if claimed[:2] != head or claimed.tag not in (None, self._tag_of(head)):
             return None
-        return FeedSlice(head.epoch, head.seq, head.seq, head.seq, protocol.Encoded(b"[]"))
+        return _nothing_after(head)
 
-    async def read(self, after: ClaimedPosition | None, limit: int) -> FeedSlice:
-        """Read at most `limit` snapshots after a position, None for the head.
+    async def read_end(self, ip: str) -> FeedSlice:
+        """Return the part after the end of the feed: nothing; the clients of one IP address behind each other.
+
+        Raises Unavailable.
+        """
+        self._current_head()
+        with self._tail.followed():
+            async with unavailable_after(self._read_s_max):
+                await self._catch_up()
+            await self._turns.acquire(ip)
+            return _nothing_after(self._tail.position)
+
+    async def read(self, after: ClaimedPosition, limit: int) -> FeedSlice:
+        """Read at most `limit` snapshots after a position.
 
         Raises PositionUnknown, PositionPruned and Unavailable.
         """
         with self._tail.followed():
             return await self._read(await self._begin_read(after), limit)
 
-    async def read_next(self, after: ClaimedPosition | None, limit: int, wait_s: float, ip: str) -> FeedSlice:
+    async def read_next(self, after: ClaimedPosition, limit: int, wait_s: float, ip: str) -> FeedSlice:
         """Wait for a snapshot after a position, and read; the clients of one IP address read behind each other.
 
         Raises what `read` raises.
@@ -227,13 +239,8 @@ class Feed:
                 return facts
         raise StoreUnavailable("the epoch of the feed is changing")
 
-    async def _begin_read(self, after: ClaimedPosition | None) -> Position:
+    async def _begin_read(self, after: ClaimedPosition) -> Position:
         """Return the position after which to read; the tail has what others had committed, or is beyond it."""
-        if after is None:
-            self._current_head()
-            async with unavailable_after(self._read_s_max):
-                await self._catch_up()
-            return self._current_head()
         resumption = await self._resume(after)
         if resumption.reason == "pruned":
             assert resumption.first is not None
@@ -278,6 +285,10 @@ class Feed:
 
         found: T = await self._lookups.run((function, *arguments), read)
         return found
+
+
+def _nothing_after(head: Position) -> FeedSlice:
+    return FeedSlice(head.epoch, head.seq, head.seq, head.seq, protocol.Encoded(b"[]"))
 
 
 def encode_list(snapshots: Sequence[EncodedSnapshot], _epoch: str) -> bytes:

@@ -104,7 +104,7 @@ class Replay:
                 while chunk is not None:
                     after, chunk = await self._send(chunk, after, receiver), None
                     if self._turns.is_current(turn):  # the client had room for all of it
-                        # What was published while it waited for its turn: it would be behind again after each turn.
+                        # The rest too: what is published while it waits for a turn would leave it behind after each.
                         chunk = self._read_recent(after, receiver.encode, PAGE_ROWS_MAX, receiver.pids)
             receiver.join()
 

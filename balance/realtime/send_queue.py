@@ -29,6 +29,7 @@ class SendQueue(Backlog):
     """
 
     __slots__ = (
+        "_arrival",
         "_buffered",
         "_getter",
         "_packets",
@@ -51,6 +52,7 @@ class SendQueue(Backlog):
         self._packets: deque[Packet | None] | tuple[()] = ()  # a deque is 600 bytes, and nearly all are empty
         self._buffered: list[bytes] | tuple[()] = ()
         self._getter: asyncio.Future[Packet | None] | None = None
+        self._arrival: asyncio.Future[None] | None = None  # of something for the poll that waits, or of the end
         self._shrunk: asyncio.Future[None] | None = None  # done when fewer bytes wait than before
         self._waiting_since = 0.0
 
@@ -65,6 +67,7 @@ class SendQueue(Backlog):
         else:
             self._packets = self._packets or deque()
             self._packets.append(packet)
+            self._note_arrival()
 
     async def put(self, packet: Packet | None) -> None:
         """Add a packet; never waits."""
@@ -108,11 +111,12 @@ class SendQueue(Backlog):
     async def get_batch(self, count_max: int, turns: TurnLimit, ip: str) -> list[Packet]:
         """Wait for packets, and for a turn of this IP address; return those that there are then, at most `count_max`.
 
-        If they were discarded meanwhile, return a NOOP. Once closed, return the last packet, or none without one.
+        They stay in the queue until the turn; if they are discarded meanwhile, return a NOOP. Once closed, return the
+        last packet, or none without one.
         """
-        first = await self.get()
-        if first is not None and not self.is_closed:
-            self._packets = deque([first, *self._packets])  # it can be discarded until the turn
+        if not self._packets and not self.is_closed:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
         await turns.acquire(ip)
         found = [self.get_nowait() for _ in range(min(count_max, len(self._packets)))]
         packets = [packet for packet in found if packet is not None]
@@ -156,11 +160,21 @@ class SendQueue(Backlog):
         self.unsent_bytes = 0
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(None)
+        self._note_arrival()
         self._note_shrunk()
+
+    def _note_arrival(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+        self._arrival = None
 
     def is_idle(self) -> bool:
         """Return whether nothing is queued and the library waits for more."""
         return self._getter is not None and not self._getter.done()
+
+    def has_waiting_poll(self) -> bool:
+        """Return whether a poll waits, and nothing has come for it."""
+        return self._arrival is not None and not self._arrival.done()
 
     def can_bypass(self) -> bool:
         """Return whether nothing is on its way to the client, so that something may bypass the queue."""

@@ -144,7 +144,7 @@ def _restore(data: DataDirectory, backup: Path, reports: Reports) -> Restored:
     """Restore the backup into a new cluster with the owner of the data, and stop its server."""
     with suppress(FileNotFoundError):
         shutil.rmtree(WORK, dir_fd=data.descriptor)
-    os.mkdir(WORK, mode=0o700, dir_fd=data.descriptor)  # fails if the owner of the folder puts a link there meanwhile
+    os.mkdir(WORK, mode=0o711, dir_fd=data.descriptor)  # fails if the owner of the folder puts a link there meanwhile
     with EmbeddedPostgres.start(data.folder / WORK, owner=data.owner) as postgres:
         return restore(
             postgres.url,

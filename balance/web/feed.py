@@ -71,10 +71,11 @@ class FeedHandler(RestHandler):
         position, limit, wait_s = _position(query), query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
         feed, found = self.service.feed, None
         if position is None:
-            found = await feed.read(None, limit)
+            found = await feed.read_end(self.context.client)
         elif wait_s:
             found = feed.read_at_head(position)
         if found is None:
+            assert position is not None
             with self.read_slot():
                 found = await feed.read(position, limit)
                 if found.last > found.after or not wait_s:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.support.embedded import kill_server, start_postgres
-from tests.support.shared_memory import SEGMENTS, files_of, remove_orphans
+from tests.support.shared_memory import AGE_S_MIN, SEGMENTS, files_of, orphans, remove
 
 pytestmark = pytest.mark.skipif(not SEGMENTS.exists(), reason="this system does not list its shared memory")
-
-
-def segments() -> set[int]:
-    """Return the ids of all segments."""
-    return {int(line.split()[1]) for line in SEGMENTS.read_text().splitlines()[1:]}
 
 
 def segment_of(data: Path) -> int:
@@ -30,11 +24,11 @@ def test_what_a_killed_server_leaves_is_removed_and_a_running_one_keeps_its_own(
     files = {segment: files_of(segment) for segment in (killed, running)}
     assert all(path.exists() for paths in files.values() for path in paths)
     kill_server(folders[0])
-    shutil.rmtree(folders[0] / "postgresql")
-    assert killed in segments()
-    remove_orphans()
-    assert killed not in segments()
-    assert running in segments()
+    assert killed in orphans(0)
+    assert killed not in orphans(AGE_S_MIN), "a server may still be started for it"
+    assert running not in orphans(0)
+    remove(killed)
+    assert killed not in orphans(0)
     assert [path.exists() for path in files[killed]] == [False] * len(files[killed])
     assert files_of(running) == files[running] != []
     assert all(path.exists() for path in files[running])

@@ -1,13 +1,17 @@
 """The shared memory that a killed PostgreSQL leaves: a segment of System V, and files in /dev/shm.
 
 A server that starts in the same data directory removes both. One whose data directory is deleted leaves them until the
-machine stops, which has room for 4,096 segments (SHMMNI of shmget(2)): hundreds of runs of the tests.
+machine stops, which has room for 4,096 segments (SHMMNI of shmget(2)): a day of fault tests.
+
+A server that finds its old segment in use does not start, and reading a segment uses it. So only those are read that no
+test will start a server for any more.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,19 +22,23 @@ HEADER, HEADER_SIZE, HEADER_MAGIC = struct.Struct("@iiNNI"), 56, 679834894
 # dsm_control_header of its storage/ipc/dsm.c: magic, count, maximum, and the items, each of which begins with a handle.
 CONTROL, CONTROL_MAGIC, ITEM = struct.Struct("@III0N"), 0x9A503D32, struct.Struct("@IINP?0N")
 SHM_RDONLY, IPC_RMID = 0o10000, 0
+AGE_S_MIN = 600  # since a process used it
 
 
-def remove_orphans() -> int:
-    """Remove what servers have left of which no process is alive; return how many servers that were."""
-    return sum([_remove(segment) for segment in list(_orphans())]) if SEGMENTS.exists() else 0
+def remove_orphans() -> None:
+    """Remove what servers have left of which no process has been alive for a while."""
+    if SEGMENTS.exists():
+        for segment in list(orphans(AGE_S_MIN)):
+            remove(segment)
 
 
-def _orphans() -> Iterator[int]:
+def orphans(age_s_min: float) -> Iterator[int]:
     """Yield the ids of the segments of PostgreSQL's size that no process uses and whose creator is gone."""
     names, *rows = [line.split() for line in SEGMENTS.read_text().splitlines()]
     for row in rows:
         found = dict(zip(names, map(int, row), strict=True))
-        if found["size"] == HEADER_SIZE and not found["nattch"] and not _is_running(found["cpid"]):
+        is_old = time.time() - max(found["ctime"], found["dtime"]) >= age_s_min
+        if found["size"] == HEADER_SIZE and is_old and not found["nattch"] and not _is_running(found["cpid"]):
             yield found["shmid"]
 
 
@@ -49,14 +57,12 @@ def files_of(segment: int) -> list[Path]:
     return [Path(FILES.format(handle)) for handle in (*_handles(control), control)] if magic == HEADER_MAGIC else []
 
 
-def _remove(segment: int) -> bool:
-    """Remove a segment of PostgreSQL and its files; return False for any other, and for that of another user."""
+def remove(segment: int) -> None:
+    """Remove a segment of PostgreSQL and its files; do nothing to any other, and to that of another user."""
     files = files_of(segment)
-    if not files or ctypes.CDLL(None).shmctl(segment, IPC_RMID, None) != 0:
-        return False
-    for path in files:
-        path.unlink(missing_ok=True)
-    return True
+    if files and ctypes.CDLL(None).shmctl(segment, IPC_RMID, None) == 0:
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def _read(segment: int) -> bytes | None:

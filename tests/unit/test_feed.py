@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +20,8 @@ import pytest
 from tornado.ioloop import IOLoop
 
 import protocol
+from balance.aio import loop_budget
+from balance.aio.loop_budget import LoopBudget
 from balance.feed import replay
 from balance.feed.feed import ATTEMPTS, READS_MAX, FeedSlice, Resumption
 from balance.feed.replay import KEPT_MAX, SENT_MAX, Receiver, ReplayBroken, SlowClient, _first_bytes
@@ -95,7 +97,7 @@ class Reader:
 
 async def test_before_the_start_nothing_is_answered(rig: Rig) -> None:
     assert rig.feed.head is None
-    for call in (rig.feed.resume(None), rig.feed.read(None, 10), rig.feed.latest(10, None)):
+    for call in (rig.feed.resume(None), rig.feed.read_end(IP), rig.feed.latest(10, None)):
         with pytest.raises(protocol.Unavailable, match=r"^the database is not there yet$"):
             await call
 
@@ -434,6 +436,31 @@ async def test_a_client_that_has_to_make_room_is_sent_the_rest_in_another_turn(r
     assert max(after - before for before, after in pairwise(sent)) == SENT_MAX
 
 
+async def test_clients_that_are_held_back_beyond_their_turns_join_though_the_feed_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`LoopBudget` has all clients of an address wait, once one of them has used its time."""
+    await result_of(rig.writer().submit(snapshot()))
+    budget, clock, live = LoopBudget(), 0.0, list[int]()
+    monkeypatch.setattr(loop_budget, "perf_counter", lambda: clock)
+
+    async def send(_page: list[int], _last: int) -> None:
+        nonlocal clock
+        clock += 0.2 * loop_budget.TURN_S
+
+    def replay_to(number: int) -> Awaitable[None]:
+        receiver = Receiver(encode, send, lambda: live.append(number), IP)
+        return budget.run(IP, rig.feed.replay(Position(EPOCH, 0), receiver))
+
+    count = 50 * SENT_MAX
+    replays = [asyncio.ensure_future(replay_to(number)) for number in range(count)]
+    for _ in range(count):
+        rig.tail.advance(rig.store.append([snapshot()]))
+        await asyncio.sleep(0)
+    assert all(one.done() for one in replays)
+    assert live == list(range(count))
+
+
 async def test_a_client_is_not_delayed_by_those_of_another_address_that_come_back(rig: Rig) -> None:
     await result_of(rig.writer().submit(snapshot()))
     sent = list[str]()
@@ -687,12 +714,12 @@ async def test_a_read_has_what_another_process_saved_before_it(rig: Rig) -> None
     rig.store.save_elsewhere(2)
     assert seqs_of(await rig.feed.read(ClaimedPosition(EPOCH, 0), 10)) == [1, 2]
     rig.store.save_elsewhere(2)
-    assert (await rig.feed.read(None, 10)).after == 4
+    assert (await rig.feed.read_end(IP)).after == 4
 
 
 async def test_a_read_that_waits_returns_with_the_next_snapshot(rig: Rig) -> None:
     writer = rig.writer()
-    reads = [asyncio.ensure_future(rig.feed.read_next(None, 10, 10, IP)) for _ in range(3)]
+    reads = [asyncio.ensure_future(rig.feed.read_next(ClaimedPosition(None, 0), 10, 10, IP)) for _ in range(3)]
     await asyncio.sleep(0.05)
     assert not any(one.done() for one in reads)
     await result_of(writer.submit(snapshot()))
@@ -727,6 +754,18 @@ async def test_a_read_that_waits_is_not_delayed_by_the_reads_of_another_address(
     rig.tail.hasten()
     await rig.until(lambda: len(done) == len(ips))
     assert done.index("192.0.2.2") < 3 * READS_MAX
+
+
+async def test_of_many_clients_that_begin_at_the_end_a_few_are_answered_in_each_turn(rig: Rig) -> None:
+    rig.store.save_elsewhere(3)
+    rig.writer()
+    reads = [asyncio.ensure_future(rig.feed.read_end(f"192.0.2.{number}")) for number in range(5 * READS_MAX)]
+    done = [0]
+    while done[-1] < len(reads):
+        await asyncio.sleep(0)
+        done.append(sum(one.done() for one in reads))
+    assert max(after - before for before, after in pairwise(done)) == READS_MAX
+    assert all(one.result() == (EPOCH, 3, 3, 3, protocol.Encoded(b"[]")) for one in reads)
 
 
 async def test_the_feed_is_read_at_its_head_without_the_database_if_the_position_is_good(rig: Rig) -> None:
@@ -767,9 +806,9 @@ async def test_a_client_that_has_polled_is_followed_until_it_polls_again(rig: Ri
 async def test_a_read_that_waits_returns_nothing_at_its_end_and_at_that_of_the_service(rig: Rig) -> None:
     rig.writer()
     started_at = time.monotonic()
-    assert seqs_of(await rig.feed.read_next(None, 10, 0.1, IP)) == []
+    assert seqs_of(await rig.feed.read_next(ClaimedPosition(None, 0), 10, 0.1, IP)) == []
     assert time.monotonic() - started_at >= 0.1
-    waiting = asyncio.ensure_future(rig.feed.read_next(None, 10, 50, IP))
+    waiting = asyncio.ensure_future(rig.feed.read_next(ClaimedPosition(None, 0), 10, 50, IP))
     await asyncio.sleep(0.02)
     rig.feed.drain()
     async with asyncio.timeout(1):

@@ -69,6 +69,16 @@ async def test_what_waits_for_its_turn_can_still_be_discarded() -> None:
     assert queue.unsent_bytes == 0
 
 
+async def test_what_has_just_ended_the_wait_of_a_poll_can_still_be_discarded() -> None:
+    turns, queue = TurnLimit(1), SendQueue()
+    poll = asyncio.ensure_future(queue.get_batch(16, turns, IP))
+    await asyncio.sleep(0)
+    put([queue], "first")
+    put([queue], "second")
+    queue.discard(lambda packet: packet.packet_type == MESSAGE)
+    assert [packet.packet_type for packet in await poll] == [NOOP]
+
+
 async def test_a_poll_that_waits_returns_the_last_packet_of_a_queue_that_is_closed() -> None:
     turns = TurnLimit(1)
     for last, expected in ((None, []), (Packet(CLOSE), [CLOSE])):

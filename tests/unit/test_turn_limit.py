@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from balance.aio import loop_budget
+from balance.aio.loop_budget import LoopBudget
 from balance.aio.turn_limit import TurnLimit
 
 IP = "192.0.2.1"
@@ -79,6 +81,48 @@ async def test_the_addresses_take_turns_however_many_of_one_wait() -> None:
     rounds = [["192.0.2.1", "192.0.2.2", "2001:db8::1"], ["192.0.2.1", "192.0.2.2", "2001:db8::2"]]
     assert [order[2:5], order[5:8]] == rounds, "a /64 of IPv6 is one address"
     assert order[8:] == ["192.0.2.1", "192.0.2.2", *3 * ["192.0.2.1"]]
+
+
+async def test_cancelled_waits_of_an_address_do_not_delay_it() -> None:
+    limit, order = TurnLimit(1), list[str]()
+
+    async def step(ip: str) -> None:
+        await limit.acquire(ip)
+        order.append(ip)
+
+    steps = [asyncio.ensure_future(step(ip)) for ip in [*20 * ["192.0.2.1"], *20 * ["192.0.2.2"]]]
+    await asyncio.sleep(0)
+    for cancelled in steps[1:19]:
+        cancelled.cancel()
+    await asyncio.gather(*steps, return_exceptions=True)
+    assert order[:3] == ["192.0.2.1", "192.0.2.1", "192.0.2.2"]
+    assert order[3:] == 19 * ["192.0.2.2"]
+
+
+async def test_a_coroutine_that_continues_after_its_turn_has_the_one_in_which_it_continues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does that `LoopBudget` holds back."""
+    limit, budget, clock = TurnLimit(1), LoopBudget(), 0.0
+    monkeypatch.setattr(loop_budget, "perf_counter", lambda: clock)
+    were_current = list[tuple[bool, bool]]()
+
+    async def step() -> None:
+        turn = await limit.acquire(IP)
+        before = limit.is_current(turn)
+        await asyncio.sleep(0)
+        were_current.append((before, limit.is_current(turn)))
+
+    async def use_the_time_of_the_address() -> None:
+        nonlocal clock
+        while len(were_current) < 3:
+            clock += loop_budget.TURN_S
+            await asyncio.sleep(0)
+
+    others = asyncio.ensure_future(budget.run(IP, use_the_time_of_the_address()))
+    await asyncio.gather(*(budget.run(IP, step()) for _ in range(3)), others)
+    assert were_current == 3 * [(True, False)]
+    assert await turns_of(limit, 2) == await turns_of(TurnLimit(1), 2)
 
 
 async def test_a_turn_is_current_until_the_coroutine_waits() -> None:
