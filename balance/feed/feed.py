@@ -12,21 +12,21 @@ Life cycle: `drain()` at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import protocol
 from balance.aio.single_flight import SingleFlight
 from balance.aio.threads import run_in_thread
 from balance.aio.turn_limit import TurnLimit
+from balance.feed.feed_slice import FeedSlice, encode_list
 from balance.feed.listeners import FeedListener
 from balance.feed.replay import PageStore, Receiver, Replay, ReplayBroken
 from balance.feed.resumption import Resumption, Resumptions, reason_of
 from balance.feed.tail import Tail
 from balance.position import NO_TAG, ClaimedPosition, Position, to_tag
-from balance.snapshot import EncodedSnapshot
 from balance.storage.errors import TIMED_OUT, StoreUnavailable
 from balance.storage.feed_store import Head, Latest, PositionFacts
 
@@ -45,18 +45,6 @@ class FeedReader(PageStore, Protocol):
     def look_up(self, claimed: ClaimedPosition) -> PositionFacts: ...
 
     def latest(self, limit: int, heard_s: int | None) -> Latest: ...
-
-
-class FeedSlice(NamedTuple):
-    """A part of the feed as JSON."""
-
-    epoch: str
-    after: int
-    last: int
-    """The `seq` of the last of its snapshots; `after` if there is none."""
-    head: int
-    data: protocol.Encoded
-    """An array of schemas/snapshot.json, oldest first."""
 
 
 class Feed:
@@ -151,7 +139,7 @@ class Feed:
         head = self._tail.position
         if claimed[:2] != head or claimed.tag not in (None, self._tag_of(head)):
             return None
-        return _nothing_after(head)
+        return FeedSlice.nothing_after(head)
 
     async def read_end(self, ip: str) -> FeedSlice:
         """Return the part after the end of the feed: nothing; the clients of one IP address behind each other.
@@ -163,7 +151,7 @@ class Feed:
             async with unavailable_after(self._read_s_max):
                 await self._catch_up()
             await self._turns.acquire(ip)
-            return _nothing_after(self._tail.position)
+            return FeedSlice.nothing_after(self._tail.position)
 
     async def read(self, after: ClaimedPosition, limit: int) -> FeedSlice:
         """Read at most `limit` snapshots after a position.
@@ -285,15 +273,6 @@ class Feed:
 
         found: T = await self._lookups.run((function, *arguments), read)
         return found
-
-
-def _nothing_after(head: Position) -> FeedSlice:
-    return FeedSlice(head.epoch, head.seq, head.seq, head.seq, protocol.Encoded(b"[]"))
-
-
-def encode_list(snapshots: Sequence[EncodedSnapshot], _epoch: str) -> bytes:
-    """Encode snapshots as a JSON array."""
-    return b"[" + b",".join([one.json for one in snapshots]) + b"]"
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import protocol
 from balance.access.authenticator import Authenticator
 from balance.aio.limiter import CapacityLimiter, LimitExceeded
 from balance.auth import Operation
-from balance.feed.feed import FeedSlice
+from balance.feed.feed_slice import FeedSlice
 from balance.position import ClaimedPosition
 from balance.service import LIMIT_DEFAULT
 from balance.web.query import read_query, to_claimed

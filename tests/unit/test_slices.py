@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from balance.aio import slices
-from balance.aio.slices import SlicedWork
+from balance.aio.slices import SlicedWork, Slices
 from tests.support.waiting import until
 
 
@@ -69,3 +69,23 @@ async def test_an_item_that_fails_does_not_stop_the_others_and_all_can_be_handle
     work.finish()
     assert sorted(handled) == [0.5, 1]
     assert caplog.messages == ["an item could not be handled"]
+
+
+async def test_a_coroutine_is_over_its_slice_after_the_time_of_one_and_begins_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns = 100.0, list[int]()
+    monkeypatch.setattr(slices, "perf_counter", lambda: clock)
+    one = Slices()
+    for turn in range(3):
+        assert not one.is_over()
+        clock += slices.SLICE_S / 2
+        assert not one.is_over()
+        clock += slices.SLICE_S / 2
+        assert one.is_over()
+        asyncio.get_running_loop().call_soon(turns.append, turn)
+        waiting = asyncio.ensure_future(one.next())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert waiting.done(), "in the next turn"
+        assert turns[-1] == turn, "after everything else"
