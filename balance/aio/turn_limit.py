@@ -30,9 +30,8 @@ class TurnLimit:
             step: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(to_address(ip), deque()).append(step)
             await step
-            if self._left < self._per_turn:  # its step is counted
+            if self._left < self._per_turn:  # the turn of this step, or if `LoopBudget` held it back a later one
                 return self._turn
-            # `LoopBudget` has held the coroutine back beyond its turn, and beyond all others.
         if self._left == self._per_turn:
             asyncio.get_running_loop().call_soon(self._begin_turn)
         self._left -= 1
