@@ -163,6 +163,15 @@ async def test_the_head_names_the_file_and_head_sends_no_body(service: Service) 
             assert bool(reply.raw) == (method == "GET")
 
 
+async def test_head_names_no_length_of_an_export(service: Service) -> None:
+    await save(service)
+    async with Connection.to(service.port) as one:
+        reply = await one.ask("HEAD", EXPORT)
+        assert reply.status == 200
+        assert "Content-Length" not in reply.headers, "GET is chunked"
+        assert (await one.ask("HEAD", "/livez")).status == 200, "the connection stays open"
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [
