@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from asyncio import Future
 from http.client import responses
 from typing import Any
 
 from tornado.concurrent import future_add_done_callback
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -34,6 +33,7 @@ from tornado.iostream import StreamClosedError
 import protocol
 from balance.refusals import HTTP
 from balance.request_context import RequestContext
+from balance.web.chunked_reader import HEADER_LINES_MAX, ChunkedReader
 from balance.web.connection_context import ConnectionContext
 from balance.web.headers import encode_head
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
@@ -46,14 +46,7 @@ log = logging.getLogger("balance.web")
 
 UNREADABLE = "unreadable request"  # in the log: its method and target may be anything
 HEAD_BYTES_MAX = 16_384
-HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
-# RFC 9112, section 7.1: the size, and extensions, which are ignored. A line ends in CR LF and in nothing else: a reader
-# that accepts a bare LF as the end of an extension sees other requests than a reader that does not.
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-CHUNK_LINE_BYTES_MAX = 1_024
-TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; each chunk counts as CHUNK_COST more
-CHUNK_COST = 1_024
 
 
 class ServerConnection(HTTP1ServerConnection):
@@ -87,7 +80,7 @@ class ServerConnection(HTTP1ServerConnection):
             delegate.on_close(self)
 
 
-class Exchange(HTTP1Connection):
+class Exchange(ChunkedReader):
     """One request and its response."""
 
     stream: RequestStream
@@ -144,6 +137,24 @@ class Exchange(HTTP1Connection):
                 delegate.on_connection_close()
             self._clear_callbacks()
         return False
+
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Future[None]:
+        """Write the head of a response; one to HTTP/1.0 without a length ends with the connection (RFC 9112, 6.3)."""
+        request: Any = self._request_start_line
+        if request.version == "HTTP/1.0":
+            assert isinstance(start_line, ResponseStartLine)
+            has_no_body = request.method == "HEAD" or start_line.code < 200 or start_line.code in (204, 304)
+            if not has_no_body and "Content-Length" not in headers:
+                self._disconnect_on_finish = True
+            if self._disconnect_on_finish:
+                headers["Connection"] = "close"
+                self._request_headers = HTTPHeaders()  # by which Tornado would promise to keep the connection
+        return super().write_headers(start_line, headers, chunk)
 
     def respond(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
         """Write a whole response to a request with a body; it costs a third of Tornado's two calls for that."""
@@ -239,47 +250,6 @@ class Exchange(HTTP1Connection):
     async def _deliver_body(self, delegate: HTTPMessageDelegate, data: bytes) -> None:
         if not self._write_finished and (received := delegate.data_received(data)) is not None:
             await received
-
-    async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
-        """Read a chunked body (RFC 9112, section 7.1). Extensions and trailers are checked and ignored."""
-        body_left, extras_left, work = self._max_body_size, self.params.max_header_size, 0
-        while True:
-            line = await self.stream.read_until(b"\n", max_bytes=CHUNK_LINE_BYTES_MAX)
-            found = CHUNK_LINE.fullmatch(line)
-            if found is None:
-                raise protocol.InvalidPayload("a chunk must begin with its size in hexadecimal digits", "payload")
-            size, extension = int(found[1], 16), found[2] or b""
-            extras_left -= len(extension)
-            if extras_left < 0:
-                raise protocol.HeadersTooLarge("are too long together", "chunk extensions")
-            if size == 0:
-                await self._read_trailers(extras_left)
-                return
-            body_left -= size
-            if body_left < 0:
-                raise protocol.PayloadTooLarge(f"is larger than {self._max_body_size} bytes", "payload")
-            await self._read_fixed_body(size, delegate)
-            if await self.stream.read_until(b"\n", max_bytes=2) != b"\r\n":
-                raise protocol.InvalidPayload("a chunk must end in CR LF after the bytes of its size", "payload")
-            work += size + CHUNK_COST
-            if work >= TURN_BYTES:
-                work = 0
-                await asyncio.sleep(0)
-
-    async def _read_trailers(self, bytes_left: int) -> None:
-        """Read and ignore the trailer section (RFC 9112, section 7.1.2), which has the same syntax as headers."""
-        trailers = b""
-        while (line := await self.stream.read_until(b"\n", max_bytes=bytes_left + 2)) != b"\r\n":
-            if line.endswith(b"\n") and not line.endswith(b"\r\n"):
-                raise protocol.InvalidPayload("must each end in CR LF", "trailers")
-            bytes_left -= len(line)
-            trailers += line
-            if bytes_left < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:
-                raise protocol.HeadersTooLarge("are too long", "trailers")
-        try:
-            HTTPHeaders.parse(trailers.decode("latin1"))
-        except HTTPInputError as error:
-            raise explain_head(b"GET / HTTP/1.1\r\n" + trailers) from error
 
     def _finish_request(self, future: Future[None] | None) -> None:
         """End the exchange after its response. A response before the end of the body ends the connection."""

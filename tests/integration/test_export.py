@@ -172,6 +172,23 @@ async def test_head_names_no_length_of_an_export(service: Service) -> None:
         assert (await one.ask("HEAD", "/livez")).status == 200, "the connection stays open"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_end_of_a_file_over_http_1_0_is_that_of_the_connection(service: Service, method: str) -> None:
+    await save(service)
+    request = f"{method} {EXPORT} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode()
+    last = request_bytes("HEAD", "/livez", Connection="close")
+    async with Connection.to(service.port) as one:
+        await one.send(request + last)
+        head, _, body = (await one.read_rest()).partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding:" not in head
+    if method == "GET":
+        assert b"\r\nConnection: close\r\n" in head + b"\r\n"
+        assert body == await export(service)
+    else:
+        assert b"\r\nConnection: Keep-Alive\r\n" in head + b"\r\n", "a response to HEAD ends with its head"
+        assert body.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [
