@@ -38,7 +38,7 @@ from balance.web.connection_context import ConnectionContext
 from balance.web.headers import encode_head
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
-from balance.web.request_head import KnownHeads, RequestHead, body_size, check_host_and_query
+from balance.web.request_head import KnownHeads, RequestHead, body_size, check_host_and_query, expects_continue
 from balance.web.request_stream import RequestStream
 from balance.web.request_target import normalise_target
 
@@ -85,6 +85,8 @@ class Exchange(ChunkedReader):
 
     stream: RequestStream
     context: ConnectionContext
+    head: RequestHead
+    """Of the request, from `headers_received` on."""
 
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__(connection.stream, False, connection.params, connection.context)
@@ -102,7 +104,8 @@ class Exchange(ChunkedReader):
         is_open = False  # the delegate waits for the rest of a request
         try:
             data = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
-            start_line, headers, size, keeps_alive = self._read_head(data)
+            self.head = self._read_head(data)
+            start_line, headers, size, keeps_alive, expects = self.head
             self._disconnect_on_finish = self.context.is_refused or not keeps_alive
             self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)
@@ -112,7 +115,7 @@ class Exchange(ChunkedReader):
             if size is not None and size > self._max_body_size and not self._write_finished:
                 raise protocol.PayloadTooLarge(f"must be at most {self._max_body_size} bytes", "Content-Length")
             if size != 0:
-                await self._read_content(size, start_line, headers, delegate)
+                await self._read_content(size, expects, delegate)
             self._read_finished, is_open = True, False
             if not self._write_finished:
                 delegate.finish()
@@ -144,8 +147,14 @@ class Exchange(ChunkedReader):
         headers: HTTPHeaders,
         chunk: bytes | None = None,
     ) -> Future[None]:
-        """Write the head of a response; one to HTTP/1.0 without a length ends with the connection (RFC 9112, 6.3)."""
+        """Write the head of a response.
+
+        One before the end of the request ends the connection, and so does one to HTTP/1.0 without a length (RFC 9112,
+        section 6.3).
+        """
         request: Any = self._request_start_line
+        if not self._read_finished:
+            self._disconnect_on_finish = True
         if request.version == "HTTP/1.0":
             assert isinstance(start_line, ResponseStartLine)
             has_no_body = request.method == "HEAD" or start_line.code < 200 or start_line.code in (204, 304)
@@ -159,7 +168,8 @@ class Exchange(ChunkedReader):
     def respond(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
         """Write a whole response to a request with a body; it costs a third of Tornado's two calls for that."""
         request: Any = self._request_start_line
-        if self._disconnect_on_finish:
+        if self._disconnect_on_finish or not self._read_finished:
+            self._disconnect_on_finish = True
             headers["Connection"] = "close"
         elif request.version == "HTTP/1.0":  # the client has asked for that
             headers["Connection"] = "Keep-Alive"
@@ -212,7 +222,7 @@ class Exchange(ChunkedReader):
         keeps_alive = self._can_keep_alive(start_line, headers)
         start_line = normalise_target(start_line, headers, self.context.port_scheme)
         check_host_and_query(start_line, headers)
-        head = RequestHead(start_line, headers, size, keeps_alive)
+        head = RequestHead(start_line, headers, size, keeps_alive, size != 0 and expects_continue(start_line, headers))
         self._known_heads.keep(data, head)
         return head
 
@@ -233,12 +243,9 @@ class Exchange(ChunkedReader):
         self._request_start_line, self._request_headers = start_line, headers
         return start_line, headers
 
-    async def _read_content(
-        self, size: int | None, start_line: RequestStartLine, headers: HTTPHeaders, delegate: HTTPMessageDelegate
-    ) -> None:
-        """Read a body: of `size` bytes, or chunked if that is None."""
-        expects = headers["Expect"].lower() if "Expect" in headers and start_line.version != "HTTP/1.0" else ""
-        if expects == "100-continue" and not self._write_finished:  # RFC 9110, section 10.1.1
+    async def _read_content(self, size: int | None, expects_continue: bool, delegate: HTTPMessageDelegate) -> None:
+        """Read a body: of `size` bytes, or chunked if that is None; ask for one that its client holds back."""
+        if expects_continue and not self._write_finished:  # a handler has answered what it rejects for its head
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if size is None:
             await self._read_chunked_body(delegate)
