@@ -210,6 +210,11 @@ def _keys_of(entry: dict[str, Any]) -> Iterator[Key]:
             return
 
 
+def _scopes(claim: object) -> list[Any]:
+    """Return the scopes of a claim: a text with spaces between (RFC 8693, section 4.2), or an array."""
+    return claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+
+
 def _thumbprint(entry: Mapping[str, Any]) -> str:
     """Return the thumbprint of a public key (RFC 7638)."""
     members = {name: entry[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in entry}
@@ -218,8 +223,7 @@ def _thumbprint(entry: Mapping[str, Any]) -> str:
 
 def to_caller(claims: Mapping[str, Any]) -> Caller:
     """Return the caller of verified claims. Raises Forbidden without a scope of this service."""
-    scopes = claims.get("scope", claims.get("scp", ()))
-    granted = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
+    granted = [*_scopes(claims.get("scope")), *_scopes(claims.get("scp"))]
     for role in reversed(TOKEN_ROLES):
         if SCOPES[role] in granted:
             name = claims.get("sub", claims.get("client_id", ""))
