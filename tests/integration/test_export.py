@@ -198,7 +198,8 @@ async def test_the_end_of_a_file_over_http_1_0_is_that_of_the_connection(service
         ("points=0", "points: is not a known field"),
         (
             "from=yesterday",
-            "from: must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z",
+            "from: must be an RFC 3339 date and time with a time zone, of the years 1000 to 2999, with at most 9 "
+            "fraction digits and without a leap second, such as 2025-11-07T00:45:08.603Z",
         ),
         ("pid=-1", "pid.0: must be at least 0"),
         (

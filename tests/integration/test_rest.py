@@ -22,7 +22,10 @@ UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 SOCKET = "/api/socket.io/"
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
 NOT_AN_ID = "id: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
-NOT_A_TIME = "must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z"
+NOT_A_TIME = (
+    "must be an RFC 3339 date and time with a time zone, of the years 1000 to 2999, with at most 9 "
+    "fraction digits and without a leap second, such as 2025-11-07T00:45:08.603Z"
+)
 TOO_LARGE = "payload: is larger than 16384 bytes"
 LISTS = "GET, HEAD, POST, OPTIONS"
 READS = "GET, HEAD, OPTIONS"
