@@ -78,6 +78,8 @@ class Caller(NamedTuple):
     """The id of the token; empty without one."""
     expires_at: float | None = None
     """When the credential expires, in seconds since 1970; None if it does not."""
+    key_identity: str = ""
+    """Which key has verified its JWT; empty without one."""
 
     @property
     def credential_id(self) -> str:

@@ -41,7 +41,8 @@ _MESSAGES = {
     "PositionToken": "must be a position as the server sends it: epoch, seq and eight hex digits, with colons between",
     "RecoveryOffset": "must be the last argument of an event",
     "SeriesQuery": "must have only one of by and sum",
-    "Timestamp": "must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z",
+    "Timestamp": "must be an RFC 3339 date and time with a time zone, of the years 1000 to 2999, with at most 9 "
+    "fraction digits and without a leap second, such as 2025-11-07T00:45:08.603Z",
     "UtcTimestamp": "must be a UTC time with three or six fraction digits, such as 2025-11-07T00:45:08.603Z",
     "Uuid": "must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51",
 }

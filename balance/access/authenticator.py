@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # PyJWT and its cryptography take a tenth of a second, which 
 SCHEME = "bearer"
 JWTS_CACHED = 10_000
 REVOKED, EXPIRED, UNKNOWN = "is revoked", "has expired", "is not known"
+KEY_REMOVED = "is signed by a key that is no longer trusted"
 
 
 class Token:
@@ -173,7 +174,10 @@ class Authenticator:
         return caller
 
     def fault(self, caller: Caller) -> protocol.Unauthorized | None:
-        """Return why what was opened for a caller must end: its credential is revoked or has expired; None if not."""
+        """Return why what was opened for a caller must end; None if it need not.
+
+        Its credential is revoked or has expired, or the key that verified it was removed.
+        """
         if not caller.has_credential:
             return None if caller is ANYONE and not self.is_closed else protocol.Unauthorized()
         if caller.token_id:
@@ -182,10 +186,12 @@ class Authenticator:
                 return protocol.Unauthorized(REVOKED, "token")
             token.was_used = True
             caller = token.caller  # its expiry may have changed
+        if caller.key_identity and self.jwt is not None and not self.jwt.trusts(caller.key_identity):
+            return protocol.Unauthorized(KEY_REMOVED, "token")
         return protocol.Unauthorized(EXPIRED, "token") if _has_expired(caller) else None
 
     def is_current(self, caller: Caller) -> bool:
-        """Return whether the credential of a caller is neither revoked nor expired."""
+        """Return whether the credential of a caller still counts."""
         return self.fault(caller) is None
 
 

@@ -8,6 +8,7 @@ Threads: `read_keys` blocks, and is for one thread; the rest is for the event lo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -42,7 +43,18 @@ REASONS: Mapping[type[Exception], str] = {
     jwt.InvalidSignatureError: "has a signature that does not fit",
 }
 
-Keys = Mapping[tuple[str | None, str], jwt.PyJWK]
+NO_KEYS = "it has no public key for signatures by RS, PS, ES or EdDSA"
+
+
+class Key(NamedTuple):
+    """A public key, for one algorithm."""
+
+    public: jwt.PyJWK
+    identity: str
+    """What distinguishes it from all other keys, whatever their `kid`: its algorithm and a hash of it."""
+
+
+Keys = Mapping[tuple[str | None, str], Key]
 """The keys by id and algorithm; the id None has the only key of an algorithm."""
 
 
@@ -65,6 +77,7 @@ class JwtVerifier:
     def __init__(self, settings: JwtSettings) -> None:
         self._settings = settings
         self._keys: Keys | None = None  # None until they are read
+        self._trusted: frozenset[str] = frozenset()
         self._read_at = float("-inf")
         self._file_state: tuple[int, int] | None = None
         self._wants_keys = True
@@ -82,20 +95,23 @@ class JwtVerifier:
                 raise protocol.Unauthorized("is signed by an unknown key or algorithm", "token")
             claims = jwt.decode(
                 token,
-                key,
-                algorithms=[key.algorithm_name],
+                key.public,
+                algorithms=[key.public.algorithm_name],
                 issuer=self._settings.issuer,
                 audience=self._settings.audience,
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "aud", "exp"], "enforce_minimum_key_length": True},
             )
-            return to_caller(claims)
+            return to_caller(claims)._replace(key_identity=key.identity)
         except (jwt.PyJWTError, ValueError, ArithmeticError, RecursionError) as error:
             # Without the cause: its text may quote the token.
             raise protocol.Unauthorized(REASONS.get(type(error), "is not a valid token"), "token") from None
 
     def read_keys(self) -> Keys | None:
-        """Read the keys if they may have changed; return them, None if not. Logs a failure once."""
+        """Read the keys if they may have changed; return them, None if not. Logs a failure, and an empty set, once.
+
+        A set that can be read counts as it is (RFC 7517, section 5): one without a key trusts it no longer.
+        """
         try:
             found = self._read_if_due()
         except (OSError, HTTPException, ValueError, JwksError) as error:  # URLError is an OSError
@@ -103,8 +119,11 @@ class JwtVerifier:
                 self._logged = str(error)
                 log.warning("--jwks: the keys cannot be read, and those read before stay valid: %s", error)
             return None
-        if found is not None:
+        if found:
             self._logged = ""
+        elif found is not None and self._logged != NO_KEYS:
+            self._logged = NO_KEYS
+            log.warning("--jwks: no JWT is accepted any more: %s", NO_KEYS)
         return found
 
     def load_file(self) -> None:
@@ -112,13 +131,21 @@ class JwtVerifier:
         if is_url(self._settings.source):
             return
         try:
-            self._keys = self._read_if_due()
+            keys = self._read_if_due()
         except OSError as error:
             raise JwksError(error.strerror or str(error)) from error
+        if not keys:
+            raise JwksError(NO_KEYS)
+        self.use_keys(keys)
 
     def use_keys(self, keys: Keys) -> None:
         """Verify by these keys from now on."""
         self._keys = keys
+        self._trusted = frozenset(key.identity for key in keys.values())
+
+    def trusts(self, identity: str) -> bool:
+        """Return whether the key that verified a token is still among the keys."""
+        return identity in self._trusted
 
     def _read_if_due(self) -> Keys | None:
         now = time.monotonic()
@@ -149,27 +176,25 @@ def is_url(source: str) -> bool:
 
 
 def parse_keys(text: bytes) -> Keys:
-    """Parse a JWKS; keys for other purposes than signatures are skipped. Raises JwksError."""
+    """Parse a JWKS; keys for other purposes than signatures are skipped, which may be all. Raises JwksError."""
     try:
         found = json.loads(text)["keys"]
         entries = [entry for entry in found if isinstance(entry, dict)]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise JwksError("it is not a JWKS: a JSON object with the array keys (RFC 7517, section 5)") from None
-    keys: dict[tuple[str | None, str], jwt.PyJWK] = {}
-    by_algorithm: dict[str, list[jwt.PyJWK]] = {}
+    keys: dict[tuple[str | None, str], Key] = {}
+    by_algorithm: dict[str, list[Key]] = {}
     for entry in entries:
         for key in _keys_of(entry):
-            keys[entry.get("kid"), key.algorithm_name] = key
-            by_algorithm.setdefault(key.algorithm_name, []).append(key)
-    if not keys:
-        raise JwksError("it has no public key for signatures by RS, PS, ES or EdDSA")
+            keys[entry.get("kid"), key.public.algorithm_name] = key
+            by_algorithm.setdefault(key.public.algorithm_name, []).append(key)
     for algorithm, some in by_algorithm.items():
         if len(some) == 1:
             keys[None, algorithm] = some[0]
     return keys
 
 
-def _keys_of(entry: dict[str, Any]) -> Iterator[jwt.PyJWK]:
+def _keys_of(entry: dict[str, Any]) -> Iterator[Key]:
     """Yield a key for each algorithm that an entry of a JWKS may be used for."""
     purposes = entry.get("key_ops", ["verify"])
     if entry.get("use", "sig") != "sig" or not isinstance(purposes, list) or "verify" not in purposes:
@@ -179,16 +204,26 @@ def _keys_of(entry: dict[str, Any]) -> Iterator[jwt.PyJWK]:
     fitting = next((names for key, names in ALGORITHMS.items() if key == (entry.get("kty"), entry.get("crv"))), ())
     for algorithm in fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]:
         try:
-            yield jwt.PyJWK(entry, algorithm)
+            yield Key(jwt.PyJWK(entry, algorithm), f"{algorithm}:{_thumbprint(entry)}")
         except jwt.PyJWTError:  # without its text, which quotes the key
             log.warning("--jwks: a key of the type %s cannot be used", entry["kty"])
             return
 
 
+def _scopes(claim: object) -> list[Any]:
+    """Return the scopes of a claim: a text with spaces between (RFC 8693, section 4.2), or an array."""
+    return claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+
+
+def _thumbprint(entry: Mapping[str, Any]) -> str:
+    """Return the thumbprint of a public key (RFC 7638)."""
+    members = {name: entry[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in entry}
+    return hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def to_caller(claims: Mapping[str, Any]) -> Caller:
     """Return the caller of verified claims. Raises Forbidden without a scope of this service."""
-    scopes = claims.get("scope", claims.get("scp", ()))
-    granted = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
+    granted = [*_scopes(claims.get("scope")), *_scopes(claims.get("scp"))]
     for role in reversed(TOKEN_ROLES):
         if SCOPES[role] in granted:
             name = claims.get("sub", claims.get("client_id", ""))

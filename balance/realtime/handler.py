@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -28,7 +28,7 @@ from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PON
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.refusals import SOCKET_IO
-from balance.web.base import JsonHandler
+from balance.web.base import JsonHandler, check_declared_size
 from balance.web.http_connection import Exchange
 from balance.web.watcher_limit import WatcherLimit
 
@@ -72,12 +72,14 @@ class EngineHandler(JsonHandler, WebSocketHandler):
         self.connection: Connection | None = None  # once upgraded
         self._polling: Session | None = None  # whose polling request this is, from its head to its end
 
-    def prepare(self) -> Awaitable[None] | None:
+    def prepare(self) -> None:
         """Note a polling request of a session from its head on: its body may be slow, and it must be the only one."""
         session = self.engine.sessions.get(parse_qs(self.request.query).get("sid", [""])[0])
         if session is not None and not is_upgrade(self.request) and session.begin_polling(str(self.request.method)):
             self._polling = session
-        return super().prepare()
+        super().prepare()
+        if self.request_head.expects_continue and self.request.method == "POST":
+            check_declared_size(self.request_head, self.body_bytes_max)
 
     def on_finish(self) -> None:
         self._end_polling()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
@@ -26,6 +26,7 @@ from balance.request_log import RequestLog
 from balance.web.cors import CREDENTIALS, EXPOSED_HEADERS, OriginPolicy, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.problem import error_body
+from balance.web.request_head import RequestHead
 
 log = logging.getLogger("balance.web")
 
@@ -71,9 +72,21 @@ class JsonHandler(RequestHandler):
             error.__traceback__ = None
             self.ui = None  # type: ignore[assignment]
 
+    @property
+    def request_head(self) -> RequestHead:
+        """The head of this request."""
+        connection: Any = self.request.connection
+        return cast("RequestHead", connection.head)
+
+    def prepare(self) -> None:
+        """Reject a request for its head if its client waits for that (RFC 9110, section 10.1.1)."""
+        if self.request_head.expects_continue:
+            self.check_request()
+
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
-        self.check_request()
+        if not self.request_head.expects_continue:  # otherwise `prepare` has checked it
+            self.check_request()
         if self.request.method == "OPTIONS":
             self.answer_preflight()
         elif self.request.method == "POST":
@@ -226,6 +239,12 @@ class JsonHandler(RequestHandler):
 def check_size(body: bytes | bytearray, bytes_max: int) -> None:
     """Check the size of a body. Raises PayloadTooLarge."""
     if len(body) > bytes_max:
+        raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
+
+
+def check_declared_size(head: RequestHead, bytes_max: int) -> None:
+    """Check the size that a body will have, if it is declared. Raises PayloadTooLarge."""
+    if head.body_bytes is not None and head.body_bytes > bytes_max:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 

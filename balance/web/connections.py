@@ -51,10 +51,10 @@ class ConnectionsHandler(RestHandler):
 
 def _limit(query: Mapping[str, Any]) -> int:
     """Return the only parameter. Raises InvalidPayload."""
-    limit = query.get("limit", LIMIT_DEFAULT)
+    limit: int = query.get("limit", LIMIT_DEFAULT)
     if query.keys() - {"limit"}:
         raise protocol.InvalidPayload("has a parameter that is not limit", "query")
-    if not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+    if not 1 <= limit <= LIMIT_MAX:
         raise protocol.InvalidPayload(f"must be a whole number from 1 to {LIMIT_MAX}", "limit")
     return limit
 

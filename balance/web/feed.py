@@ -19,6 +19,7 @@ from balance.web.snapshots import RestHandler
 from balance.web.watcher_limit import WatcherLimit
 
 FEED_INTEGERS = frozenset(("after", "limit", "wait"))  # of schemas/feed_query.json
+NOW = "now"  # in place of an `after`: the head
 LATEST_INTEGERS = frozenset(("limit", "heard_s"))  # of schemas/latest_query.json
 
 
@@ -66,7 +67,7 @@ class FeedHandler(RestHandler):
 
         Only an answer at once that may have snapshots takes one of the slots of the reads.
         """
-        query = read_query(self.request, FEED_INTEGERS)
+        query = read_query(self.request, FEED_INTEGERS, words={"after": NOW})
         protocol.check("feed_query", query)
         position, limit, wait_s = _position(query), query.get("limit", LIMIT_DEFAULT), query.get("wait", 0)
         feed, found = self.service.feed, None
@@ -141,4 +142,4 @@ class LatestHandler(RestHandler):
 def _position(query: dict[str, Any]) -> ClaimedPosition | None:
     """Return the position of a query; None is the head."""
     after = query.get("after", 0)
-    return None if after == "now" else to_claimed(after, query)
+    return None if after == NOW else to_claimed(after, query)

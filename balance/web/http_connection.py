@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from asyncio import Future
 from http.client import responses
 from typing import Any
 
 from tornado.concurrent import future_add_done_callback
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -34,11 +33,12 @@ from tornado.iostream import StreamClosedError
 import protocol
 from balance.refusals import HTTP
 from balance.request_context import RequestContext
+from balance.web.chunked_reader import HEADER_LINES_MAX, ChunkedReader
 from balance.web.connection_context import ConnectionContext
 from balance.web.headers import encode_head
 from balance.web.http_errors import TLS_HANDSHAKE, error_response, explain_head
 from balance.web.lingering_close import Closer
-from balance.web.request_head import KnownHeads, RequestHead, body_size, check_host_and_query
+from balance.web.request_head import KnownHeads, RequestHead, body_size, check_host_and_query, expects_continue
 from balance.web.request_stream import RequestStream
 from balance.web.request_target import normalise_target
 
@@ -46,14 +46,7 @@ log = logging.getLogger("balance.web")
 
 UNREADABLE = "unreadable request"  # in the log: its method and target may be anything
 HEAD_BYTES_MAX = 16_384
-HEADER_LINES_MAX = 100  # of a head or of trailers; to parse a line takes longer than to read a kilobyte
 HEAD_END = rb"\r?\n\r?\n"
-# RFC 9112, section 7.1: the size, and extensions, which are ignored. A line ends in CR LF and in nothing else: a reader
-# that accepts a bare LF as the end of an extension sees other requests than a reader that does not.
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-CHUNK_LINE_BYTES_MAX = 1_024
-TURN_BYTES = 262_144  # of a chunked body, after which other coroutines run; each chunk counts as CHUNK_COST more
-CHUNK_COST = 1_024
 
 
 class ServerConnection(HTTP1ServerConnection):
@@ -87,11 +80,13 @@ class ServerConnection(HTTP1ServerConnection):
             delegate.on_close(self)
 
 
-class Exchange(HTTP1Connection):
+class Exchange(ChunkedReader):
     """One request and its response."""
 
     stream: RequestStream
     context: ConnectionContext
+    head: RequestHead
+    """Of the request, from `headers_received` on."""
 
     def __init__(self, connection: ServerConnection) -> None:
         super().__init__(connection.stream, False, connection.params, connection.context)
@@ -109,7 +104,8 @@ class Exchange(HTTP1Connection):
         is_open = False  # the delegate waits for the rest of a request
         try:
             data = await self.stream.read_until_regex(HEAD_END, max_bytes=self.params.max_header_size)
-            start_line, headers, size, keeps_alive = self._read_head(data)
+            self.head = self._read_head(data)
+            start_line, headers, size, keeps_alive, expects = self.head
             self._disconnect_on_finish = self.context.is_refused or not keeps_alive
             self._read_finished = size == 0  # the response may come before the whole request is passed on
             received = delegate.headers_received(start_line, headers)
@@ -119,7 +115,7 @@ class Exchange(HTTP1Connection):
             if size is not None and size > self._max_body_size and not self._write_finished:
                 raise protocol.PayloadTooLarge(f"must be at most {self._max_body_size} bytes", "Content-Length")
             if size != 0:
-                await self._read_content(size, start_line, headers, delegate)
+                await self._read_content(size, expects, delegate)
             self._read_finished, is_open = True, False
             if not self._write_finished:
                 delegate.finish()
@@ -145,10 +141,35 @@ class Exchange(HTTP1Connection):
             self._clear_callbacks()
         return False
 
+    def write_headers(
+        self,
+        start_line: RequestStartLine | ResponseStartLine,
+        headers: HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> Future[None]:
+        """Write the head of a response.
+
+        One before the end of the request ends the connection, and so does one to HTTP/1.0 without a length (RFC 9112,
+        section 6.3).
+        """
+        request: Any = self._request_start_line
+        if not self._read_finished:
+            self._disconnect_on_finish = True
+        if request.version == "HTTP/1.0":
+            assert isinstance(start_line, ResponseStartLine)
+            has_no_body = request.method == "HEAD" or start_line.code < 200 or start_line.code in (204, 304)
+            if not has_no_body and "Content-Length" not in headers:
+                self._disconnect_on_finish = True
+            if self._disconnect_on_finish:
+                headers["Connection"] = "close"
+                self._request_headers = HTTPHeaders()  # by which Tornado would promise to keep the connection
+        return super().write_headers(start_line, headers, chunk)
+
     def respond(self, status: int, headers: HTTPHeaders, body: bytes) -> None:
         """Write a whole response to a request with a body; it costs a third of Tornado's two calls for that."""
         request: Any = self._request_start_line
-        if self._disconnect_on_finish:
+        if self._disconnect_on_finish or not self._read_finished:
+            self._disconnect_on_finish = True
             headers["Connection"] = "close"
         elif request.version == "HTTP/1.0":  # the client has asked for that
             headers["Connection"] = "Keep-Alive"
@@ -201,7 +222,7 @@ class Exchange(HTTP1Connection):
         keeps_alive = self._can_keep_alive(start_line, headers)
         start_line = normalise_target(start_line, headers, self.context.port_scheme)
         check_host_and_query(start_line, headers)
-        head = RequestHead(start_line, headers, size, keeps_alive)
+        head = RequestHead(start_line, headers, size, keeps_alive, size != 0 and expects_continue(start_line, headers))
         self._known_heads.keep(data, head)
         return head
 
@@ -222,12 +243,9 @@ class Exchange(HTTP1Connection):
         self._request_start_line, self._request_headers = start_line, headers
         return start_line, headers
 
-    async def _read_content(
-        self, size: int | None, start_line: RequestStartLine, headers: HTTPHeaders, delegate: HTTPMessageDelegate
-    ) -> None:
-        """Read a body: of `size` bytes, or chunked if that is None."""
-        expects = headers["Expect"].lower() if "Expect" in headers and start_line.version != "HTTP/1.0" else ""
-        if expects == "100-continue" and not self._write_finished:  # RFC 9110, section 10.1.1
+    async def _read_content(self, size: int | None, expects_continue: bool, delegate: HTTPMessageDelegate) -> None:
+        """Read a body: of `size` bytes, or chunked if that is None; ask for one that its client holds back."""
+        if expects_continue and not self._write_finished:  # a handler has answered what it rejects for its head
             self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if size is None:
             await self._read_chunked_body(delegate)
@@ -239,47 +257,6 @@ class Exchange(HTTP1Connection):
     async def _deliver_body(self, delegate: HTTPMessageDelegate, data: bytes) -> None:
         if not self._write_finished and (received := delegate.data_received(data)) is not None:
             await received
-
-    async def _read_chunked_body(self, delegate: HTTPMessageDelegate) -> None:
-        """Read a chunked body (RFC 9112, section 7.1). Extensions and trailers are checked and ignored."""
-        body_left, extras_left, work = self._max_body_size, self.params.max_header_size, 0
-        while True:
-            line = await self.stream.read_until(b"\n", max_bytes=CHUNK_LINE_BYTES_MAX)
-            found = CHUNK_LINE.fullmatch(line)
-            if found is None:
-                raise protocol.InvalidPayload("a chunk must begin with its size in hexadecimal digits", "payload")
-            size, extension = int(found[1], 16), found[2] or b""
-            extras_left -= len(extension)
-            if extras_left < 0:
-                raise protocol.HeadersTooLarge("are too long together", "chunk extensions")
-            if size == 0:
-                await self._read_trailers(extras_left)
-                return
-            body_left -= size
-            if body_left < 0:
-                raise protocol.PayloadTooLarge(f"is larger than {self._max_body_size} bytes", "payload")
-            await self._read_fixed_body(size, delegate)
-            if await self.stream.read_until(b"\n", max_bytes=2) != b"\r\n":
-                raise protocol.InvalidPayload("a chunk must end in CR LF after the bytes of its size", "payload")
-            work += size + CHUNK_COST
-            if work >= TURN_BYTES:
-                work = 0
-                await asyncio.sleep(0)
-
-    async def _read_trailers(self, bytes_left: int) -> None:
-        """Read and ignore the trailer section (RFC 9112, section 7.1.2), which has the same syntax as headers."""
-        trailers = b""
-        while (line := await self.stream.read_until(b"\n", max_bytes=bytes_left + 2)) != b"\r\n":
-            if line.endswith(b"\n") and not line.endswith(b"\r\n"):
-                raise protocol.InvalidPayload("must each end in CR LF", "trailers")
-            bytes_left -= len(line)
-            trailers += line
-            if bytes_left < 0 or trailers.count(b"\n") > HEADER_LINES_MAX:
-                raise protocol.HeadersTooLarge("are too long", "trailers")
-        try:
-            HTTPHeaders.parse(trailers.decode("latin1"))
-        except HTTPInputError as error:
-            raise explain_head(b"GET / HTTP/1.1\r\n" + trailers) from error
 
     def _finish_request(self, future: Future[None] | None) -> None:
         """End the exchange after its response. A response before the end of the body ends the connection."""

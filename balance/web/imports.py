@@ -48,6 +48,7 @@ class ImportHandler(RestHandler):
     def prepare(self) -> None:
         """Decide about the request before its body is read, which is not kept."""
         if self.request.method != "POST":
+            super().prepare()
             return
         self._exchange.set_max_body_size(sys.maxsize)
         try:
@@ -55,6 +56,8 @@ class ImportHandler(RestHandler):
             check_import_type(self.request.headers)
             self._slot.enter_context(self.read_slot())
         except protocol.ServiceError as error:
+            if self.request_head.expects_continue:
+                raise
             self._refusal = error
 
     @property

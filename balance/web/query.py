@@ -11,36 +11,56 @@ from tornado.httputil import HTTPServerRequest
 import protocol
 from balance.position import ClaimedPosition
 
-INTEGER = re.compile(r"-?[0-9]{1,30}")
+INTEGER = re.compile(r"-?[0-9]+")
+DIGITS_MAX = 30
+NO_WORDS: Mapping[str, str] = {}
 
 
 def read_query(
-    request: HTTPServerRequest, integers: Collection[str], repeatable: Collection[str] = ()
+    request: HTTPServerRequest,
+    integers: Collection[str],
+    repeatable: Collection[str] = (),
+    words: Mapping[str, str] = NO_WORDS,
 ) -> dict[str, Any]:
-    """Return the parameters by name: a text, or an int if the name is in `integers` and the text is one.
+    """Return the parameters by name: an int if the name is in `integers`, otherwise a text.
 
-    A parameter in `repeatable` is a list. Raises InvalidPayload for any other that is given twice, and for a text that
-    is not UTF-8 or was not encoded.
+    A parameter in `repeatable` is a list, and an integer in `words` may also be its word there. Raises InvalidPayload
+    for any other that is given twice, for a text in place of an integer, of which the schema would only know that it is
+    a string, as each value of a query is, and for a text that is not UTF-8 or was not encoded.
     """
     query: dict[str, Any] = {}
     for name, values in request.query_arguments.items():
         if len(values) > 1 and name not in repeatable:
             raise protocol.InvalidPayload("is given more than once", name)
-        decoded = [_decode(request, name, value, integers) for value in values]
+        texts = [_decode(name, value) for value in values]
+        if name in integers:
+            paths = [f"{name}.{at}" for at in range(len(texts))] if name in repeatable else [name]
+            word = words.get(name, "")
+            decoded: list[Any] = [_to_integer(path, text, word) for path, text in zip(paths, texts, strict=True)]
+        elif "+" in request.query and any(" " in text for text in texts):
+            raise protocol.InvalidPayload("holds a space, which a + in a query means: write + as %2B", name)
+        else:
+            decoded = [*texts]
         query[name] = decoded if name in repeatable else decoded[0]
     return query
 
 
-def _decode(request: HTTPServerRequest, name: str, value: bytes, integers: Collection[str]) -> str | int:
+def _decode(name: str, value: bytes) -> str:
     try:
-        text = value.decode()
+        return value.decode()
     except UnicodeDecodeError as error:
         raise protocol.InvalidPayload("is not valid UTF-8", name) from error
-    if name in integers:
-        return int(text) if INTEGER.fullmatch(text) else text
-    if " " in text and "+" in request.query:
-        raise protocol.InvalidPayload("holds a space, which a + in a query means: write + as %2B", name)
-    return text
+
+
+def _to_integer(path: str, text: str, word: str) -> int | str:
+    """Return the integer of a text, or the text if it is the word that may be there instead."""
+    if word and text == word:
+        return text
+    if not INTEGER.fullmatch(text):
+        raise protocol.InvalidPayload(f"must be an integer or {word}" if word else "must be an integer", path)
+    if len(text.lstrip("-")) > DIGITS_MAX:
+        raise protocol.InvalidPayload(f"must have at most {DIGITS_MAX} digits", path)
+    return int(text)
 
 
 def to_claimed(after: int, query: Mapping[str, Any]) -> ClaimedPosition:

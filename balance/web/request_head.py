@@ -32,6 +32,8 @@ class RequestHead(NamedTuple):
     """Of the body; None if it is chunked."""
     keeps_alive: bool
     """Whether the client may send another request on the connection."""
+    expects_continue: bool
+    """Whether the client waits for 100 Continue, or the final status, before it sends its body."""
 
 
 class KnownHeads:
@@ -93,6 +95,11 @@ def body_size(start_line: RequestStartLine, headers: HTTPHeaders) -> int | None:
     if len(length) > LENGTH_DIGITS_MAX:
         raise protocol.PayloadTooLarge(f"must have at most {LENGTH_DIGITS_MAX} digits", "Content-Length")
     return int(length)
+
+
+def expects_continue(start_line: RequestStartLine, headers: HTTPHeaders) -> bool:
+    """Return whether a request with a body asks for 100 Continue (RFC 9110, section 10.1.1)."""
+    return headers.get("Expect", "").lower() == "100-continue" and start_line.version != "HTTP/1.0"
 
 
 def _check_chunked(start_line: RequestStartLine, headers: HTTPHeaders) -> None:

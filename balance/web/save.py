@@ -33,7 +33,7 @@ from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_size, to_service_error
+from balance.web.base import check_declared_size, check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.http_connection import Exchange
@@ -117,6 +117,7 @@ class SaveRequest(HTTPMessageDelegate):
     """One POST to the address of the snapshots, from its head to its response.
 
     A request that is rejected is answered after its body has been read: an answer before that would end the connection.
+    Only a client that waits for 100 Continue is answered before, for its head.
     """
 
     def __init__(self, router: SaveRouter, connection: Exchange, headers: HTTPHeaders) -> None:
@@ -134,6 +135,8 @@ class SaveRequest(HTTPMessageDelegate):
         self.body = bytearray()
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Awaitable[None] | None:
+        if self._connection.head.expects_continue:
+            self._check_before_body()
         # The connection of a trusted proxy carries many clients; on any other this changes nothing.
         return asyncio.sleep(0) if self._router.budget.charge_to(self._ip) else None
 
@@ -145,14 +148,26 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
-            self._admit()
-            check_content_type(self._headers)
+            if not self._connection.head.expects_continue:  # otherwise it was checked before
+                self._check_head()
             check_size(self.body, self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:
             self._write_error(error)
         else:
             pending.add_done_callback(self._answer)
+
+    def _check_before_body(self) -> None:
+        """Reject a request for its head if its client waits for that (RFC 9110, section 10.1.1)."""
+        try:
+            self._check_head()
+            check_declared_size(self._connection.head, self._router.body_bytes_max)
+        except Exception as error:
+            self._write_error(error)
+
+    def _check_head(self) -> None:
+        self._admit()
+        check_content_type(self._headers)
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""

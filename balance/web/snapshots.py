@@ -132,20 +132,16 @@ class ServerHandler(RestHandler):
 class NotFoundHandler(RestHandler):
     """Every other address."""
 
-    async def dispatch(self, *path: str) -> None:
+    def check_request(self) -> None:
         self.check_page_origin()
         raise protocol.NotFound("there is nothing at this address", self.request.path[:100])
-
-    get = head = post = put = patch = delete = options = dispatch
 
 
 class MisdirectedHandler(RestHandler):
     """Every address, for a host of another server (RFC 9110, section 15.5.20)."""
 
-    async def dispatch(self, *path: str) -> None:
+    def check_request(self) -> None:
         raise HTTPError(protocol.MisdirectedRequest.status)
-
-    get = head = post = put = patch = delete = options = dispatch
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer every request alike, also one with a method that Tornado does not know."""

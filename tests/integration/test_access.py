@@ -366,6 +366,7 @@ async def test_no_credential_is_in_any_answer_log_line_or_repr(
 # JSON Web Tokens
 
 
+@pytest.mark.expects_log("--jwks: no JWT is accepted any more")
 async def test_a_jwt_is_a_credential_on_every_transport_until_it_expires(
     make_service: MakeService, tmp_path: Path
 ) -> None:
@@ -409,6 +410,20 @@ async def test_a_jwt_is_a_credential_on_every_transport_until_it_expires(
         assert time.monotonic() - started < END_S_MAX
         await asyncio.sleep(0.05)
     assert (await ask(service, "GET", LATEST, **bearer(rotated))).status == 200
+    await check_removed_keys(service, tmp_path, rotated)
+
+
+async def check_removed_keys(service: Service, folder: Path, token: str) -> None:
+    """Remove all keys; check that what was opened with a JWT ends, and that it is accepted no more."""
+    client = await SocketClient.connect(service.url, {"token": token})
+    async with StreamClient.to(service.port, **bearer(token)) as stream:
+        await stream.expect("connected")
+        (folder / "new").write_text(json.dumps({"keys": []}))
+        (folder / "new").replace(folder / "jwks.json")
+        assert (await client.expect("balance:error"))["error"] == "token: is signed by a key that is no longer trusted"
+        assert (await stream.expect("bye")).data == {"reason": "unauthorized"}
+    assert (await ask(service, "GET", LATEST, **bearer(token))).status == 401
+    await client.close()
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,32 @@ async def test_the_head_names_the_file_and_head_sends_no_body(service: Service) 
             assert bool(reply.raw) == (method == "GET")
 
 
+async def test_head_names_no_length_of_an_export(service: Service) -> None:
+    await save(service)
+    async with Connection.to(service.port) as one:
+        reply = await one.ask("HEAD", EXPORT)
+        assert reply.status == 200
+        assert "Content-Length" not in reply.headers, "GET is chunked"
+        assert (await one.ask("HEAD", "/livez")).status == 200, "the connection stays open"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_end_of_a_file_over_http_1_0_is_that_of_the_connection(service: Service, method: str) -> None:
+    await save(service)
+    request = f"{method} {EXPORT} HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".encode()
+    last = request_bytes("HEAD", "/livez", Connection="close")
+    async with Connection.to(service.port) as one:
+        await one.send(request + last)
+        head, _, body = (await one.read_rest()).partition(b"\r\n\r\n")
+    assert b"\r\nTransfer-Encoding:" not in head
+    if method == "GET":
+        assert b"\r\nConnection: close\r\n" in head + b"\r\n"
+        assert body == await export(service)
+    else:
+        assert b"\r\nConnection: Keep-Alive\r\n" in head + b"\r\n", "a response to HEAD ends with its head"
+        assert body.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [
@@ -172,7 +198,8 @@ async def test_the_head_names_the_file_and_head_sends_no_body(service: Service) 
         ("points=0", "points: is not a known field"),
         (
             "from=yesterday",
-            "from: must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z",
+            "from: must be an RFC 3339 date and time with a time zone, of the years 1000 to 2999, with at most 9 "
+            "fraction digits and without a leap second, such as 2025-11-07T00:45:08.603Z",
         ),
         ("pid=-1", "pid.0: must be at least 0"),
         (

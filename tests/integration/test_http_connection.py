@@ -134,11 +134,15 @@ def test_a_client_that_speaks_tls_is_closed_at_once(shared: SharedService) -> No
         (["-H", "Host:", "http://{}/api/balance/snapshot"], '{"success":false,"error":"Host: is required (RFC 9112'),
         (["-H", "X: " + "a" * 20_000, "http://{}/api/docs"], '{"success":false,"error":"head: must be at most 16384'),
         (
-            ["--data-binary", "@{file}", "http://{}/api/balance/snapshot"],
+            ["-H", "Expect:", "--data-binary", "@{file}", "http://{}/api/balance/snapshot"],
             '{"success":false,"error":"Content-Length: must be at m',
         ),
+        (
+            ["-H", "Content-Type: application/json", "--data-binary", "@{file}", "http://{}/api/balance/snapshot"],
+            '{"success":false,"error":"payload: is larger than 16384',
+        ),
     ],
-    ids=["https", "http2", "tunnel", "no host", "large head", "large body"],
+    ids=["https", "http2", "tunnel", "no host", "large head", "large body", "awaited body"],
 )
 def test_curl_gets_a_response_at_once(shared: SharedService, tmp_path, arguments: list[str], printed: str) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "body"

@@ -56,14 +56,36 @@ async def refusal(service: Service, auth: str) -> str:
 
 
 @pytest.mark.parametrize(("query", "auth", "error"), WRONG.values(), ids=WRONG)
-def test_an_after_that_is_wrong_is_refused_by_the_same_error_on_each_transport(
+def test_an_after_that_is_wrong_is_refused_on_each_transport_with_what_it_must_be(
     shared: SharedService, query: str, auth: str, error: str
 ) -> None:
-    for path in (FEED, STREAM):
-        check_refused(shared.ask("GET", f"{path}?{query}&epoch={EPOCH}"), "invalid_payload", error)
+    for path, more in ((FEED, " or now"), (STREAM, "")):  # each value of a query is a string, and the head has a word
+        expected = error.replace(", not a string", more)
+        check_refused(shared.ask("GET", f"{path}?{query}&epoch={EPOCH}"), "invalid_payload", expected)
     assert shared.run(refusal(shared.service, f'{{{auth},"epoch":"{EPOCH}"}}')) == error
     assert not len(shared.service.app.streams)
     assert not len(shared.service.app.watchers)
+
+
+async def test_an_epoch_or_an_id_without_after_is_accepted(service: Service, database: Database) -> None:
+    """As docs/clients.md has it; to refuse them would break clients of `v1`."""
+    saved = (await service.post(UPDATE)).body["data"]
+    for parts, reason in (
+        ({"epoch": EPOCH}, "other_feed"),
+        ({"id": saved["id"]}, "diverged"),
+        ({"epoch": feed_epoch(database)}, None),
+    ):
+        query = "&".join(f"{name}={value}" for name, value in parts.items())
+        polled = (await service.request("GET", f"{FEED}?{query}")).body
+        assert polled.get("reason") == reason, "the long poll takes them for those of after=0"
+        assert reason or [one["seq"] for one in polled["data"]] == [1]
+        async with StreamClient.to(service.port, f"?{query}") as stream:
+            connected = (await stream.expect("connected")).data
+            assert (connected["seq"], connected["recovered"]) == (1, False)
+            assert "reason" not in connected
+        client = await SocketClient.connect(service.url, parts)
+        assert client.connected["recovered"] is False
+        await client.close()
 
 
 @pytest.mark.parametrize("path", [FEED, STREAM])

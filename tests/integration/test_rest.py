@@ -22,7 +22,10 @@ UPDATE = b'{"onchain":{"rlb":1,"usdt":2},"onsite":{"rlb":3,"usd":4}}'
 SOCKET = "/api/socket.io/"
 ID = "019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
 NOT_AN_ID = "id: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"
-NOT_A_TIME = "must be an RFC 3339 date and time with a time zone, such as 2025-11-07T00:45:08.603Z"
+NOT_A_TIME = (
+    "must be an RFC 3339 date and time with a time zone, of the years 1000 to 2999, with at most 9 "
+    "fraction digits and without a leap second, such as 2025-11-07T00:45:08.603Z"
+)
 TOO_LARGE = "payload: is larger than 16384 bytes"
 LISTS = "GET, HEAD, POST, OPTIONS"
 READS = "GET, HEAD, OPTIONS"
@@ -153,26 +156,27 @@ def test_a_body_over_the_limit_is_rejected(shared: SharedService, write: Any, si
         ("limit=1001", "limit: must be at most 1000"),
         ("limit=1000000", "limit: must be at most 1000"),
         ("limit=99999999999999999999", "limit: must be at most 1000"),
-        ("limit=abc", "limit: must be an integer, not a string"),
-        ("limit=", "limit: must be an integer, not a string"),
-        ("limit", "limit: must be an integer, not a string"),
-        ("limit=1.0", "limit: must be an integer, not a string"),
-        ("limit=1e2", "limit: must be an integer, not a string"),
-        ("limit=+1", "limit: must be an integer, not a string"),
-        ("limit=%D9%A1", "limit: must be an integer, not a string"),
-        ("limit=1%00", "limit: must be an integer, not a string"),
+        ("limit=abc", "limit: must be an integer"),
+        ("limit=", "limit: must be an integer"),
+        ("limit", "limit: must be an integer"),
+        ("limit=1.0", "limit: must be an integer"),
+        ("limit=1e2", "limit: must be an integer"),
+        ("limit=+1", "limit: must be an integer"),
+        (f"limit={'9' * 31}", "limit: must have at most 30 digits"),
+        ("limit=%D9%A1", "limit: must be an integer"),
+        ("limit=1%00", "limit: must be an integer"),
         ("limit=1&limit=1", "limit: is given more than once"),
         ("limit=&limit=", "limit: is given more than once"),
         ("offset=-1", "offset: must be at least 0"),
         ("offset=1000001", "offset: must be at most 1000000"),
-        ("offset=abc", "offset: must be an integer, not a string"),
+        ("offset=abc", "offset: must be an integer"),
         ("foo=1", "foo: is not a known field"),
         ("Limit=1", "Limit: is not a known field"),
         ("=1", '"": is not a known field'),
         ("limit=0&foo=1", "foo: is not a known field"),
         ("pid=-1", "pid: must be at least 0"),
         ("pid=9007199254740992", "pid: must be at most 9007199254740991"),
-        ("pid=x", "pid: must be an integer, not a string"),
+        ("pid=x", "pid: must be an integer"),
         ("from=yesterday", f"from: {NOT_A_TIME}"),
         ("from=2025-11-07T00:00:00", f"from: {NOT_A_TIME}"),
         ("to=", f"to: {NOT_A_TIME}"),
@@ -327,7 +331,7 @@ def test_pipelined_requests_are_answered_in_order(shared: SharedService) -> None
     assert ids[0] == replies[3].body["data"]["id"]
 
 
-@pytest.mark.parametrize(("body", "status"), [(UPDATE, 201), (padded(20_000), 413), (b"{", 400)])
+@pytest.mark.parametrize(("body", "status"), [(UPDATE, 201), (b"{", 400)])
 def test_a_client_that_expects_100_continue_gets_it_before_the_response(
     shared: SharedService, body: bytes, status: int
 ) -> None:

@@ -230,10 +230,10 @@ async def test_the_end_of_a_live_stream_has_the_position_of_its_head(make_servic
     ("query", "error"),
     [
         ("?after=1", "epoch: is required"),
-        ("?after=now", "after: must be an integer, not a string"),
+        ("?after=now", "after: must be an integer"),
         ("?after=1&epoch=x", "epoch: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"),
         ("?after=0&id=x", "id: must be a UUID, such as 019a5bb2-4a1b-7c3e-9f10-2b6d8e4f7a51"),
-        ("?pid=x", "pid.0: must be an integer, not a string"),
+        ("?pid=x", "pid.0: must be an integer"),
         ("?pid=-1", "pid.0: must be at least 0"),
         ("?last_event_id=", "last_event_id: must be a position"),
         (f"?last_event_id={OTHER_EPOCH}:1", "last_event_id: must be a position"),

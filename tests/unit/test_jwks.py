@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import protocol
 from balance.access.authenticator import Authenticator
@@ -22,8 +22,17 @@ from balance.rate_limit import RateLimit
 from tests.support.clock import Clock
 from tests.support.jwks import EC_KEY, ED_KEY, JWKS, RSA_KEY, entry, jwks, make_verifier, token, verifier_of_file
 
+OTHER_KEY = rsa.generate_private_key(65537, 2048)
+EMPTIED = "--jwks: no JWT is accepted any more: it has no public key for signatures by RS, PS, ES or EdDSA"
 UNREADABLE = "--jwks: the keys cannot be read, and those read before stay valid: "
 NESTED = [b"[" * 100_000, b'{"keys":' + b"[" * 100_000]
+
+
+def replace(file: Path, data: bytes) -> None:
+    """Replace a file by a new one."""
+    new = file.with_name("new.json")
+    new.write_bytes(data)
+    new.replace(file)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"null", b"\xff", b'{"keys":7}', b"{}", jwks() + b"x", *NESTED])
@@ -46,9 +55,47 @@ def test_a_text_that_is_not_a_set_of_keys_is_an_error(text: bytes) -> None:
         [entry(RSA_KEY, kty="rsa")],
     ],
 )
-def test_a_set_without_a_usable_key_is_an_error(unusable: list[dict[str, Any]]) -> None:
+@pytest.mark.expects_log(EMPTIED)
+def test_a_set_without_a_usable_key_trusts_none_and_is_refused_at_the_start(
+    unusable: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    verifier, file = verifier_of_file(tmp_path), tmp_path / "jwks.json"
+    failures = RateLimit("failed-logins", 0, "")
+    authenticator = Authenticator(allow_anonymous=False, jwt=verifier, failures=failures)
+    caller = authenticator.authenticate(token(), "127.0.0.1")
+    assert authenticator.is_current(caller)
+    for _ in range(2):
+        replace(file, jwks(*unusable))
+        keys = verifier.read_keys()
+        assert keys == {}
+    assert [record.getMessage() for record in caplog.records] == [EMPTIED]
+    authenticator.replace_keys(keys)
+    with pytest.raises(protocol.Unauthorized, match="is signed by an unknown key or algorithm"):
+        authenticator.authenticate(token(), "127.0.0.1")
+    assert str(authenticator.fault(caller)) == "token: is signed by a key that is no longer trusted"
     with pytest.raises(JwksError, match=r"^it has no public key for signatures by RS, PS, ES or EdDSA$"):
-        parse_keys(jwks(*unusable))
+        make_verifier(file).load_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_current"),
+    [
+        ([entry(RSA_KEY, kid="other"), entry(EC_KEY, kid="rsa")], True),
+        ([entry(RSA_KEY, kid="rsa", alg="RS512"), entry(EC_KEY)], False),
+        ([entry(OTHER_KEY, kid="rsa")], False),
+        ([entry(EC_KEY, kid="ec")], False),
+    ],
+    ids=["another id", "another algorithm", "another key of that id", "removed"],
+)
+def test_what_was_opened_by_a_key_ends_when_that_key_is_removed(
+    tmp_path: Path, changed: list[dict[str, Any]], is_current: bool
+) -> None:
+    verifier = verifier_of_file(tmp_path)
+    failures = RateLimit("failed-logins", 0, "")
+    authenticator = Authenticator(allow_anonymous=False, jwt=verifier, failures=failures)
+    caller = authenticator.authenticate(token(), "127.0.0.1")
+    authenticator.replace_keys(parse_keys(jwks(*changed)))
+    assert authenticator.is_current(caller) is is_current
 
 
 @pytest.mark.parametrize(
@@ -88,7 +135,7 @@ def test_keys_are_found_by_id_and_algorithm_and_a_lone_one_without_id() -> None:
         *(("r2", one) for one in rsa_only),
         *((None, one) for one in {*rsa_only, "ES384", "ES512"}),
     }
-    assert all(key.algorithm_name == algorithm for (_, algorithm), key in keys.items())
+    assert all(key.public.algorithm_name == algorithm for (_, algorithm), key in keys.items())
 
 
 # Files

@@ -9,7 +9,7 @@ from balance.web.request_head import KEPT_BYTES_MAX, KEPT_LINES_MAX, KEPT_MAX, K
 
 
 def head_of(target: str) -> RequestHead:
-    return RequestHead(RequestStartLine("POST", target, "HTTP/1.1"), HTTPHeaders({"Host": "x"}), 2, True)
+    return RequestHead(RequestStartLine("POST", target, "HTTP/1.1"), HTTPHeaders({"Host": "x"}), 2, True, False)
 
 
 def test_a_head_is_known_by_all_its_bytes() -> None:
