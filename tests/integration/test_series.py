@@ -135,9 +135,10 @@ async def test_a_pid_that_is_named_has_a_line_even_if_it_never_reported(service:
     assert (silent["onchain"], silent["ts"], silent["gaps"]) == ({}, [None, None], []), "not zero"
 
 
-async def test_gaps_are_where_the_snapshot_in_force_is_too_old(service: Service) -> None:
-    await save(service, made(0), made(50), made(60))
-    data = await ask(service, **{"from": at(-10), "to": at(100), "points": 12, "stale_s": 20})
+@pytest.mark.parametrize("lines", [{}, {"pid": 7}, {"by": "pid"}, {"sum": "pid"}])
+async def test_gaps_are_where_the_snapshot_in_force_is_too_old(service: Service, lines: dict[str, Any]) -> None:
+    await save(service, made(0, 7), made(50, 7), made(60, 7))
+    data = await ask(service, **{"from": at(-10), "to": at(100), "points": 12, "stale_s": 20}, **lines)
     (line,) = data["lines"]
     assert line["gaps"] == [{"first": 4, "last": 5}, {"first": 10, "last": 11}], "30, 40; 90, 100; not before the first"
 
