@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import balance
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -36,7 +36,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     with backup_errors(), database(config, signals) as (url, _postgres), progress_bar("written", " snapshots") as bar:
         header = back_up(url, arguments.file, balance.__version__, bar.show)
     size = arguments.file.stat().st_size
-    print_now(f"{arguments.file}: {header.rows} snapshots up to seq {header.last_seq}, {size} bytes")
+    print_result(f"{arguments.file}: {header.rows} snapshots up to seq {header.last_seq}, {size} bytes")
     return 0
 
 

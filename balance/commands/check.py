@@ -17,7 +17,7 @@ from dataclasses import fields
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from balance.commands.command import Command, database, print_now
+from balance.commands.command import Command, database, print_result
 from balance.commands.serve import DESCRIPTORS_BESIDE_WATCHERS, bind
 from balance.config import DEFAULT_SOURCE, Config
 from balance.process.stop_signals import StopSignals
@@ -40,8 +40,8 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     counts = {OK: 0, WARN: 0, FAIL: 0}
     for finding in findings(config, signals):
         counts[finding.level] += 1
-        print_now(f"{finding.level:5} {finding.subject:10}  {finding.text}")
-    print_now(f"{counts[OK]} ok, {counts[WARN]} warn, {counts[FAIL]} fail")
+        print_result(f"{finding.level:5} {finding.subject:10}  {finding.text}")
+    print_result(f"{counts[OK]} ok, {counts[WARN]} warn, {counts[FAIL]} fail")
     return 1 if counts[FAIL] else 0
 
 

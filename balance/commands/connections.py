@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from balance.commands.check import reachable_host
-from balance.commands.command import Command, CommandError, print_now
+from balance.commands.command import Command, CommandError, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 
@@ -38,7 +38,7 @@ def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
     """Print a table of the connected clients."""
     url, tls = find_server(config, arguments.url)
     found = ask(url, f"{PATH}?limit={arguments.limit}", read_token(arguments.token_file), tls)
-    print_now(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
+    print_result(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
     return 0
 
 

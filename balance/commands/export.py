@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import protocol
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -50,7 +50,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     ):
         exported = export_snapshots(pool, selection, file.write, bar.show)
     if name != STDOUT:
-        print_now(f"{name}: {exported.rows} snapshots up to seq {exported.last_seq}")
+        print_result(f"{name}: {exported.rows} snapshots up to seq {exported.last_seq}")
     return 0
 
 
@@ -99,6 +99,8 @@ def written(name: str) -> Iterator[IO[bytes]]:
 
 def _opened(name: str) -> AbstractContextManager[IO[bytes]]:
     if name == STDOUT:
+        if sys.stdout is None:  # the process was started without it
+            raise OSError("it is closed")
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     return whole_file(Path(name))
 

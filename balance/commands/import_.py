@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import IO
 
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.commands.export import open_pool, unavailable_errors
 from balance.config import Config
 from balance.process.progress import ProgressBar, progress_bar
@@ -47,7 +47,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
             import_snapshots(store, Lines(config.body_bytes_max), blocks(file, bar), result)
         except StoreUnavailable as error:
             raise CommandError(f"{error}: {counts(result)}; import the same again, which is safe") from error
-    print_now(counts(result))
+    print_result(counts(result))
     for number, code, text in result.errors:
         print(f"line {number}: {code}: {text}", file=sys.stderr)
     return 1 if result.refused else 0

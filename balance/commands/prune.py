@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -31,9 +31,9 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         pruned = pruning.run(report)
     moment = before.isoformat(timespec="seconds")
     if arguments.dry_run:
-        print_now(f"would delete {pruned.pruned} of {pruned.total} snapshots, those received before {moment}")
+        print_result(f"would delete {pruned.pruned} of {pruned.total} snapshots, those received before {moment}")
     else:
-        print_now(
+        print_result(
             f"deleted {pruned.pruned} of {pruned.total} snapshots, those received before {moment}; "
             f"the feed begins at seq {pruned.first}"
         )

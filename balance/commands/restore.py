@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from balance.commands.backup import backup_errors
-from balance.commands.command import Command, database, print_now
+from balance.commands.command import Command, database, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -38,9 +38,9 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
             if postgres is not None:
                 postgres.end_restore()
     epoch, seq = restored.position
-    print_now(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
+    print_result(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
     if restored.aside is not None:
-        print_now(f"the tables of before are in schema {restored.aside}")
+        print_result(f"the tables of before are in schema {restored.aside}")
     return 0
 
 
