@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -60,6 +60,13 @@ def database(
     finally:
         signals.ignore()
         postgres.stop()
+
+
+def file_name(text: str) -> str:
+    """Return an argument that names a file. Raises ArgumentTypeError for an empty one, as of a variable not set."""
+    if not text:
+        raise ArgumentTypeError("must not be empty")
+    return text
 
 
 def print_result(text: str) -> None:

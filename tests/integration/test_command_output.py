@@ -1,4 +1,4 @@
-"""A command whose result cannot be written to stdout ends with one line and status 1."""
+"""A command whose output cannot be written, to stdout or to a file, ends with one line and status 1."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def test_a_token_that_nobody_could_read_and_revoke_is_named(database: Database) 
         f"server.py: stdout: the result cannot be written: {FULL}; run `python server.py token revoke lost`: "
         "there is no token lost that could be revoked\n"
     )
+
+
+@pytest.mark.parametrize("command", ["backup", "export"])
+def test_a_folder_or_an_empty_name_is_refused_in_one_line(database: Database, command: str) -> None:
+    reasons = dict.fromkeys((".", "..", "/"), "cannot be written: is not a regular file")
+    for name, reason in {**reasons, "''": "must not be empty"}.items():
+        done = run(database, f"{command} {name}")
+        shown = "argument FILE" if name == "''" else name
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"server.py: {shown}: {reason}\n")
 
 
 @pytest.mark.parametrize("command", ["token list", "check --port=0", "new-epoch", "migrate", "prune --keep=1d"])
