@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from balance.config import Config
+from balance.config_sources import CLIENT_VARIABLES
 from balance.setting import ConfigError
+from tests.support.repository import ROOT
 
 SECRET = "hunter2-marked"
 
@@ -49,6 +52,14 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name() -> None:
     assert refusal(BALANCE_PROT="1") == "BALANCE_PROT: is not a setting; did you mean BALANCE_PORT?"
     assert refusal(BALANCE_XYZZY=SECRET) == "BALANCE_XYZZY: is not a setting"
     assert Config.read([], {"BALANCE_XYZZY": "", "PROT": "1"}) == Config()
+
+
+def test_the_variables_of_the_example_clients_are_not_settings_and_are_ignored() -> None:
+    texts = [file.read_text() for file in (ROOT / "examples").iterdir() if file.suffix in (".js", ".py", ".sh")]
+    found = {name for text in texts for name in re.findall(r"BALANCE_[A-Z_]+", text)}
+    assert found == CLIENT_VARIABLES
+    assert Config.read([], dict.fromkeys(found, SECRET)) == Config()
+    assert refusal(BALANCE_TOKENS=SECRET).startswith("BALANCE_TOKENS: is not a setting")
 
 
 @pytest.mark.parametrize(
