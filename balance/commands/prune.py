@@ -41,8 +41,13 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
 
 
 def limit_of(config: Config, before: str | None) -> datetime:
-    """Return the moment before which snapshots are deleted; `before` precedes the setting. Raises CommandError."""
+    """Return the moment before which snapshots are deleted; `before` precedes the setting. Raises CommandError.
+
+    The setting from a variable or a file is that of the service; as a flag beside `before` it is a second limit.
+    """
     if before is not None:
+        if config.sources["keep"].startswith("flag"):
+            raise CommandError("prune: --before and --keep are two limits: leave one of them out")
         return parse_moment(before)
     if config.keep_time is None:
         raise CommandError("prune needs --before DATE, or --keep with a time such as 90d")
