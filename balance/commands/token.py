@@ -20,6 +20,7 @@ from balance.storage.token_store import ListedToken, TokenError, create_token, l
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 LIFETIME = re.compile(r"([1-9][0-9]{0,5})([dhm])")
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+ROLES = tuple(role.value for role in TOKEN_ROLES)  # argparse would show members as <Role.READER: 'reader'>
 COLUMNS = ("name", "role", "state", "created", "expires", "last used")
 
 
@@ -28,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.usage = "%(prog)s create NAME [--role ROLE] [--expires 90d] | list | revoke NAME  [settings]"
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
     parser.add_argument("name", nargs="?", help="the name of the token, for people: what uses it")
-    parser.add_argument("--role", choices=TOKEN_ROLES, default=Role.WRITER, help="what it may do [writer]")
+    parser.add_argument("--role", choices=ROLES, default=Role.WRITER.value, help="what it may do [writer]")
     parser.add_argument("--expires", metavar="90d", help="after how many days (d), hours (h) or minutes (m) it expires")
 
 
