@@ -201,7 +201,8 @@ class Config(_WithSources):
             config = cls(**{one.name: parse(one, given[one.name].text) for one in fields(cls) if one.name in given})
         except ConfigError as error:
             source = given[error.name].source if error.name in given else ""
-            raise ConfigError(str(error) if source.startswith("flag") else f"{error} ({source})") from error
+            is_known = source and not source.startswith("flag")  # the text has the flag already
+            raise ConfigError(f"{error} ({source})" if is_known else str(error)) from error
         sources = {name: one.source for name, one in given.items()}
         object.__setattr__(config, "sources", {**config.sources, **sources})
         return config

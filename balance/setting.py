@@ -50,7 +50,7 @@ def parse(one: Field[Any], text: str) -> Any:
     """Return the value of a setting that is given as a text. Raises ConfigError."""
     if isinstance(one.default, bool):
         if text.lower() not in SWITCH:
-            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no")
+            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no", one.name)
         return SWITCH[text.lower()]
     if isinstance(one.default, int):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):

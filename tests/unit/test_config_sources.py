@@ -98,6 +98,10 @@ def test_a_bad_value_names_the_setting_and_its_source(file: Path) -> None:
     assert refusal("--config", str(file)) == f"{expected} (file {file})"
     assert refusal(BALANCE_PORT="70000") == f"{expected} (variable BALANCE_PORT)"
     assert refusal("--port=70000") == expected
+    neither = "--allow-anonymous: 'maybe' is neither yes nor no"
+    assert refusal("--allow-anonymous=maybe") == neither
+    assert refusal(BALANCE_ALLOW_ANONYMOUS="maybe") == f"{neither} (variable BALANCE_ALLOW_ANONYMOUS)"
+    assert refusal("--tls-key=x") == "--tls-cert, --tls-key: one is given without the other"
     assert refusal(BALANCE_LOG_FORMAT="xml") == (
         "--log-format: 'xml' is not one of text, json (variable BALANCE_LOG_FORMAT)"
     )
