@@ -211,6 +211,9 @@ class Config(_WithSources):
     def _merge(cls, flags: Mapping[str, str], env: Mapping[str, str]) -> Settings:
         """Return each setting that is given. Raises ConfigError."""
         settings = {one.name: one for one in fields(cls)}
+        for name, text in flags.items():
+            if name in settings and not text:  # "$UNSET" must not mean no TLS, no keys or another database
+                raise ConfigError(f"{flag(settings[name])}: must not be empty; leave it out for its default", name)
         by_flag = {name: Given(flags[name], f"flag {flag(one)}") for name, one in settings.items() if name in flags}
         try:
             by_variable = read_variables({variable(one): name for name, one in settings.items()}, env)

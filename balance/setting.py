@@ -58,7 +58,11 @@ def parse(one: Field[Any], text: str) -> Any:
         return int(text)
     if isinstance(one.default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    return Path(text) if isinstance(one.default, Path) else text
+    if isinstance(one.default, Path):
+        if not text:
+            raise ConfigError(f"{flag(one)}: must not be empty", one.name)  # it would be the current folder
+        return Path(text)
+    return text
 
 
 def check_value(one: Field[Any], value: Any) -> None:

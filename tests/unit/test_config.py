@@ -30,8 +30,19 @@ def test_a_flag_precedes_a_variable_and_that_precedes_the_default() -> None:
     assert Config.read(["--port", "5000"], {"BALANCE_PORT": "4000"}).port == 5000
 
 
-def test_an_empty_variable_is_ignored() -> None:
-    assert Config.read([], {"BALANCE_PORT": "", "DATABASE_URL": ""}) == Config()
+def test_an_empty_variable_of_any_setting_is_ignored() -> None:
+    assert Config.read([], {variable(one): "" for one in fields(Config)}) == Config()
+
+
+@pytest.mark.parametrize("one", fields(Config), ids=lambda one: one.name)
+def test_an_empty_flag_is_refused_rather_than_taken_for_something_else(one) -> None:
+    for argv in ([f"{flag(one)}="], [flag(one), ""]):
+        assert refusal(*argv) == f"{flag(one)}: must not be empty; leave it out for its default"
+
+
+def test_an_empty_data_folder_in_the_file_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "balance.toml").write_text('data_dir = ""\nkeep = ""\n')
+    assert refusal(f"--config={file}") == f"--data-dir: must not be empty (file {file})"
 
 
 def test_lists_are_separated_by_commas_and_origins_have_no_slash_at_the_end() -> None:
