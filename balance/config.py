@@ -141,6 +141,8 @@ class Config(_WithSources):
         self._normalise("keep", lambda text: parse_keep(text) and text)
         if not self.host:
             raise ConfigError("--host: must not be empty", "host")
+        if self.host.startswith("["):
+            raise ConfigError(f"--host: {self.host!r} has brackets: write the IPv6 address without them", "host")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert, --tls-key: one is given without the other", "tls_cert")
         self._check_jwks()

@@ -72,6 +72,13 @@ def test_a_value_that_is_not_a_whole_number_is_refused(text: str) -> None:
     assert refusal("--port", text) == f"--port: {text!r} is not a whole number"
 
 
+def test_an_ipv6_address_in_brackets_and_a_scheme_that_is_not_of_http_get_a_hint() -> None:
+    assert refusal("--host=[::1]") == "--host: '[::1]' has brackets: write the IPv6 address without them"
+    assert refusal("--public-url=ftp://x").endswith(": it must begin with https:// or http://")
+    for scheme in ("http", "https"):
+        assert Config.read([f"--public-url={scheme}://x"], {}).public_url == f"{scheme}://x"
+
+
 @pytest.mark.parametrize("origin", ["dashboard.example", "https://a.example/page", "ftp://a.example", "null"])
 def test_a_value_that_is_not_an_origin_is_refused(origin: str) -> None:
     assert refusal("--cors-origins", origin).startswith(f"--cors-origins: {origin!r} is not an origin")
