@@ -141,6 +141,8 @@ class Config(_WithSources):
         self._normalise("keep", lambda text: parse_keep(text) and text)
         if not self.host:
             raise ConfigError("--host: must not be empty", "host")
+        if self.host.startswith("["):
+            raise ConfigError(f"--host: {self.host!r} has brackets: write the IPv6 address without them", "host")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("--tls-cert, --tls-key: one is given without the other", "tls_cert")
         self._check_jwks()
@@ -201,7 +203,8 @@ class Config(_WithSources):
             config = cls(**{one.name: parse(one, given[one.name].text) for one in fields(cls) if one.name in given})
         except ConfigError as error:
             source = given[error.name].source if error.name in given else ""
-            raise ConfigError(str(error) if source.startswith("flag") else f"{error} ({source})") from error
+            is_known = source and not source.startswith("flag")  # the text has the flag already
+            raise ConfigError(f"{error} ({source})" if is_known else str(error)) from error
         sources = {name: one.source for name, one in given.items()}
         object.__setattr__(config, "sources", {**config.sources, **sources})
         return config
@@ -210,6 +213,9 @@ class Config(_WithSources):
     def _merge(cls, flags: Mapping[str, str], env: Mapping[str, str]) -> Settings:
         """Return each setting that is given. Raises ConfigError."""
         settings = {one.name: one for one in fields(cls)}
+        for name, text in flags.items():
+            if name in settings and not text:  # "$UNSET" must not mean no TLS, no keys or another database
+                raise ConfigError(f"{flag(settings[name])}: must not be empty; leave it out for its default", name)
         by_flag = {name: Given(flags[name], f"flag {flag(one)}") for name, one in settings.items() if name in flags}
         try:
             by_variable = read_variables({variable(one): name for name, one in settings.items()}, env)

@@ -20,6 +20,9 @@ URL, URL_FILE = "database_url", "database_url_file"
 # Kubernetes sets these for each Service of the namespace, here for one that is called balance.
 KUBERNETES = re.compile(r"BALANCE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_\w+)")
 
+# The example clients read these (docs/clients.md), and may run in the shell of an operator.
+CLIENT_VARIABLES = frozenset({"BALANCE_TOKEN", "BALANCE_URL"})
+
 
 class SourceError(Exception):
     """A variable or a file cannot be used; the text is one line."""
@@ -40,11 +43,12 @@ Settings = dict[str, Given]
 def read_variables(names: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
     """Return the texts of settings in the environment; `names` has the setting of each variable.
 
-    An empty variable is ignored. Raises SourceError for one that begins with BALANCE_ and is not of a setting.
+    An empty variable is ignored. Raises SourceError for one that begins with BALANCE_ and is not of a setting, nor
+    one of CLIENT_VARIABLES.
     """
     given = {variable: text for variable, text in environment.items() if text}
     for variable in sorted(given):
-        if variable.startswith(PREFIX) and variable not in names:
+        if variable.startswith(PREFIX) and variable not in names and variable not in CLIENT_VARIABLES:
             hint = nearest(variable, names)
             if KUBERNETES.fullmatch(variable):
                 hint = "; Kubernetes sets it for a Service called balance: set enableServiceLinks: false"

@@ -117,7 +117,9 @@ def parse_public_url(text: str) -> PublicUrl:
     scheme, mark, rest = text.partition("://")
     authority, slash, path = rest.partition("/")
     if scheme.lower() not in DEFAULT_PORTS or not mark:
-        raise ValueError("is not an address such as https://balance.example.com/prefix: it must begin with https://")
+        raise ValueError(
+            "is not an address such as https://balance.example.com/prefix: it must begin with https:// or http://"
+        )
     try:
         name, port = parse_authority(_to_ascii(authority))
     except ValueError as error:

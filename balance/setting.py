@@ -50,7 +50,7 @@ def parse(one: Field[Any], text: str) -> Any:
     """Return the value of a setting that is given as a text. Raises ConfigError."""
     if isinstance(one.default, bool):
         if text.lower() not in SWITCH:
-            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no")
+            raise ConfigError(f"{flag(one)}: {text!r} is neither yes nor no", one.name)
         return SWITCH[text.lower()]
     if isinstance(one.default, int):
         if not re.fullmatch(r"-?[0-9]{1,18}", text):
@@ -58,7 +58,11 @@ def parse(one: Field[Any], text: str) -> Any:
         return int(text)
     if isinstance(one.default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    return Path(text) if isinstance(one.default, Path) else text
+    if isinstance(one.default, Path):
+        if not text:
+            raise ConfigError(f"{flag(one)}: must not be empty", one.name)  # it would be the current folder
+        return Path(text)
+    return text
 
 
 def check_value(one: Field[Any], value: Any) -> None:

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 url = os.environ.get("BALANCE_URL", "http://127.0.0.1:3000")
 headers = {"Authorization": f"Bearer {os.environ['BALANCE_TOKEN']}"} if "BALANCE_TOKEN" in os.environ else {}
-file = Path(sys.argv[1])
+file = Path(sys.argv[1]) if any(sys.argv[1:2]) else sys.exit("usage: python follow.py position.json")
 position = json.loads(file.read_text()) if file.exists() else {"last": 0, "epoch": ""}
 while True:
     try:

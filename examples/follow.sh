@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prints every snapshot by server-sent events, from the position in a file: sh follow.sh position
-url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream file=$1
+url=${BALANCE_URL:-http://127.0.0.1:3000}/api/balance/stream file=${1:?usage: sh follow.sh position}
 # By a file of options: an argument would be visible in the list of processes.
 token() { [ -z "$BALANCE_TOKEN" ] || printf 'header = "Authorization: Bearer %s"\n' "$BALANCE_TOKEN"; }
 store() { printf '%s' "$1" >"$file.tmp" && mv "$file.tmp" "$file"; }

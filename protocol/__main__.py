@@ -9,12 +9,14 @@
                                                 change, with whether it breaks senders or receivers
 
 Exit status: 0 success, 1 the payload is invalid (the error, with its path, is on stderr) or a change breaks senders or
-receivers, 2 wrong usage.
+receivers, 2 wrong usage, or standard output cannot be written. If its reader has gone, as in `list | head -1`, nothing
+is printed about it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,8 +29,23 @@ COMMAND = "balance-protocol"  # as pyproject.toml names it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status."""
+    """Run one command, write all of its output, and return the exit status."""
     program = COMMAND if Path(sys.argv[0]).name == COMMAND else "python -m protocol"
+    try:
+        status = _run(program, arguments)
+        if sys.stdout is not None:  # the process was started without it
+            sys.stdout.flush()
+    except OSError as error:  # of stdout: those of files are wrong usage
+        devnull = os.open(os.devnull, os.O_WRONLY)  # the rest of the buffer is written there at exit
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
+        if not isinstance(error, BrokenPipeError):
+            print(f"{program}: error: standard output: {error.strerror}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _run(program: str, arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog=program, description="The Balance Snapshot protocol.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="print the names of all schemas")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import balance
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, file_name, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -19,7 +19,7 @@ from balance.storage.backup_file import BackupError
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the argument of the command."""
     parser.usage = "%(prog)s FILE [settings]"
-    parser.add_argument("file", metavar="FILE", type=Path, help="file of the backup; an older one is replaced")
+    parser.add_argument("file", metavar="FILE", type=file_name, help="file of the backup; an older one is replaced")
 
 
 @contextmanager
@@ -33,10 +33,11 @@ def backup_errors() -> Iterator[None]:
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     """Write the backup and print what it has."""
+    path = Path(arguments.file)
     with backup_errors(), database(config, signals) as (url, _postgres), progress_bar("written", " snapshots") as bar:
-        header = back_up(url, arguments.file, balance.__version__, bar.show)
-    size = arguments.file.stat().st_size
-    print_now(f"{arguments.file}: {header.rows} snapshots up to seq {header.last_seq}, {size} bytes")
+        header = back_up(url, path, balance.__version__, bar.show)
+    size = path.stat().st_size
+    print_result(f"{path}: {header.rows} snapshots up to seq {header.last_seq}, {size} bytes")
     return 0
 
 

@@ -5,7 +5,6 @@ The embedded PostgreSQL is joined if it runs, and started for the check if it do
 
 from __future__ import annotations
 
-import json
 import re
 import resource
 import shutil
@@ -14,17 +13,22 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from balance.commands.command import Command, database, print_now
-from balance.commands.serve import DESCRIPTORS_BESIDE_WATCHERS, bind
+from balance.access.setup import check_closed, make_authenticator
+from balance.commands.command import Command, CommandError, database, print_result
+from balance.commands.connections import ask, find_server
+from balance.commands.serve import DESCRIPTORS_BESIDE_WATCHERS, bind, read_certificate
 from balance.config import DEFAULT_SOURCE, Config
 from balance.process.stop_signals import StopSignals
+from balance.rate_limit import RateLimits
 from balance.setting import ConfigError
+from balance.storage.connect import DatabaseError
 from balance.storage.embedded import EmbeddedError
 from balance.storage.embedded.data_directory import has_data
 from balance.storage.inspection import FAIL, OK, WARN, Finding, inspect
+from balance.storage.migrate import SchemaError
+from balance.storage.token_store import StoredToken, read_tokens
 from protocol.operations import CONTRACT
 
 GIB = 1024**3
@@ -40,14 +44,16 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     counts = {OK: 0, WARN: 0, FAIL: 0}
     for finding in findings(config, signals):
         counts[finding.level] += 1
-        print_now(f"{finding.level:5} {finding.subject:10}  {finding.text}")
-    print_now(f"{counts[OK]} ok, {counts[WARN]} warn, {counts[FAIL]} fail")
+        print_result(f"{finding.level:5} {finding.subject:10}  {finding.text}")
+    print_result(f"{counts[OK]} ok, {counts[WARN]} warn, {counts[FAIL]} fail")
     return 1 if counts[FAIL] else 0
 
 
 def findings(config: Config, signals: StopSignals) -> Iterator[Finding]:
-    """Yield every finding: the settings, this machine, the database."""
+    """Yield every finding: the settings, this machine, the database, the callers."""
     yield from check_settings(config)
+    if config.tls_cert:
+        yield check_certificate(config)
     yield check_port(config)
     yield check_open_files(config)
     if not config.database_url:
@@ -69,6 +75,15 @@ def check_settings(config: Config) -> Iterator[Finding]:
         yield Finding(WARN, "setting", f"database_url: {text}")
     if source.startswith("file") and _others_may_read(Path(source.removeprefix("file "))):
         yield Finding(WARN, "setting", f"{source} has the URL of the database, and any user may read it: chmod o-r")
+
+
+def check_certificate(config: Config) -> Finding:
+    """Return whether the certificate and its key can be used."""
+    try:
+        read_certificate(config)
+    except ConfigError as error:
+        return Finding(FAIL, "tls", str(error))
+    return Finding(OK, "tls", f"{config.tls_cert} and its key can be used")
 
 
 def check_port(config: Config) -> Finding:
@@ -107,16 +122,36 @@ def check_disk(data_dir: Path) -> Finding:
 
 
 def check_database(config: Config, signals: StopSignals) -> Iterator[Finding]:
-    """Yield what is found of the database, but make none."""
+    """Yield what is found of the database, but make none, and whether its tokens are enough for these settings."""
     is_own = bool(config.database_url)
+    tokens: list[StoredToken] | None = None
     try:
         if not is_own and not has_data(config.data_dir):
             yield Finding(OK, "database", f"none in {config.data_dir.absolute()} yet: the first start makes it")
-            return
-        with database(config, signals) as (url, _):
-            yield from inspect(url, config.pool_max, is_own=is_own)
+            tokens = []
+        else:
+            with database(config, signals) as (url, _):
+                yield from inspect(url, config.pool_max, is_own=is_own)
+                with suppress(DatabaseError, SchemaError):  # which is among the findings already
+                    tokens = read_tokens(url)
     except (EmbeddedError, OSError) as error:
         yield Finding(FAIL, "database", str(error))
+    yield check_access(config, tokens)
+
+
+def check_access(config: Config, tokens: list[StoredToken] | None) -> Finding:
+    """Return who may call, and whether the service starts with these tokens; None if they cannot be read."""
+    try:
+        authenticator = make_authenticator(config, RateLimits.make(config).failed_logins)
+        if tokens is None:
+            return Finding(WARN, "access", "the tokens cannot be read: whether the service starts is not known")
+        authenticator.replace_tokens(tokens)
+        check_closed(config, authenticator)
+    except ConfigError as error:
+        return Finding(FAIL, "access", str(error))
+    if authenticator.is_closed:
+        return Finding(OK, "access", "callers need a token" + (", or a JWT" if config.jwks else ""))
+    return Finding(OK, "access", "everyone may do everything")
 
 
 def _others_may_read(path: Path) -> bool:
@@ -127,19 +162,11 @@ def _others_may_read(path: Path) -> bool:
 
 def _is_this_service(config: Config) -> bool:
     """Return whether the program at the port serves the contract of this service."""
-    connection = HTTPConnection(reachable_host(config.host), config.port, timeout=PROBE_S_MAX)
     try:
-        connection.request("GET", CONTRACT)
-        return "protocol" in json.loads(connection.getresponse().read())["data"]["bundle"]
-    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        url, tls = find_server(config)
+        return "protocol" in ask(url, CONTRACT, None, tls, answer_s_max=PROBE_S_MAX)["bundle"]
+    except (CommandError, LookupError, TypeError):
         return False
-    finally:
-        connection.close()
-
-
-def reachable_host(host: str) -> str:
-    """Return the address of this machine under which a program of it reaches a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 COMMAND = Command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -62,11 +62,28 @@ def database(
         postgres.stop()
 
 
-def print_now(text: str) -> None:
-    """Print a text and flush it. A closed pipe or a full disk does not end a service that works."""
+def file_name(text: str) -> str:
+    """Return an argument that names a file. Raises ArgumentTypeError for an empty one, as of a variable not set."""
+    if not text:
+        raise ArgumentTypeError("must not be empty")
+    return text
+
+
+def print_result(text: str) -> None:
+    """Print what a command has done or found, and flush it. Raises CommandError if it cannot be written."""
     try:
+        if sys.stdout is None:  # the process was started without it
+            raise OSError("it is closed")
         print(text, flush=True)
-    except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)  # the rest of the buffer is written there at exit
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+    except OSError as error:
+        if sys.stdout is not None:
+            devnull = os.open(os.devnull, os.O_WRONLY)  # the rest of the buffer is written there at exit
+            os.dup2(devnull, sys.stdout.fileno())
+            os.close(devnull)
+        raise CommandError(f"stdout: the result cannot be written: {error.strerror or error}") from error
+
+
+def print_now(text: str) -> None:
+    """Print a line of a service, which goes on. A closed pipe or a full disk does not end one that works."""
+    with suppress(CommandError):
+        print_result(text)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from balance.commands.check import reachable_host
-from balance.commands.command import Command, CommandError, print_now
+from balance.commands.command import Command, CommandError, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 
@@ -38,11 +37,11 @@ def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
     """Print a table of the connected clients."""
     url, tls = find_server(config, arguments.url)
     found = ask(url, f"{PATH}?limit={arguments.limit}", read_token(arguments.token_file), tls)
-    print_now(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
+    print_result(json.dumps(found, indent=2) if arguments.json else "\n".join(to_lines(found)))
     return 0
 
 
-def find_server(config: Config, url: str | None) -> tuple[str, ssl.SSLContext | None]:
+def find_server(config: Config, url: str | None = None) -> tuple[str, ssl.SSLContext | None]:
     """Return the address of the server, `url` or that of the settings, and how to check its certificate.
 
     Raises CommandError.
@@ -53,6 +52,11 @@ def find_server(config: Config, url: str | None) -> tuple[str, ssl.SSLContext | 
     scheme = "https" if config.tls_cert else "http"
     tls = own_server(config.tls_cert) if config.tls_cert else None
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}", tls
+
+
+def reachable_host(host: str) -> str:
+    """Return the address of this machine under which a program of it reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def read_token(path: str | None, flag: str = "--token-file") -> str | None:
@@ -78,15 +82,17 @@ def own_server(cert: str) -> ssl.SSLContext:
     return context
 
 
-def ask(url: str, target: str, token: str | None, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
+def ask(
+    url: str, target: str, token: str | None, tls: ssl.SSLContext | None = None, answer_s_max: float = ANSWER_S_MAX
+) -> dict[str, Any]:
     """Return the data of a response of the running server. Raises CommandError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise CommandError("--url: must be like http://127.0.0.1:3000")
     if parts.scheme == "https":
-        connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, timeout=ANSWER_S_MAX, context=tls)
+        connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, timeout=answer_s_max, context=tls)
     else:
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=ANSWER_S_MAX)
+        connection = HTTPConnection(parts.hostname, parts.port, timeout=answer_s_max)
     try:
         connection.request("GET", parts.path + target, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = json.loads(connection.getresponse().read())

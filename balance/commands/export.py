@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import protocol
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, file_name, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -29,7 +29,9 @@ STDOUT = "-"
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command: those of the route, as flags."""
     parser.usage = "%(prog)s [FILE] [--format csv] [--from DATE] [--to DATE] [--pid PID] [settings]"
-    parser.add_argument("file", metavar="FILE", nargs="?", default=STDOUT, help="file to write; - is stdout [-]")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=file_name, default=STDOUT, help="file to write; - is stdout [-]"
+    )
     parser.add_argument("--format", choices=("ndjson", "csv"), help="form of the file [ndjson]")
     parser.add_argument("--from", metavar="DATE", help="only snapshots with this ts or a later one (RFC 3339)")
     parser.add_argument("--to", metavar="DATE", help="only snapshots with an earlier ts")
@@ -50,7 +52,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     ):
         exported = export_snapshots(pool, selection, file.write, bar.show)
     if name != STDOUT:
-        print_now(f"{name}: {exported.rows} snapshots up to seq {exported.last_seq}")
+        print_result(f"{name}: {exported.rows} snapshots up to seq {exported.last_seq}")
     return 0
 
 
@@ -99,6 +101,8 @@ def written(name: str) -> Iterator[IO[bytes]]:
 
 def _opened(name: str) -> AbstractContextManager[IO[bytes]]:
     if name == STDOUT:
+        if sys.stdout is None:  # the process was started without it
+            raise OSError("it is closed")
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     return whole_file(Path(name))
 

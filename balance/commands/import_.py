@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import IO
 
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, file_name, print_result
 from balance.commands.export import open_pool, unavailable_errors
 from balance.config import Config
 from balance.process.progress import ProgressBar, progress_bar
@@ -27,7 +27,9 @@ BLOCK_BYTES = 65_536
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the argument of the command."""
     parser.usage = "%(prog)s [FILE] [settings]"
-    parser.add_argument("file", metavar="FILE", nargs="?", default=STDIN, help="file of lines; - is stdin [-]")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=file_name, default=STDIN, help="file of lines; - is stdin [-]"
+    )
 
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
@@ -47,7 +49,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
             import_snapshots(store, Lines(config.body_bytes_max), blocks(file, bar), result)
         except StoreUnavailable as error:
             raise CommandError(f"{error}: {counts(result)}; import the same again, which is safe") from error
-    print_now(counts(result))
+    print_result(counts(result))
     for number, code, text in result.errors:
         print(f"line {number}: {code}: {text}", file=sys.stderr)
     return 1 if result.refused else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from balance.commands.command import Command, database, print_now
+from balance.commands.command import Command, database, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 from balance.storage.migrate import migrate
@@ -14,8 +14,8 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     """Bring the database to this version's schema and print what was done."""
     with database(config, signals, create=True) as (url, postgres):
         for name in migrate(url):
-            print_now(f"applied {name}")
-    print_now("the database is at this version" + (f": {postgres.location}" if postgres else ""))
+            print_result(f"applied {name}")
+    print_result("the database is at this version" + (f": {postgres.location}" if postgres else ""))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from balance.commands.command import Command, database, print_now
+from balance.commands.command import Command, database, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 from balance.storage.epochs import begin_epoch
@@ -14,7 +14,7 @@ def run(config: Config, _arguments: Namespace, signals: StopSignals) -> int:
     """Begin a new epoch of the feed and print where it begins."""
     with database(config, signals) as (url, _postgres):
         position = begin_epoch(url)
-    print_now(f"epoch {position.epoch} begins after seq {position.seq}")
+    print_result(f"epoch {position.epoch} begins after seq {position.seq}")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -31,9 +31,9 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         pruned = pruning.run(report)
     moment = before.isoformat(timespec="seconds")
     if arguments.dry_run:
-        print_now(f"would delete {pruned.pruned} of {pruned.total} snapshots, those received before {moment}")
+        print_result(f"would delete {pruned.pruned} of {pruned.total} snapshots, those received before {moment}")
     else:
-        print_now(
+        print_result(
             f"deleted {pruned.pruned} of {pruned.total} snapshots, those received before {moment}; "
             f"the feed begins at seq {pruned.first}"
         )
@@ -41,8 +41,13 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
 
 
 def limit_of(config: Config, before: str | None) -> datetime:
-    """Return the moment before which snapshots are deleted; `before` precedes the setting. Raises CommandError."""
+    """Return the moment before which snapshots are deleted; `before` precedes the setting. Raises CommandError.
+
+    The setting from a variable or a file is that of the service; as a flag beside `before` it is a second limit.
+    """
     if before is not None:
+        if config.sources["keep"].startswith("flag"):
+            raise CommandError("prune: --before and --keep are two limits: leave one of them out")
         return parse_moment(before)
     if config.keep_time is None:
         raise CommandError("prune needs --before DATE, or --keep with a time such as 90d")

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from balance.commands.backup import backup_errors
-from balance.commands.command import Command, database, print_now
+from balance.commands.command import Command, database, file_name, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -16,7 +16,7 @@ from balance.storage.restore import check_backup, restore
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.usage = "%(prog)s FILE [--replace] [settings]"
-    parser.add_argument("file", metavar="FILE", type=Path, help="file that `backup` has written")
+    parser.add_argument("file", metavar="FILE", type=file_name, help="file that `backup` has written")
     parser.add_argument(
         "--replace", action="store_true", help="move the tables that are there to another schema of the database"
     )
@@ -26,7 +26,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     """Restore the backup and print where the feed ends."""
     with backup_errors():
         with progress_bar("checked", "B") as checked:
-            backup = check_backup(arguments.file, checked.show)
+            backup = check_backup(Path(arguments.file), checked.show)
         with (
             database(config, signals, create=True, restoring=True) as (url, postgres),  # made only for a good file
             progress_bar("loaded", "B") as loaded,
@@ -38,9 +38,9 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
             if postgres is not None:
                 postgres.end_restore()
     epoch, seq = restored.position
-    print_now(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
+    print_result(f"restored {restored.rows} snapshots; epoch {epoch} begins after seq {seq}")
     if restored.aside is not None:
-        print_now(f"the tables of before are in schema {restored.aside}")
+        print_result(f"the tables of before are in schema {restored.aside}")
     return 0
 
 

@@ -7,17 +7,20 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
+from balance import program
 from balance.access.tokens import digest, new_token
 from balance.auth import TOKEN_ROLES, Role
-from balance.commands.command import Command, CommandError, database, print_now
+from balance.commands.command import Command, CommandError, database, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
-from balance.storage.migrate import migrate
+from balance.storage.connect import DatabaseError
+from balance.storage.migrate import SchemaError, migrate
 from balance.storage.token_store import ListedToken, TokenError, create_token, list_tokens, revoke_token
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
 LIFETIME = re.compile(r"([1-9][0-9]{0,5})([dhm])")
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+ROLES = tuple(role.value for role in TOKEN_ROLES)  # argparse would show members as <Role.READER: 'reader'>
 COLUMNS = ("name", "role", "state", "created", "expires", "last used")
 
 
@@ -26,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.usage = "%(prog)s create NAME [--role ROLE] [--expires 90d] | list | revoke NAME  [settings]"
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
     parser.add_argument("name", nargs="?", help="the name of the token, for people: what uses it")
-    parser.add_argument("--role", choices=TOKEN_ROLES, default=Role.WRITER, help="what it may do [writer]")
+    parser.add_argument("--role", choices=ROLES, default=Role.WRITER.value, help="what it may do [writer]")
     parser.add_argument("--expires", metavar="90d", help="after how many days (d), hours (h) or minutes (m) it expires")
 
 
@@ -41,17 +44,29 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
             migrate(url)
         try:
             if is_creation:
-                token = new_token(Role(arguments.role))
-                create_token(url, name, arguments.role, digest(token), lifetime)
-                print_now(token)
+                create(url, name, Role(arguments.role), lifetime)
             elif arguments.action == "revoke":
                 revoke_token(url, name)
-                print_now(f"revoked {name}: running servers refuse it within seconds")
+                print_result(f"revoked {name}: running servers refuse it within seconds")
             else:
-                print_now(table(list_tokens(url), datetime.now(UTC)))
+                print_result(table(list_tokens(url), datetime.now(UTC)))
         except TokenError as error:
             raise CommandError(f"token: {error}") from error
     return 0
+
+
+def create(url: str, name: str, role: Role, lifetime: timedelta | None) -> None:
+    """Create a token and print it. Raises TokenError, and CommandError if nobody could read it: then it is revoked."""
+    token = new_token(role)
+    create_token(url, name, role, digest(token), lifetime)
+    try:
+        print_result(token)
+    except CommandError as error:
+        try:
+            revoke_token(url, name)
+        except (DatabaseError, SchemaError, TokenError) as failure:
+            raise CommandError(f"{error}; run `{program.COMMAND} token revoke {name}`: {failure}") from error
+        raise CommandError(f"{error}; token {name} is revoked") from error
 
 
 def parse_lifetime(text: str | None) -> timedelta | None:

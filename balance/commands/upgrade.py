@@ -7,7 +7,7 @@ from pathlib import Path
 
 import balance
 from balance.commands.backup import backup_errors
-from balance.commands.command import Command, CommandError, print_now
+from balance.commands.command import Command, CommandError, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -28,7 +28,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         raise CommandError("upgrade is for the embedded PostgreSQL, and --database-url names another one")
     versions = versions_of(config.data_dir)
     if versions.old == versions.new:
-        print_now(f"the data are of PostgreSQL {versions.old}, which is that of the programs")
+        print_result(f"the data are of PostgreSQL {versions.old}, which is that of the programs")
         return 0
     if arguments.old_programs is None:
         raise CommandError(advice(versions))
@@ -41,7 +41,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
     ):
         reports = Reports(written.show, checked.show, loaded.show, indexed.show)
         restored = upgrade(config.data_dir, arguments.old_programs, balance.__version__, reports, signals.ignore)
-    print_now(
+    print_result(
         f"upgraded {restored.rows} snapshots from PostgreSQL {versions.old} to {versions.new}; the old data are in "
         f"{config.data_dir.absolute()}/postgresql.{versions.old}"
     )

@@ -25,6 +25,7 @@ from balance.commands.command import Command, CommandError, print_now
 from balance.commands.connections import find_server, read_token
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
+from balance.storage.whole_file import regular_file
 
 
 class Plan(NamedTuple):
@@ -95,8 +96,16 @@ def plan_of(config: Config, arguments: Namespace) -> Plan:
         form = format_of(arguments.format, arguments.post, secret, service.url)
     except SecretError as error:
         raise CommandError(f"--secret-file: {arguments.secret_file}: {error}") from error
-    state = StateFile(Path(arguments.state) if arguments.state else None)
+    state = StateFile(None if arguments.state is None else state_path(arguments.state))
     return Plan(rules, service, form, arguments.allow_private, state)
+
+
+def state_path(text: str) -> Path:
+    """Return the file of `--state`, which is replaced at each write. Raises CommandError."""
+    try:
+        return regular_file(Path(text))
+    except OSError as error:
+        raise CommandError(f"--state: {text or 'an empty name'}: {error.strerror or error}") from error
 
 
 def split_url(flag: str, url: str) -> SplitResult:

@@ -81,6 +81,12 @@ def create_token(url: str, name: str, role: str, sha256: bytes, lifetime: timede
             raise TokenError(f"there is a token {name} already: revoke it first, or choose another name") from error
 
 
+def read_tokens(url: str) -> list[StoredToken]:
+    """Return all tokens as the service reads them. Raises DatabaseError and SchemaError."""
+    with _connection(url) as connection:
+        return connection.cursor(row_factory=class_row(StoredToken)).execute(TOKENS).fetchall()
+
+
 def list_tokens(url: str) -> list[ListedToken]:
     """Return all tokens in the order of their creation. Raises DatabaseError and SchemaError."""
     with _connection(url) as connection:

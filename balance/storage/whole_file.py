@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,12 @@ from typing import IO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file in the block, which only its owner may read; remove it if the block fails. Raises OSError."""
+    """Write a file in the block, which only its owner may read; remove it if the block fails.
+
+    Raises OSError, also for what a rename must not replace: a device, a pipe, a folder. Of a link, its target is
+    written.
+    """
+    path = regular_file(path)
     partial = path.with_name(f"{path.name}.partial")
     # Balances are private. A link that another user has put there is not followed.
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,6 +37,16 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             raise
     partial.rename(path)
     _sync_folder(path.parent)
+
+
+def regular_file(path: Path) -> Path:
+    """Return the path without links of a regular file, or of one that is not there yet. Raises OSError."""
+    target = Path(os.path.realpath(path))
+    for one in (path, target):  # /dev/stdout leads to a pipe, whose path without links is none
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(one.stat().st_mode):
+                raise OSError("is not a regular file")
+    return target
 
 
 def _claim(file: IO[bytes], partial: Path) -> None:

@@ -448,6 +448,7 @@ def test_a_command_that_cannot_be_done_prints_one_line(
     assert process.wait() == 1
     (line,) = process.complaints
     assert line.startswith(f"server.py: {reason}")
+    assert "<" not in line, "the form of a value in Python"
     assert process.stdout == []
 
 

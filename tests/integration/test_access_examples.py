@@ -16,7 +16,15 @@ import pytest
 from balance.auth import Role
 from balance.storage.token_store import revoke_token
 from tests.support.access import add_token, bearer
-from tests.support.example_clients import FOLLOWERS, LANGUAGES, ExampleProcess, run_example, run_follower, state_folder
+from tests.support.example_clients import (
+    EXAMPLES,
+    FOLLOWERS,
+    LANGUAGES,
+    ExampleProcess,
+    run_example,
+    run_follower,
+    state_folder,
+)
 from tests.support.node import run_node
 from tests.support.payloads import UPDATE
 from tests.support.repository import ROOT
@@ -47,6 +55,18 @@ async def test_a_short_client_follows_with_its_token(
             await asyncio.sleep(0.05)
         assert (await service.request("POST", SNAPSHOTS, UPDATE, **bearer(token))).status == 201
         await follower.shows(1)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("follow.py", "position.json"), ("follow.sh", "position")])
+def test_a_short_client_without_its_file_prints_how_it_is_used(name: str, argument: str, tmp_path: Path) -> None:
+    for arguments in ((), ("",)):
+        command = [str(FOLLOWERS[name]()), str(EXAMPLES / name), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode != 0, done.stdout) == (True, "")
+        (line,) = done.stderr.splitlines()
+        assert line.endswith(f"{name} {argument}")
+        assert "usage: " in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("token", ["", "bal_reader_0000000000000000000000_000000"])

@@ -10,8 +10,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from balance.commands import check
-from balance.commands.check import check_disk, check_open_files, check_settings
+from balance.commands.check import check_access, check_database, check_disk, check_open_files, check_settings
 from balance.config import Config
+from balance.process.stop_signals import StopSignals
+from balance.storage.token_store import create_token
+from tests.support.proxies import make_certificate
 from tests.support.service import Database, Process, Processes
 
 PASSWORD = "hunter2marked"
@@ -85,6 +88,56 @@ def test_a_port_is_free_or_used_by_this_service_or_by_another(processes: Process
     with socket.create_server(("127.0.0.1", 0)) as other:
         theirs = processes("check", f"--port={other.getsockname()[1]}", DATABASE_URL=database.url)
         assert found(theirs, 1)["port"].startswith("fail cannot listen on 127.0.0.1:")
+
+
+def test_a_service_with_tls_is_recognised_at_its_port(processes: Processes, database: Database, tmp_path: Path) -> None:
+    file = make_certificate(tmp_path)
+    tls = (f"--tls-cert={file}", f"--tls-key={file}")
+    port = processes("--port=0", *tls, DATABASE_URL=database.url).url().rpartition(":")[2]
+    lines = found(processes("check", f"--port={port}", *tls, DATABASE_URL=database.url), 0)
+    assert lines["port"] == f"ok 127.0.0.1:{port} is used by this service, which is running"
+    assert lines["tls"] == f"ok {file} and its key can be used"
+    without = found(processes("check", f"--port={port}", DATABASE_URL=database.url), 1)
+    assert without["port"].startswith("fail cannot listen on ")
+
+
+def refused_settings(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return settings with which the service does not start, by the subject of the finding and a name."""
+    (other := folder / "other").mkdir()
+    cert, key = make_certificate(folder), make_certificate(other)
+    jwt = ("--jwt-issuer=a", "--jwt-audience=b")
+    (folder / "empty.json").write_text("{}")
+    return {
+        "tls: another key": (f"--tls-cert={cert}", f"--tls-key={key}"),
+        "tls: no file": (f"--tls-cert={cert}", f"--tls-key={folder}/none"),
+        "access: no JWKS": (f"--jwks={folder}/none", *jwt),
+        "access: an empty JWKS": (f"--jwks={folder}/empty.json", *jwt),
+        "access: no token": ("--host=0.0.0.0",),
+    }
+
+
+def test_settings_that_serve_refuses_are_failures_with_its_text(
+    processes: Processes, database: Database, tmp_path: Path
+) -> None:
+    for name, settings in refused_settings(tmp_path).items():
+        serve = processes("--port=0", *settings, DATABASE_URL=database.url)
+        check = processes("check", "--port=0", *settings, DATABASE_URL=database.url)
+        assert serve.wait() == 1
+        (line,) = serve.complaints
+        assert found(check, 1)[name.partition(":")[0]] == f"fail {line.removeprefix('server.py: ')}", name
+    create_token(database.url, "one", "writer", b"1" * 32, None)
+    lines = found(processes("check", "--port=0", "--host=0.0.0.0", DATABASE_URL=database.url), 0)
+    assert lines["access"] == "ok callers need a token"
+
+
+def test_access_is_checked_without_a_database_too(tmp_path: Path) -> None:
+    open_host = Config(host="0.0.0.0", data_dir=tmp_path / "none")
+    subjects = {one.subject: one for one in check_database(open_host, StopSignals())}
+    assert subjects["access"].level == "fail"
+    assert check_access(open_host, None).level == "warn"
+    assert check_access(Config(), []) == ("ok", "access", "everyone may do everything")
+    away = Config(jwks=str(tmp_path / "none"), jwt_issuer="a", jwt_audience="b")
+    assert check_access(away, None) == ("fail", "access", "--jwks: No such file or directory")
 
 
 def test_settings_are_shown_with_their_sources_and_without_secrets(tmp_path: Path) -> None:

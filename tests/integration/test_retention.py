@@ -401,7 +401,7 @@ def test_the_command_prunes_and_prints_what_it_did(rig: Rig, processes: Processe
     process = processes("prune", "--before", "2025-08-09", "--dry-run", DATABASE_URL=url)
     assert (process.wait(), process.complaints) == (0, [])
     assert process.stdout == ["would delete 2 of 4 snapshots, those received before 2025-08-09T00:00:00+00:00"]
-    process = processes("prune", "--before", "2025-08-09", DATABASE_URL=url)
+    process = processes("prune", "--before", "2025-08-09", DATABASE_URL=url, BALANCE_KEEP="1h")
     assert (process.wait(), process.complaints) == (0, [])
     assert process.stdout == [
         "deleted 2 of 4 snapshots, those received before 2025-08-09T00:00:00+00:00; the feed begins at seq 4"
@@ -416,6 +416,7 @@ def test_the_command_prunes_and_prints_what_it_did(rig: Rig, processes: Processe
     ("arguments", "reason"),
     [
         ((), "prune needs --before DATE, or --keep"),
+        (("--keep", "90d", "--before", "2025-08-01"), "prune: --before and --keep are two limits: leave one"),
         (("--before", "yesterday"), "--before: 'yesterday' is not a date"),
         (("--before", "2025-08-01T12:00"), "--before: '2025-08-01T12:00' has no zone"),
         (("--before", "2999-01-01"), "--before: '2999-01-01' is in the future"),

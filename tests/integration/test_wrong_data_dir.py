@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,23 @@ CASES = [
     Case("watch --rule=silent --post=http://127.0.0.1:1", "--rule: 'silent': expected a time such as"),
     Case("connections --port=1", "no server answers at http://127.0.0.1:1"),
 ]
+
+
+def test_the_document_has_what_each_command_does_without_a_database() -> None:
+    document = (ROOT / "docs" / "operations.md").read_text()
+    (text,) = (one for one in document.split("\n\n") if one.startswith("`serve`, `migrate`"))
+    found = re.match(r"(.*) make a database if there is none,.* then\. (.*) are for one that exists: ", text, re.S)
+    assert found
+    named = [set(re.findall("`([a-z- ]+)`", names)) for names in found.groups()]
+    assert named == [
+        {_name(one.command) for one in CASES if one.makes_data},
+        {_name(one.command) for one in CASES if one.refusal == REFUSED},
+    ]
+
+
+def _name(command: str) -> str:
+    words = command.split()
+    return " ".join(words[: 2 if words[0] == "token" else 1])
 
 
 @pytest.fixture(scope="module")

@@ -286,3 +286,38 @@ def test_a_file_that_cannot_be_read_is_one_line(path: Path) -> None:
     assert str(refused.value) == f"{path}: cannot be read: No such file or directory"
     with pytest.raises(BackupError, match=r": cannot be read: Is a directory$"):
         check(path.parent, ignore)
+
+
+def test_what_is_not_a_regular_file_is_refused_and_never_replaced(path: Path) -> None:
+    folder, pipe, link = path.parent, path.with_name("pipe"), path.with_name("link")
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    (loop := path.with_name("loop")).symlink_to(loop)
+    for refused in (pipe, link, folder):
+        with pytest.raises(BackupError, match=r": cannot be written: is not a regular file$"):
+            write(refused)
+    with pytest.raises(BackupError, match=r"/loop: cannot be written: Too many levels of symbolic links$"):
+        write(loop)
+    assert sorted(one.name for one in folder.iterdir()) == ["link", "loop", "pipe"]
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+
+
+def test_a_pipe_by_the_number_of_its_descriptor_is_refused() -> None:
+    read, written_to = os.pipe()
+    try:
+        with pytest.raises(BackupError, match=r"is not a regular file$"):
+            write(Path(f"/dev/fd/{written_to}"))
+    finally:
+        os.close(read)
+        os.close(written_to)
+
+
+def test_of_a_link_the_file_to_which_it_leads_is_written(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to("one.backup")
+    for _ in range(2):  # the second time there is a file
+        write(link)
+        assert os.readlink(link) == "one.backup"
+        assert gzip.decompress(path.read_bytes()) == TEXT + LAST
+        path.write_bytes(b"before")
+    assert sorted(one.name for one in path.parent.iterdir()) == ["link", "one.backup"]

@@ -30,8 +30,19 @@ def test_a_flag_precedes_a_variable_and_that_precedes_the_default() -> None:
     assert Config.read(["--port", "5000"], {"BALANCE_PORT": "4000"}).port == 5000
 
 
-def test_an_empty_variable_is_ignored() -> None:
-    assert Config.read([], {"BALANCE_PORT": "", "DATABASE_URL": ""}) == Config()
+def test_an_empty_variable_of_any_setting_is_ignored() -> None:
+    assert Config.read([], {variable(one): "" for one in fields(Config)}) == Config()
+
+
+@pytest.mark.parametrize("one", fields(Config), ids=lambda one: one.name)
+def test_an_empty_flag_is_refused_rather_than_taken_for_something_else(one) -> None:
+    for argv in ([f"{flag(one)}="], [flag(one), ""]):
+        assert refusal(*argv) == f"{flag(one)}: must not be empty; leave it out for its default"
+
+
+def test_an_empty_data_folder_in_the_file_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "balance.toml").write_text('data_dir = ""\nkeep = ""\n')
+    assert refusal(f"--config={file}") == f"--data-dir: must not be empty (file {file})"
 
 
 def test_lists_are_separated_by_commas_and_origins_have_no_slash_at_the_end() -> None:
@@ -59,6 +70,13 @@ def test_a_number_at_each_end_of_its_range_is_accepted(one) -> None:
 @pytest.mark.parametrize("text", ["abc", "1.5", "1e3", " 7", "٣", "9" * 30])
 def test_a_value_that_is_not_a_whole_number_is_refused(text: str) -> None:
     assert refusal("--port", text) == f"--port: {text!r} is not a whole number"
+
+
+def test_an_ipv6_address_in_brackets_and_a_scheme_that_is_not_of_http_get_a_hint() -> None:
+    assert refusal("--host=[::1]") == "--host: '[::1]' has brackets: write the IPv6 address without them"
+    assert refusal("--public-url=ftp://x").endswith(": it must begin with https:// or http://")
+    for scheme in ("http", "https"):
+        assert Config.read([f"--public-url={scheme}://x"], {}).public_url == f"{scheme}://x"
 
 
 @pytest.mark.parametrize("origin", ["dashboard.example", "https://a.example/page", "ftp://a.example", "null"])

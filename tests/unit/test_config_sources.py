@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from balance.config import Config
+from balance.config_sources import CLIENT_VARIABLES
 from balance.setting import ConfigError
+from tests.support.repository import ROOT
 
 SECRET = "hunter2-marked"
 
@@ -51,6 +54,14 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name() -> None:
     assert Config.read([], {"BALANCE_XYZZY": "", "PROT": "1"}) == Config()
 
 
+def test_the_variables_of_the_example_clients_are_not_settings_and_are_ignored() -> None:
+    texts = [file.read_text() for file in (ROOT / "examples").iterdir() if file.suffix in (".js", ".py", ".sh")]
+    found = {name for text in texts for name in re.findall(r"BALANCE_[A-Z_]+", text)}
+    assert found == CLIENT_VARIABLES
+    assert Config.read([], dict.fromkeys(found, SECRET)) == Config()
+    assert refusal(BALANCE_TOKENS=SECRET).startswith("BALANCE_TOKENS: is not a setting")
+
+
 @pytest.mark.parametrize(
     "name", ["BALANCE_SERVICE_HOST", "BALANCE_SERVICE_PORT_HTTP", "BALANCE_PORT_3000_TCP", "BALANCE_WEB_SERVICE_PORT"]
 )
@@ -87,6 +98,10 @@ def test_a_bad_value_names_the_setting_and_its_source(file: Path) -> None:
     assert refusal("--config", str(file)) == f"{expected} (file {file})"
     assert refusal(BALANCE_PORT="70000") == f"{expected} (variable BALANCE_PORT)"
     assert refusal("--port=70000") == expected
+    neither = "--allow-anonymous: 'maybe' is neither yes nor no"
+    assert refusal("--allow-anonymous=maybe") == neither
+    assert refusal(BALANCE_ALLOW_ANONYMOUS="maybe") == f"{neither} (variable BALANCE_ALLOW_ANONYMOUS)"
+    assert refusal("--tls-key=x") == "--tls-cert, --tls-key: one is given without the other"
     assert refusal(BALANCE_LOG_FORMAT="xml") == (
         "--log-format: 'xml' is not one of text, json (variable BALANCE_LOG_FORMAT)"
     )

@@ -91,3 +91,15 @@ def test_diff_prints_what_a_change_breaks(tmp_path):
     missing = python("-m", "protocol", "diff", "protocol/schemas", "nowhere")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.endswith("error: nowhere: No such file or directory\n")
+
+
+@pytest.mark.parametrize("command", ["list", "show balance_update", "write {}"])
+def test_an_output_that_is_not_read_or_cannot_be_written_has_no_traceback(command, tmp_path):
+    for output, error in (
+        ("| true", ""),
+        ("> /dev/full", "python -m protocol: error: standard output: No space left on device\n"),
+    ):
+        program = f"exec {sys.executable} -m protocol {command.format(tmp_path)}"
+        line = f"(sleep 0.1; {program}) {output}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, done.stderr) == (2, error)

@@ -1,0 +1,75 @@
+"""A command whose output cannot be written, to stdout or to a file, ends with one line and status 1."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from balance.access.tokens import digest
+from balance.storage.token_store import list_tokens
+from tests.support.repository import ROOT
+from tests.support.service import Database
+
+FULL, CLOSED = "No space left on device", "it is closed"
+
+
+def run(database: Database, command: str, *, output: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the server with its output elsewhere."""
+    return subprocess.run(
+        ["bash", "-c", f"exec {sys.executable} server.py {command} {output}"],
+        cwd=ROOT, env={**os.environ, "DATABASE_URL": database.url, **environment},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("output", "reason"), [("> /dev/full", FULL), (">&-", CLOSED)])
+def test_a_token_that_nobody_could_read_is_revoked(database: Database, output: str, reason: str) -> None:
+    done = run(database, "token create lost", output=output)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"server.py: stdout: the result cannot be written: {reason}; token lost is revoked\n"
+    (token,) = list_tokens(database.url)
+    assert token.revoked_at is not None
+    again = run(database, "token create lost")
+    assert again.returncode == 0
+    ((sha256,),) = [row.values() for row in database.rows("SELECT sha256 FROM balance_token WHERE revoked_at IS NULL")]
+    assert digest(again.stdout.strip()) == sha256
+
+
+def test_a_token_that_nobody_could_read_and_revoke_is_named(database: Database) -> None:
+    with psycopg.connect(database.url, autocommit=True) as admin:
+        admin.execute("CREATE RULE keep AS ON UPDATE TO balance_token DO INSTEAD NOTHING")
+        try:
+            done = run(database, "token create lost", output="> /dev/full")
+        finally:
+            admin.execute("DROP RULE keep ON balance_token")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"server.py: stdout: the result cannot be written: {FULL}; run `python server.py token revoke lost`: "
+        "there is no token lost that could be revoked\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["backup", "export"])
+def test_a_folder_or_an_empty_name_is_refused_in_one_line(database: Database, command: str) -> None:
+    reasons = dict.fromkeys((".", "..", "/"), "cannot be written: is not a regular file")
+    for name, reason in {**reasons, "''": "must not be empty"}.items():
+        done = run(database, f"{command} {name}")
+        shown = "argument FILE" if name == "''" else name
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"server.py: {shown}: {reason}\n")
+
+
+@pytest.mark.parametrize("command", ["token list", "check --port=0", "new-epoch", "migrate", "prune --keep=1d"])
+def test_a_result_that_cannot_be_written_is_one_line(database: Database, command: str) -> None:
+    for output, reason in (("> /dev/full", FULL), (">&-", CLOSED)):
+        done = run(database, command, output=output)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"server.py: stdout: the result cannot be written: {reason}\n"
+
+
+def test_an_export_to_a_closed_output_is_one_line(database: Database) -> None:
+    done = run(database, "export", output=">&-")
+    assert (done.returncode, done.stderr) == (1, "server.py: stdout: cannot be written: it is closed\n")
