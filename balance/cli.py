@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 
 from balance import program
 from balance.commands import (
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     command = COMMANDS[name]
     parser = settings_parser(f"{program.NAME} {name}", command.help) if is_named else settings_parser(*overview())
     command.add_arguments(parser)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may have what the terminal cannot show
     with StopSignals() as signals:
         try:
             if argv and not is_named and not argv[0].startswith("-"):

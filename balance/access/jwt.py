@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 import jwt
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import protocol
 from balance.auth import SCOPES, TOKEN_ROLES, Caller, Role
@@ -54,8 +55,11 @@ class Key(NamedTuple):
     """What distinguishes it from all other keys, whatever their `kid`: its algorithm and a hash of it."""
 
 
-Keys = Mapping[tuple[str | None, str], Key]
-"""The keys by id and algorithm; the id None has the only key of an algorithm."""
+class Keys(dict[tuple[str | None, str], Key]):
+    """The keys by their id and algorithm; the id None has the only key of an algorithm."""
+
+    identities: frozenset[str] = frozenset()
+    """Those of all keys, also of one whose key id another key has too."""
 
 
 class JwksError(Exception):
@@ -141,7 +145,7 @@ class JwtVerifier:
     def use_keys(self, keys: Keys) -> None:
         """Verify by these keys from now on."""
         self._keys = keys
-        self._trusted = frozenset(key.identity for key in keys.values())
+        self._trusted = keys.identities
 
     def trusts(self, identity: str) -> bool:
         """Return whether the key that verified a token is still among the keys."""
@@ -182,7 +186,7 @@ def parse_keys(text: bytes) -> Keys:
         entries = [entry for entry in found if isinstance(entry, dict)]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise JwksError("it is not a JWKS: a JSON object with the array keys (RFC 7517, section 5)") from None
-    keys: dict[tuple[str | None, str], Key] = {}
+    keys = Keys()
     by_algorithm: dict[str, list[Key]] = {}
     for entry in entries:
         for key in _keys_of(entry):
@@ -191,6 +195,7 @@ def parse_keys(text: bytes) -> Keys:
     for algorithm, some in by_algorithm.items():
         if len(some) == 1:
             keys[None, algorithm] = some[0]
+    keys.identities = frozenset(key.identity for some in by_algorithm.values() for key in some)
     return keys
 
 
@@ -204,7 +209,8 @@ def _keys_of(entry: dict[str, Any]) -> Iterator[Key]:
     fitting = next((names for key, names in ALGORITHMS.items() if key == (entry.get("kty"), entry.get("crv"))), ())
     for algorithm in fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]:
         try:
-            yield Key(jwt.PyJWK(entry, algorithm), f"{algorithm}:{_thumbprint(entry)}")
+            public = jwt.PyJWK(entry, algorithm)
+            yield Key(public, f"{algorithm}:{_fingerprint(public)}")
         except jwt.PyJWTError:  # without its text, which quotes the key
             log.warning("--jwks: a key of the type %s cannot be used", entry["kty"])
             return
@@ -215,10 +221,9 @@ def _scopes(claim: object) -> list[Any]:
     return claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
 
 
-def _thumbprint(entry: Mapping[str, Any]) -> str:
-    """Return the thumbprint of a public key (RFC 7638)."""
-    members = {name: entry[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in entry}
-    return hashlib.sha256(json.dumps(members, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def _fingerprint(public: jwt.PyJWK) -> str:
+    """Return the digest of a public key, which does not depend on how its entry is written."""
+    return hashlib.sha256(public.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def to_caller(claims: Mapping[str, Any]) -> Caller:

@@ -48,8 +48,8 @@ class ExportHandler(RestHandler):
             first = await export.next_text()  # an error is still a response
             self._set_headers(is_csv=export.is_csv)
             if self.request.method == "HEAD":
-                await self.flush()  # Tornado would add the length of an empty body (RFC 9110, section 8.6)
-                await self.finish()
+                self.flush()  # Tornado would add the length of an empty body (RFC 9110, section 8.6)
+                await self.finish_in_time(self.finish())
                 return
             try:
                 await self._send(export, first)

@@ -131,6 +131,7 @@ class SaveRequest(HTTPMessageDelegate):
         self._host = headers.get("Host", HOST_DEFAULT)
         self._origin = headers.get("Origin")
         self._is_exempt = router.authenticator.is_closed  # from the rule of origins
+        self._is_admitted = False  # before its body
         self._limit_key = ""  # of the token or the address, once it is counted
         self.body = bytearray()
 
@@ -148,8 +149,10 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
-            if not self._connection.head.expects_continue:  # otherwise it was checked before
+            if not self._is_admitted:
                 self._check_head()
+            elif (fault := self._router.authenticator.fault(self._context.caller)) is not None:
+                raise fault
             check_size(self.body, self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:
@@ -168,6 +171,7 @@ class SaveRequest(HTTPMessageDelegate):
     def _check_head(self) -> None:
         self._admit()
         check_content_type(self._headers)
+        self._is_admitted = True
 
     def _admit(self) -> None:
         """Check that the caller may save; without a credential also the host and the origin. Raises ServiceError."""

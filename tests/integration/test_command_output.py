@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -73,3 +74,9 @@ def test_a_result_that_cannot_be_written_is_one_line(database: Database, command
 def test_an_export_to_a_closed_output_is_one_line(database: Database) -> None:
     done = run(database, "export", output=">&-")
     assert (done.returncode, done.stderr) == (1, "server.py: stdout: cannot be written: it is closed\n")
+
+
+def test_a_name_that_stdout_cannot_encode_is_written_with_escapes(database: Database, tmp_path: Path) -> None:
+    done = run(database, f"check --data-dir {tmp_path}/d\u00e9", DATABASE_URL="", PYTHONIOENCODING="ascii")
+    assert done.stderr == ""
+    assert f"{tmp_path}/d\\xe9" in done.stdout

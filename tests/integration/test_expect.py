@@ -12,13 +12,14 @@ import pytest
 import protocol
 from balance.auth import Role
 from balance.rate_limit import BURST_S
+from balance.storage.token_store import list_tokens, revoke_token
 from protocol import SOCKET_PATH
 from protocol.operation import NDJSON
 from protocol.operations import FEED, IMPORT, LIVEZ, STREAM, TICKET
 from tests.support.access import add_token, bearer
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.payloads import UPDATE
-from tests.support.service import SNAPSHOTS, MakeService, Service
+from tests.support.service import SNAPSHOTS, Database, MakeService, Service
 from tests.support.shared_service import SharedService, shared_service
 from tests.support.waiting import until
 
@@ -135,3 +136,30 @@ async def test_a_ticket_is_used_once_by_a_request_that_waits(service: Service) -
         assert (await one.read_reply()).status == 100
         await one.send(b"{}")
         await until(lambda: len(service.app.streams) == 1)
+
+
+@pytest.mark.parametrize("target", [SNAPSHOTS, TICKET])
+async def test_a_token_that_is_revoked_before_the_body_arrives_is_refused(
+    service: Service, database: Database, target: str
+) -> None:
+    writer = await add_token(service, Role.WRITER)
+    async with Connection.to(service.port) as one:
+        await one.send(request_bytes("POST", target, BODY, **EXPECT, **bearer(writer))[: -len(BODY)])
+        assert (await one.read_reply()).status == 100
+        revoke_token(database.url, list_tokens(database.url)[0].name)
+        while (await service.request("GET", SNAPSHOTS, **bearer(writer))).status == 200:
+            pass
+        await one.send(BODY)
+        assert (await one.read_reply()).status == 401
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize("target", [SNAPSHOTS, "/nope", IMPORT])
+async def test_the_answer_to_a_head_is_read_whole_though_a_malformed_body_follows(
+    service: Service, target: str
+) -> None:
+    head = request_bytes("POST", target, Content_Type="text/csv", **CHUNKED, **EXPECT)
+    async with Connection.to(service.port) as one:
+        await one.send(head + b"zz\r\n" + 500_000 * b"x")
+        one.end_sending()
+        assert (await one.read_rest()).count(b"HTTP/1.1 4") == 1

@@ -6,6 +6,8 @@ import asyncio
 import csv
 import io
 import re
+import socket
+import struct
 from random import Random
 from typing import Any
 
@@ -256,3 +258,14 @@ async def test_a_reader_may_export_and_not_import(make_service: MakeService) -> 
     refused = await service.request("POST", IMPORT, LINE, Content_Type=NDJSON, **bearer(token))
     check_refused(refused, "forbidden", "this role may not import snapshots")
     assert (await service.request("GET", EXPORT)).status == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_client_that_leaves_before_the_head_of_an_export_is_not_logged(service: Service, method: str) -> None:
+    assert (await service.post(UPDATE)).status == 201
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", service.port)) as client:
+            client.sendall(request_bytes(method, EXPORT))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    while (await service.request("HEAD", EXPORT)).status != 200:
+        await asyncio.sleep(0)  # the exports that were left hold their slots for a moment

@@ -297,3 +297,22 @@ def test_a_provider_that_does_not_answer_is_waited_for_briefly(monkeypatch: pyte
     monkeypatch.setattr("balance.access.jwt.FETCH_S_MAX", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert make_verifier(f"http://127.0.0.1:{silent.getsockname()[1]}/").read_keys() is None
+
+
+def test_keys_of_one_id_are_all_trusted(tmp_path: Path) -> None:
+    verifier = verifier_of_file(tmp_path)
+    caller = Authenticator(
+        allow_anonymous=False, jwt=verifier, failures=RateLimit("failed-logins", 0, "")
+    ).authenticate(token(), "127.0.0.1")
+    for kid in ({}, {"kid": "rsa"}):
+        for keys in ([RSA_KEY, OTHER_KEY], [OTHER_KEY, RSA_KEY]):
+            verifier.use_keys(parse_keys(jwks(*(entry(one, **kid) for one in keys))))
+            assert verifier.trusts(caller.key_identity)
+        verifier.use_keys(parse_keys(jwks(entry(OTHER_KEY, **kid))))
+        assert not verifier.trusts(caller.key_identity)
+
+
+def test_a_key_is_the_same_however_its_entry_is_written() -> None:
+    one = entry(RSA_KEY)
+    padded = {**one, "n": one["n"] + "=" * (-len(one["n"]) % 4), "x": "of another type", "kid": "new"}
+    assert parse_keys(jwks(one)).identities == parse_keys(jwks(padded)).identities
