@@ -191,10 +191,7 @@ class Exchange(ChunkedReader):
         if self._is_rejected:
             return
         if self._response_start_line is not None:
-            if self._write_finished:
-                self.closer.close_after(self.stream, b"")
-            else:
-                self.close()
+            self.close()
             return
         self._is_rejected = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None

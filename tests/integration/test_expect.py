@@ -152,14 +152,3 @@ async def test_a_token_that_is_revoked_before_the_body_arrives_is_refused(
         await one.send(BODY)
         assert (await one.read_reply()).status == 401
     assert database.count() == 0
-
-
-@pytest.mark.parametrize("target", [SNAPSHOTS, "/nope", IMPORT])
-async def test_the_answer_to_a_head_is_read_whole_though_a_malformed_body_follows(
-    service: Service, target: str
-) -> None:
-    head = request_bytes("POST", target, Content_Type="text/csv", **CHUNKED, **EXPECT)
-    async with Connection.to(service.port) as one:
-        await one.send(head + b"zz\r\n" + 500_000 * b"x")
-        one.end_sending()
-        assert (await one.read_rest()).count(b"HTTP/1.1 4") == 1
