@@ -81,7 +81,6 @@ class JwtVerifier:
     def __init__(self, settings: JwtSettings) -> None:
         self._settings = settings
         self._keys: Keys | None = None  # None until they are read
-        self._trusted: frozenset[str] = frozenset()
         self._read_at = float("-inf")
         self._file_state: tuple[int, int] | None = None
         self._wants_keys = True
@@ -145,11 +144,10 @@ class JwtVerifier:
     def use_keys(self, keys: Keys) -> None:
         """Verify by these keys from now on."""
         self._keys = keys
-        self._trusted = keys.identities
 
     def trusts(self, identity: str) -> bool:
         """Return whether the key that verified a token is still among the keys."""
-        return identity in self._trusted
+        return self._keys is not None and identity in self._keys.identities
 
     def _read_if_due(self) -> Keys | None:
         now = time.monotonic()

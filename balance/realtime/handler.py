@@ -28,7 +28,7 @@ from balance.realtime.polling import CLOSE, MESSAGE, NOOP, POLL_PACKETS_MAX, PON
 from balance.realtime.server import SocketServer
 from balance.realtime.session import Session
 from balance.refusals import SOCKET_IO
-from balance.web.base import JsonHandler, check_declared_size
+from balance.web.base import JsonHandler, check_size
 from balance.web.http_connection import Exchange
 from balance.web.watcher_limit import WatcherLimit
 
@@ -79,7 +79,7 @@ class EngineHandler(JsonHandler, WebSocketHandler):
             self._polling = session
         super().prepare()
         if self.request_head.expects_continue and self.request.method == "POST":
-            check_declared_size(self.request_head, self.body_bytes_max)
+            check_size(self.request_head.body_bytes, self.body_bytes_max)
 
     def on_finish(self) -> None:
         self._end_polling()

@@ -172,10 +172,6 @@ class SendQueue(Backlog):
         """Return whether nothing is queued and the library waits for more."""
         return self._getter is not None and not self._getter.done()
 
-    def has_waiting_poll(self) -> bool:
-        """Return whether a poll waits, and nothing has come for it."""
-        return self._arrival is not None and not self._arrival.done()
-
     def can_bypass(self) -> bool:
         """Return whether nothing is on its way to the client, so that something may bypass the queue."""
         return not self.unsent_bytes and self.is_idle()

@@ -1,4 +1,4 @@
-"""HTTP: connections, requests, REST and the pages. The routes are in `balance.app`.
+"""HTTP: connections, requests, REST and the pages. The routes are in `balance.routes`.
 
 The modules, from the socket inwards: `listener` (accepts connections, and closes slow ones), `http_connection` (reads
 requests, with `request_head`, `request_target`, `chunked_reader`, `http_errors` and `lingering_close`), `save` (POST of

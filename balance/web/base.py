@@ -159,7 +159,7 @@ class JsonHandler(RequestHandler):
 
     def read_body(self) -> bytes:
         """Return the whole body. Raises PayloadTooLarge."""
-        check_size(self._body, self.body_bytes_max)
+        check_size(len(self._body), self.body_bytes_max)
         return bytes(self._body)
 
     def check_page_origin(self) -> None:
@@ -239,15 +239,9 @@ class JsonHandler(RequestHandler):
             log.error("%s %s", self.request.method, self.request.path, exc_info=value)
 
 
-def check_size(body: bytes | bytearray, bytes_max: int) -> None:
-    """Check the size of a body. Raises PayloadTooLarge."""
-    if len(body) > bytes_max:
-        raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
-
-
-def check_declared_size(head: RequestHead, bytes_max: int) -> None:
-    """Check the size that a body will have, if it is declared. Raises PayloadTooLarge."""
-    if head.body_bytes is not None and head.body_bytes > bytes_max:
+def check_size(size: int | None, bytes_max: int) -> None:
+    """Check the size of a body, None if that is not known yet. Raises PayloadTooLarge."""
+    if size is not None and size > bytes_max:
         raise protocol.PayloadTooLarge(f"is larger than {bytes_max} bytes", "payload")
 
 

@@ -33,7 +33,7 @@ from balance.request_context import RequestContext
 from balance.request_log import RequestLog
 from balance.service import Service
 from balance.snapshot import Saved
-from balance.web.base import check_declared_size, check_size, to_service_error
+from balance.web.base import check_size, to_service_error
 from balance.web.cors import HostPolicy, OriginPolicy, check_host, check_origin, set_cors_headers
 from balance.web.headers import default_headers, set_error_headers
 from balance.web.http_connection import Exchange
@@ -153,7 +153,7 @@ class SaveRequest(HTTPMessageDelegate):
                 self._check_head()
             elif (fault := self._router.authenticator.fault(self._context.caller)) is not None:
                 raise fault
-            check_size(self.body, self._router.body_bytes_max)
+            check_size(len(self.body), self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:
             self._write_error(error)
@@ -164,7 +164,7 @@ class SaveRequest(HTTPMessageDelegate):
         """Reject a request for its head if its client waits for that (RFC 9110, section 10.1.1)."""
         try:
             self._check_head()
-            check_declared_size(self._connection.head, self._router.body_bytes_max)
+            check_size(self._connection.head.body_bytes, self._router.body_bytes_max)
         except Exception as error:
             self._write_error(error)
 

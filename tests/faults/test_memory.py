@@ -176,7 +176,7 @@ async def leave_a_poll(service: Service) -> None:
     async with HttpConnection.to(service.port) as http:
         sid = await open_by_polling(http)
         await http.send(f"GET {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-        await until(service.app.server.eio.sockets[sid].queue.has_waiting_poll)
+        await until(lambda: service.app.server.eio.sockets[sid].queue._arrival is not None)
 
 
 async def stop_polling(service: Service) -> None:

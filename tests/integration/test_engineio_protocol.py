@@ -54,7 +54,7 @@ class Polling:
     async def start_poll(self) -> asyncio.Future[tuple[int, bytes]]:
         """Send a GET, and return when the server has it wait."""
         poll = asyncio.ensure_future(self.get())
-        await until(self._service.app.server.eio.sockets[self.sid].queue.has_waiting_poll)
+        await until(lambda: self._service.app.server.eio.sockets[self.sid].queue._arrival is not None)
         return poll
 
     async def check_ended(self) -> None:

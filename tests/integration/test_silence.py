@@ -348,7 +348,7 @@ async def test_a_post_without_a_list_of_packets_gets_400_and_ends_its_session(se
     await client.poll()
     await client.take_connect()
     poll = asyncio.ensure_future(client.http.fetch(client.url))
-    await until(service.app.server.eio.sockets[client.handshake["sid"]].queue.has_waiting_poll)
+    await until(lambda: service.app.server.eio.sockets[client.handshake["sid"]].queue._arrival is not None)
     response = await client.http.fetch(client.url, "POST", body)
     assert response.status == 400
     check_error(response.raw)
