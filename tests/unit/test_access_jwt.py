@@ -74,6 +74,7 @@ def test_a_token_without_a_scope_of_this_service_is_forbidden(verifier: JwtVerif
     with pytest.raises(protocol.Forbidden) as refused:
         verifier.verify(token(scope=scope))
     assert str(refused.value) == "token: has none of the scopes balance:read, balance:write and balance:admin"
+    assert refused.value.challenge.endswith(', scope="balance:read"'), "the least that would do"
 
 
 @pytest.mark.parametrize(
