@@ -18,6 +18,7 @@ from balance.storage.token_store import (
     TokenStore,
     create_token,
     list_tokens,
+    read_tokens,
     revoke_token,
 )
 from tests.support.postgres import execute, locked, note_updates
@@ -36,7 +37,7 @@ def store(database: Database) -> Iterator[TokenStore]:
     pool.close()
 
 
-def test_the_service_reads_all_tokens_in_the_order_of_their_creation(store: TokenStore, database: Database) -> None:
+def test_all_tokens_are_read_in_the_order_of_their_creation(store: TokenStore, database: Database) -> None:
     assert store.read() == []
     began = time.time()
     create_token(database.url, "b", "writer", TWO, MINUTE)
@@ -53,6 +54,7 @@ def test_the_service_reads_all_tokens_in_the_order_of_their_creation(store: Toke
         StoredToken("2", "a", "admin", ONE, None, True),
         StoredToken("3", "c", "reader", THREE, third.expires_at, False),
     )
+    assert read_tokens(database.url) == [first, second, third]
 
 
 def test_a_use_is_stored_to_the_minute_once_in_it_and_without_a_wait(store: TokenStore, database: Database) -> None:
