@@ -173,6 +173,16 @@ class Authenticator:
         authorize(caller.role, operation)
         return caller
 
+    def admit_again(self, caller: Caller, operation: Operation | None) -> None:
+        """Check that a caller who was admitted may still do `operation`, None if each part of it asks again.
+
+        Raises Unauthorized.
+        """
+        if not caller.has_credential and operation is not None:
+            authorize(self.anonymous.role, operation)
+        elif caller.has_credential and (fault := self.fault(caller)) is not None:
+            raise fault
+
     def fault(self, caller: Caller) -> protocol.Unauthorized | None:
         """Return why what was opened for a caller must end; None if it need not.
 

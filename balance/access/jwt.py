@@ -30,6 +30,8 @@ RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 ALGORITHMS = {("RSA", None): RSA, ("EC", "P-256"): ("ES256",), ("EC", "P-384"): ("ES384",), ("EC", "P-521"): ("ES512",),
               ("OKP", "Ed25519"): ("EdDSA",)}  # fmt: skip
 """By the type and the curve of a key: what it may be used for. No secret is shared, and `none` is not among them."""
+PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
+"""Of a JWK (RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2): what only the issuer should have."""
 LEEWAY_S = 5  # by which the clocks of the issuer and of this machine may differ
 READ_URL_S = 300.0  # between two reads of the keys from a URL
 READ_AGAIN_S = 10.0  # at least, before they are read again for an unknown key
@@ -205,9 +207,13 @@ def _keys_of(entry: dict[str, Any]) -> Iterator[Key]:
     if not isinstance(entry.get("kid"), str | None):
         return
     fitting = next((names for key, names in ALGORITHMS.items() if key == (entry.get("kty"), entry.get("crv"))), ())
-    for algorithm in fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]:
+    algorithms = fitting if "alg" not in entry else [one for one in fitting if one == entry["alg"]]
+    if algorithms and entry.keys() & PRIVATE_MEMBERS:
+        log.warning("--jwks: a key of the type %s has its private part: any reader of it can sign tokens", entry["kty"])
+    public_part = {name: value for name, value in entry.items() if name not in PRIVATE_MEMBERS}
+    for algorithm in algorithms:
         try:
-            public = jwt.PyJWK(entry, algorithm)
+            public = jwt.PyJWK(public_part, algorithm)
             yield Key(public, f"{algorithm}:{_fingerprint(public)}")
         except jwt.PyJWTError:  # without its text, which quotes the key
             log.warning("--jwks: a key of the type %s cannot be used", entry["kty"])

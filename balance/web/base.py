@@ -85,11 +85,10 @@ class JsonHandler(RequestHandler):
 
     async def dispatch(self, *path: str) -> None:
         """Reject or answer a request whose body has been read; an answer before that would end the connection."""
-        caller = self.context.caller
         if not self.request_head.expects_continue:  # otherwise `prepare` has checked it
             self.check_request()
-        elif caller.has_credential and (fault := self.authenticator.fault(caller)) is not None:
-            raise fault
+        elif self.request.method != "OPTIONS":
+            self.authenticator.admit_again(self.context.caller, self.operation)
         if self.request.method == "OPTIONS":
             self.answer_preflight()
         elif self.request.method == "POST":

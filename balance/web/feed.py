@@ -103,8 +103,7 @@ class FeedHandler(RestHandler):
                 await asyncio.wait([self._reading])
         except LimitExceeded as error:
             raise protocol.Busy(str(error)) from error
-        if (fault := self.authenticator.fault(self.context.caller)) is not None:
-            raise fault
+        self.authenticator.admit_again(self.context.caller, self.operation)
         return found if self._reading.cancelled() else self._reading.result()
 
     def on_connection_close(self) -> None:

@@ -149,8 +149,8 @@ class Exchange(ChunkedReader):
     ) -> Future[None]:
         """Write the head of a response.
 
-        One before the end of the request ends the connection, and so does one to HTTP/1.0 without a length (RFC 9112,
-        section 6.3).
+        The connection ends after a response that begins before the end of the request, and after one to HTTP/1.0 that
+        has no length (RFC 9112, section 6.3).
         """
         request: Any = self._request_start_line
         if not self._read_finished:

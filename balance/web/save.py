@@ -149,10 +149,10 @@ class SaveRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         """Start to save the update, or reject the request for its first fault."""
         try:
-            if not self._is_admitted:
+            if self._is_admitted:
+                self._router.authenticator.admit_again(self._context.caller, Operation.SAVE)
+            else:
                 self._check_head()
-            elif (fault := self._router.authenticator.fault(self._context.caller)) is not None:
-                raise fault
             check_size(len(self.body), self._router.body_bytes_max)
             pending = self._router.service.begin_save(protocol.decode_update(bytes(self.body)))
         except Exception as error:

@@ -90,9 +90,13 @@ class StreamHandler(JsonHandler):
         self.watcher_limit.check()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer a request that must be changed by an error; any other by a stream that ends at once."""
+        """Answer a request that must be changed by an error; any other by a stream that ends at once.
+
+        A client that waits for 100 Continue is not an EventSource, and gets an error: a stream begins behind a request.
+        """
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
-        if (error.status < 500 and not error.temporary) or self.request.method == "HEAD":
+        must_change = error.status < 500 and not error.temporary
+        if must_change or self.request.method == "HEAD" or self.request_head.expects_continue:
             super().write_error(status_code, **kwargs)
             return
         self.context.code = error.code

@@ -15,8 +15,9 @@ from balance.rate_limit import BURST_S
 from balance.storage.token_store import list_tokens, revoke_token
 from protocol import SOCKET_PATH
 from protocol.operation import NDJSON
-from protocol.operations import FEED, IMPORT, LIVEZ, STREAM, TICKET
+from protocol.operations import FEED, IMPORT, LIVEZ, OPENAPI, STREAM, TICKET
 from tests.support.access import add_token, bearer
+from tests.support.clock import Clock
 from tests.support.http_client import Connection, Reply, request_bytes
 from tests.support.payloads import UPDATE
 from tests.support.service import SNAPSHOTS, Database, MakeService, Service
@@ -152,3 +153,42 @@ async def test_a_token_that_is_revoked_before_the_body_arrives_is_refused(
         await one.send(BODY)
         assert (await one.read_reply()).status == 401
     assert database.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", SNAPSHOTS), ("GET", SNAPSHOTS), ("POST", TICKET), ("GET", FEED), ("GET", STREAM)]
+)
+async def test_a_server_that_gets_its_first_token_before_the_body_refuses(
+    service: Service, database: Database, method: str, target: str
+) -> None:
+    async with Connection.to(service.port) as one:
+        await one.send(request_bytes(method, target, BODY, **EXPECT)[: -len(BODY)])
+        assert (await one.read_reply()).status == 100
+        await add_token(service, Role.READER)
+        await one.send(BODY)
+        assert (await one.read_reply()).status == 401
+    assert database.count() == 0
+
+
+@pytest.mark.parametrize("target", [LIVEZ, OPENAPI])
+async def test_what_everyone_may_read_is_answered_also_after_the_first_token(service: Service, target: str) -> None:
+    async with Connection.to(service.port) as one:
+        await one.send(request_bytes("GET", target, BODY, **EXPECT)[: -len(BODY)])
+        assert (await one.read_reply()).status == 100
+        await add_token(service, Role.READER)
+        await one.send(BODY)
+        assert (await one.read_reply()).status == 200
+
+
+async def test_a_stream_that_cannot_be_opened_now_is_an_error_before_the_body(make_service: MakeService) -> None:
+    service = await make_service(failed_logins_per_s_max=1)
+    service.app.rate_limits.failed_logins.clock = Clock()
+    await add_token(service, Role.READER)
+    wrong = bearer("bal_reader_wrong")
+    while (await service.request("GET", SNAPSHOTS, **wrong)).status != 429:
+        pass
+    for headers in ({}, CHUNKED):
+        reply = await first_reply(service.port, "GET", STREAM, **headers, **wrong)
+        assert (reply.status, reply.body["code"]) == (429, "rate_limited")
+    reply = await service.request("GET", STREAM, **wrong)
+    assert reply.status == 200, "a stream that ends at once"

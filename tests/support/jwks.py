@@ -19,11 +19,11 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 
-def entry(key: Any, **more: str) -> dict[str, Any]:
-    """Return a public key as an entry of a JWKS."""
+def entry(key: Any, *, is_private: bool = False, **more: object) -> dict[str, Any]:
+    """Return a public key as an entry of a JWKS, if asked with its private part."""
     kinds = {rsa.RSAPrivateKey: RSAAlgorithm, ec.EllipticCurvePrivateKey: ECAlgorithm}
     algorithm: Any = next((one for kind, one in kinds.items() if isinstance(key, kind)), OKPAlgorithm)
-    return {**json.loads(algorithm.to_jwk(key.public_key())), **more}
+    return {**json.loads(algorithm.to_jwk(key if is_private else key.public_key())), **more}
 
 
 def jwks(*entries: dict[str, Any]) -> bytes:

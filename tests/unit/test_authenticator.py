@@ -270,6 +270,24 @@ def test_a_session_without_a_credential_ends_when_the_server_is_closed() -> None
     assert make(allow_anonymous=True).fault(ANYONE) is None
 
 
+def test_an_admitted_caller_is_admitted_again_while_it_is_permitted() -> None:
+    one = make(stored(OTHER, "2"))
+    one.replace_tokens([])
+    one.admit_again(ANYONE, Operation.SAVE)
+    one.replace_tokens([stored(), stored(OTHER, "2")])
+    for caller in (ANYONE, ANONYMOUS):
+        one.admit_again(caller, None)
+        one.admit_again(caller, Operation.READ_DOCUMENTS)
+        with pytest.raises(protocol.Unauthorized, match=r"^A token is required: "):
+            one.admit_again(caller, Operation.SAVE)
+    caller = one.authenticate(TOKEN, IP)
+    one.replace_tokens([stored(is_revoked=True), stored(OTHER, "2")])
+    one.admit_again(one.authenticate(OTHER, IP), None)
+    for operation in (None, Operation.READ_DOCUMENTS, Operation.SAVE):
+        with pytest.raises(protocol.Unauthorized, match=r"^token: is revoked$"):
+            one.admit_again(caller, operation)
+
+
 def test_an_expiry_that_was_moved_counts_for_what_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     one = make(stored(expires_at=2e10))
     caller = one.authenticate(TOKEN, IP)

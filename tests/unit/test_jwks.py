@@ -118,6 +118,25 @@ def test_a_malformed_key_is_skipped_and_the_others_are_used(
     )
 
 
+@pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256"), (ED_KEY, "EdDSA")])
+@pytest.mark.expects_log("has its private part: any reader of it can sign tokens")
+def test_of_a_key_with_its_private_part_the_public_one_is_used(
+    tmp_path: Path, key: Any, algorithm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(entry(key, is_private=True, kid="k", key_ops=["sign", "verify"])))
+    verifier = make_verifier(file)
+    verifier.load_file()
+    caller = verifier.verify(token(key, algorithm, "k"))
+    assert len(caplog.records) == 1
+    assert parse_keys(jwks(entry(key))).identities >= {caller.key_identity}
+    replace(file, jwks(entry(OTHER_KEY, is_private=True, kid="k", key_ops=["verify"])))
+    keys = verifier.read_keys()
+    assert keys is not None
+    verifier.use_keys(keys)
+    assert not verifier.trusts(caller.key_identity)
+
+
 def test_keys_are_found_by_id_and_algorithm_and_a_lone_one_without_id() -> None:
     e384, e521 = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP521R1())
     keys = parse_keys(
