@@ -92,7 +92,7 @@ class Exchange(ChunkedReader):
         super().__init__(connection.stream, False, connection.params, connection.context)
         self.closer = connection.closer
         self._known_heads = connection.known_heads
-        self._is_rejected = False
+        self._is_ending = False  # the last response of the connection is sent
         self.continued_at = 0.0
         """When a body of any length was last worked on, by `time.monotonic`; its time begins again then."""
 
@@ -188,12 +188,12 @@ class Exchange(ChunkedReader):
 
         Only the first error is sent: the time may run out while what has arrived waits to be read.
         """
-        if self._is_rejected:
+        if self._is_ending:
             return
         if self._response_start_line is not None:
             self.close()
             return
-        self._is_rejected = self._write_finished = True
+        self._is_ending = self._write_finished = True
         method = self._request_start_line.method if self._request_start_line else None
         connection: Any = self.context
         context = RequestContext(self._request_headers or {}, connection.remote_ip)
@@ -212,7 +212,7 @@ class Exchange(ChunkedReader):
 
     def _read_head(self, data: bytes) -> RequestHead:
         """Parse and check a head, unless it is known. Raises ServiceError, and StreamClosedError for a TLS client."""
-        if self._is_rejected:
+        if self._is_ending:
             raise StreamClosedError
         if (known := self._known_heads.get(data)) is not None:
             self._request_start_line, self._request_headers = known.start_line, known.headers
@@ -263,5 +263,6 @@ class Exchange(ChunkedReader):
         if self._read_finished or self.stream.closed():
             super()._finish_request(future)
         else:
+            self._is_ending = True
             self._clear_callbacks()
             self.closer.close_after(self.stream, b"")

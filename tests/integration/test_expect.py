@@ -192,3 +192,14 @@ async def test_a_stream_that_cannot_be_opened_now_is_an_error_before_the_body(ma
         assert (reply.status, reply.body["code"]) == (429, "rate_limited")
     reply = await service.request("GET", STREAM, **wrong)
     assert reply.status == 200, "a stream that ends at once"
+
+
+@pytest.mark.parametrize("target", [SNAPSHOTS, "/nope", IMPORT])
+async def test_the_answer_to_a_head_is_read_whole_though_a_malformed_body_follows(
+    service: Service, target: str
+) -> None:
+    head = request_bytes("POST", target, Content_Type="text/csv", **CHUNKED, **EXPECT)
+    async with Connection.to(service.port) as one:
+        await one.send(head + b"zz\r\n" + 500_000 * b"x")
+        one.end_sending()
+        assert (await one.read_rest()).count(b"HTTP/1.1 4") == 1
