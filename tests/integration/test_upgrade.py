@@ -131,6 +131,16 @@ def test_the_new_data_belong_to_the_owner_of_the_old_ones(data: Path) -> None:
     assert len(rows_of(data)) == 1000
 
 
+def test_only_their_owner_changes_what_is_in_the_work_folder(data: Path) -> None:
+    modes: list[int] = []
+    umask = os.umask(0)
+    try:
+        upgrade(data, OLD, "1", REPORTS, lambda: modes.append((data / "upgrade").stat().st_mode & 0o777))
+    finally:
+        os.umask(umask)
+    assert modes == [0o711]
+
+
 def test_a_link_that_appears_in_place_of_the_work_folder_is_not_followed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
