@@ -240,6 +240,8 @@ class Exchange(ChunkedReader):
                 self.close()
                 raise StreamClosedError from error
             raise explain_head(head) from error
+        if start_line.version > "HTTP/1.1":  # any other version that begins with HTTP/1 (RFC 9110, section 2.5)
+            start_line = start_line._replace(version="HTTP/1.1")
         self._request_start_line, self._request_headers = start_line, headers
         return start_line, headers
 

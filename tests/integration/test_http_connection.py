@@ -245,6 +245,18 @@ async def test_an_expected_continue_comes_only_for_a_body_that_will_be_read(serv
     assert parse(await last_answer(service.port, old)).status == 201
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.2", b"HTTP/1.9"])
+def test_a_later_version_of_http_1_is_served_as_1_1(shared: SharedService, version: bytes) -> None:
+    chunked = CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(UPDATE), UPDATE)
+
+    async def scene() -> list[int]:
+        async with Connection.to(shared.service.port) as one:
+            await one.send((get() + chunked + get()).replace(b"HTTP/1.1", version))
+            return [(await one.read_reply()).status for _ in range(3)]
+
+    assert shared.run(scene()) == [200, 201, 200]
+
+
 @pytest.mark.parametrize(
     "body",
     [
