@@ -165,6 +165,11 @@ def test_a_value_that_json_does_not_have_is_named_by_its_python_type():
     assert rejection("amount", ()) == "payload: must be a number, not an array"
 
 
+def test_a_list_of_too_many_items_is_rejected_with_both_numbers():
+    check("stream_query", {"pid": [1] * 100})
+    assert rejection("stream_query", {"pid": [1] * 101}) == "pid: must have at most 100 items, not 101"
+
+
 def test_a_constant_and_an_enumeration_are_listed():
     ack = {**protocol.schema("balance_ack")["examples"][0], "success": False}
     assert rejection("balance_ack", ack) == "success: must be true"
