@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from balance.commands.command import Command, CommandError, print_result
+from balance.commands.command import Command, CommandError, not_empty, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 
@@ -28,9 +28,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this command."""
     own = parser.add_argument_group("connections")
     own.add_argument("--json", action="store_true", help="print what the server sends, as JSON")
-    own.add_argument("--limit", default="100", metavar="N", help="show at most N clients, 1 to 1000 [100]")
-    own.add_argument("--url", help="address of the server [that of --host and --port]")
-    own.add_argument("--token-file", metavar="FILE", help="file with a token of the role admin")
+    own.add_argument(
+        "--limit", default="100", metavar="N", type=not_empty, help="show at most N clients, 1 to 1000 [100]"
+    )
+    own.add_argument("--url", type=not_empty, help="address of the server [that of --host and --port]")
+    own.add_argument("--token-file", metavar="FILE", type=not_empty, help="file with a token of the role admin")
 
 
 def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
@@ -46,7 +48,7 @@ def find_server(config: Config, url: str | None = None) -> tuple[str, ssl.SSLCon
 
     Raises CommandError.
     """
-    if url:
+    if url is not None:
         return url, None
     host = reachable_host(config.host)
     scheme = "https" if config.tls_cert else "http"
@@ -62,7 +64,7 @@ def reachable_host(host: str) -> str:
 def read_token(path: str | None, flag: str = "--token-file") -> str | None:
     """Return the token in the file that a flag names. Raises CommandError."""
     try:
-        return Path(path).read_text(encoding="utf-8").strip() if path else None
+        return Path(path).read_text(encoding="utf-8").strip() if path is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{flag}: {path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
 

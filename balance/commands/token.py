@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from balance import program
 from balance.access.tokens import digest, new_token
 from balance.auth import TOKEN_ROLES, Role
-from balance.commands.command import Command, CommandError, database, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 from balance.storage.connect import DatabaseError
@@ -28,9 +28,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add what is done, and to which token."""
     parser.usage = "%(prog)s create NAME [--role ROLE] [--expires 90d] | list | revoke NAME  [settings]"
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
-    parser.add_argument("name", nargs="?", help="the name of the token, for people: what uses it")
+    parser.add_argument("name", nargs="?", type=not_empty, help="the name of the token, for people: what uses it")
     parser.add_argument("--role", choices=ROLES, default=Role.WRITER.value, help="what it may do [writer]")
-    parser.add_argument("--expires", metavar="90d", help="after how many days (d), hours (h) or minutes (m) it expires")
+    parser.add_argument(
+        "--expires", metavar="90d", type=not_empty, help="after how many days (d), hours (h) or minutes (m) it expires"
+    )
 
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:

@@ -21,7 +21,7 @@ from balance.alarms.notifier import Notifier
 from balance.alarms.rules import Rule, RuleError, parse_rules
 from balance.alarms.state_file import StateError, StateFile
 from balance.alarms.watch import Watch
-from balance.commands.command import Command, CommandError, print_now
+from balance.commands.command import Command, CommandError, not_empty, print_now
 from balance.commands.connections import find_server, read_token
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
@@ -47,20 +47,31 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
+        type=not_empty,
         help="such as 'onchain.usdt < 1000 for 60s', 'pid 7 onsite.usd <= 5', 'sum onchain.usdt < 5000', "
         "'onchain.usdt drops 10%% in 1h', 'pid 7 silent 120s', 'any pid silent 10m'; may be given more than once",
     )
-    own.add_argument("--post", metavar="URL", help="where each alarm is sent, by POST: when it begins and when it ends")
+    own.add_argument(
+        "--post",
+        metavar="URL",
+        type=not_empty,
+        help="where each alarm is sent, by POST: when it begins and when it ends",
+    )
     own.add_argument("--format", choices=FORMATS, default="webhook", help="how it is sent [webhook]")
     own.add_argument(
         "--secret-file",
         metavar="FILE",
+        type=not_empty,
         help="file with the secret: of webhook the key of the signature, whsec_…; of the others a bearer token",
     )
     own.add_argument("--allow-private", action="store_true", help="also send to private and loopback addresses")
-    own.add_argument("--state", metavar="FILE", help="file of the position and the alarms, for the next start")
-    own.add_argument("--url", help="address of the server that is watched [that of --host and --port]")
-    own.add_argument("--token-file", metavar="FILE", help="file with a token of the role reader, if it needs one")
+    own.add_argument(
+        "--state", metavar="FILE", type=not_empty, help="file of the position and the alarms, for the next start"
+    )
+    own.add_argument("--url", type=not_empty, help="address of the server that is watched [that of --host and --port]")
+    own.add_argument(
+        "--token-file", metavar="FILE", type=not_empty, help="file with a token of the role reader, if it needs one"
+    )
 
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
@@ -105,7 +116,7 @@ def state_path(text: str) -> Path:
     try:
         return regular_file(Path(text))
     except OSError as error:
-        raise CommandError(f"--state: {text or 'an empty name'}: {error.strerror or error}") from error
+        raise CommandError(f"--state: {text}: {error.strerror or error}") from error
 
 
 def split_url(flag: str, url: str) -> SplitResult:

@@ -11,6 +11,7 @@ import pytest
 
 import protocol
 from protocol import dumps
+from protocol.__main__ import main
 from tests.support.repository import ROOT
 from tests.support.strategies import UPDATE
 
@@ -77,6 +78,16 @@ def test_wrong_usage_exits_with_status_2(arguments):
     done = python("-m", "protocol", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: python -m protocol" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("check", "amount"), ("write",), ("diff",), ("diff", "protocol/schemas")])
+def test_an_empty_name_of_a_file_or_folder_is_wrong_usage(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, ""])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(": must not be empty\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_diff_prints_what_a_change_breaks(tmp_path):

@@ -40,7 +40,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ((RULE, POST, "--secret-file=none"), "--secret-file: none: No such file or directory"),
         ((RULE, POST, "--state=/none/x"), "--state: /none/x: No such file or directory"),
         ((RULE, POST, "--state=."), "--state: .: is not a regular file"),
-        ((RULE, POST, "--state="), "--state: an empty name: is not a regular file"),
+        ((RULE, POST, "--state="), "argument --state: must not be empty"),
         ((RULE, POST, "--format=x"), "argument --format: invalid choice: 'x'"),
         ((RULE, POST, "--rules=x"), "unrecognized arguments: --rules=x"),
     ],
