@@ -85,15 +85,22 @@ def _not_empty(text: str) -> str:
 
 def _check(parser: argparse.ArgumentParser, name: str, file: str) -> int:
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = _read_stdin() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        parser.error(f"{file}: {error.strerror}")
+        parser.error(f"{file}: {error.strerror or error}")
     try:
         check(name, loads(data))
     except ServiceError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _read_stdin() -> bytes:
+    """Return all of standard input. Raises OSError."""
+    if sys.stdin is None:  # the process was started without it
+        raise OSError("it is closed")
+    return sys.stdin.buffer.read()
 
 
 def _write(parser: argparse.ArgumentParser, folder: Path) -> None:

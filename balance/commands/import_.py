@@ -71,7 +71,11 @@ def read_errors(name: str) -> Iterator[None]:
 
 def opened(name: str) -> IO[bytes]:
     """Open a file, or stdin. Raises OSError."""
-    return open(name, "rb") if name != STDIN else os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    if name != STDIN:
+        return open(name, "rb")
+    if sys.stdin is None:  # the process was started without it
+        raise OSError("it is closed")
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
 
 
 def blocks(file: IO[bytes], bar: ProgressBar) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""A command whose output cannot be written, to stdout or to a file, ends with one line and status 1."""
+"""A command that cannot write its output, to stdout or to a file, or read stdin ends with one line and status 1."""
 
 from __future__ import annotations
 
@@ -74,6 +74,13 @@ def test_a_result_that_cannot_be_written_is_one_line(database: Database, command
 def test_an_export_to_a_closed_output_is_one_line(database: Database) -> None:
     done = run(database, "export", output=">&-")
     assert (done.returncode, done.stderr) == (1, "server.py: stdout: cannot be written: it is closed\n")
+
+
+def test_an_import_of_a_closed_input_is_one_line(database: Database) -> None:
+    for command in ("import", "import -"):
+        done = run(database, command, output="<&-")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "server.py: -: cannot be read: it is closed\n"
 
 
 def test_a_name_that_stdout_cannot_encode_is_written_with_escapes(database: Database, tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_diff_prints_what_a_change_breaks(tmp_path):
     assert missing.stderr.endswith("error: nowhere: No such file or directory\n")
 
 
+def test_a_closed_input_is_wrong_usage():
+    program = f"exec {sys.executable} -m protocol check amount <&-"
+    done = subprocess.run(["bash", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: -: it is closed\n")
+
+
 @pytest.mark.parametrize("command", ["list", "show balance_update", "write {}"])
 def test_an_output_that_is_not_read_or_cannot_be_written_has_no_traceback(command, tmp_path):
     for output, error in (
