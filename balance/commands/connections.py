@@ -7,13 +7,14 @@ read from a file, since the arguments of a process are visible to every user of 
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from balance.commands.command import Command, CommandError, not_empty, print_result
 from balance.config import Config
@@ -21,6 +22,7 @@ from balance.process.stop_signals import StopSignals
 
 PATH = "/api/balance/connections"
 ANSWER_S_MAX = 10.0
+NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f]")  # http.client refuses these, and urlsplit does not
 HEADINGS = ("address", "transport", "connected since", "caller", "backlog", "position")
 
 
@@ -49,11 +51,27 @@ def find_server(config: Config, url: str | None = None) -> tuple[str, ssl.SSLCon
     Raises CommandError.
     """
     if url is not None:
+        split_url("--url", url)
         return url, None
+    if config.port == 0:
+        raise CommandError("--port: must be that of a running server, which 0 is not")
     host = reachable_host(config.host)
     scheme = "https" if config.tls_cert else "http"
-    tls = own_server(config.tls_cert) if config.tls_cert else None
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}", tls
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}"
+    split_url("--host", url, "127.0.0.1 or balance.example.com")
+    return url, own_server(config.tls_cert) if config.tls_cert else None
+
+
+def split_url(flag: str, url: str, example: str = "http://127.0.0.1:3000") -> SplitResult:
+    """Return the parts of an HTTP address that a flag gives. Raises CommandError, whose text has no part of it."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # of the port, or of an IPv6 address
+        host, port = None, None
+    if not host or port == 0 or NOT_IN_HOST.search(host) or parts.scheme not in ("http", "https"):
+        raise CommandError(f"{flag}: must be like {example}")
+    return parts
 
 
 def reachable_host(host: str) -> str:
@@ -87,10 +105,9 @@ def own_server(cert: str) -> ssl.SSLContext:
 def ask(
     url: str, target: str, token: str | None, tls: ssl.SSLContext | None = None, answer_s_max: float = ANSWER_S_MAX
 ) -> dict[str, Any]:
-    """Return the data of a response of the running server. Raises CommandError."""
+    """Return the data of a response of the running server at a URL of `find_server`. Raises CommandError."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CommandError("--url: must be like http://127.0.0.1:3000")
+    assert parts.hostname is not None
     if parts.scheme == "https":
         connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, timeout=answer_s_max, context=tls)
     else:

@@ -10,7 +10,6 @@ from argparse import ArgumentParser, Namespace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
 from balance.alarms.clock import Clock
 from balance.alarms.evaluation import Evaluation
@@ -22,7 +21,7 @@ from balance.alarms.rules import Rule, RuleError, parse_rules
 from balance.alarms.state_file import StateError, StateFile
 from balance.alarms.watch import Watch
 from balance.commands.command import Command, CommandError, not_empty, print_now
-from balance.commands.connections import find_server, read_token
+from balance.commands.connections import find_server, read_token, split_url
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 from balance.storage.whole_file import regular_file
@@ -96,11 +95,10 @@ def plan_of(config: Config, arguments: Namespace) -> Plan:
         raise CommandError(f"--rule: {error}") from error
     if not arguments.post:
         raise CommandError("watch: needs --post, the URL to which alarms are sent")
-    host = split_url("--post", arguments.post).hostname or ""
+    host = split_url("--post", arguments.post, "https://example.com/path").hostname or ""
     if not arguments.allow_private and is_private_address(host):
         raise CommandError(f"--post: {host} is not a public address; --allow-private permits it")
     url, tls = find_server(config, arguments.url)
-    split_url("--url", url)
     service = Service(url.rstrip("/"), read_token(arguments.token_file), tls)
     try:
         secret = read_token(arguments.secret_file, "--secret-file")
@@ -117,17 +115,6 @@ def state_path(text: str) -> Path:
         return regular_file(Path(text))
     except OSError as error:
         raise CommandError(f"--state: {text}: {error.strerror or error}") from error
-
-
-def split_url(flag: str, url: str) -> SplitResult:
-    """Return the parts of an HTTP address. Raises CommandError, whose text has no part of it."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return parts
-    except ValueError:
-        pass  # of the port, or of an IPv6 address
-    raise CommandError(f"{flag}: must be like https://example.com/path")
 
 
 def is_private_address(host: str) -> bool:
