@@ -1,8 +1,9 @@
 """The settings of one server: read and checked once at the start, then immutable.
 
 Each field is a flag (`--port`), an environment variable (`BALANCE_PORT`; the database is `DATABASE_URL`) and a name in
-the file of `--config` (`port`). The flag overrides the variable, and that overrides the file. A name ends in its unit,
-`_ms` and `_s` for milliseconds and seconds or `_bytes`, and then in `_max` if it is a limit.
+the file of `--config` (`port`). The flag overrides the variable, and that overrides the file. A name that ends in
+`_max` is a limit. A number of milliseconds, seconds or bytes has its unit at the end of its name or before `_max`:
+`_ms`, `_s` or `_bytes`; a rate has `_per_s` there.
 `Config.read` raises ConfigError before anything is opened; its text is one line with the setting and the reason.
 """
 

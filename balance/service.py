@@ -110,9 +110,12 @@ class Service:
         self._shared_reads: SingleFlight[Any] = SingleFlight()
         self.life = Life.STARTING
         self.read_limiter = CapacityLimiter(reads_in_flight_max, "reads")
-        """Each read holds a slot, from the request to the last byte of the reply, but not while or after it waits."""
+        """Each read holds a slot from the request to the last byte of the reply.
+
+        A long poll holds none while it waits, nor for the reply after that.
+        """
         self.series_limiter = CapacityLimiter(SERIES_IN_FLIGHT_MAX, "series")
-        """So does each series, of which one may take as long as a thousand lists."""
+        """Each series holds a slot of these as long: one may take as long as a thousand lists."""
         self.read_s_max = read_ms_max / 1000
         self.saved = 0
         """The updates that were acknowledged, without those that were saved before."""

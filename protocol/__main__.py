@@ -53,12 +53,14 @@ def _run(program: str, arguments: list[str] | None) -> int:
     show.add_argument("name", choices=names(), metavar="NAME")
     checker = commands.add_parser("check", help="validate a payload against its schema")
     checker.add_argument("name", choices=names(), metavar="NAME")
-    checker.add_argument("file", nargs="?", default="-", metavar="FILE", help="standard input if - or absent")
+    checker.add_argument(
+        "file", nargs="?", type=_not_empty, default="-", metavar="FILE", help="standard input if - or absent"
+    )
     writer = commands.add_parser("write", help="write schemas, bundle, OpenAPI, AsyncAPI and types to a folder")
-    writer.add_argument("folder", type=Path, metavar="FOLDER", help="created if it does not exist")
+    writer.add_argument("folder", type=_not_empty, metavar="FOLDER", help="created if it does not exist")
     differ = commands.add_parser("diff", help="compare two sets of schemas, and name what breaks senders or receivers")
-    differ.add_argument("old", type=Path, metavar="OLD", help="a folder of schemas, or a bundle")
-    differ.add_argument("new", type=Path, metavar="NEW", help="a folder of schemas, or a bundle")
+    differ.add_argument("old", type=_not_empty, metavar="OLD", help="a folder of schemas, or a bundle")
+    differ.add_argument("new", type=_not_empty, metavar="NEW", help="a folder of schemas, or a bundle")
     chosen = parser.parse_args(arguments)
     match chosen.command:
         case "list":
@@ -68,23 +70,37 @@ def _run(program: str, arguments: list[str] | None) -> int:
         case "check":
             return _check(parser, chosen.name, chosen.file)
         case "write":
-            _write(parser, chosen.folder)
+            _write(parser, Path(chosen.folder))
         case "diff":
-            return _diff(parser, chosen.old, chosen.new)
+            return _diff(parser, Path(chosen.old), Path(chosen.new))
     return 0
+
+
+def _not_empty(text: str) -> str:
+    """Return the name of a file or folder. Raises ArgumentTypeError if it is empty, which is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _check(parser: argparse.ArgumentParser, name: str, file: str) -> int:
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        data = _read_stdin() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        parser.error(f"{file}: {error.strerror}")
+        parser.error(f"{file}: {error.strerror or error}")
     try:
         check(name, loads(data))
     except ServiceError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _read_stdin() -> bytes:
+    """Return all of standard input. Raises OSError."""
+    if sys.stdin is None:  # the process was started without it
+        raise OSError("it is closed")
+    return sys.stdin.buffer.read()
 
 
 def _write(parser: argparse.ArgumentParser, folder: Path) -> None:

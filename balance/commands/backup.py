@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import balance
-from balance.commands.command import Command, CommandError, database, file_name, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -19,7 +19,7 @@ from balance.storage.backup_file import BackupError
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the argument of the command."""
     parser.usage = "%(prog)s FILE [settings]"
-    parser.add_argument("file", metavar="FILE", type=file_name, help="file of the backup; an older one is replaced")
+    parser.add_argument("file", metavar="FILE", type=not_empty, help="file of the backup; an older one is replaced")
 
 
 @contextmanager

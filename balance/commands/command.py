@@ -62,8 +62,8 @@ def database(
         postgres.stop()
 
 
-def file_name(text: str) -> str:
-    """Return an argument that names a file. Raises ArgumentTypeError for an empty one, as of a variable not set."""
+def not_empty(text: str) -> str:
+    """Return an argument that is a text. Raises ArgumentTypeError for an empty one, as of a variable not set."""
     if not text:
         raise ArgumentTypeError("must not be empty")
     return text

@@ -7,20 +7,22 @@ read from a file, since the arguments of a process are visible to every user of 
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from balance.commands.command import Command, CommandError, print_result
+from balance.commands.command import Command, CommandError, not_empty, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 
 PATH = "/api/balance/connections"
 ANSWER_S_MAX = 10.0
+NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f]")  # http.client refuses these, and urlsplit does not
 HEADINGS = ("address", "transport", "connected since", "caller", "backlog", "position")
 
 
@@ -28,9 +30,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this command."""
     own = parser.add_argument_group("connections")
     own.add_argument("--json", action="store_true", help="print what the server sends, as JSON")
-    own.add_argument("--limit", default="100", metavar="N", help="show at most N clients, 1 to 1000 [100]")
-    own.add_argument("--url", help="address of the server [that of --host and --port]")
-    own.add_argument("--token-file", metavar="FILE", help="file with a token of the role admin")
+    own.add_argument(
+        "--limit", default="100", metavar="N", type=not_empty, help="show at most N clients, 1 to 1000 [100]"
+    )
+    own.add_argument("--url", type=not_empty, help="address of the server [that of --host and --port]")
+    own.add_argument("--token-file", metavar="FILE", type=not_empty, help="file with a token of the role admin")
 
 
 def run(config: Config, arguments: Namespace, _signals: StopSignals) -> int:
@@ -46,12 +50,28 @@ def find_server(config: Config, url: str | None = None) -> tuple[str, ssl.SSLCon
 
     Raises CommandError.
     """
-    if url:
+    if url is not None:
+        split_url("--url", url)
         return url, None
+    if config.port == 0:
+        raise CommandError("--port: must be that of a running server, which 0 is not")
     host = reachable_host(config.host)
     scheme = "https" if config.tls_cert else "http"
-    tls = own_server(config.tls_cert) if config.tls_cert else None
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}", tls
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.port}"
+    split_url("--host", url, "127.0.0.1 or balance.example.com")
+    return url, own_server(config.tls_cert) if config.tls_cert else None
+
+
+def split_url(flag: str, url: str, example: str = "http://127.0.0.1:3000") -> SplitResult:
+    """Return the parts of an HTTP address that a flag gives. Raises CommandError, whose text has no part of it."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # of the port, or of an IPv6 address
+        host, port = None, None
+    if not host or port == 0 or NOT_IN_HOST.search(host) or parts.scheme not in ("http", "https"):
+        raise CommandError(f"{flag}: must be like {example}")
+    return parts
 
 
 def reachable_host(host: str) -> str:
@@ -62,7 +82,7 @@ def reachable_host(host: str) -> str:
 def read_token(path: str | None, flag: str = "--token-file") -> str | None:
     """Return the token in the file that a flag names. Raises CommandError."""
     try:
-        return Path(path).read_text(encoding="utf-8").strip() if path else None
+        return Path(path).read_text(encoding="utf-8").strip() if path is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{flag}: {path}: {getattr(error, 'strerror', None) or 'is not UTF-8'}") from error
 
@@ -85,10 +105,9 @@ def own_server(cert: str) -> ssl.SSLContext:
 def ask(
     url: str, target: str, token: str | None, tls: ssl.SSLContext | None = None, answer_s_max: float = ANSWER_S_MAX
 ) -> dict[str, Any]:
-    """Return the data of a response of the running server. Raises CommandError."""
+    """Return the data of a response of the running server at a URL of `find_server`. Raises CommandError."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise CommandError("--url: must be like http://127.0.0.1:3000")
+    assert parts.hostname is not None
     if parts.scheme == "https":
         connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, timeout=answer_s_max, context=tls)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import protocol
-from balance.commands.command import Command, CommandError, database, file_name, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -30,13 +30,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command: those of the route, as flags."""
     parser.usage = "%(prog)s [FILE] [--format csv] [--from DATE] [--to DATE] [--pid PID] [settings]"
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=file_name, default=STDOUT, help="file to write; - is stdout [-]"
+        "file", metavar="FILE", nargs="?", type=not_empty, default=STDOUT, help="file to write; - is stdout [-]"
     )
     parser.add_argument("--format", choices=("ndjson", "csv"), help="form of the file [ndjson]")
-    parser.add_argument("--from", metavar="DATE", help="only snapshots with this ts or a later one (RFC 3339)")
-    parser.add_argument("--to", metavar="DATE", help="only snapshots with an earlier ts")
+    parser.add_argument(
+        "--from", metavar="DATE", type=not_empty, help="only snapshots with this ts or a later one (RFC 3339)"
+    )
+    parser.add_argument("--to", metavar="DATE", type=not_empty, help="only snapshots with an earlier ts")
     parser.add_argument("--pid", action="append", type=int, help="only snapshots of this process id; may be repeated")
-    parser.add_argument("--asset", action="append", help="asset with a column in CSV, as onchain.usdt; may be repeated")
+    parser.add_argument(
+        "--asset", action="append", type=not_empty, help="asset with a column in CSV, as onchain.usdt; may be repeated"
+    )
     parser.add_argument("--digits", choices=("number", "text"), help="how amounts are written in CSV [number]")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import IO
 
-from balance.commands.command import Command, CommandError, database, file_name, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.commands.export import open_pool, unavailable_errors
 from balance.config import Config
 from balance.process.progress import ProgressBar, progress_bar
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the argument of the command."""
     parser.usage = "%(prog)s [FILE] [settings]"
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=file_name, default=STDIN, help="file of lines; - is stdin [-]"
+        "file", metavar="FILE", nargs="?", type=not_empty, default=STDIN, help="file of lines; - is stdin [-]"
     )
 
 
@@ -71,7 +71,11 @@ def read_errors(name: str) -> Iterator[None]:
 
 def opened(name: str) -> IO[bytes]:
     """Open a file, or stdin. Raises OSError."""
-    return open(name, "rb") if name != STDIN else os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    if name != STDIN:
+        return open(name, "rb")
+    if sys.stdin is None:  # the process was started without it
+        raise OSError("it is closed")
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
 
 
 def blocks(file: IO[bytes], bar: ProgressBar) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 
-from balance.commands.command import Command, CommandError, database, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -15,7 +15,9 @@ from balance.storage.retention import Progress, Pruning
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.usage = "%(prog)s (--before DATE | --keep 90d) [--dry-run] [settings]"
-    parser.add_argument("--before", metavar="DATE", help="delete what was received before this date or moment (UTC)")
+    parser.add_argument(
+        "--before", metavar="DATE", type=not_empty, help="delete what was received before this date or moment (UTC)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing, and print what would be deleted")
 
 

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from balance.commands.backup import backup_errors
-from balance.commands.command import Command, database, file_name, print_result
+from balance.commands.command import Command, database, not_empty, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -16,7 +16,7 @@ from balance.storage.restore import check_backup, restore
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.usage = "%(prog)s FILE [--replace] [settings]"
-    parser.add_argument("file", metavar="FILE", type=file_name, help="file that `backup` has written")
+    parser.add_argument("file", metavar="FILE", type=not_empty, help="file that `backup` has written")
     parser.add_argument(
         "--replace", action="store_true", help="move the tables that are there to another schema of the database"
     )

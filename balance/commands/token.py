@@ -7,14 +7,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from balance import program
 from balance.access.tokens import digest, new_token
 from balance.auth import TOKEN_ROLES, Role
-from balance.commands.command import Command, CommandError, database, print_result
+from balance.commands.command import Command, CommandError, database, not_empty, print_result
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
-from balance.storage.connect import DatabaseError
-from balance.storage.migrate import SchemaError, migrate
+from balance.storage.migrate import migrate
 from balance.storage.token_store import ListedToken, TokenError, create_token, list_tokens, revoke_token
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
@@ -28,9 +26,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add what is done, and to which token."""
     parser.usage = "%(prog)s create NAME [--role ROLE] [--expires 90d] | list | revoke NAME  [settings]"
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
-    parser.add_argument("name", nargs="?", help="the name of the token, for people: what uses it")
+    parser.add_argument("name", nargs="?", type=not_empty, help="the name of the token, for people: what uses it")
     parser.add_argument("--role", choices=ROLES, default=Role.WRITER.value, help="what it may do [writer]")
-    parser.add_argument("--expires", metavar="90d", help="after how many days (d), hours (h) or minutes (m) it expires")
+    parser.add_argument(
+        "--expires", metavar="90d", type=not_empty, help="after how many days (d), hours (h) or minutes (m) it expires"
+    )
 
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
@@ -56,17 +56,16 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
 
 
 def create(url: str, name: str, role: Role, lifetime: timedelta | None) -> None:
-    """Create a token and print it. Raises TokenError, and CommandError if nobody could read it: then it is revoked."""
+    """Create a token and print it. Raises TokenError, and CommandError if nobody could read it: then there is none."""
     token = new_token(role)
-    create_token(url, name, role, digest(token), lifetime)
-    try:
-        print_result(token)
-    except CommandError as error:
+
+    def announce() -> None:
         try:
-            revoke_token(url, name)
-        except (DatabaseError, SchemaError, TokenError) as failure:
-            raise CommandError(f"{error}; run `{program.COMMAND} token revoke {name}`: {failure}") from error
-        raise CommandError(f"{error}; token {name} is revoked") from error
+            print_result(token)
+        except CommandError as error:
+            raise CommandError(f"{error}; token {name} was not created") from error
+
+    create_token(url, name, role, digest(token), lifetime, announce)
 
 
 def parse_lifetime(text: str | None) -> timedelta | None:

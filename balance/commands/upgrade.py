@@ -7,7 +7,7 @@ from pathlib import Path
 
 import balance
 from balance.commands.backup import backup_errors
-from balance.commands.command import Command, CommandError, print_result
+from balance.commands.command import Command, CommandError, not_empty, print_result
 from balance.config import Config
 from balance.process.progress import progress_bar
 from balance.process.stop_signals import StopSignals
@@ -18,7 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the argument of the command."""
     parser.usage = "%(prog)s --old-programs DIR [settings]"
     parser.add_argument(
-        "--old-programs", metavar="DIR", type=Path, help="folder with the programs of the PostgreSQL that made the data"
+        "--old-programs",
+        metavar="DIR",
+        type=not_empty,
+        help="folder with the programs of the PostgreSQL that made the data",
     )
 
 
@@ -40,7 +43,7 @@ def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
         progress_bar("indexed", " indexes") as indexed,
     ):
         reports = Reports(written.show, checked.show, loaded.show, indexed.show)
-        restored = upgrade(config.data_dir, arguments.old_programs, balance.__version__, reports, signals.ignore)
+        restored = upgrade(config.data_dir, Path(arguments.old_programs), balance.__version__, reports, signals.ignore)
     print_result(
         f"upgraded {restored.rows} snapshots from PostgreSQL {versions.old} to {versions.new}; the old data are in "
         f"{config.data_dir.absolute()}/postgresql.{versions.old}"

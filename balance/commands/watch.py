@@ -10,7 +10,6 @@ from argparse import ArgumentParser, Namespace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
 
 from balance.alarms.clock import Clock
 from balance.alarms.evaluation import Evaluation
@@ -21,8 +20,8 @@ from balance.alarms.notifier import Notifier
 from balance.alarms.rules import Rule, RuleError, parse_rules
 from balance.alarms.state_file import StateError, StateFile
 from balance.alarms.watch import Watch
-from balance.commands.command import Command, CommandError, print_now
-from balance.commands.connections import find_server, read_token
+from balance.commands.command import Command, CommandError, not_empty, print_now
+from balance.commands.connections import find_server, read_token, split_url
 from balance.config import Config
 from balance.process.stop_signals import StopSignals
 from balance.storage.whole_file import regular_file
@@ -47,20 +46,31 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
+        type=not_empty,
         help="such as 'onchain.usdt < 1000 for 60s', 'pid 7 onsite.usd <= 5', 'sum onchain.usdt < 5000', "
         "'onchain.usdt drops 10%% in 1h', 'pid 7 silent 120s', 'any pid silent 10m'; may be given more than once",
     )
-    own.add_argument("--post", metavar="URL", help="where each alarm is sent, by POST: when it begins and when it ends")
+    own.add_argument(
+        "--post",
+        metavar="URL",
+        type=not_empty,
+        help="where each alarm is sent, by POST: when it begins and when it ends",
+    )
     own.add_argument("--format", choices=FORMATS, default="webhook", help="how it is sent [webhook]")
     own.add_argument(
         "--secret-file",
         metavar="FILE",
+        type=not_empty,
         help="file with the secret: of webhook the key of the signature, whsec_…; of the others a bearer token",
     )
     own.add_argument("--allow-private", action="store_true", help="also send to private and loopback addresses")
-    own.add_argument("--state", metavar="FILE", help="file of the position and the alarms, for the next start")
-    own.add_argument("--url", help="address of the server that is watched [that of --host and --port]")
-    own.add_argument("--token-file", metavar="FILE", help="file with a token of the role reader, if it needs one")
+    own.add_argument(
+        "--state", metavar="FILE", type=not_empty, help="file of the position and the alarms, for the next start"
+    )
+    own.add_argument("--url", type=not_empty, help="address of the server that is watched [that of --host and --port]")
+    own.add_argument(
+        "--token-file", metavar="FILE", type=not_empty, help="file with a token of the role reader, if it needs one"
+    )
 
 
 def run(config: Config, arguments: Namespace, signals: StopSignals) -> int:
@@ -85,11 +95,10 @@ def plan_of(config: Config, arguments: Namespace) -> Plan:
         raise CommandError(f"--rule: {error}") from error
     if not arguments.post:
         raise CommandError("watch: needs --post, the URL to which alarms are sent")
-    host = split_url("--post", arguments.post).hostname or ""
+    host = split_url("--post", arguments.post, "https://example.com/path").hostname or ""
     if not arguments.allow_private and is_private_address(host):
         raise CommandError(f"--post: {host} is not a public address; --allow-private permits it")
     url, tls = find_server(config, arguments.url)
-    split_url("--url", url)
     service = Service(url.rstrip("/"), read_token(arguments.token_file), tls)
     try:
         secret = read_token(arguments.secret_file, "--secret-file")
@@ -105,18 +114,7 @@ def state_path(text: str) -> Path:
     try:
         return regular_file(Path(text))
     except OSError as error:
-        raise CommandError(f"--state: {text or 'an empty name'}: {error.strerror or error}") from error
-
-
-def split_url(flag: str, url: str) -> SplitResult:
-    """Return the parts of an HTTP address. Raises CommandError, whose text has no part of it."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return parts
-    except ValueError:
-        pass  # of the port, or of an IPv6 address
-    raise CommandError(f"{flag}: must be like https://example.com/path")
+        raise CommandError(f"--state: {text}: {error.strerror or error}") from error
 
 
 def is_private_address(host: str) -> bool:

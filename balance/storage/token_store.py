@@ -7,7 +7,7 @@ Threads: every call blocks. The methods of TokenStore borrow a connection; each 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import LiteralString, NamedTuple
@@ -68,15 +68,26 @@ class TokenStore:
             session.execute(NOTE_USED, {"ids": list(ids)})
 
 
-def create_token(url: str, name: str, role: str, sha256: bytes, lifetime: timedelta | None) -> None:
+def create_token(
+    url: str,
+    name: str,
+    role: str,
+    sha256: bytes,
+    lifetime: timedelta | None,
+    announce: Callable[[], object] = lambda: None,
+) -> None:
     """Store a token by its digest; `lifetime` is None if it does not expire.
 
+    `announce` is called before the commit. If it raises, no server has seen the token, and nothing of it is stored: a
+    row, also a deleted or revoked one, would close a server without tokens, or let one on a public address start.
     Raises TokenError if the name is that of a token which is not revoked, DatabaseError and SchemaError.
     """
     parameters = {"name": name, "role": role, "sha256": sha256, "lifetime": lifetime}
     with _connection(url) as connection:
         try:
-            connection.execute(CREATE, parameters)
+            with connection.transaction():
+                connection.execute(CREATE, parameters)
+                announce()
         except psycopg.errors.UniqueViolation as error:
             raise TokenError(f"there is a token {name} already: revoke it first, or choose another name") from error
 

@@ -24,9 +24,12 @@ def read_query(
 ) -> dict[str, Any]:
     """Return the parameters by name: an int if the name is in `integers`, otherwise a text.
 
-    A parameter in `repeatable` is a list, and an integer in `words` may also be its word there. Raises InvalidPayload
-    for any other that is given twice, for a text in place of an integer, of which the schema would only know that it is
-    a string, as each value of a query is, and for a text that is not UTF-8 or was not encoded.
+    A parameter in `repeatable` is a list. `words` has, by the name of an integer, the word that may be given instead of
+    a number, such as `now`; it is returned as a text. Raises InvalidPayload for a parameter that is given twice and is
+    not in `repeatable`, for a text that is neither an integer nor that word, and for one that is not UTF-8 or has a
+    space that was sent as `+`.
+
+    Integers are checked here: every value of a query is a text, so that the error of the schema would be about texts.
     """
     query: dict[str, Any] = {}
     for name, values in request.query_arguments.items():

@@ -90,6 +90,12 @@ def test_a_port_is_free_or_used_by_this_service_or_by_another(processes: Process
         assert found(theirs, 1)["port"].startswith("fail cannot listen on 127.0.0.1:")
 
 
+@pytest.mark.parametrize("host", ["a]b", " ", "a b"])
+def test_a_host_that_cannot_be_one_is_one_failure(processes: Processes, database: Database, host: str) -> None:
+    lines = found(processes("check", f"--host={host}", DATABASE_URL=database.url), 1)
+    assert lines["port"].startswith(f"fail cannot listen on {host}:3000: ")
+
+
 def test_a_service_with_tls_is_recognised_at_its_port(processes: Processes, database: Database, tmp_path: Path) -> None:
     file = make_certificate(tmp_path)
     tls = (f"--tls-cert={file}", f"--tls-key={file}")

@@ -1,4 +1,4 @@
-"""A command whose output cannot be written, to stdout or to a file, ends with one line and status 1."""
+"""A command that cannot write its output, to stdout or to a file, or read stdin ends with one line and status 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from balance.access.tokens import digest
@@ -28,30 +27,15 @@ def run(database: Database, command: str, *, output: str = "", **environment: st
 
 
 @pytest.mark.parametrize(("output", "reason"), [("> /dev/full", FULL), (">&-", CLOSED)])
-def test_a_token_that_nobody_could_read_is_revoked(database: Database, output: str, reason: str) -> None:
+def test_a_token_that_nobody_could_read_is_not_created(database: Database, output: str, reason: str) -> None:
     done = run(database, "token create lost", output=output)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"server.py: stdout: the result cannot be written: {reason}; token lost is revoked\n"
-    (token,) = list_tokens(database.url)
-    assert token.revoked_at is not None
+    assert done.stderr == f"server.py: stdout: the result cannot be written: {reason}; token lost was not created\n"
+    assert list_tokens(database.url) == [], "a server without tokens stays open"
     again = run(database, "token create lost")
     assert again.returncode == 0
-    ((sha256,),) = [row.values() for row in database.rows("SELECT sha256 FROM balance_token WHERE revoked_at IS NULL")]
+    ((sha256,),) = [row.values() for row in database.rows("SELECT sha256 FROM balance_token")]
     assert digest(again.stdout.strip()) == sha256
-
-
-def test_a_token_that_nobody_could_read_and_revoke_is_named(database: Database) -> None:
-    with psycopg.connect(database.url, autocommit=True) as admin:
-        admin.execute("CREATE RULE keep AS ON UPDATE TO balance_token DO INSTEAD NOTHING")
-        try:
-            done = run(database, "token create lost", output="> /dev/full")
-        finally:
-            admin.execute("DROP RULE keep ON balance_token")
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"server.py: stdout: the result cannot be written: {FULL}; run `python server.py token revoke lost`: "
-        "there is no token lost that could be revoked\n"
-    )
 
 
 @pytest.mark.parametrize("command", ["backup", "export"])
@@ -74,6 +58,13 @@ def test_a_result_that_cannot_be_written_is_one_line(database: Database, command
 def test_an_export_to_a_closed_output_is_one_line(database: Database) -> None:
     done = run(database, "export", output=">&-")
     assert (done.returncode, done.stderr) == (1, "server.py: stdout: cannot be written: it is closed\n")
+
+
+def test_an_import_of_a_closed_input_is_one_line(database: Database) -> None:
+    for command in ("import", "import -"):
+        done = run(database, command, output="<&-")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "server.py: -: cannot be read: it is closed\n"
 
 
 def test_a_name_that_stdout_cannot_encode_is_written_with_escapes(database: Database, tmp_path: Path) -> None:

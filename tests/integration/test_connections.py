@@ -20,6 +20,7 @@ from tests.support.refusals import check_refused
 from tests.support.service import Database, Processes, Service
 from tests.support.waiting import until
 
+BAD_URLS = ("nonsense", "http://[", "http://a:x", "http://a:99999999", "http://a:0", "http://a b", "http:// :3000")
 STREAM = b"GET /api/balance/stream HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: the-stream\r\n\r\n"
 
 
@@ -138,7 +139,8 @@ async def test_the_command_prints_a_table_or_json(processes: Processes, database
 def test_the_command_ends_with_one_line_and_status_1(processes: Processes, tmp_path: Path) -> None:
     for arguments, fault in (
         (["--port=1"], "no server answers at http://127.0.0.1:1: Connection refused"),
-        (["--url=nonsense"], "--url: must be like http://127.0.0.1:3000"),
+        *(([f"--url={url}"], "--url: must be like http://127.0.0.1:3000") for url in BAD_URLS),
+        (["--host=a]b"], "--host: must be like 127.0.0.1 or balance.example.com"),
         ([f"--token-file={tmp_path / 'no'}"], f"--token-file: {tmp_path / 'no'}: No such file or directory"),
     ):
         process = processes("connections", *arguments)

@@ -87,6 +87,19 @@ def test_a_name_is_of_one_token_at_a_time(database: Database) -> None:
     assert [one.role for one in list_tokens(database.url)] == ["reader", "writer"]
 
 
+def test_a_token_is_stored_only_after_it_was_announced(database: Database) -> None:
+    seen: list[list[StoredToken]] = []
+    create_token(database.url, "x", "reader", ONE, None, lambda: seen.append(read_tokens(database.url)))
+    assert (seen, [one.name for one in list_tokens(database.url)]) == ([[]], ["x"])
+
+    def fail() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        create_token(database.url, "y", "reader", TWO, None, fail)
+    assert [one.name for one in list_tokens(database.url)] == ["x"]
+
+
 def test_a_token_is_revoked_by_its_name_and_once(database: Database) -> None:
     for name, sha256 in (("x", ONE), ("y", TWO)):
         create_token(database.url, name, "reader", sha256, None)

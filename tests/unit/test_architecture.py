@@ -24,7 +24,7 @@ IMPORTS = {
     "entry": {"cli", "process"},
     "cli": {"commands", "config", "config_sources", "process", "program", "setting", "storage"},
     "commands": {
-        *("access", "alarms", "app", "auth", "balance", "config", "process", "program", "protocol", "rate_limit"),
+        *("access", "alarms", "app", "auth", "balance", "config", "process", "protocol", "rate_limit"),
         *("setting", "storage", "transfer", "web"),
     },
     "alarms": {"position", "protocol"},  # a client of the feed, which knows the service by its address alone

@@ -11,6 +11,7 @@ import pytest
 
 import protocol
 from protocol import dumps
+from protocol.__main__ import main
 from tests.support.repository import ROOT
 from tests.support.strategies import UPDATE
 
@@ -79,6 +80,16 @@ def test_wrong_usage_exits_with_status_2(arguments):
     assert "usage: python -m protocol" in done.stderr
 
 
+@pytest.mark.parametrize("command", [("check", "amount"), ("write",), ("diff",), ("diff", "protocol/schemas")])
+def test_an_empty_name_of_a_file_or_folder_is_wrong_usage(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, ""])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(": must not be empty\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_diff_prints_what_a_change_breaks(tmp_path):
     new = tmp_path / "new"
     shutil.copytree(ROOT / "protocol/schemas", new)
@@ -91,6 +102,13 @@ def test_diff_prints_what_a_change_breaks(tmp_path):
     missing = python("-m", "protocol", "diff", "protocol/schemas", "nowhere")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.endswith("error: nowhere: No such file or directory\n")
+
+
+def test_a_closed_input_is_wrong_usage():
+    program = f"exec {sys.executable} -m protocol check amount <&-"
+    done = subprocess.run(["bash", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: -: it is closed\n")
 
 
 @pytest.mark.parametrize("command", ["list", "show balance_update", "write {}"])
