@@ -65,6 +65,7 @@ class Authenticator:
         self.ignores_credentials = False
         """Whether there are no credentials, so that every caller is `anonymous`."""
         self._is_ready = False
+        self._has_had_tokens = False
         self._by_digest: dict[bytes, Token] = {}
         self._by_id: dict[str, Token] = {}
         self._jwt_callers: dict[bytes, Caller] = {}
@@ -77,7 +78,7 @@ class Authenticator:
     @property
     def has_credentials(self) -> bool:
         """Whether there has ever been a token, or there is a JWKS."""
-        return bool(self._by_id) or self.jwt is not None
+        return self._has_had_tokens or self.jwt is not None
 
     # State
 
@@ -89,6 +90,7 @@ class Authenticator:
             token.was_used = id_ in before and before[id_].was_used
         self._by_digest = {token.sha256: token for token in self._by_id.values()}
         self._is_ready = True
+        self._has_had_tokens = self._has_had_tokens or bool(self._by_id)  # rows that are deleted open no server
         self.ignores_credentials = not self.has_credentials
         self.anonymous = ANYONE if self._allow_anonymous or self.ignores_credentials else ANONYMOUS
 

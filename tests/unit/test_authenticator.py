@@ -270,8 +270,17 @@ def test_a_session_without_a_credential_ends_when_the_server_is_closed() -> None
     assert make(allow_anonymous=True).fault(ANYONE) is None
 
 
+def test_a_server_that_had_a_token_stays_closed_when_all_rows_are_deleted() -> None:
+    one = make()
+    one.replace_tokens([])
+    assert (one.is_closed, one.ignores_credentials, one.has_credentials) == (False, True, False)
+    for tokens in ([stored()], []):
+        one.replace_tokens(tokens)
+        assert (one.is_closed, one.ignores_credentials, one.has_credentials) == (True, False, True)
+
+
 def test_an_admitted_caller_is_admitted_again_while_it_is_permitted() -> None:
-    one = make(stored(OTHER, "2"))
+    one = make()
     one.replace_tokens([])
     one.admit_again(ANYONE, Operation.SAVE)
     one.replace_tokens([stored(), stored(OTHER, "2")])
