@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ import protocol
 from tests.support.repository import ROOT
 
 PINS, LOCK = "constraints.txt", "requirements.lock"
-RANGES = ["requirements.txt", "tests/requirements.txt"]
+RANGES = ["requirements.txt", "tests/requirements.txt", "examples/requirements.txt"]
 
 
 def requirements(name: str) -> Iterator[Requirement]:
@@ -41,6 +44,19 @@ def test_the_pin_of_each_requirement_is_within_its_range(name: str) -> None:
     pinned = pins(PINS)
     wrong = [str(one) for one in requirements(name) if not one.specifier.contains(pinned[canonicalize_name(one.name)])]
     assert wrong == [], "run .ci/lock"
+
+
+def test_what_the_python_examples_import_is_required_by_its_name() -> None:
+    required = {canonicalize_name(one.name): one.extras for one in requirements("examples/requirements.txt")}
+    trees = [ast.parse(file.read_text("utf-8")) for file in (ROOT / "examples").glob("*.py")]
+    imported = {
+        one.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import) for one in node.names
+    }
+    imported |= {node.module or "" for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    distributions = packages_distributions()
+    assert {canonicalize_name(distributions[module][0]) for module in modules} == required.keys()
+    assert not any(required.values()), "the pip of Python 3.11 does not find each spelling of an extra"
 
 
 def test_production_has_the_versions_that_are_tested() -> None:
