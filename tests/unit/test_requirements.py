@@ -46,6 +46,14 @@ def test_the_pin_of_each_requirement_is_within_its_range(name: str) -> None:
     assert wrong == [], "run .ci/lock"
 
 
+def test_the_python_examples_install_the_versions_that_the_tests_run() -> None:
+    shipped, tested = [
+        {one.name: one.specifier for one in requirements(name)}
+        for name in ("examples/requirements.txt", "tests/requirements.txt")
+    ]
+    assert shipped.items() <= tested.items()
+
+
 def test_what_the_python_examples_import_is_required_by_its_name() -> None:
     required = {canonicalize_name(one.name): one.extras for one in requirements("examples/requirements.txt")}
     trees = [ast.parse(file.read_text("utf-8")) for file in (ROOT / "examples").glob("*.py")]
