@@ -132,7 +132,8 @@ async def test_a_crash_that_postgresql_recovers_from_is_logged_if_a_save_failed(
         while not send_log.refused:
             os.kill(processes_of(data)[-1], signal.SIGKILL)  # the end of any of them is a crash
             await send_log.more(20)
-    await until(lambda: any("the database is available again" in line for line in process.stderr))
+        # Within the block: only a save that works ends the failure of a save.
+        await until(lambda: any("the database is available again" in line for line in process.stderr))
     logged = " ".join(line for line in process.stderr if "balance.outage" in line)
     assert re.search(r"(connections were lost|get `unavailable`): \S", logged), logged
     assert await asyncio.to_thread(process.terminate) == 0
