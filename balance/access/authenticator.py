@@ -63,7 +63,7 @@ class Authenticator:
         self.anonymous = ANYONE if allow_anonymous else ANONYMOUS
         """The caller of a request without a credential."""
         self.ignores_credentials = False
-        """Whether there are no credentials, so that every caller is `anonymous`."""
+        """Whether there have been no credentials, so that every caller is `anonymous`."""
         self._is_ready = False
         self._has_had_tokens = False
         self._by_digest: dict[bytes, Token] = {}
@@ -77,7 +77,7 @@ class Authenticator:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether there has ever been a token, or there is a JWKS."""
+        """Whether there has been a token since the start, or there is a JWKS."""
         return self._has_had_tokens or self.jwt is not None
 
     # State
@@ -90,7 +90,7 @@ class Authenticator:
             token.was_used = id_ in before and before[id_].was_used
         self._by_digest = {token.sha256: token for token in self._by_id.values()}
         self._is_ready = True
-        self._has_had_tokens = self._has_had_tokens or bool(self._by_id)  # rows that are deleted open no server
+        self._has_had_tokens = self._has_had_tokens or bool(self._by_id)  # to delete all rows opens nothing
         self.ignores_credentials = not self.has_credentials
         self.anonymous = ANYONE if self._allow_anonymous or self.ignores_credentials else ANONYMOUS
 
@@ -180,10 +180,11 @@ class Authenticator:
 
         Raises Unauthorized.
         """
-        if not caller.has_credential and operation is not None:
+        if caller.has_credential:
+            if (fault := self.fault(caller)) is not None:
+                raise fault
+        elif operation is not None:
             authorize(self.anonymous.role, operation)
-        elif caller.has_credential and (fault := self.fault(caller)) is not None:
-            raise fault
 
     def fault(self, caller: Caller) -> protocol.Unauthorized | None:
         """Return why what was opened for a caller must end; None if it need not.

@@ -78,8 +78,8 @@ def create_token(
 ) -> None:
     """Store a token by its digest; `lifetime` is None if it does not expire.
 
-    `announce` is called before the commit. If it raises, no server has seen the token, and nothing of it is stored: a
-    row, also a deleted or revoked one, would close a server without tokens, or let one on a public address start.
+    `announce` is called before the commit. If it raises, nothing is stored, and no server has seen the token: even
+    a row that is revoked or deleted at once could close a server without tokens, or let one on a public address start.
     Raises TokenError if the name is that of a token which is not revoked, DatabaseError and SchemaError.
     """
     parameters = {"name": name, "role": role, "sha256": sha256, "lifetime": lifetime}

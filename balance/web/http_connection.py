@@ -184,7 +184,7 @@ class Exchange(ChunkedReader):
             future_add_done_callback(written, self._finish_request)
 
     def reject(self, error: protocol.ServiceError) -> None:
-        """Send an error as the last response on this connection. If a response has begun, only close.
+        """Send an error as the last response, unless that has been sent; if a response has begun, only close.
 
         Only the first error is sent: the time may run out while what has arrived waits to be read.
         """

@@ -92,7 +92,8 @@ class StreamHandler(JsonHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer a request that must be changed by an error; any other by a stream that ends at once.
 
-        A client that waits for 100 Continue is not an EventSource, and gets an error: a stream begins behind a request.
+        A client that waits for 100 Continue is not an EventSource, and gets an error: a stream can only begin after the
+        whole request.
         """
         error = to_service_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
         must_change = error.status < 500 and not error.temporary
